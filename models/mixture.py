@@ -1,0 +1,132 @@
+"""Gaussian mixtures: the densities whose score is known at every time of every Gaussian process."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde import GaussianSDE, Model, Time
+
+
+class GaussianMixture(Model):
+    """p_0 = sum_k w_k N(m_k, C_k), and so p_t = sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I).
+
+    The oracle of every solver and estimator: its score, denoiser and density are exact at any t.
+    The denoiser is E[x_0 | x_t] = sum_k r_k (m_k + alpha C_k S_k^-1 (x - alpha m_k)), with S_k the
+    noised covariance and r_k the responsibilities (Bishop 2006, eq. 2.116 and 9.13). One component
+    makes it a Gaussian. Covariances are diagonalised once, so a call costs K d^2 a sample.
+
+    Args:
+        means: m_k, `[K, ...]`; the shape after K is the shape of a sample.
+        covariances: C_k: a number (K isotropic covariances of that variance), variances `[K, d]`,
+            or full matrices `[K, d, d]`, d being the size of a sample; positive semi-definite.
+        weights: `[K]`, positive; normalised to sum to 1. Equal by default.
+        sde: the process whose times t are meant; `under` makes a copy for another.
+
+    Raises:
+        ValueError: if shapes do not agree, a weight is negative or a covariance is not symmetric
+            positive semi-definite.
+    """
+
+    def __init__(
+        self,
+        means: Tensor,
+        covariances: Tensor | float,
+        weights: Tensor | None = None,
+        sde: GaussianSDE | None = None,
+    ) -> None:
+        means = torch.as_tensor(means)
+        if means.ndim < 2:
+            raise ValueError(f"means: expected shape [K, ...] got {list(means.shape)}")
+        self.shape = means.shape[1:]
+        self.means = means.flatten(1)
+        k, d = self.means.shape
+        covariances = torch.as_tensor(covariances, dtype=means.dtype, device=means.device)
+        if covariances.ndim == 0:
+            covariances = covariances.expand(k, d)
+        if covariances.shape == (k, d):
+            self.variances, self.axes = covariances, None
+        elif covariances.shape == (k, d, d):
+            scale = covariances.abs().amax().clamp(min=1e-30)
+            if (covariances - covariances.mT).abs().max() > 1e-5 * scale:
+                raise ValueError("covariances: expected symmetric matrices")
+            variances, axes = torch.linalg.eigh(covariances.double())
+            if variances.min() < -1e-6 * variances.max():
+                raise ValueError(f"covariances: expected no negative eigenvalue, got {float(variances.min()):.3g}")
+            self.variances, self.axes = variances.clamp(min=0).to(means), axes.to(means)
+        else:
+            raise ValueError(
+                f"covariances: expected a number, [{k}, {d}] or [{k}, {d}, {d}], got {list(covariances.shape)}"
+            )
+        weights = torch.ones(k) if weights is None else torch.as_tensor(weights)
+        if weights.shape != (k,) or bool((weights < 0).any()) or not bool(weights.sum() > 0):
+            raise ValueError(f"weights: expected {k} positive numbers, got {weights.tolist()}")
+        self.log_weights = (weights / weights.sum()).to(means).log()
+        if sde is not None:
+            self.sde = sde
+
+    def under(self, sde: GaussianSDE) -> GaussianMixture:
+        """The same density, its times those of another process."""
+        return self._copy(sde=sde)
+
+    def to(self, *args: Any) -> GaussianMixture:
+        """The same density with its tensors on another device or in another dtype."""
+        moved = {name: value.to(*args) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return self._copy(**moved)
+
+    def _copy(self, **changes: object) -> GaussianMixture:
+        other = object.__new__(GaussianMixture)
+        other.__dict__.update({**vars(self), **changes})
+        return other
+
+    def _coefficients(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """alpha and sigma^2, `[batch or 1, 1, 1]`; t = 0 means the data even without a process."""
+        t = torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
+        if not hasattr(self, "sde"):
+            raise ValueError("sde: this mixture has no process; give one with `under(sde)`")
+        return self.sde.alpha(t), self.sde.sigma(t).square()
+
+    def _parts(self, x: Tensor, alpha: Tensor, sigma2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """In each component's own axes, `[batch, K, d]`: x - alpha m_k and the variances of S_k;
+        and log(w_k N(x; alpha m_k, S_k)), `[batch, K]`."""
+        offset = x.flatten(1).unsqueeze(1) - alpha * self.means
+        if self.axes is not None:
+            offset = torch.einsum("kde,bkd->bke", self.axes, offset)
+        variance = alpha.square() * self.variances + sigma2
+        exponent = (offset.square() / variance + variance.log()).sum(-1)
+        return offset, variance, self.log_weights - 0.5 * (exponent + offset.shape[-1] * math.log(2 * math.pi))
+
+    def _mix(self, parts: Tensor, log_joint: Tensor) -> Tensor:
+        """Responsibility-weighted sum of vectors given in each component's own axes."""
+        parts = log_joint.softmax(-1).unsqueeze(-1) * parts
+        return parts.sum(1) if self.axes is None else torch.einsum("kde,bke->bd", self.axes, parts)
+
+    def log_prob(self, x: Tensor, t: Time | None = None) -> Tensor:
+        """log p_t(x) in nats, `[batch]`, for `x` `[batch, ...]`; of the data itself without t."""
+        if t is None:
+            zero = x.new_zeros(1, 1, 1)
+            return self._parts(x, zero + 1, zero)[2].logsumexp(-1)
+        return self._parts(x, *self._coefficients(x, t))[2].logsumexp(-1)
+
+    def denoise(self, x: Tensor, t: Time) -> Tensor:
+        alpha, sigma2 = self._coefficients(x, t)
+        offset, variance, log_joint = self._parts(x, alpha, sigma2)
+        responsibilities = log_joint.softmax(-1)
+        shift = self._mix(alpha * self.variances / variance * offset, log_joint)
+        return (responsibilities @ self.means + shift).reshape(x.shape)
+
+    def score(self, x: Tensor, t: Time) -> Tensor:
+        offset, variance, log_joint = self._parts(x, *self._coefficients(x, t))
+        return self._mix(-offset / variance, log_joint).reshape(x.shape)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """`n` exact draws of the data, `[n, ...]`."""
+        kind = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device)
+        z = self.variances[kind].sqrt() * z
+        if self.axes is not None:
+            z = torch.einsum("bde,be->bd", self.axes[kind], z)
+        return (self.means[kind] + z).reshape(n, *self.shape)

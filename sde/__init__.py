@@ -1,0 +1,31 @@
+"""Stochastic processes in closed form: drift, diffusion, marginals, transitions, bridges."""
+
+from sde.check import CheckReport, check
+from sde.gaussian import GaussianSDE, Prior
+from sde.process import SDE, ReverseSDE, Time, as_time
+from sde.rectified import Rectified
+from sde.tweedie import FunctionModel, Model, affine, tweedie
+from sde.variance_exploding import VE, Brownian
+from sde.variance_preserving import VP, CosineVP, OrnsteinUhlenbeck, SubVP
+
+__all__ = [
+    "SDE",
+    "VE",
+    "VP",
+    "Brownian",
+    "CheckReport",
+    "CosineVP",
+    "FunctionModel",
+    "GaussianSDE",
+    "Model",
+    "OrnsteinUhlenbeck",
+    "Prior",
+    "Rectified",
+    "ReverseSDE",
+    "SubVP",
+    "Time",
+    "affine",
+    "as_time",
+    "check",
+    "tweedie",
+]

@@ -1,0 +1,162 @@
+"""The Ito process itself: dx = f(x, t) dt + g(x, t) dw, forwards and in reverse."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+Time = Tensor | float
+"""A time: a number, a 0-d tensor, or one value per sample, `[batch]`."""
+
+
+def as_time(t: Time, x: Tensor) -> Tensor:
+    """`t` on the device and in the dtype of `x`, shaped to broadcast against it.
+
+    Args:
+        t: a number, a 0-d tensor, or one time per sample, `[batch]`.
+        x: the state, `[batch, ...]`.
+
+    Returns:
+        A 0-d tensor, or one of shape `[batch, 1, ...]`.
+
+    Raises:
+        ValueError: if `t` is neither a scalar nor one value per sample of `x`.
+    """
+    t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    if t.ndim == 0:
+        return t
+    if t.ndim == 1 and x.ndim >= 1 and t.shape[0] == x.shape[0]:
+        return t.reshape(-1, *(1,) * (x.ndim - 1))
+    raise ValueError(
+        f"t: expected a scalar or one time per sample ([{x.shape[0] if x.ndim else 0}] for x of "
+        f"shape {list(x.shape)}), got shape {list(t.shape)}"
+    )
+
+
+def require_positive(**values: float) -> None:
+    """Raise `ValueError`, naming the argument, unless every value is a positive number."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise ValueError(f"{name}: expected a positive number, got {value!r}")
+
+
+class SDE(ABC):
+    """An Ito process dx = f(x, t) dt + g(x, t) dw for t in [0, T], data at 0 and noise at T.
+
+    A subclass gives `T`, `drift` and `diffusion`. What g multiplies is said by `noise_type`, in
+    torchsde's words:
+
+    - `"diagonal"`: g broadcasts against x, one Brownian motion for each component;
+    - `"scalar"`: g broadcasts against x, one Brownian motion for the whole sample;
+    - `"general"`: g is `[batch, d, m]` for x `[batch, d]`, m Brownian motions.
+
+    `state_dependent` says whether g depends on x; only then has the reverse process the extra
+    drift of `noise_divergence`. Declaring False for a g that does depend on x is an error that
+    nothing here can see; the default is the safe True.
+    """
+
+    T: float
+    noise_type: ClassVar[Literal["diagonal", "scalar", "general"]] = "diagonal"
+    state_dependent: ClassVar[bool] = True
+
+    @abstractmethod
+    def drift(self, x: Tensor, t: Time) -> Tensor:
+        """f(x, t), shaped like `x` `[batch, ...]`."""
+
+    @abstractmethod
+    def diffusion(self, x: Tensor, t: Time) -> Tensor:
+        """g(x, t): a tensor that broadcasts against `x`, or `[batch, d, m]` for general noise."""
+
+    def covariance(self, x: Tensor, t: Time) -> Tensor:
+        """g g^T at every sample of `x` `[batch, d]`, as a matrix `[batch, d, d]`."""
+        g = self.diffusion(x, t)
+        if self.noise_type == "general":
+            return g @ g.mT
+        g = g.expand_as(x)
+        return g.unsqueeze(-1) * g.unsqueeze(-2) if self.noise_type == "scalar" else g.square().diag_embed()
+
+    def noise_divergence(self, x: Tensor, t: Time) -> Tensor:
+        """The vector (div g g^T)_i = sum_j d(g g^T)_ij / dx_j, `[batch, ...]` like `x`.
+
+        Zero where g does not depend on x. Otherwise from the Jacobian of g g^T, of size d^3 a
+        sample: give a closed form in the subclass where d is large. Anderson (1982), eq. 3.4.
+        """
+        if not self.state_dependent:
+            return torch.zeros_like(x)
+        times = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(x.shape[0])
+
+        def divergence(point: Tensor, time: Tensor) -> Tensor:
+            def matrix(flat: Tensor) -> Tensor:
+                # A batch of one, flattened: g is asked at the shape the user wrote it for.
+                g = self.diffusion(flat.reshape(1, *point.shape), time.reshape(1))
+                if self.noise_type == "general":
+                    return (g @ g.mT)[0]
+                g = g.expand(1, *point.shape).reshape(-1)
+                return torch.outer(g, g) if self.noise_type == "scalar" else torch.diag(g.square())
+
+            jacobian = torch.func.jacfwd(matrix)(point.reshape(-1))
+            return torch.einsum("ijj->i", jacobian).reshape(point.shape)
+
+        return torch.func.vmap(divergence)(x, times)
+
+    def apply_diffusion(self, x: Tensor, t: Time, v: Tensor) -> Tensor:
+        """g(x, t) g(x, t)^T v for a vector field v shaped like `x`."""
+        g = self.diffusion(x, t)
+        if self.noise_type == "general":
+            return (g @ (g.mT @ v.unsqueeze(-1))).squeeze(-1)
+        if self.noise_type == "scalar":
+            g = g.expand_as(x)
+            inner = (g * v).flatten(1).sum(1)
+            return g * inner.reshape(-1, *(1,) * (x.ndim - 1))
+        return g.square() * v
+
+    def reverse(self, score: Callable[[Tensor, Time], Tensor], stochasticity: float = 1.0) -> ReverseSDE:
+        """This process run from T down to 0, see `ReverseSDE`."""
+        return ReverseSDE(self, score, stochasticity)
+
+
+class ReverseSDE(SDE):
+    r"""The reverse of a process, an SDE again, to be run with dt < 0 from T down to 0:
+
+        dx = [f - (1 + lambda^2)/2 (div(g g^T) + g g^T score)] dt + lambda g dw
+
+    with stochasticity lambda: 0 is the probability-flow ODE, 1 Anderson's reverse SDE, and every
+    lambda >= 0 has the marginals p_t of the forward process (Anderson 1982; Song et al. 2021,
+    eq. 6 and 13; Zhang & Chen 2022, prop. 1).
+
+    McAllester (2023, last slide) writes for Brownian motion drift (1 + lambda)/2 score with noise
+    lambda. By the Fokker-Planck equation noise of variance lambda^2 per unit time needs the drift
+    (1 + lambda^2)/2, so the slide holds at 0 and 1 only (its noise should be sqrt(lambda)). A test
+    on a Gaussian, whose moments under both are known exactly, shows it.
+
+    Args:
+        forward: the process to be reversed.
+        score: s(x, t) = grad log p_t(x), a function of x `[batch, ...]` and t.
+        stochasticity: lambda >= 0.
+
+    Raises:
+        ValueError: if `stochasticity` is negative or no number.
+    """
+
+    def __init__(self, forward: SDE, score: Callable[[Tensor, Time], Tensor], stochasticity: float = 1.0) -> None:
+        if isinstance(stochasticity, bool) or not isinstance(stochasticity, (int, float)) or not stochasticity >= 0:
+            raise ValueError(f"stochasticity: expected a number >= 0, got {stochasticity!r}")
+        self.forward = forward
+        self.score = score
+        self.stochasticity = float(stochasticity)
+        self.T = forward.T
+        self.noise_type = forward.noise_type  # type: ignore[misc]
+        self.state_dependent = forward.state_dependent  # type: ignore[misc]
+
+    def drift(self, x: Tensor, t: Time) -> Tensor:
+        push = self.forward.apply_diffusion(x, t, self.score(x, t))
+        if self.forward.state_dependent:
+            push = push + self.forward.noise_divergence(x, t)
+        return self.forward.drift(x, t) - 0.5 * (1 + self.stochasticity**2) * push
+
+    def diffusion(self, x: Tensor, t: Time) -> Tensor:
+        return self.stochasticity * self.forward.diffusion(x, t)

@@ -1,0 +1,93 @@
+"""Processes that only add noise: Brownian motion and the variance-exploding SDE."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sde.gaussian import GaussianSDE
+from sde.process import require_positive
+
+
+@dataclass(frozen=True)
+class Brownian(GaussianSDE):
+    """Brownian motion dz = dB: alpha = 1, sigma = sqrt(t), with time a variance.
+
+    McAllester (2023), eq. 1: z(t) = z(0) + sqrt(t) eps.
+
+    Args:
+        T: end time, the variance of the noise at the end; let sqrt(T) be well above the data's width.
+    """
+
+    T: float = 2500.0
+
+    def __post_init__(self) -> None:
+        require_positive(T=self.T)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.sqrt()
+
+    def f(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def g(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return -t.log()
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(-log_snr)
+
+
+@dataclass(frozen=True)
+class VE(GaussianSDE):
+    """Variance exploding: dx = g dw, sigma(t) = sigma_min (sigma_max/sigma_min)^(t/T).
+
+    Song et al. (2021), eq. 9 and 30. The marginal's variance is sigma(t)^2, as there, so x at t = 0
+    is not the data but the data blurred by sigma_min; the variance that the SDE itself has added by
+    t is sigma(t)^2 - sigma_min^2, and `transition` and `bridge` use that.
+
+    Args:
+        sigma_min: standard deviation of the noise at t = 0, in the units of the data.
+        sigma_max: standard deviation of the noise at t = T.
+        T: end time.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    T: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max, T=self.T)
+        if self.sigma_max <= self.sigma_min:
+            raise ValueError(f"sigma_max: expected more than sigma_min = {self.sigma_min}, got {self.sigma_max}")
+
+    @property
+    def _growth(self) -> float:
+        """d log(sigma)/dt."""
+        return math.log(self.sigma_max / self.sigma_min) / self.T
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min * torch.exp(self._growth * t)
+
+    def f(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def g(self, t: Tensor) -> Tensor:
+        return self.sigma(t) * math.sqrt(2 * self._growth)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return -2 * (math.log(self.sigma_min) + self._growth * t)
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return ((-0.5 * log_snr - math.log(self.sigma_min)) / self._growth).clamp(min=0)

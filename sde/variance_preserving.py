@@ -1,0 +1,187 @@
+"""Processes whose variance stays bounded: VP, its cosine clock, sub-VP, Ornstein-Uhlenbeck."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from sde.gaussian import GaussianSDE
+from sde.process import require_positive
+
+
+@dataclass(frozen=True)
+class LinearBeta(GaussianSDE):
+    """The clock that VP and sub-VP share: alpha = exp(-B/2) with B(t) the integral of
+
+        beta(t) = beta_min + (beta_max - beta_min) t/T.
+
+    Args:
+        beta_min: rate at t = 0, per unit time.
+        beta_max: rate at t = T, per unit time.
+        T: end time.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    T: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(beta_min=self.beta_min, beta_max=self.beta_max, T=self.T)
+        if self.beta_max < self.beta_min:
+            raise ValueError(f"beta_max: expected at least beta_min = {self.beta_min}, got {self.beta_max}")
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.beta_min + (self.beta_max - self.beta_min) / self.T * t
+
+    def integrated_beta(self, t: Tensor) -> Tensor:
+        """B(t), the integral of beta from 0 to t."""
+        return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) / self.T * t)
+
+    def t_from_integrated_beta(self, b: Tensor) -> Tensor:
+        """The inverse of B, in the form that loses no digits near 0."""
+        slope = (self.beta_max - self.beta_min) / self.T
+        return 2 * b / (self.beta_min + (self.beta_min**2 + 2 * slope * b).sqrt())
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(-0.5 * self.integrated_beta(t))
+
+    def f(self, t: Tensor) -> Tensor:
+        return -0.5 * self.beta(t)
+
+
+@dataclass(frozen=True)
+class VP(LinearBeta):
+    """Variance preserving: dx = -beta/2 x dt + sqrt(beta) dw, sigma^2 = 1 - exp(-B).
+
+    The continuous limit of DDPM's chain; Song et al. (2021), eq. 11 and 33.
+    """
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(-self.integrated_beta(t))).sqrt()
+
+    def g(self, t: Tensor) -> Tensor:
+        return self.beta(t).sqrt()
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return -torch.expm1(self.integrated_beta(t)).log()
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return self.t_from_integrated_beta(softplus(-log_snr, threshold=50.0))
+
+
+@dataclass(frozen=True)
+class SubVP(LinearBeta):
+    """Sub-VP: dx = -beta/2 x dt + sqrt(beta (1 - exp(-2B))) dw, sigma = 1 - exp(-B).
+
+    Song et al. (2021), eq. 13 (its sigma is a standard deviation, smaller than VP's).
+    """
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.expm1(-self.integrated_beta(t))
+
+    def g(self, t: Tensor) -> Tensor:
+        return (-self.beta(t) * torch.expm1(-2 * self.integrated_beta(t))).sqrt()
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        b = self.integrated_beta(t)
+        return -b - 2 * (-torch.expm1(-b)).log()
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        # sigma/alpha = exp(B/2) - exp(-B/2) = 2 sinh(B/2)
+        return self.t_from_integrated_beta(2 * torch.asinh(0.5 * torch.exp(-0.5 * log_snr)))
+
+
+@dataclass(frozen=True)
+class CosineVP(GaussianSDE):
+    """Variance preserving with alpha(t) = cos(a(t)) / cos(a(0)), a = pi/2 (t + offset)/(1 + offset).
+
+    Nichol & Dhariwal (2021), eq. 17, whose alpha-bar is our alpha^2. alpha vanishes at t = 1, where
+    the drift is infinite; T = 0.9946 is where Lu et al. (2022, appendix D.3) stop.
+
+    Args:
+        offset: Nichol & Dhariwal's s.
+        T: end time, below 1.
+    """
+
+    offset: float = 0.008
+    T: float = 0.9946
+
+    def __post_init__(self) -> None:
+        require_positive(offset=self.offset, T=self.T)
+        if self.T >= 1:
+            raise ValueError(f"T: expected a time below 1, where alpha vanishes, got {self.T}")
+
+    @property
+    def _start(self) -> float:
+        return 0.5 * math.pi * self.offset / (1 + self.offset)
+
+    def _angle(self, t: Tensor) -> Tensor:
+        return 0.5 * math.pi / (1 + self.offset) * t + self._start
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.cos(self._angle(t)) / math.cos(self._start)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        # cos^2 a(0) - cos^2 a = sin(a - a(0)) sin(a + a(0)): no digits lost near 0
+        advance = 0.5 * math.pi / (1 + self.offset) * t
+        return (torch.sin(advance) * torch.sin(advance + 2 * self._start)).sqrt() / math.cos(self._start)
+
+    def f(self, t: Tensor) -> Tensor:
+        return -0.5 * math.pi / (1 + self.offset) * torch.tan(self._angle(t))
+
+    def g(self, t: Tensor) -> Tensor:
+        return (-2 * self.f(t)).sqrt()
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        # With a the angle at t and a0 at 0: sin(a - a0) sin(a + a0) = cos^2(a0) sigma^2.
+        alpha, variance = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr)
+        sin0, cos0 = math.sin(self._start), math.cos(self._start)
+        sin_a = (sin0**2 + cos0**2 * variance).sqrt()
+        sine = cos0 * variance / (sin_a + sin0 * alpha)
+        advance = torch.atan2(sine, cos0**2 * alpha + sin0 * sin_a)
+        return advance * 2 * (1 + self.offset) / math.pi
+
+
+@dataclass(frozen=True)
+class OrnsteinUhlenbeck(GaussianSDE):
+    """dx = -rate x dt + std sqrt(2 rate) dw, with stationary density N(0, std^2 I).
+
+        alpha = exp(-rate t),    sigma^2 = std^2 (1 - exp(-2 rate t)).
+
+    Uhlenbeck & Ornstein (1930). The Langevin SDE of a normal density; with std = 1 it is VP with
+    a constant beta = 2 rate.
+
+    Args:
+        rate: speed of mean reversion, per unit time.
+        std: standard deviation of the stationary density, in the units of x.
+        T: end time.
+    """
+
+    rate: float = 1.0
+    std: float = 1.0
+    T: float = 5.0
+
+    def __post_init__(self) -> None:
+        require_positive(rate=self.rate, std=self.std, T=self.T)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(-self.rate * t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.std * (-torch.expm1(-2 * self.rate * t)).sqrt()
+
+    def f(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, -self.rate)
+
+    def g(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, self.std * math.sqrt(2 * self.rate))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return -torch.expm1(2 * self.rate * t).log() - 2 * math.log(self.std)
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return softplus(-log_snr - 2 * math.log(self.std), threshold=50.0) / (2 * self.rate)
