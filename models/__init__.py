@@ -1,6 +1,20 @@
 """What stands for the score: networks, preconditioning, losses and closed-form densities."""
 
 from models.denoiser import Denoiser
+from models.loss import DenoisingLoss
 from models.mixture import GaussianMixture
+from models.mlp import MLP
+from models.times import LikelihoodTimes, LogNormalTimes, TimeDistribution, UniformTimes
+from models.unet import UNet
 
-__all__ = ["Denoiser", "GaussianMixture"]
+__all__ = [
+    "MLP",
+    "Denoiser",
+    "DenoisingLoss",
+    "GaussianMixture",
+    "LikelihoodTimes",
+    "LogNormalTimes",
+    "TimeDistribution",
+    "UNet",
+    "UniformTimes",
+]

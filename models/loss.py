@@ -1,0 +1,93 @@
+"""Denoising score matching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from models.denoiser import Denoiser
+from models.times import LogNormalTimes, TimeDistribution, stratified
+from sde import GaussianSDE, as_time
+
+Weighting = Literal["edm", "likelihood", "snr", "noise", "uniform"]
+
+
+def weight(weighting: Weighting, sde: GaussianSDE, t: Tensor, data_std: float) -> Tensor:
+    """w(t) for the denoiser's squared error |D(x_t, t) - x_0|^2, shaped like `t`. With s = sigma/alpha:
+
+    - edm: (s^2 + d^2)/(s d)^2, a unit loss for the preconditioned network at every s (Karras et al. 2022);
+    - likelihood: g^2/2 (alpha/sigma^2)^2, the score's error weighted by g^2/2, whose integral over t
+      bounds the negative log-likelihood (Song et al. 2021, ScoreFlow, theorem 1);
+    - snr: 1/s^2, which is the same as
+    - noise: the error of the predicted noise, |eps_hat - eps|^2, the lecture's simple loss
+      (Ho et al. 2020, eq. 14; Salimans & Ho 2022, section 4, for the identity);
+    - uniform: 1.
+
+    Raises:
+        ValueError: if `weighting` is none of these.
+    """
+    snr = sde.log_snr(t).exp()
+    if weighting == "edm":
+        return snr + data_std**-2
+    if weighting == "likelihood":
+        return 0.5 * snr * (sde.g(t) / sde.sigma(t)).square()
+    if weighting in ("snr", "noise"):
+        return snr
+    if weighting == "uniform":
+        return torch.ones_like(t)
+    raise ValueError(f"weighting: expected one of {', '.join(get_args(Weighting))}, got {weighting!r}")
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """w(t) |D(alpha x_0 + sigma eps, t) - x_0|^2 per component, Vincent (2011), Ho et al. (2020).
+
+    Args:
+        weighting: see `weight`.
+        times: the distribution of t.
+        importance: divide by the density of t, so that the expectation is that of t uniform on
+            [eps, T] whatever `times` is: the same number, with another variance. Without it the
+            density is part of the loss, as in EDM.
+    """
+
+    weighting: Weighting = "edm"
+    times: TimeDistribution = field(default_factory=LogNormalTimes)
+    importance: bool = False
+
+    def __post_init__(self) -> None:
+        if self.weighting not in get_args(Weighting):
+            raise ValueError(f"weighting: expected one of {', '.join(get_args(Weighting))}, got {self.weighting!r}")
+
+    def __call__(
+        self,
+        model: Denoiser,
+        x0: Tensor,
+        u: Tensor | None = None,
+        noise: Tensor | None = None,
+        label: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The loss of each sample, `[batch]`, in units of the weighting.
+
+        Args:
+            model: the denoiser; called, so that a wrapped (distributed) one works too.
+            x0: data, `[batch, ...]`.
+            u: uniform numbers that choose the times, `[batch]`; stratified unless given.
+            noise: eps, like `x0`; drawn unless given.
+            label: a class for each sample, `[batch]`, or None.
+            generator: of `u` and `noise` where they are drawn here.
+        """
+        denoiser = getattr(model, "module", model)
+        u = stratified(len(x0), generator, x0.device) if u is None else u
+        if noise is None:
+            noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        t, importance = self.times(u, denoiser.sde)
+        w = weight(self.weighting, denoiser.sde, t, denoiser.data_std)
+        if self.importance:
+            w = w * importance
+        t = t.to(x0)
+        denoised = model(denoiser.sde.perturb(x0, t, noise), t, label)
+        return (as_time(w, x0) * (denoised - x0).square()).flatten(1).mean(1)
