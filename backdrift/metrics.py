@@ -1,0 +1,193 @@
+"""Distances between two sets of samples, of vectors, series or images, each with its standard error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and the standard error of its estimator, in the same units."""
+
+    value: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        digits = 3 if not self.standard_error > 0 else max(0, 1 - math.floor(math.log10(self.standard_error)))
+        return f"{self.value:.{digits}f} ± {self.standard_error:.{digits}f}"
+
+
+def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> Estimate:
+    """Squared maximum mean discrepancy under the kernel k(a, b) = exp(-|a - b|^2 / 2 h^2):
+
+        MMD^2 = E k(x, x') - 2 E k(x, y) + E k(y, y'),
+
+    the unbiased estimate, which is 0 on average for two samples of one distribution and may be
+    negative (Gretton et al. 2012, eq. 3 and lemma 6). Its standard error is the jackknife's, over both sets.
+
+    Args:
+        x: samples, `[n, ...]`, n >= 3.
+        y: samples of the same shape each, `[m, ...]`, m >= 3; the reference.
+        bandwidth: h, in the units of the samples. By default 0.4 times the median distance within
+            `y`: on digits the widths from 0.33 to 0.5 told damaged sets (noise, shrinkage, averaged pairs, a
+            missing class, Gaussians of the same covariance, too few solver steps) from clean ones best,
+            better than the median itself, the energy and the sliced Wasserstein distance.
+
+    Raises:
+        ValueError: if the sets do not hold enough finite samples of one shape, or `bandwidth` is not positive.
+    """
+    x, y = _sets(x, y)
+    h = _bandwidth(y, bandwidth)
+    return _jackknife(*(-_kernel(torch.cdist(a, b), h) for a, b in _pairs(x, y)))
+
+
+def energy_distance(x: Tensor, y: Tensor) -> Estimate:
+    """2 E|x - y| - E|x - x'| - E|y - y'|, the unbiased estimate (Székely & Rizzo 2013, eq. 2.1).
+
+    In the units of the samples; 0 on average for two samples of one distribution, and then possibly
+    negative. Its standard error is the jackknife's, over both sets.
+
+    Args:
+        x: samples, `[n, ...]`, n >= 3.
+        y: samples of the same shape each, `[m, ...]`, m >= 3.
+
+    Raises:
+        ValueError: if the sets do not hold enough finite samples of one shape.
+    """
+    x, y = _sets(x, y)
+    return _jackknife(*(torch.cdist(a, b) for a, b in _pairs(x, y)))
+
+
+def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 256, seed: int = 0) -> Estimate:
+    """The sliced 2-Wasserstein distance, in the units of the samples:
+
+        SW = sqrt(mean over theta of W^2(<theta, x>, <theta, y>)),    W^2 = integral_0^1 (F^-1(u) - G^-1(u))^2 du,
+
+    theta uniform on the sphere, in orthonormal blocks (Bonneel et al. 2015, eq. 5; Rowland et al. 2019). Each
+    W is exact for the two empirical distributions, of any two sizes. Two finite samples of one
+    distribution are a positive distance apart: compare at equal sizes. The standard error is that of
+    a jackknife over tenths of both sets, with the directions held fixed.
+
+    Args:
+        x: samples, `[n, ...]`, n >= 3.
+        y: samples of the same shape each, `[m, ...]`, m >= 3.
+        projections: number of directions; with a multiple of the dimension a pure shift is measured exactly.
+        seed: of the directions.
+
+    Raises:
+        ValueError: if the sets do not hold enough finite samples of one shape, or `projections` is below 1.
+    """
+    x, y = _sets(x, y)
+    if projections < 1:
+        raise ValueError(f"projections: expected at least 1, got {projections}")
+    generator = torch.Generator().manual_seed(seed)
+    blocks = [
+        torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], generator=generator, dtype=x.dtype))[0]
+        for _ in range(-(-projections // x.shape[1]))
+    ]
+    theta = torch.cat(blocks, dim=1)[:, :projections].to(x)
+    # One row a direction: sorting runs along memory.
+    px, py = (theta.mT @ x.mT), (theta.mT @ y.mT)
+    order = torch.randperm(max(len(x), len(y)), generator=generator).to(x.device)
+    value = _root_mean_square_gap(px, py)
+    variance = 0.0
+    for points, other in ((px, py), (py, px)):
+        group = order[order < points.shape[1]].argsort() * min(10, points.shape[1]) // points.shape[1]
+        left_out = torch.stack([_root_mean_square_gap(points[:, group != k], other) for k in group.unique()])
+        variance += float((left_out - left_out.mean()).square().sum()) * (len(left_out) - 1) / len(left_out)
+    return Estimate(float(value), math.sqrt(variance))
+
+
+def permutation_test(
+    x: Tensor, y: Tensor, permutations: int = 999, bandwidth: float | None = None, seed: int = 0
+) -> float:
+    """p-value of the hypothesis that `x` and `y` come from one distribution, by permuting who belongs where.
+
+    The statistic is `mmd`; under the hypothesis the p-value is at most u with probability at most u, at
+    any sample size (Phipson & Smyth 2010, eq. 2: (1 + number of statistics as large) / (1 + permutations)).
+
+    Args:
+        x: samples, `[n, ...]`.
+        y: samples of the same shape each, `[m, ...]`.
+        permutations: number of random permutations; the smallest possible p-value is 1/(1 + permutations).
+        bandwidth: of the kernel; by default 0.4 times the median distance within both sets together.
+        seed: of the permutations.
+
+    Raises:
+        ValueError: as `mmd`, or if `permutations` is below 1.
+    """
+    x, y = _sets(x, y)
+    if permutations < 1:
+        raise ValueError(f"permutations: expected at least 1, got {permutations}")
+    n, m = len(x), len(y)
+    pooled = torch.cat((x, y))
+    kernel = _kernel(torch.cdist(pooled, pooled), _bandwidth(pooled, bandwidth)).fill_diagonal_(0)
+    generator = torch.Generator().manual_seed(seed)
+    orders = [torch.arange(n + m), *(torch.randperm(n + m, generator=generator) for _ in range(permutations))]
+    first = (torch.stack(orders) < n).to(kernel)  # [1 + permutations, n + m]: who is in the first set
+    inner, total = ((first @ kernel) * first).sum(1), first @ kernel.sum(1)
+    within_x, across, within_y = inner, total - inner, kernel.sum() - 2 * total + inner
+    statistic = within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * across / (n * m)
+    as_large = statistic[1:] >= statistic[0] - 1e-12 * statistic[0].abs()
+    return (1 + int(as_large.sum())) / (1 + permutations)
+
+
+def _sets(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sets as `[n, d]` in float64 (differences of near-equal means lose float32's digits)."""
+    if x.shape[1:] != y.shape[1:]:
+        raise ValueError(f"x, y: expected samples of one shape, got {list(x.shape[1:])} and {list(y.shape[1:])}")
+    for name, points in (("x", x), ("y", y)):
+        if points.ndim < 2 or len(points) < 3:
+            raise ValueError(f"{name}: expected at least 3 samples, [n, ...], got shape {list(points.shape)}")
+        if not bool(points.isfinite().all()):
+            raise ValueError(f"{name}: expected finite samples, got NaN or inf")
+    return x.flatten(1).double(), y.flatten(1).double()
+
+
+def _pairs(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    return (x, y), (x, x), (y, y)
+
+
+def _kernel(distance: Tensor, bandwidth: float) -> Tensor:
+    return torch.exp(-0.5 * (distance / bandwidth).square())
+
+
+def _bandwidth(y: Tensor, bandwidth: float | None) -> float:
+    if bandwidth is None:
+        # A thousand samples give the median well enough.
+        bandwidth = 0.4 * float(torch.pdist(y[:1000]).median()) or 1.0
+    if not bandwidth > 0:
+        raise ValueError(f"bandwidth: expected a positive number, got {bandwidth}")
+    return bandwidth
+
+
+def _jackknife(cross: Tensor, within_x: Tensor, within_y: Tensor) -> Estimate:
+    """2 E d(x, y) - E d(x, x') - E d(y, y') from the pairwise d, and its delete-one jackknife error.
+
+    Where both distributions are one the statistic is degenerate and the jackknife errs on the
+    careful side (Efron & Stein 1981).
+    """
+    (n, m), variance, means = cross.shape, 0.0, []
+    for rows, within in ((cross, within_x), (cross.mT, within_y)):
+        k, other = rows.shape
+        sums = within.sum(1) - within.diagonal()
+        total = sums.sum()
+        means.append(total / (k * (k - 1)))
+        a, b = rows.sum(1), sums
+        left_out = 2 * (a.sum() - a) / ((k - 1) * other) - (total - 2 * b) / ((k - 1) * (k - 2))
+        variance += float((left_out - left_out.mean()).square().sum()) * (k - 1) / k
+    return Estimate(float(2 * cross.mean() - means[0] - means[1]), math.sqrt(variance))
+
+
+def _root_mean_square_gap(x: Tensor, y: Tensor) -> Tensor:
+    """sqrt of the mean over rows of W^2 between the empirical distributions `x` `[P, n]` and `y` `[P, m]`."""
+    n, m = x.shape[1], y.shape[1]
+    # Quantile functions are steps at i/n and j/m: exact in units of 1/(n m).
+    steps = torch.cat((torch.arange(n) * m, torch.arange(m) * n)).unique()
+    width = torch.diff(steps, append=torch.tensor([n * m])).to(x) / (n * m)
+    gap = x.sort(1).values[:, (steps // m).to(x.device)] - y.sort(1).values[:, (steps // n).to(x.device)]
+    return (gap.square() @ width).mean().sqrt()
