@@ -1,0 +1,137 @@
+"""Time grids: where a fixed-grid solver puts its steps."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde import GaussianSDE
+
+Grid = str | Sequence[float] | Tensor | Callable[[GaussianSDE, int, float, float], Tensor]
+"""A grid's name, the times themselves, or a function (sde, steps, first, last) -> times."""
+
+
+def uniform(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
+    """Even in t."""
+    return torch.linspace(first, last, steps + 1, dtype=torch.float64)
+
+
+def quadratic(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
+    """Even in sqrt(t), so that steps shrink towards the data (Song, Meng & Ermon 2021, section D.2)."""
+    return torch.linspace(math.sqrt(first), math.sqrt(last), steps + 1, dtype=torch.float64).square()
+
+
+def log_snr(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
+    """Even in log-SNR (Lu et al. 2022, section 3.3)."""
+    ends = sde.log_snr(torch.tensor([first, last], dtype=torch.float64))
+    return sde.t_from_log_snr(torch.linspace(0, 1, steps + 1, dtype=torch.float64) * (ends[1] - ends[0]) + ends[0])
+
+
+def karras(sde: GaussianSDE, steps: int, first: float, last: float, rho: float = 7.0) -> Tensor:
+    """Even in (sigma/alpha)^(1/rho) (Karras et al. 2022, eq. 5).
+
+    Args:
+        rho: 1 is even in sigma/alpha; as it grows the grid becomes `log_snr`'s.
+    """
+    ends = torch.exp(-0.5 / rho * sde.log_snr(torch.tensor([first, last], dtype=torch.float64)))
+    root = torch.linspace(0, 1, steps + 1, dtype=torch.float64) * (ends[1] - ends[0]) + ends[0]
+    return sde.t_from_log_snr(-2 * rho * root.log())
+
+
+GRIDS: dict[str, Callable[[GaussianSDE, int, float, float], Tensor]] = {
+    "uniform": uniform,
+    "quadratic": quadratic,
+    "log_snr": log_snr,
+    "karras": karras,
+}
+
+
+def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float) -> Tensor:
+    """The `steps` + 1 times of a grid from T down to `last`, in float64.
+
+    Raises:
+        ValueError: if the name is unknown, or the times do not fall from first to last within (0, T].
+    """
+    if isinstance(grid, str):
+        if grid not in GRIDS:
+            raise ValueError(f"grid: expected one of {', '.join(GRIDS)}, a list of times or a function, got {grid!r}")
+        times = GRIDS[grid](sde, steps, sde.T, last)
+    elif callable(grid):
+        times = torch.as_tensor(grid(sde, steps, sde.T, last), dtype=torch.float64)
+    else:
+        times = torch.as_tensor(grid, dtype=torch.float64)
+    if times.shape != (steps + 1,):
+        raise ValueError(f"grid: expected steps + 1 = {steps + 1} times, got shape {list(times.shape)}")
+    if isinstance(grid, str) and not times.requires_grad:
+        times[0], times[-1] = sde.T, last  # what the inverse of log_snr rounded
+    if not bool((times.diff() < 0).all()) or float(times[-1]) < 0 or float(times[0]) > sde.T * (1 + 1e-9):
+        raise ValueError(f"grid: expected times that fall from T = {sde.T:g} towards 0, got {times.tolist()}")
+    return times
+
+
+class Points:
+    """A process at the times of a grid: alpha, sigma and their kin as float64 arrays, each made once.
+
+    Args:
+        sde: the process.
+        t: times, `[n]`.
+    """
+
+    def __init__(self, sde: GaussianSDE, t: Tensor) -> None:
+        self.sde, self.t = sde, t
+
+    @functools.cached_property
+    def alpha(self) -> Tensor:
+        return self.sde.alpha(self.t)
+
+    @functools.cached_property
+    def sigma(self) -> Tensor:
+        return self.sde.sigma(self.t)
+
+    @functools.cached_property
+    def lam(self) -> Tensor:
+        """lambda = log(alpha/sigma)."""
+        return 0.5 * self.sde.log_snr(self.t)
+
+    @functools.cached_property
+    def ratio(self) -> Tensor:
+        """s = sigma/alpha."""
+        return torch.exp(-self.lam)
+
+    @functools.cached_property
+    def f(self) -> Tensor:
+        return self.sde.f(self.t)
+
+    @functools.cached_property
+    def g(self) -> Tensor:
+        return self.sde.g(self.t)
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def __getitem__(self, index: Any) -> Points:
+        return Points(self.sde, self.t[index])
+
+    def steps(self) -> tuple[Points, Points]:
+        """The points that steps start from and those that they end at."""
+        return self[:-1], self[1:]
+
+    def between(self, other: Points, share: float) -> Points:
+        """Points a share of the way, in lambda, from these to others."""
+        return self.at_lambda(self.lam + share * (other.lam - self.lam))
+
+    def at_lambda(self, lam: Tensor) -> Points:
+        """Points of the same process with given half-log-SNR."""
+        points = Points(self.sde, self.sde.t_from_log_snr(2 * lam))
+        points.__dict__["lam"] = lam
+        return points
+
+
+def fresh_share(t: Points, s: Points) -> Tensor:
+    """The share of sigma_t^2 that arrived between s and t, 1 - SNR_t/SNR_s, for each step from t to s."""
+    return -torch.expm1(2 * (t.lam - s.lam))

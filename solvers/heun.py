@@ -1,0 +1,69 @@
+"""EDM's second-order sampler, with or without churn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from solvers.grid import Points
+from solvers.solver import TableSolver
+from solvers.table import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heun(TableSolver):
+    """Heun's method on dx^/ds = (x^ - D)/s, with x^ = x/alpha and s = sigma/alpha as the time, and churn:
+
+        s^ = (1 + gamma) s,  x^ <- x^ + s_noise sqrt(s^^2 - s^2) z,  then one Heun step from s^.
+
+    Karras et al. (2022), algorithms 1 and 2. Order 2 without churn, two evaluations a step.
+
+    Args:
+        churn: S_churn; gamma = min(churn/steps, sqrt(2) - 1), so steps of pure noise raise s by at most sqrt(2).
+        s_min, s_max: gamma is 0 outside this range of s.
+        s_noise: inflation of the churn noise.
+    """
+
+    churn: float = 0.0
+    s_min: float = 0.0
+    s_max: float = math.inf
+    s_noise: float = 1.0
+    order: ClassVar[int] = 2
+    evaluations: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.churn >= 0:
+            raise ValueError(f"churn: expected a number >= 0, got {self.churn!r}")
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.churn > 0
+
+    def rows(self, points: Points) -> Iterable[Row]:
+        t, s = points.steps()
+        gamma = min(self.churn / max(len(t), 1), math.sqrt(2) - 1)
+        churned = (t.ratio >= self.s_min) & (t.ratio <= self.s_max)
+        # Noise may not be raised above what the process reaches at T.
+        raised = torch.where(churned, t.ratio * (1 + gamma), t.ratio).clamp(max=float(points.ratio[0].detach()))
+        hat = t.at_lambda(-raised.log()) if self.churn else t
+        added = (hat.ratio.square() - t.ratio.square()).clamp(min=0).sqrt() * self.s_noise
+        for k in range(len(t)):
+            here, there = hat[k], s[k]
+            if self.churn and float(added[k]) > 0:
+                kept = here.alpha / t[k].alpha
+                yield Row(here.t, kept, (), noise=here.alpha * added[k], ends=False)
+            # In x = alpha x^: the slope of x^ is (x/alpha - D)/s, and h = s' - s.
+            h = there.ratio - here.ratio
+            r, r_there = h / here.ratio, h / there.ratio
+            scale = there.alpha / here.alpha
+            yield Row(there.t, scale * (1 + r), (-there.alpha * r,), here.t, ends=False)
+            # x^' = x^ + h/2 [(x^ - D)/s + (x^_e - D_e)/s'], and x^_e = (1 + r) x^ - r D
+            carry = scale * (1 + 0.5 * r + 0.5 * r_there * (1 + r))
+            newest = -there.alpha * 0.5 * r_there
+            oldest = -there.alpha * (0.5 * r + 0.5 * r_there * r)
+            yield Row(there.t, carry, (newest, oldest), there.t, base=1)

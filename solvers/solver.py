@@ -1,0 +1,249 @@
+"""What a solver is, what it asks of a model, and `sample`, which puts the two together."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sde import GaussianSDE, Prior, tweedie
+from solvers.grid import Grid, Points, time_grid
+from solvers.noise import PRIOR, STEPS, Noise
+from solvers.table import Row, Table, execute
+
+Final = Literal["denoise", "stop", "half_step"]
+OnStep = Callable[[Tensor, Tensor], Tensor]
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """All that a solver asks of a model: its process, and D(x, t) for x `[batch, ...]` and scalar t.
+
+    An object with `score(x, t)` in place of `denoise` will do; `sde.FunctionModel` makes one of
+    any function.
+    """
+
+    sde: GaussianSDE
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor: ...
+
+
+def denoiser_of(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """D(x, t) of a model, from its score where it has no `denoise`.
+
+    Raises:
+        TypeError: if it has neither, or no `sde`.
+    """
+    if not hasattr(model, "sde"):
+        raise TypeError(f"model: expected an object with `sde` and `denoise(x, t)`, got {type(model).__name__}")
+    if hasattr(model, "denoise"):
+        return model.denoise
+    if hasattr(model, "score"):
+        return lambda x, t: tweedie(model.score(x, t), x, t, model.sde, "score", "denoised")
+    raise TypeError(
+        f"model: expected `denoise(x, t)` or `score(x, t)`, {type(model).__name__} has neither; "
+        "wrap a function with sde.FunctionModel(function, sde, predicts=...)"
+    )
+
+
+class Solver(ABC):
+    """Carries a state from T to the end of a process, backwards.
+
+    Attributes:
+        stochastic: whether it draws noise on the way.
+    """
+
+    stochastic: bool = False
+
+    @abstractmethod
+    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        """The state at the end, from `x` `[batch, ...]` at T.
+
+        Args:
+            model: has `sde` and `denoise(x, t)`.
+            x: the state at T.
+            noise: where a stochastic solver takes its random numbers from.
+            on_step: called with (x, t) after each step; returns the state to go on from.
+        """
+
+
+def require_steps(steps: Any, least: int = 1) -> None:
+    """Raise `ValueError` unless `steps` is an integer of at least `least`."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
+        raise ValueError(f"steps: expected an integer of at least {least}, got {steps!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSolver(Solver):
+    """A solver on a fixed grid: a short function from (process, grid) to a table.
+
+    A subclass gives `rows(points)`, the steps between the points of a grid; this class makes the
+    grid, adds the last step and runs the table.
+
+    Args:
+        steps: number of steps, the last one to the data included.
+        grid: "uniform", "quadratic", "log_snr", "karras", the `steps + 1` (for final="stop") or
+            `steps` times themselves, or a function (sde, intervals, first, last) -> times.
+        final: how it ends. "denoise": the last of the steps is D(x, eps), one evaluation.
+            "half_step": instead x/alpha + (sigma/alpha)^2/2 score, which is (x/alpha + D)/2, of second
+            order in sigma for the same evaluation. "stop": at eps, still with noise sigma(eps).
+        eps: the time at which the grid ends; the process's own by default.
+
+    Raises:
+        ValueError: naming the argument that makes no sense.
+    """
+
+    steps: int = 20
+    grid: Grid = "karras"
+    final: Final = "denoise"
+    eps: float | None = None
+
+    order: ClassVar[int] = 1
+    """Global order of accuracy claimed, for small steps."""
+    evaluations: ClassVar[int] = 1
+    """Network evaluations a step."""
+
+    def __post_init__(self) -> None:
+        if self.final not in get_args(Final):
+            raise ValueError(f"final: expected one of {', '.join(get_args(Final))}, got {self.final!r}")
+        require_steps(self.steps)
+
+    @abstractmethod
+    def rows(self, points: Points) -> Iterable[Row]:
+        """The rows that lead from each point of the grid to the next."""
+
+    def times(self, sde: GaussianSDE) -> Tensor:
+        """The grid's times, from T down to eps."""
+        eps = sde.eps if self.eps is None else float(self.eps)
+        intervals = self.steps - (self.final != "stop")
+        if intervals == 0:
+            return torch.tensor([sde.T], dtype=torch.float64)
+        return time_grid(self.grid, sde, intervals, eps)
+
+    def table(self, sde: GaussianSDE, times: Tensor | None = None) -> Table:
+        """The solver as a table for a process, on its own grid or on given times."""
+        points = Points(sde, self.times(sde) if times is None else times)
+        rows = list(self.rows(points)) if len(points) > 1 else []
+        last = points[-1]
+        if self.final == "denoise":
+            rows.append(Row(0.0, 0.0, (1.0,), last.t))
+        elif self.final == "half_step":
+            rows.append(Row(0.0, 0.5 / last.alpha, (0.5,), last.t))
+        return Table(tuple(rows))
+
+    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        return execute(self.table(model.sde), denoiser_of(model), x, noise, on_step)
+
+    def with_budget(self, nfe: int, sde: GaussianSDE) -> TableSolver:
+        """This solver with as many steps as `nfe` evaluations pay for.
+
+        Raises:
+            ValueError: if they do not pay for one step.
+        """
+        for steps in range(nfe + 1, 0, -1):
+            try:
+                other = dataclasses.replace(self, steps=steps)
+                if other.table(sde).nfe <= nfe:
+                    return other
+            except ValueError:
+                continue
+        raise ValueError(f"nfe: {nfe} evaluations do not pay for a step of {type(self).__name__}")
+
+
+class Trajectory(NamedTuple):
+    """The states a solver passed through.
+
+    Attributes:
+        x: the last state, `[batch, ...]`.
+        times: from T to the end, `[n]`; 0 stands for the data.
+        states: `[n, batch, ...]`, on the host.
+    """
+
+    x: Tensor
+    times: Tensor
+    states: Tensor
+
+
+@dataclass
+class Recorder:
+    """Keeps the states of a solve on the host, as an `on_step`."""
+
+    times: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.times.append(torch.as_tensor(t).detach().cpu())
+        self.states.append(x.detach().to("cpu", copy=True))
+        return x
+
+
+def place_of(model: Any) -> tuple[torch.device, torch.dtype]:
+    """The device and dtype of a model's first floating-point tensor, else torch's defaults."""
+    tensors = model.parameters() if isinstance(model, torch.nn.Module) else vars(model).values()
+    for value in tensors:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.device, value.dtype
+    return torch.get_default_device(), torch.get_default_dtype()
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    solver: Solver,
+    shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    *,
+    x_T: Tensor | None = None,
+    trajectory: bool = False,
+    first: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Samples of a model by a solver.
+
+    Sample i of a seed is the same whatever the batch: draws are per sample.
+
+    Args:
+        model: has `sde` and `denoise(x, t)` (or `score`).
+        solver: how to go from T to the data.
+        shape: `[batch, ...]` of the samples; not needed with `x_T`.
+        seed: of the starting points and of the solver's noise.
+        x_T: starting points, in place of draws from the prior.
+        trajectory: also return the states on the way.
+        first: index of the first sample, when the batch is a part of a larger one.
+        device, dtype: those of the model by default.
+
+    Returns:
+        x `[batch, ...]`, or a `Trajectory`.
+
+    Raises:
+        ValueError: if neither shape nor x_T is given, or both with different shapes.
+        TypeError: if the model has not what a solver asks for.
+    """
+    denoiser_of(model)
+    if x_T is not None:
+        if shape is not None and tuple(shape) != tuple(x_T.shape):
+            raise ValueError(f"shape: expected that of x_T, {list(x_T.shape)}, or none, got {list(shape)}")
+        x = x_T
+    elif shape is None or len(shape) < 2:
+        raise ValueError(f"shape: expected (batch, ...), or give x_T; got {shape}")
+    else:
+        of_device, of_dtype = place_of(model)
+        device = of_device if device is None else device
+        dtype = of_dtype if dtype is None else dtype
+        prior: Prior = model.sde.prior
+        x = prior.std * Noise(seed, tuple(shape), first=first, stream=PRIOR, dtype=dtype, device=device)()
+    noise = None
+    if solver.stochastic:
+        noise = Noise(seed, tuple(x.shape), first=first, stream=STEPS, dtype=x.dtype, device=x.device)
+    if not trajectory:
+        return solver.solve(model, x, noise)
+    recorder = Recorder()
+    recorder(x, torch.tensor(model.sde.T, dtype=x.dtype))
+    x = solver.solve(model, x, noise, recorder)
+    return Trajectory(x, torch.stack(recorder.times), torch.stack(recorder.states))

@@ -1,0 +1,156 @@
+"""A fixed-grid sampler as a table of numbers, and the loop that runs any of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Number = Any
+"""A coefficient: a number, or a 0-d float64 tensor that may carry a gradient."""
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+class Row(NamedTuple):
+    """One line of a table: at most one network evaluation and one linear combination,
+
+        P_0 = D(x, at) + slope x,
+        x' = carry x_base + sum_j weights_j P_j + noise z,    z ~ N(0, I).
+
+    Attributes:
+        to: the time x' belongs to.
+        carry: coefficient of an earlier state.
+        weights: of the values P, the newest first.
+        at: the time at which the denoiser is asked about the current state x; None to ask nothing.
+        slope: of the current state in its value: 0 for denoised, -1/alpha for noise prediction.
+        base: how many rows back the carried state lies; 0 is the current one.
+        noise: standard deviation of the fresh noise.
+        ends: whether x' ends a step, and so lies on the trajectory, rather than being a stage.
+    """
+
+    to: Number
+    carry: Number
+    weights: Sequence[Number]
+    at: Number | None = None
+    slope: Number = 0.0
+    base: int = 0
+    noise: Number = 0.0
+    ends: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a sampler, in the order in which they run.
+
+    Coefficients may be tensors that carry gradients (a solver is tuned through them) or numbers.
+
+    Args:
+        rows: see `Row`.
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per sample."""
+        return sum(row.at is not None for row in self.rows)
+
+    @property
+    def stochastic(self) -> bool:
+        return any(float(row.noise) != 0 for row in self.rows)
+
+    def numbers(self) -> Table:
+        """The same table with plain numbers for coefficients, brought over in one transfer."""
+        flat: list[Number] = []
+        for row in self.rows:
+            flat += [row.to, row.carry, row.slope, row.noise, 0.0 if row.at is None else row.at, *row.weights]
+        values = iter(torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in flat]).tolist())
+        rows = []
+        for row in self.rows:
+            to, carry, slope, noise, at = (next(values) for _ in range(5))
+            weights = tuple(next(values) for _ in row.weights)
+            rows.append(Row(to, carry, weights, None if row.at is None else at, slope, row.base, noise, row.ends))
+        return Table(tuple(rows))
+
+    def __str__(self) -> str:
+        lines = [f"{'at':>10} {'to':>10} {'base':>4} {'carry':>11} {'slope':>11} {'noise':>11}  weights (newest first)"]
+        for row in self.numbers().rows:
+            at = f"{row.at:10.5g}" if row.at is not None else f"{'':>10}"
+            weights = " ".join(f"{w:11.5g}" for w in row.weights)
+            lines.append(
+                f"{at} {row.to:10.5g} {row.base:4d} {row.carry:11.5g} {row.slope:11.5g} {row.noise:11.5g}  {weights}"
+            )
+        return "\n".join(lines)
+
+
+def one_evaluation_rows(
+    t: Tensor, s: Tensor, carry: Tensor, weight: Tensor, noise: Tensor | None = None
+) -> Iterable[Row]:
+    """Rows of a one-step sampler x_s = carry x_t + weight D(x_t, t) + noise z, from arrays over steps."""
+    noise = torch.zeros_like(t) if noise is None else noise
+    for at, to, c, w, q in zip(*(a.unbind() for a in (t, s, carry, weight, noise)), strict=True):
+        yield Row(to, c, (w,), at, noise=q)
+
+
+def execute(
+    table: Table,
+    denoise: Denoise,
+    x: Tensor,
+    noise: Callable[[], Tensor] | None = None,
+    on_step: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Run a table: a network call and one linear combination a row.
+
+    Nothing here waits for the device, and memory does not grow with the number of rows: only the
+    states and values that later rows still ask for are kept.
+
+    Args:
+        table: what to run.
+        denoise: D(x, t) with t a 0-d tensor on the device of x.
+        x: the state to start from, `[batch, ...]`.
+        noise: gives the next z, like `x`, each time it is called; needed where the table has noise.
+        on_step: called with (x, t) after each step; what it returns is the state from there on.
+
+    Returns:
+        The last state.
+    """
+    rows = table.numbers().rows
+    times = iter(torch.tensor([t for row in rows if (t := row.at) is not None], dtype=x.dtype).to(x.device).unbind())
+    ends = iter(torch.tensor([row.to for row in rows], dtype=x.dtype).to(x.device).unbind())
+    states = deque([x], maxlen=1 + max((row.base for row in rows), default=0))
+    values: deque[Tensor] = deque(maxlen=max((len(row.weights) for row in rows), default=1))
+    for row in rows:
+        if row.at is not None:
+            value = denoise(x, next(times))
+            values.appendleft(torch.add(value, x, alpha=row.slope) if row.slope else value)
+        x = combine(row, states, values, noise)
+        end = next(ends)
+        if on_step is not None and row.ends:
+            x = on_step(x, end)
+        states.append(x)
+    return x
+
+
+def combine(row: Row, states: Sequence[Tensor], values: Sequence[Tensor], noise: Callable[[], Tensor] | None) -> Tensor:
+    """carry x_base + sum_j weights_j P_j + noise z, with as few passes over the data as torch allows."""
+    terms = [(w, values[j]) for j, w in enumerate(row.weights) if w]
+    if row.noise:
+        if noise is None:
+            raise ValueError("noise: this table is stochastic; give a source of noise")
+        terms.append((row.noise, noise()))
+    if row.carry == 0 and terms:
+        (weight, first), *terms = terms
+        total = first if weight == 1 and not terms else first * weight
+    elif row.carry == 1 and terms:
+        (weight, first), *terms = terms
+        total = torch.add(states[-1 - row.base], first, alpha=weight)
+    else:
+        total = states[-1 - row.base] * row.carry
+    for weight, value in terms:
+        total.add_(value, alpha=weight)
+    return total
