@@ -171,7 +171,7 @@ def _jackknife(cross: Tensor, within_x: Tensor, within_y: Tensor) -> Estimate:
     Where both distributions are one the statistic is degenerate and the jackknife errs on the
     careful side (Efron & Stein 1981).
     """
-    (n, m), variance, means = cross.shape, 0.0, []
+    variance, means = 0.0, []
     for rows, within in ((cross, within_x), (cross.mT, within_y)):
         k, other = rows.shape
         sums = within.sum(1) - within.diagonal()
