@@ -1,0 +1,160 @@
+"""A residual multilayer perceptron for vectors, and the conditioning every network here shares.
+
+A network stands for the raw F(x, c_noise) of a preconditioned denoiser (Karras et al. 2022, eq. 7).
+It is asked with the noise level as c_noise = ln(s)/4, s = sigma/alpha, so it knows no process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["MLP", "Conditioning"]
+
+
+class Conditioning(nn.Module):
+    r"""The noise level, and perhaps a class, as one vector for each sample.
+
+    .. math:: e = W_2 \, silu(W_1 [\cos 2 \pi f c, \sin 2 \pi f c]) + E[label]
+
+    The frequencies f are a fixed geometric ladder, 1/8 to 8 cycles for each unit of c, rather than
+    random ones (Song et al. 2021, appendix C), so that two networks of one size agree. Row
+    `classes` of E is the null class of classifier-free guidance (Ho & Salimans 2022).
+
+    Args:
+        width: length of e.
+        classes: number of classes; 0 for an unconditional network.
+        frequencies: number of frequencies f.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, classes: int = 0, frequencies: int = 16) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("width", width, 1),
+            ("classes", classes, 0),
+            ("frequencies", frequencies, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name}={value}: expected an integer of at least {least}")
+        self.classes = classes
+        ladder = torch.logspace(-3, 3, frequencies, base=2.0)
+        self.register_buffer("frequencies", 2 * math.pi * ladder, persistent=False)
+        self.noise = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.label = nn.Embedding(classes + 1, width) if classes else None
+
+    def forward(self, c_noise: Tensor, label: Tensor | None, batch: int) -> Tensor:
+        """Embed.
+
+        Args:
+            c_noise: ln(s)/4, of shape [] or [1] (shared) or [batch].
+            label: class indices, integers of shape [] or [batch], in 0..classes, where `classes`
+                itself is the null class; None means the null class for all.
+            batch: number of samples.
+
+        Returns:
+            e, of shape [batch, width].
+
+        Raises:
+            ValueError: a shape that does not fit the batch; a label to an unconditional network.
+            TypeError: a label that does not hold integers.
+        """
+        if c_noise.shape not in ((), (1,), (batch,)):
+            raise ValueError(f"c_noise has shape {list(c_noise.shape)}: expected [] or [{batch}], one for each sample")
+        c = c_noise.to(self.frequencies).reshape(-1, 1) * self.frequencies
+        embedding = self.noise(torch.cat((c.cos(), c.sin()), dim=-1)).expand(batch, -1)
+        if self.label is None:
+            if label is not None:
+                raise ValueError("label was given to an unconditional network: build it with classes > 0")
+            return embedding
+        if label is None:
+            label = torch.full((), self.classes, device=embedding.device)
+        if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+            raise TypeError(f"label has dtype {label.dtype}: expected integer class indices")
+        if label.shape not in ((), (batch,)):
+            raise ValueError(f"label has shape {list(label.shape)}: expected [] or [{batch}], one for each sample")
+        return embedding + self.label(label)
+
+
+class MLP(nn.Module):
+    r"""F(x, c_noise) for vectors, or for any event shape, flattened.
+
+    .. math:: h \leftarrow h + W_2 \, silu(W_1 [norm(h) (1 + a(e)) + b(e)])
+
+    `depth` times, between two linear maps. The affine map (a, b) of the conditioning e is the adaptive
+    layer norm of Peebles & Xie (2023). The last map starts at zero, so that the untrained denoiser
+    is the linear (Gaussian) one.
+
+    Args:
+        dim: length of a vector, or the shape of an event, e.g. `(3, 2)`.
+        hidden: width of the residual stream.
+        depth: number of residual blocks.
+        classes: number of classes; 0 for an unconditional network.
+        dropout: probability of dropping a unit inside a block, in training mode.
+    """
+
+    def __init__(
+        self,
+        dim: int | Sequence[int],
+        hidden: int = 128,
+        depth: int = 3,
+        classes: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.event = (dim,) if isinstance(dim, int) else tuple(dim)
+        if any(n < 1 for n in self.event):
+            raise ValueError(f"dim={dim}: expected a positive length, or a shape of positive lengths")
+        for name, value in (("hidden", hidden), ("depth", depth)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: expected an integer of at least 1")
+        size = math.prod(self.event)
+        self.conditioning = Conditioning(hidden, classes)
+        self.first = nn.Linear(size, hidden)
+        self.blocks = nn.ModuleList(_ResidualLayer(hidden, dropout) for _ in range(depth))
+        self.last = nn.Linear(hidden, size)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """Evaluate F.
+
+        Args:
+            x: of shape [batch, *event].
+            c_noise: ln(s)/4, of shape [] or [batch].
+            label: class indices, of shape [] or [batch]; None, or the index `classes`, is no class.
+
+        Returns:
+            F, with the shape and dtype of x (computed in the dtype of the weights).
+
+        Raises:
+            ValueError: shapes that do not fit.
+            TypeError: a label that does not hold integers.
+        """
+        if tuple(x.shape[1:]) != self.event or x.ndim < 2:
+            raise ValueError(f"x has shape {list(x.shape)}: expected [batch, {', '.join(map(str, self.event))}]")
+        e = functional.silu(self.conditioning(c_noise, label, len(x)))
+        h = self.first(x.flatten(1).to(self.first.weight.dtype))
+        for block in self.blocks:
+            h = block(h, e)
+        return self.last(functional.silu(h)).reshape(x.shape).to(x.dtype)
+
+
+class _ResidualLayer(nn.Module):
+    def __init__(self, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
+        self.affine = nn.Linear(hidden, 2 * hidden)
+        self.inner = nn.Linear(hidden, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.outer = nn.Linear(hidden, hidden)
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        a, b = self.affine(e).chunk(2, dim=-1)
+        h_ = functional.silu(self.inner(self.norm(h) * (1 + a) + b))
+        return h + self.outer(self.dropout(h_))
