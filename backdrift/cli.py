@@ -1,0 +1,110 @@
+"""The command line: a command, its options, and Hydra overrides."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = ("train", "resume", "sample", "likelihood")
+"""Each is a module `backdrift.<command>` with `main(config)` and a root config `conf/<command>.yaml`."""
+
+EPILOG = """\
+overrides (Hydra's language):
+  sde=ve                   choose an option of a config group
+  train.steps=2000         change a value; +key=value adds one, ~key removes one
+  -m sde=vp,ve             a run for each combination
+
+An error is one line; HYDRA_FULL_ERROR=1 shows where it came from."""
+
+
+def describe(command: str) -> str:
+    """The first line of the docstring of a command's module."""
+    return (importlib.import_module(f"backdrift.{command}").__doc__ or "").strip().split("\n")[0]
+
+
+def parser(command: str) -> argparse.ArgumentParser:
+    """Options of one command."""
+    made = argparse.ArgumentParser(
+        prog=f"backdrift {command}",
+        description=describe(command),
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    made.add_argument("-h", "--help", action="store_true", help="this text, the config groups and every default")
+    made.add_argument("-m", "--multirun", action="store_true", help="several runs, from comma-separated values")
+    made.add_argument("--config-dir", "-cd", metavar="DIR", help="a folder with configs of your own, before ours")
+    made.add_argument("--cfg", choices=["job"], help="print the composed config and stop")
+    made.add_argument("overrides", nargs="*", help="group=option and key=value")
+    return made
+
+
+def usage() -> str:
+    """What `backdrift` alone prints."""
+    rows = [f"  {command:<12}{describe(command)}" for command in COMMANDS]
+    return "\n".join(
+        ["usage: backdrift COMMAND [group=option] [key=value] …", "", *rows, "", "backdrift COMMAND --help tells more."]
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what a command line says; the exit status.
+
+    Raises:
+        ValueError, OSError: what is wrong with it, for `main` to say in one line.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from backdrift import __version__
+
+        print(f"backdrift {__version__}")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        raise ValueError(f"{command}: there is no such command; expected one of {', '.join(COMMANDS)}")
+    made = parser(command)
+    options = made.parse_intermixed_args(rest)
+
+    from omegaconf import OmegaConf
+
+    from backdrift.configuration import Job
+
+    job = Job(command, tuple(options.overrides), options.config_dir)
+    if options.help:
+        print(f"{made.format_help()}\n{job.help()}")
+        return 0
+    # Every job's config is composed and checked before the first one starts.
+    configs = [part.config() for part in (job.split() if options.multirun else [job])]
+    for number, config in enumerate(configs, start=1):
+        if options.cfg:
+            print(OmegaConf.to_yaml(config))
+            continue
+        if len(configs) > 1:
+            print(f"[{number}/{len(configs)}]", flush=True)
+        importlib.import_module(f"backdrift.{command}").main(config)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; an error is one line on stderr and status 1."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        print("interrupted; backdrift resume run=… goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
+            raise
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"backdrift: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1

@@ -1,0 +1,73 @@
+"""The user's own data: IDX files, arrays and tables, folders of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backdrift.data.arrays import read_csv, read_npy, read_npz
+from backdrift.data.dataset import Data, split
+from backdrift.data.idx import read_idx, read_idx_folder
+from backdrift.data.images import read_images
+from backdrift.data.samples import Samples
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+
+
+class Files(Data):
+    """Whatever `path` holds, told by its name and content:
+
+    - an IDX file (MNIST's format, also `.gz`), or a folder of IDX files (`train-…`, `t10k-…`, with labels);
+    - a `.npy` array, a `.npz` archive (`train`/`x`, and perhaps `test`, `labels`), a `.csv` table of numbers;
+    - a folder of images of one size (a subfolder for each class, if there are subfolders).
+
+    Arrays of bytes with two or three axes a sample are pictures with 256 levels; others are continuous.
+
+    Args:
+        path: the file or folder.
+        test: the fraction held back, where the files have no test set of their own.
+        seed: of the split.
+        levels: number of values a component takes, instead of what the files say; the values are 0..levels-1.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if it is empty or damaged, or what `Data` raises.
+    """
+
+    def __init__(self, path: str, test: float = 0.1, seed: int = 0, levels: int | None = None) -> None:
+        found = Path(path).expanduser()
+        samples = read(found)
+        levels = samples.levels if levels is None else levels
+        train_labels, test_labels = samples.labels, samples.test_labels
+        if samples.test is None:
+            train, held, train_labels, test_labels = split(samples.values, samples.labels, test, seed, found.name)
+        else:
+            train, held = samples.values, samples.test
+        super().__init__(train, held, train_labels, test_labels, levels=levels, name=found.name)
+
+
+def read(path: Path) -> Samples:
+    """The samples at `path`, by the reader that its kind asks for."""
+    if not path.exists():
+        raise FileNotFoundError(f"data.path={path}: there is no such file or folder")
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        if not files:
+            raise ValueError(f"data.path={path}: the folder is empty")
+        images = [file for file in files if file.suffix.lower() in IMAGES]
+        if images:
+            return read_images(path, images)
+        if any("ubyte" in file.name or ".idx" in file.name for file in files):
+            return read_idx_folder(path, files)
+        raise ValueError(f"data.path={path}: found neither images nor IDX files in the folder")
+    if path.stat().st_size == 0:
+        raise ValueError(f"data.path={path}: the file is empty")
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return read_npy(path)
+    if suffix == ".npz":
+        return read_npz(path)
+    if suffix in (".csv", ".tsv", ".txt"):
+        return read_csv(path)
+    if suffix in IMAGES:
+        raise ValueError(f"data.path={path}: one image is no data set; give the folder it is in")
+    return Samples.of(read_idx(path), path)

@@ -1,0 +1,41 @@
+"""Folders of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from backdrift.data.samples import Samples
+
+
+def read_images(folder: Path, files: list[Path]) -> Samples:
+    """Images of one size as `[n, channels, height, width]` bytes: grey if all are grey, else RGB.
+
+    Where the images are in subfolders of `folder`, the first subfolder's name is the class.
+
+    Raises:
+        ValueError: naming the file, if one cannot be read or has another size.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    pictures: list[np.ndarray] = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                grey = image.mode in ("1", "L", "LA", "I", "I;16")
+                picture = np.asarray(image.convert("L" if grey else "RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"data.path={folder}: {file.name} cannot be read as an image ({error})") from error
+        if pictures and picture.shape[:2] != pictures[0].shape[:2]:
+            (height, width), (other, wide) = pictures[0].shape[:2], picture.shape[:2]
+            raise ValueError(
+                f"data.path={folder}: the images are of mixed sizes: {files[0].name} is {width}x{height}, "
+                f"{file.name} is {wide}x{other}; bring them to one size first"
+            )
+        pictures.append(picture)
+    if any(picture.ndim == 3 for picture in pictures):
+        pictures = [picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=-1) for picture in pictures]
+    parents = np.array([file.relative_to(folder).parts[0] if file.parent != folder else "" for file in files])
+    labels = parents if all(parents) and len(set(parents)) > 1 else None
+    return Samples.of(np.stack(pictures), folder, labels)

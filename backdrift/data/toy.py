@@ -1,0 +1,93 @@
+"""Points of known shape in the plane, to see what a model does."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backdrift.data.dataset import Data
+
+
+class Toy(Data):
+    """`n` points for training and `test` points held back, all drawn by `seed`; a label where there are parts."""
+
+    def __init__(self, points: Tensor, labels: Tensor | None, test: int, name: str) -> None:
+        train_labels, test_labels = (None, None) if labels is None else (labels[test:], labels[:test])
+        super().__init__(points[test:], points[:test], train_labels, test_labels, name=name)
+
+
+def _counts(n: int, test: int) -> int:
+    for key, value in (("n", n), ("test", test)):
+        if value < 2:
+            raise ValueError(f"{key}={value}: expected at least 2 points")
+    return n + test
+
+
+class Moons(Toy):
+    """Two half circles of radius 1 that reach into each other, blurred (scikit-learn's `make_moons`).
+
+    Args:
+        n: points for training.
+        test: points held back.
+        noise: standard deviation of the blur.
+        seed: of the draw.
+    """
+
+    def __init__(self, n: int = 10_000, test: int = 2_000, noise: float = 0.08, seed: int = 0) -> None:
+        from sklearn.datasets import make_moons
+
+        points, labels = make_moons(_counts(n, test), noise=noise, random_state=seed)
+        super().__init__(torch.from_numpy(points).float(), torch.from_numpy(labels).long(), test, "moons")
+
+
+class Checkerboard(Toy):
+    """The black squares of a 4x4 board on [-2, 2]^2, uniform: log-density -log 8 on them.
+
+    Args:
+        n: points for training.
+        test: points held back.
+        seed: of the draw.
+    """
+
+    def __init__(self, n: int = 20_000, test: int = 2_000, seed: int = 0) -> None:
+        generator = np.random.default_rng(seed)
+        square = generator.integers(8, size=_counts(n, test))
+        row = square // 2
+        corner = np.stack([2 * (square % 2) + row % 2, row], axis=1) - 2
+        points = corner + generator.random(corner.shape)
+        super().__init__(torch.from_numpy(points).float(), None, test, "checkerboard")
+
+
+class Ring(Toy):
+    """Normal densities of standard deviation `noise`, evenly on a circle: `density()` gives the closed form.
+
+    Args:
+        n: points for training.
+        test: points held back.
+        modes: number of normal densities, the classes.
+        radius: of the circle.
+        noise: standard deviation of each.
+        seed: of the draw.
+    """
+
+    def __init__(
+        self,
+        n: int = 10_000,
+        test: int = 2_000,
+        modes: int = 8,
+        radius: float = 2.0,
+        noise: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        if modes < 1:
+            raise ValueError(f"modes={modes}: expected at least 1")
+        angle = 2 * math.pi * torch.arange(modes) / modes
+        self.means, self.noise = radius * torch.stack([angle.cos(), angle.sin()], dim=1), noise
+        generator = torch.Generator().manual_seed(seed)
+        total = _counts(n, test)
+        labels = torch.randint(modes, (total,), generator=generator)
+        points = self.means[labels] + noise * torch.randn(total, 2, generator=generator)
+        super().__init__(points, labels, test, "ring")

@@ -1,0 +1,304 @@
+"""The training loop: denoising score matching, whose every step is a function of the seed and its number."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from backdrift import checkpoint
+from backdrift.configuration import build
+from backdrift.data import Data
+from backdrift.progress import Progress
+from backdrift.run import Run
+from models import Denoiser, DenoisingLoss
+from models.times import stratified
+
+Decay = Literal["cosine", "linear", "constant"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Args:
+        loss: of a batch, one number a sample.
+        optimizer: makes the optimiser of the parameters, at the highest learning rate.
+        steps: number of optimiser steps.
+        batch: samples in a step, over all processes together.
+        warmup: steps in which the learning rate rises to its highest.
+        decay: how it falls to 0 at the end: "cosine", "linear", or "constant" (it does not).
+        clip: the largest norm of the gradient, or null for any.
+        ema: decay of the weights' running average, a step.
+        label_dropout: the share of labels withheld, for classifier-free guidance (networks with classes).
+        channels_last: hold images and kernels with the channels innermost.
+        seed: of the weights, the order of the data and all noise.
+        log_every: steps between two lines of `metrics.jsonl`.
+        checkpoint_every: steps between two checkpoints.
+        keep: how many checkpoints are kept.
+
+    Raises:
+        ValueError: naming the argument that makes no sense.
+    """
+
+    loss: DenoisingLoss
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    steps: int
+    batch: int
+    warmup: int = 0
+    decay: Decay = "cosine"
+    clip: float | None = 1.0
+    ema: float = 0.999
+    label_dropout: float = 0.1
+    channels_last: bool = False
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        for name in ("warmup", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        for name in ("ema", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a number in [0, 1)")
+        if self.decay not in get_args(Decay):
+            raise ValueError(f"decay={self.decay}: expected one of {', '.join(get_args(Decay))}")
+        if self.clip is not None and not (isinstance(self.clip, (int, float)) and self.clip > 0):
+            raise ValueError(f"clip={self.clip}: expected a positive number or null")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step 0, 1, … over the highest."""
+        warm = min(1.0, (step + 1) / (self.warmup + 1))
+        share = step / self.steps
+        fall = {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}
+        return warm * fall[self.decay]
+
+
+class Diverged(FloatingPointError):
+    """The loss or a weight has become NaN or infinite."""
+
+
+class Order:
+    """Which samples a step sees: endless shuffled passes, cut into batches.
+
+    Args:
+        samples: number of training samples.
+        batch: samples in a step.
+        seed: of the shuffles.
+    """
+
+    def __init__(self, samples: int, batch: int, seed: int) -> None:
+        self.samples, self.batch, self.seed = samples, batch, seed
+        self._shuffled: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def __call__(self, step: int) -> Tensor:
+        """Indices of step 0, 1, …, `[batch]`."""
+        place, end, parts = step * self.batch, (step + 1) * self.batch, []
+        while place < end:
+            turn, start = divmod(place, self.samples)
+            parts.append(self._pass(turn)[start : start + end - place])
+            place += len(parts[-1])
+        return torch.cat(parts)
+
+    def _pass(self, turn: int) -> Tensor:
+        if self._shuffled[0] != turn:
+            generator = torch.Generator().manual_seed(mixed(self.seed, 1, turn))
+            self._shuffled = (turn, torch.randperm(self.samples, generator=generator))
+        return self._shuffled[1]
+
+
+def mixed(*numbers: int) -> int:
+    """A seed that depends on all of `numbers` (no two steps of two seeds share one, as sums would)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Trainer:
+    """Everything that a config asks for, made and checked before anything is written.
+
+    Args:
+        config: of the command `train`, or a run's own. `event` (the shape of a sample, the number of classes,
+            the standard deviation) is filled in from the data, for the network's config to refer to.
+        data: the data set, if it is loaded already.
+
+    Raises:
+        ValueError: if a part cannot be made, or does not fit the others.
+    """
+
+    def __init__(self, config: DictConfig, data: Data | None = None) -> None:
+        self.config = config
+        self.recipe: Recipe = build(config, "train")
+        self.sde = build(config, "sde")
+        self.data: Data = build(config, "data") if data is None else data
+        config.event = {"shape": list(self.data.shape), "classes": self.data.classes, "std": self.data.std}
+        torch.manual_seed(mixed(self.recipe.seed, 0))
+        self.network: nn.Module = build(config, "model")
+        self.conditional = bool(getattr(getattr(self.network, "conditioning", None), "classes", 0))
+        self._check_fit()
+        self.accelerator = Accelerator()
+        if self.recipe.batch % self.accelerator.num_processes:
+            raise ValueError(
+                f"train.batch={self.recipe.batch}: expected a multiple of the {self.accelerator.num_processes} processes"
+            )
+
+    def _check_fit(self) -> None:
+        """One evaluation of the network on zeros."""
+        z = torch.zeros(2, *self.data.shape)
+        try:
+            with torch.no_grad():
+                shape = self.network.eval()(z, torch.zeros(2)).shape
+        except (ValueError, TypeError, RuntimeError) as error:
+            choice = "model=mlp takes any shape, model=unet pictures [channels, height, width]"
+            raise ValueError(
+                f"model: does not take data of shape {list(self.data.shape)} ({error}); {choice}"
+            ) from error
+        if shape != z.shape:
+            raise ValueError(f"model: returns shape {list(shape)} for data of shape {list(z.shape)}")
+        if self.conditional and self.data.train_labels is None:
+            raise ValueError(f"model.classes: the data set {self.data.name} has no labels; set model.classes=0")
+
+    def new_run(self) -> Run:
+        """The run folder, the same one in every process."""
+        path: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            path = [Run.create(self.config).path]
+        return Run(broadcast_object_list(path)[0], self.config)
+
+    def fit(self, run: Run) -> None:
+        """Train from the newest checkpoint of `run`, or from the start, to the end.
+
+        Raises:
+            Diverged: if the loss becomes NaN or infinite; the last checkpoint is a good one.
+        """
+        recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
+        main = accelerator.is_main_process
+        network = self.network.train().to(device)
+        if recipe.channels_last:
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = recipe.optimizer(network.parameters())
+        highest = [group["lr"] for group in optimizer.param_groups]
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        start = 0
+        if run.checkpoints():
+            newest = run.latest_checkpoint()
+            start = newest.step
+            network.load_state_dict(newest.weights("model"))
+            average.module.load_state_dict(newest.weights("ema"))
+            average.n_averaged.fill_(start)
+            memory = newest.optimizer()
+            optimizer.load_state_dict(memory["optimizer"])
+            if accelerator.scaler is not None and memory["scaler"]:
+                accelerator.scaler.load_state_dict(memory["scaler"])
+
+        def save(step: int) -> None:
+            weights = network.state_dict()
+            if not all(bool(value.isfinite().all()) for value in weights.values()):
+                raise Diverged(_diverged("a weight", step, run))
+            if main:
+                scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
+                memory = {"optimizer": optimizer.state_dict(), "scaler": scaler}
+                folder = run.path / "checkpoints"
+                checkpoint.save(folder, step, weights, average.module.state_dict(), memory, recipe.keep)
+            accelerator.wait_for_everyone()
+
+        if start == 0:
+            save(0)
+        if main:
+            run.forget_after(start)
+        elapsed = max((row.get("seconds", 0.0) for row in run.read_metrics()), default=0.0) if main else 0.0
+
+        # The network alone is wrapped: half precision ends there, and gradients are averaged there.
+        prepared, stepper = accelerator.prepare(network, optimizer)
+        model = Denoiser(prepared, self.sde, self.data.std)
+        values = self.data.train.to(device)
+        labels = self.data.train_labels.to(device) if self.conditional and self.data.train_labels is not None else None
+        order = Order(len(values), recipe.batch, recipe.seed)
+        generator = torch.Generator(device)
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        progress, board = Progress(recipe.steps, start, main), _tensorboard(run, start) if main else None
+        losses: list[Tensor] = []
+        begun = time.monotonic()
+        try:
+            for step in range(start, recipe.steps):
+                # All processes draw the whole batch and take their share: the result does not depend on their number.
+                generator.manual_seed(mixed(recipe.seed, 2, step))
+                torch.manual_seed(mixed(recipe.seed, 3, step, accelerator.process_index))  # dropout
+                index = order(step).to(device)
+                x0 = self.data.to_model(values[index], generator)
+                u = stratified(recipe.batch, generator, device)
+                noise = torch.randn(x0.shape, generator=generator, device=device)
+                label = None if labels is None else self._withheld(labels[index], generator)[mine]
+                if recipe.channels_last and x0.ndim == 4:
+                    x0 = x0.contiguous(memory_format=torch.channels_last)
+                for group, rate in zip(optimizer.param_groups, highest, strict=True):
+                    group["lr"] = rate * recipe.rate(step)
+                loss = recipe.loss(model, x0[mine], u[mine], noise[mine], label).mean()
+                accelerator.backward(loss)
+                if recipe.clip is not None:
+                    accelerator.clip_grad_norm_(prepared.parameters(), recipe.clip)
+                stepper.step()
+                stepper.zero_grad()
+                average.update_parameters(network)
+                losses.append(loss.detach())
+
+                done = step + 1
+                saves = done % recipe.checkpoint_every == 0 or done == recipe.steps
+                if saves or done % recipe.log_every == 0:
+                    mean = self._mean(losses, step, run)
+                    losses.clear()
+                    if main:
+                        seconds = elapsed + time.monotonic() - begun
+                        run.log(done, loss=mean, lr=optimizer.param_groups[0]["lr"], seconds=round(seconds, 3))
+                        if board is not None:
+                            board.add_scalar("loss", mean, done)
+                    progress(done, mean)
+                if saves:
+                    save(done)
+        finally:
+            progress.close()
+            if board is not None:
+                board.close()
+        accelerator.free_memory()
+
+    def _withheld(self, label: Tensor, generator: torch.Generator) -> Tensor:
+        """Labels, a share of them replaced by the class that stands for none."""
+        kept = torch.rand(label.shape, generator=generator, device=label.device) >= self.recipe.label_dropout
+        return torch.where(kept, label, self.network.conditioning.classes)  # type: ignore[union-attr, call-overload]
+
+    def _mean(self, losses: list[Tensor], last: int, run: Run) -> float:
+        """Mean of the losses of the steps up to `last`, over all processes; the one wait for the device."""
+        window = self.accelerator.reduce(torch.stack(losses).float(), reduction="mean").tolist()
+        for step, loss in enumerate(window, start=last + 2 - len(window)):
+            if not math.isfinite(loss):
+                raise Diverged(_diverged("the loss", step, run))
+        return sum(window) / len(window)
+
+
+def _diverged(what: str, step: int, run: Run) -> str:
+    good = run.checkpoints()
+    kept = f"; the last good checkpoint is that of step {good[-1].step} in {run.path}" if good else ""
+    return f"{what} is NaN or infinite at step {step}{kept}; lower train.optimizer.lr or train.clip"
+
+
+def _tensorboard(run: Run, start: int) -> Any:
+    """A writer of TensorBoard's files, if that is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(run.path / "tensorboard"), purge_step=start or None)
