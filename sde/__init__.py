@@ -1,7 +1,9 @@
 """Stochastic processes in closed form: drift, diffusion, marginals, transitions, bridges."""
 
 from sde.check import CheckReport, check
+from sde.critically_damped import CriticallyDamped
 from sde.gaussian import GaussianSDE, Prior
+from sde.linear import Clock, LinearSDE, MatrixPrior
 from sde.process import SDE, ReverseSDE, Time, as_time
 from sde.rectified import Rectified
 from sde.tweedie import FunctionModel, Model, affine, tweedie
@@ -14,9 +16,13 @@ __all__ = [
     "VP",
     "Brownian",
     "CheckReport",
+    "Clock",
     "CosineVP",
+    "CriticallyDamped",
     "FunctionModel",
     "GaussianSDE",
+    "LinearSDE",
+    "MatrixPrior",
     "Model",
     "OrnsteinUhlenbeck",
     "Prior",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from sde.gaussian import GaussianSDE
@@ -62,7 +62,7 @@ class CheckReport:
             raise ValueError(f"{self.process}: " + " ".join(self.faults))
 
 
-def check(sde: GaussianSDE, points: int = 65, tolerance: float = 1e-5) -> CheckReport:
+def check(sde: GaussianSDE | Any, points: int = 65, tolerance: float = 1e-5) -> CheckReport:
     """Compare what a Gaussian process declares with its own moment equations, in float64:
 
         d mean/dt = f mean,    d var/dt = 2 f var + g^2
@@ -74,13 +74,17 @@ def check(sde: GaussianSDE, points: int = 65, tolerance: float = 1e-5) -> CheckR
     drift; a wrong diffusion or sigma breaks the second alone.
 
     Args:
-        sde: the process, of the package or the user's own.
+        sde: the process, of the package or the user's own; a `LinearSDE` answers by its own `check`.
         points: how many times are compared, evenly in log-SNR.
         tolerance: relative error above which a comparison is a fault.
 
     Returns:
         A `CheckReport`, true when all agree; `print` it, or `raise_for_faults()`.
     """
+    from scipy.integrate import solve_ivp  # slow to import, and only here
+
+    if not isinstance(sde, GaussianSDE):  # a LinearSDE compares its matrices with the same equations
+        return sde.check(tolerance=tolerance)
     end = float(sde.T)
     start = max(float(sde.eps), 1e-6 * end)
     t = torch.from_numpy(np.unique(np.concatenate([np.geomspace(start, end, points), np.linspace(start, end, points)])))

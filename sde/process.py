@@ -83,23 +83,25 @@ class SDE(ABC):
         """The vector (div g g^T)_i = sum_j d(g g^T)_ij / dx_j, `[batch, ...]` like `x`.
 
         Zero where g does not depend on x. Otherwise from the Jacobian of g g^T, of size d^3 a
-        sample: give a closed form in the subclass where d is large. Anderson (1982), eq. 3.4.
+        sample (d^2 where the noise is diagonal): give a closed form in the subclass where d is
+        large. Anderson (1982), eq. 3.4.
         """
         if not self.state_dependent:
             return torch.zeros_like(x)
         times = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(x.shape[0])
 
         def divergence(point: Tensor, time: Tensor) -> Tensor:
-            def matrix(flat: Tensor) -> Tensor:
-                # A batch of one, flattened: g is asked at the shape the user wrote it for.
-                g = self.diffusion(flat.reshape(1, *point.shape), time.reshape(1))
+            # A batch of one: g is asked at the shape the user wrote it for.
+            def covariance(flat: Tensor) -> Tensor:
+                x = flat.reshape(1, *point.shape)
+                g = self.diffusion(x, time.reshape(1))
                 if self.noise_type == "general":
-                    return (g @ g.mT)[0]
-                g = g.expand(1, *point.shape).reshape(-1)
-                return torch.outer(g, g) if self.noise_type == "scalar" else torch.diag(g.square())
+                    return (g @ g.mT).reshape(flat.numel(), flat.numel())
+                g = g.expand(x.shape).reshape(-1)
+                return torch.outer(g, g) if self.noise_type == "scalar" else g.square()
 
-            jacobian = torch.func.jacfwd(matrix)(point.reshape(-1))
-            return torch.einsum("ijj->i", jacobian).reshape(point.shape)
+            jacobian = torch.func.jacfwd(covariance)(point.reshape(-1))
+            return torch.einsum("ii->i" if jacobian.ndim == 2 else "ijj->i", jacobian).reshape(point.shape)
 
         return torch.func.vmap(divergence)(x, times)
 

@@ -1,0 +1,62 @@
+"""Critically damped Langevin diffusion: data with a velocity, noise that enters through the velocity."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sde.linear import Clock, LinearSDE
+from sde.process import require_positive
+
+
+class CriticallyDamped(LinearSDE):
+    """Critically damped Langevin diffusion (Dockhorn, Vahdat & Kreis 2022, eq. 5),
+
+        dx = v/M beta dt,    dv = -x beta dt - Gamma v/M beta dt + sqrt(2 Gamma beta) dw,
+
+    with Gamma^2 = 4 M: the friction at which x forgets its start fastest without oscillating. It is
+    a `LinearSDE` on the state (x, v) `[batch, 2, ...]`, and tends to N(0, I) x N(0, M I).
+
+    Noise reaches x only through v, so the score of v alone is asked for, and paths of x are smooth.
+    Velocities start from N(0, velocity M I) and are summed out: `marginal` takes (x_0, 0) and has
+    their variance in it (hybrid score matching, section 3.2 there).
+
+    Args:
+        friction: Gamma; the mass is M = Gamma^2/4.
+        velocity: gamma, the initial variance of v in units of M.
+        clock: beta, or a number for a constant one.
+        T: end time.
+        eps: time at which solvers stop.
+
+    Raises:
+        ValueError: if friction, velocity or T is not positive.
+    """
+
+    def __init__(
+        self,
+        friction: float = 1.0,
+        velocity: float = 0.04,
+        clock: Clock | float = 4.0,
+        T: float = 1.0,
+        eps: float | None = None,
+    ) -> None:
+        require_positive(friction=friction, velocity=velocity)
+        self.friction, self.mass, self.velocity = float(friction), friction**2 / 4, float(velocity)
+        super().__init__(
+            A=[[0.0, 1 / self.mass], [-1.0, -self.friction / self.mass]],
+            L=[[0.0], [math.sqrt(2 * self.friction)]],
+            clock=clock,
+            T=T,
+            eps=eps,
+            initial=[[0.0, 0.0], [0.0, self.velocity * self.mass]],
+        )
+
+    def lift(self, x: Tensor) -> Tensor:
+        """The state (x, 0) `[batch, 2, ...]` of data x `[batch, ...]`, to be given to `marginal` as x_0."""
+        return torch.stack([x, torch.zeros_like(x)], 1)
+
+    def position(self, state: Tensor) -> Tensor:
+        """The data's part x of a state (x, v)."""
+        return state[:, 0]

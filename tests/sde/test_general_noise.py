@@ -1,0 +1,187 @@
+"""State-dependent noise: the divergence of g g^T by hand, and reverse processes that undo their forward ones."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sde import SDE, ReverseSDE, Time, as_time
+
+
+class GeometricBrownian(SDE):
+    """dx = mu x dt + nu x dw in each component: x_t = x_0 exp((mu - nu^2/2) t + nu w_t)."""
+
+    def __init__(self, mu: float = 0.3, nu: float = 0.5, T: float = 1.0) -> None:
+        self.mu, self.nu, self.T = mu, nu, T
+
+    def drift(self, x: Tensor, t: Time) -> Tensor:
+        return self.mu * x
+
+    def diffusion(self, x: Tensor, t: Time) -> Tensor:
+        return self.nu * x
+
+
+class Sheared(SDE):
+    """A 2-D process with full state-dependent noise, g = [[cos x_2, t x_1, 1], [x_1 x_2, 2, sin x_1]]."""
+
+    noise_type = "general"
+    T = 1.0
+
+    def drift(self, x: Tensor, t: Time) -> Tensor:
+        return -x
+
+    def diffusion(self, x: Tensor, t: Time) -> Tensor:
+        a, b = x[:, 0], x[:, 1]
+        t = torch.as_tensor(t, dtype=x.dtype).expand(len(x))
+        rows = [torch.stack([b.cos(), t * a, 1 + 0 * a], -1), torch.stack([a * b, 2 + 0 * a, a.sin()], -1)]
+        return torch.stack(rows, 1)
+
+    def by_hand(self, x: Tensor, t: Tensor) -> Tensor:
+        """With C = g g^T: C_11 = cos^2 b + t^2 a^2 + 1, C_12 = a b cos b + 2 t a + sin a,
+        C_22 = a^2 b^2 + 4 + sin^2 a."""
+        a, b = x[:, 0], x[:, 1]
+        first = 2 * t**2 * a + a * b.cos() - a * b * b.sin()
+        second = b * b.cos() + 2 * t + a.cos() + 2 * a**2 * b
+        return torch.stack([first, second], -1)
+
+
+class OneSource(SDE):
+    """One Brownian motion for the whole sample, g = (x_1 x_2, x_2^2)."""
+
+    noise_type = "scalar"
+    T = 1.0
+
+    def drift(self, x: Tensor, t: Time) -> Tensor:
+        return -x
+
+    def diffusion(self, x: Tensor, t: Time) -> Tensor:
+        return x * x[:, 1:]
+
+
+def points(n: int = 5) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(n, 2, generator=generator, dtype=torch.float64),
+        torch.rand(n, generator=generator, dtype=torch.float64),
+    )
+
+
+def test_divergence_of_full_noise_is_the_formula() -> None:
+    x, t = points()
+    torch.testing.assert_close(Sheared().noise_divergence(x, t), Sheared().by_hand(x, t), rtol=1e-13, atol=1e-13)
+    alone = torch.cat([Sheared().noise_divergence(x[i : i + 1], t[i]) for i in range(len(x))])
+    torch.testing.assert_close(alone, Sheared().by_hand(x, t), rtol=1e-13, atol=1e-13)
+
+
+def test_divergence_of_diagonal_noise_is_the_formula_in_any_shape() -> None:
+    x = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gbm = GeometricBrownian()
+    torch.testing.assert_close(gbm.noise_divergence(x, 0.2), 2 * gbm.nu**2 * x, rtol=1e-13, atol=0)
+
+
+def test_divergence_of_one_noise_for_all_is_the_formula() -> None:
+    """C = g g^T = [[a^2 b^2, a b^3], [a b^3, b^4]], div C = (2 a b^2 + 3 a b^2, b^3 + 4 b^3)."""
+    x, _ = points()
+    a, b = x.unbind(1)
+    expected = torch.stack([5 * a * b**2, 5 * b**3], -1)
+    torch.testing.assert_close(OneSource().noise_divergence(x, 0.5), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_general_noise_agrees_with_its_diagonal_and_scalar_cases() -> None:
+    x, t = points()
+
+    class Embedded(OneSource):
+        noise_type = "general"
+
+        def diffusion(self, x: Tensor, t: Time) -> Tensor:
+            return (x * x[:, 1:]).unsqueeze(-1)
+
+    class Diagonal(GeometricBrownian):
+        noise_type = "general"
+
+        def diffusion(self, x: Tensor, t: Time) -> Tensor:
+            return (self.nu * x).diag_embed()
+
+    for small, full in ((OneSource(), Embedded()), (GeometricBrownian(), Diagonal())):
+        v = x.flip(0)
+        torch.testing.assert_close(small.noise_divergence(x, t), full.noise_divergence(x, t))
+        torch.testing.assert_close(small.covariance(x, t), full.covariance(x, t))
+        torch.testing.assert_close(small.apply_diffusion(x, t, v), full.apply_diffusion(x, t, v))
+
+
+def lognormal_score(x: Tensor, mean: float, variance: float) -> Tensor:
+    """d log p/dx of log x ~ N(mean, variance)."""
+    return -(1 + (x.log() - mean) / variance) / x
+
+
+def simulate(sde: SDE, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    """Euler-Maruyama from T to 0."""
+    dt = sde.T / steps
+    for k in range(steps):
+        t = torch.tensor(sde.T - k * dt, dtype=x.dtype)
+        g = sde.diffusion(x, t)
+        if sde.noise_type == "general":
+            dw = torch.randn(len(x), g.shape[-1], 1, generator=generator, dtype=x.dtype)
+            noise = (g @ dw).squeeze(-1)
+        else:
+            noise = g * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        x = x - dt * sde.drift(x, t) + math.sqrt(dt) * noise
+    return x
+
+
+@pytest.mark.parametrize("stochasticity", [0.0, 1.0])
+def test_reverse_of_geometric_brownian_motion_recovers_the_start(stochasticity: float) -> None:
+    """log x_0 ~ N(m, v): at every t log x_t ~ N(m + (mu - nu^2/2) t, v + nu^2 t), so the score is known."""
+    sde, m, v, n = GeometricBrownian(), 0.2, 0.09, 40_000
+    generator = torch.Generator().manual_seed(2)
+
+    def score(x: Tensor, t: Time) -> Tensor:
+        t = as_time(t, x)
+        return lognormal_score(x, m + (sde.mu - sde.nu**2 / 2) * t, v + sde.nu**2 * t)
+
+    end_mean, end_std = m + sde.mu - sde.nu**2 / 2, math.sqrt(v + sde.nu**2)
+    x = torch.exp(end_mean + end_std * torch.randn(n, 1, generator=generator, dtype=torch.float64))
+    reverse = ReverseSDE(sde, score, stochasticity)
+    log_x0 = simulate(reverse, x, 200, generator).log()
+    # Three standard errors, and the bias of 200 Euler steps (it halves with twice as many).
+    assert abs(float(log_x0.mean()) - m) < 3 * math.sqrt(v / n) + 2e-3
+    assert abs(float(log_x0.var()) - v) < 3 * v * math.sqrt(2 / n) + 2e-3
+
+    class Naive(ReverseSDE):
+        """Without the divergence of g g^T."""
+
+        def drift(self, x: Tensor, t: Time) -> Tensor:
+            return super().drift(x, t) + 0.5 * (1 + self.stochasticity**2) * sde.noise_divergence(x, t)
+
+    wrong = simulate(Naive(sde, score, stochasticity), x, 200, generator).log()
+    assert abs(float(wrong.mean()) - m) > 0.1  # nu^2 T (1 + lambda^2)/2 * 2 = 0.25 or 0.5 too far, less the pull
+
+
+def test_reverse_of_full_noise_recovers_a_gaussian() -> None:
+    """With p_t = N(0, 1) x N(0, 1) kept by dx = (div C/2 - C x/2) dt + g dw, C = g g^T, the reverse has the same
+    law: with g = [[1, 0], [sin x_1, 1]], C = [[1, s], [s, 1 + s^2]] and div C = (0, cos x_1)."""
+
+    class Kept(SDE):
+        noise_type = "general"
+        T = 1.0
+
+        def diffusion(self, x: Tensor, t: Time) -> Tensor:
+            one, zero, s = torch.ones_like(x[:, 0]), torch.zeros_like(x[:, 0]), x[:, 0].sin()
+            return torch.stack([torch.stack([one, zero], -1), torch.stack([s, one], -1)], 1)
+
+        def drift(self, x: Tensor, t: Time) -> Tensor:
+            divergence = torch.stack([torch.zeros_like(x[:, 0]), x[:, 0].cos()], -1)
+            return 0.5 * (divergence - self.apply_diffusion(x, t, x))
+
+    sde, n, steps = Kept(), 20_000, 100
+    generator = torch.Generator().manual_seed(3)
+    start = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    # The reverse of a stationary process that is reversible is itself: drift -f + div C + C score = f.
+    reverse = sde.reverse(lambda x, t: -x)
+    torch.testing.assert_close(-reverse.drift(start, 0.5), sde.drift(start, 0.5), rtol=1e-12, atol=1e-12)
+    x = simulate(reverse, start, steps, generator)
+    assert float(x.mean(0).abs().max()) < 3.5 / math.sqrt(n) + 5e-3
+    assert float((x.T.cov() - torch.eye(2)).abs().max()) < 3.5 * math.sqrt(2 / n) + 2e-2
