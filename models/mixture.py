@@ -68,6 +68,14 @@ class GaussianMixture(Model):
         if sde is not None:
             self.sde = sde
 
+    @property
+    def data_std(self) -> float:
+        """Standard deviation of the data, over all components of a sample."""
+        weights = self.log_weights.exp()[:, None]
+        mean = (weights * self.means).sum(0)
+        variance = (weights * (self.means - mean).square()).sum(0).mean() + (weights * self.variances).sum(0).mean()
+        return float(variance.sqrt())
+
     def under(self, sde: GaussianSDE) -> GaussianMixture:
         """The same density, its times those of another process."""
         return self._copy(sde=sde)

@@ -1,33 +1,56 @@
 """What integrates: samplers, ODE and SDE solvers, likelihood, Langevin dynamics, information."""
 
+from solvers.adams import Adams, DPMSolverPP2M
+from solvers.corrector import (
+    Corrector,
+    Langevin,
+    MetropolisLangevin,
+    OrnsteinUhlenbeckStep,
+    PredictorCorrector,
+)
 from solvers.ddim import DDIM, Ancestral
 from solvers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from solvers.grid import Points, karras, log_snr, quadratic, time_grid, uniform
 from solvers.heun import Heun
 from solvers.noise import Noise
+from solvers.runge_kutta import RungeKutta
+from solvers.scipy_flow import ProbabilityFlow
+from solvers.simulate import simulate
 from solvers.solver import Denoises, Solver, TableSolver, Trajectory, sample
 from solvers.table import Row, Table, execute
+from solvers.torchsde_solver import TorchSDE
 
 __all__ = [
     "DDIM",
+    "Adams",
     "Ancestral",
+    "Corrector",
+    "DPMSolverPP2M",
     "Denoises",
     "Euler",
     "EulerMaruyama",
     "Heun",
+    "Langevin",
+    "MetropolisLangevin",
     "Noise",
+    "OrnsteinUhlenbeckStep",
     "Points",
+    "PredictorCorrector",
+    "ProbabilityFlow",
     "ReverseDiffusion",
     "Row",
+    "RungeKutta",
     "Solver",
     "Table",
     "TableSolver",
+    "TorchSDE",
     "Trajectory",
     "execute",
     "karras",
     "log_snr",
     "quadratic",
     "sample",
+    "simulate",
     "time_grid",
     "uniform",
 ]

@@ -29,7 +29,7 @@ class DDIM(TableSolver):
     """
 
     eta: float = 0.0
-    order: ClassVar[int] = 1
+    claimed_order: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +61,7 @@ class Ancestral(TableSolver):
     """
 
     variance: Variance = "beta_tilde"
-    order: ClassVar[int] = 1
+    claimed_order: ClassVar[int] = 1
     stochastic = True
 
     def __post_init__(self) -> None:

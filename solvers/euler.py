@@ -19,7 +19,7 @@ class Euler(TableSolver):
     Song et al. (2021), eq. 13. Order 1.
     """
 
-    order: ClassVar[int] = 1
+    claimed_order: ClassVar[int] = 1
 
     def rows(self, points: Points) -> Iterable[Row]:
         t, s = points.steps()
@@ -42,7 +42,7 @@ class EulerMaruyama(TableSolver):
     """
 
     stochasticity: float = 1.0
-    order: ClassVar[int] = 1
+    claimed_order: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +72,7 @@ class ReverseDiffusion(TableSolver):
     discretising f = (a - 1) x and G = sqrt(v). Weak order 1.
     """
 
-    order: ClassVar[int] = 1
+    claimed_order: ClassVar[int] = 1
     stochastic = True
 
     def rows(self, points: Points) -> Iterable[Row]:

@@ -11,7 +11,7 @@ import torch
 
 from solvers.grid import Points
 from solvers.solver import TableSolver
-from solvers.table import Row
+from solvers.table import Row, by_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,7 @@ class Heun(TableSolver):
     s_min: float = 0.0
     s_max: float = math.inf
     s_noise: float = 1.0
-    order: ClassVar[int] = 2
-    evaluations: ClassVar[int] = 2
+    claimed_order: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,18 +51,22 @@ class Heun(TableSolver):
         raised = torch.where(churned, t.ratio * (1 + gamma), t.ratio).clamp(max=float(points.ratio[0].detach()))
         hat = t.at_lambda(-raised.log()) if self.churn else t
         added = (hat.ratio.square() - t.ratio.square()).clamp(min=0).sqrt() * self.s_noise
-        for k in range(len(t)):
-            here, there = hat[k], s[k]
-            if self.churn and float(added[k]) > 0:
-                kept = here.alpha / t[k].alpha
-                yield Row(here.t, kept, (), noise=here.alpha * added[k], ends=False)
-            # In x = alpha x^: the slope of x^ is (x/alpha - D)/s, and h = s' - s.
-            h = there.ratio - here.ratio
-            r, r_there = h / here.ratio, h / there.ratio
-            scale = there.alpha / here.alpha
-            yield Row(there.t, scale * (1 + r), (-there.alpha * r,), here.t, ends=False)
-            # x^' = x^ + h/2 [(x^ - D)/s + (x^_e - D_e)/s'], and x^_e = (1 + r) x^ - r D
-            carry = scale * (1 + 0.5 * r + 0.5 * r_there * (1 + r))
-            newest = -there.alpha * 0.5 * r_there
-            oldest = -there.alpha * (0.5 * r + 0.5 * r_there * r)
-            yield Row(there.t, carry, (newest, oldest), there.t, base=1)
+        # In x^: Euler is x^_e = (1 - r) x^ + r D with r = 1 - s'/s, and the trapezoidal rule
+        # x^' = x^ - r/2 (x^ - D) - r'/2 (x^_e - D_e) with r' = s/s' - 1. In x all is scaled by alpha.
+        r, r_end = 1 - s.ratio / hat.ratio, hat.ratio / s.ratio - 1
+        scale = s.alpha / hat.alpha
+        for at, to, k, q, carry, weight, carry2, newest, oldest in by_step(
+            hat.t,
+            s.t,
+            hat.alpha / t.alpha,
+            hat.alpha * added,
+            scale * (1 - r),
+            s.alpha * r,
+            scale * (1 - 0.5 * r - 0.5 * r_end * (1 - r)),
+            s.alpha * 0.5 * r_end,
+            s.alpha * 0.5 * r * (1 - r_end),
+        ):
+            if q:
+                yield Row(at, k, (), noise=q, ends=False)
+            yield Row(to, carry, (weight,), at, ends=False)
+            yield Row(to, carry2, (newest, oldest), to, base=1)

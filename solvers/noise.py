@@ -9,8 +9,8 @@ from torch import Tensor
 BLOCK = 512
 """How many numbers of a stream are drawn ahead at once; the stream does not depend on it."""
 
-PRIOR, STEPS, PROBES = 0, 1, 2
-"""Streams of one sample that must not touch: its starting point, its steps, its probes."""
+PRIOR, STEPS, PROBES, ACCEPT = 0, 1, 2, 3
+"""Streams of one sample that must not touch: its starting point, steps, probes, Metropolis choices."""
 
 
 class Noise:
@@ -44,6 +44,7 @@ class Noise:
         for name, value in (("seed", seed), ("first", first)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
                 raise ValueError(f"{name}: expected a non-negative integer, got {value!r}")
+        self.seed, self.first = int(seed), int(first)
         self.shape, self.dtype, self.device = tuple(shape), dtype, torch.device(device)
         batch, size = self.shape[0], int(np.prod(self.shape[1:], dtype=np.int64))
         self._streams = [
@@ -64,3 +65,7 @@ class Noise:
         draw = torch.from_numpy(self._block[:, self._used]).reshape(self.shape)
         self._used += 1
         return draw.to(self.device, self.dtype, non_blocking=True)
+
+    def sibling(self, shape: tuple[int, ...], stream: int) -> Noise:
+        """Another stream of the same samples, with draws of another shape."""
+        return Noise(self.seed, shape, first=self.first, stream=stream, dtype=self.dtype, device=self.device)

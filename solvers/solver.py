@@ -51,6 +51,18 @@ def denoiser_of(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
     )
 
 
+def score_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
+    """s(x, t) of a model, from its denoiser where it has no `score`. The process may be any SDE then.
+
+    Raises:
+        TypeError: if it has neither, or no `sde`.
+    """
+    if hasattr(model, "sde") and hasattr(model, "score"):
+        return model.score
+    denoise = denoiser_of(model)
+    return lambda x, t: tweedie(denoise(x, t), x, t, model.sde, "denoised", "score")
+
+
 class Solver(ABC):
     """Carries a state from T to the end of a process, backwards.
 
@@ -103,10 +115,8 @@ class TableSolver(Solver):
     final: Final = "denoise"
     eps: float | None = None
 
-    order: ClassVar[int] = 1
-    """Global order of accuracy claimed, for small steps."""
-    evaluations: ClassVar[int] = 1
-    """Network evaluations a step."""
+    claimed_order: ClassVar[int] = 1
+    """Global order of accuracy, for small steps; `solvers.order` measures it."""
 
     def __post_init__(self) -> None:
         if self.final not in get_args(Final):
@@ -137,7 +147,11 @@ class TableSolver(Solver):
         return Table(tuple(rows))
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
-        return execute(self.table(model.sde), denoiser_of(model), x, noise, on_step)
+        return execute(self.for_model(model).table(model.sde), denoiser_of(model), x, noise, on_step)
+
+    def for_model(self, model: Any) -> TableSolver:
+        """This solver with what it wants to know of the model (such as the data's width) filled in."""
+        return self
 
     def with_budget(self, nfe: int, sde: GaussianSDE) -> TableSolver:
         """This solver with as many steps as `nfe` evaluations pay for.

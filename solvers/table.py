@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,16 +66,30 @@ class Table:
 
     def numbers(self) -> Table:
         """The same table with plain numbers for coefficients, brought over in one transfer."""
-        flat: list[Number] = []
-        for row in self.rows:
-            flat += [row.to, row.carry, row.slope, row.noise, 0.0 if row.at is None else row.at, *row.weights]
-        values = iter(torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in flat]).tolist())
-        rows = []
-        for row in self.rows:
-            to, carry, slope, noise, at = (next(values) for _ in range(5))
-            weights = tuple(next(values) for _ in row.weights)
-            rows.append(Row(to, carry, weights, None if row.at is None else at, slope, row.base, noise, row.ends))
-        return Table(tuple(rows))
+        entries = [v for row in self.rows for v in (*row[:2], *row.weights, *row[3:]) if isinstance(v, Tensor)]
+        if not entries:
+            return self
+        values = iter(torch.stack(entries).tolist())
+
+        def number(entry: Number) -> Any:
+            return next(values) if isinstance(entry, Tensor) else entry
+
+        # In the order in which the entries were gathered.
+        return Table(
+            tuple(
+                Row(
+                    to=number(row.to),
+                    carry=number(row.carry),
+                    weights=tuple(map(number, row.weights)),
+                    at=number(row.at),
+                    slope=number(row.slope),
+                    base=row.base,
+                    noise=number(row.noise),
+                    ends=row.ends,
+                )
+                for row in self.rows
+            )
+        )
 
     def __str__(self) -> str:
         lines = [f"{'at':>10} {'to':>10} {'base':>4} {'carry':>11} {'slope':>11} {'noise':>11}  weights (newest first)"]
@@ -88,12 +102,17 @@ class Table:
         return "\n".join(lines)
 
 
+def by_step(*columns: Tensor) -> Iterator[tuple[Number, ...]]:
+    """The entries of arrays over steps, step by step: numbers, or tensors where there are gradients."""
+    return zip(*(column.unbind() if column.requires_grad else column.tolist() for column in columns), strict=True)
+
+
 def one_evaluation_rows(
     t: Tensor, s: Tensor, carry: Tensor, weight: Tensor, noise: Tensor | None = None
-) -> Iterable[Row]:
+) -> Iterator[Row]:
     """Rows of a one-step sampler x_s = carry x_t + weight D(x_t, t) + noise z, from arrays over steps."""
     noise = torch.zeros_like(t) if noise is None else noise
-    for at, to, c, w, q in zip(*(a.unbind() for a in (t, s, carry, weight, noise)), strict=True):
+    for at, to, c, w, q in by_step(t, s, carry, weight, noise):
         yield Row(to, c, (w,), at, noise=q)
 
 

@@ -1,0 +1,185 @@
+"""The exponential Adams family: multistep solvers, one evaluation a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from solvers.grid import Points
+from solvers.prediction import Predict, coordinates, require_predict
+from solvers.runge_kutta import EXPLICIT, runge_kutta_rows
+from solvers.solver import TableSolver
+from solvers.table import Row, by_step
+
+Clock = Literal["log_snr", "sigma", "time", "angle"]
+Start = Literal["corrector", "ramp", "runge_kutta"]
+
+_NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(32))
+
+
+def clock_of(points: Points, clock: Clock, data_std: float) -> Tensor:
+    """The variable in which values are extrapolated by polynomials."""
+    if clock == "log_snr":
+        return points.lam
+    if clock == "sigma":
+        return points.ratio
+    if clock == "time":
+        return points.t
+    return torch.atan(points.ratio / data_std)
+
+
+def lagrange(at: Tensor, nodes: Tensor) -> Tensor:
+    """The Lagrange basis on `nodes` `[steps, m]`, evaluated at `at` `[steps, q]`: `[steps, m, q]`."""
+    basis = []
+    for j in range(nodes.shape[1]):
+        others = [i for i in range(nodes.shape[1]) if i != j]
+        product = torch.ones_like(at)
+        for i in others:
+            product = product * (at - nodes[:, i : i + 1]) / (nodes[:, j : j + 1] - nodes[:, i : i + 1])
+        basis.append(product)
+    return torch.stack(basis, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adams(TableSolver):
+    """Exponential Adams-Bashforth in any prediction: with y = x/N and zeta of `solvers.prediction`,
+
+        y_s = y_t + integral of value(zeta) dzeta from t to s,
+
+    where value is replaced by the polynomial through its last `order` values in a clock, and the
+    integral is taken exactly (Gauss-Legendre in lambda, 32 nodes). Hochbruck & Ostermann (2010), section
+    5; order 1 is DDIM in denoised and noise prediction, denoised in log-SNR is DPM-Solver++ (2M, 3M),
+    noise in time is DEIS-tAB (Zhang & Chen 2023, eq. 13), in sigma DEIS-rhoAB.
+
+    Global order: `order`, if the start keeps it. Starting with one first-order step ("ramp") leaves, in
+    the limit, order 2. "corrector" mends the first step from the evaluation that the second needs anyway,
+    which keeps order 3 at no cost (and gives 3 for order 4); "runge_kutta" takes the first order - 1 steps by
+    a Runge-Kutta method of the same order, for (order - 1)^2 evaluations more.
+
+    Args:
+        order: 1 to 4, the number of values used.
+        predict: "denoised", "noise" or "velocity".
+        clock: "log_snr", "sigma", "time" or "angle".
+        start: "corrector", "ramp" or "runge_kutta".
+        data_std: d of the velocity and the angle; the model's own by default.
+    """
+
+    order: int = 3
+    predict: Predict = "noise"
+    clock: Clock = "log_snr"
+    start: Start = "corrector"
+    data_std: float | None = None
+    grid: Any = "karras"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in (1, 2, 3, 4):
+            raise ValueError(f"order: expected 1, 2, 3 or 4, got {self.order!r}")
+        require_predict(self.predict)
+        if self.clock not in get_args(Clock):
+            raise ValueError(f"clock: expected one of {', '.join(get_args(Clock))}, got {self.clock!r}")
+        if self.start not in get_args(Start):
+            raise ValueError(f"start: expected one of {', '.join(get_args(Start))}, got {self.start!r}")
+
+    @property
+    def claimed_order(self) -> int:  # type: ignore[override]
+        return min(self.order, {"ramp": 2, "corrector": 3, "runge_kutta": 4}[self.start])
+
+    def for_model(self, model: Any) -> Adams:
+        if self.data_std is not None:
+            return self
+        return dataclasses.replace(self, data_std=float(getattr(model, "data_std", 1.0)))
+
+    def weights(self, points: Points, steps: slice, lags: list[int]) -> Tensor:
+        """N_s times the integral of each Lagrange basis polynomial, times its value's factor, `[steps, len(lags)]`.
+
+        Args:
+            points: the grid.
+            steps: which steps.
+            lags: which points the polynomial goes through: the start of the step minus each lag.
+        """
+        d = self.data_std or 1.0
+        index = torch.arange(len(points) - 1)[steps]
+        lam, clock = points.lam, clock_of(points, self.clock, d)
+        start, end = lam[index, None], lam[index + 1, None]
+        inside = points.at_lambda(start + (end - start) * 0.5 * (_NODES + 1))
+        here = coordinates(points, self.predict, d)
+        measure = 0.5 * (end - start) * _WEIGHTS * coordinates(inside, self.predict, d).density
+        nodes = index[:, None] - torch.tensor(lags)
+        basis = lagrange(clock_of(inside, self.clock, d), clock[nodes])
+        return here.scale[index + 1, None] * (basis * measure[:, None]).sum(-1) * here.factor[nodes]
+
+    def rows(self, points: Points) -> Iterator[Row]:
+        d = self.data_std or 1.0
+        here = coordinates(points, self.predict, d)
+        n = len(points) - 1
+        weights: list[tuple[Any, ...]] = []
+        for order in range(1, self.order + 1):
+            last = n if order == self.order else order
+            weights += listed(self.weights(points, slice(order - 1, min(last, n)), list(range(order))))
+        begun = min(self.order - 1, n) if self.start == "runge_kutta" else 0
+        if begun:
+            method = EXPLICIT[self.order]
+            yield from runge_kutta_rows(points[: begun + 1], self.predict, d, method)
+            weights = [spread(w, k, begun, len(method[2])) for k, w in enumerate(weights)]
+        steps = list(by_step(points.t[:-1], points.t[1:], here.scale[1:] / here.scale[:-1], here.slope[:-1]))
+        for k in range(begun, n):
+            at, to, carry, slope = steps[k]
+            if k == 1 and self.start == "corrector" and self.order > 2:
+                # x_1 once more, by the trapezoid through both its ends: what it adds to Euler's x_1.
+                trapezoid = self.weights(points, slice(0, 1), [-1, 0])
+                euler = self.weights(points, slice(0, 1), [0])
+                (mend,) = listed(trapezoid - torch.cat([torch.zeros_like(euler), euler], 1))
+                yield Row(at, 1.0, mend, at, slope)
+                yield Row(to, carry, weights[k])
+            else:
+                yield Row(to, carry, weights[k], at, slope)
+
+
+def listed(array: Tensor) -> list[tuple[Any, ...]]:
+    """The rows of a matrix as tuples: of numbers, or of tensors where there are gradients."""
+    if array.requires_grad:
+        return [tuple(row.unbind()) for row in array]
+    return [tuple(row) for row in array.tolist()]
+
+
+def spread(weights: tuple[Any, ...], k: int, begun: int, stages: int) -> tuple[Any, ...]:
+    """Weights of the values at points k, k - 1, ... as weights of evaluations, the newest first.
+
+    Each of the first `begun` steps made `stages` evaluations, of which the first is at a point.
+    """
+
+    def evaluation(point: int) -> int:
+        return min(point, begun) * stages + max(point - begun, 0)
+
+    lags = [evaluation(k) - evaluation(k - lag) for lag in range(len(weights))]
+    wide = [0.0] * (lags[-1] + 1)
+    for lag, weight in zip(lags, weights, strict=True):
+        wide[lag] = weight
+    return tuple(wide)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPMSolverPP2M(TableSolver):
+    """DPM-Solver++(2M): with h = lambda_s - lambda_t and r the step before over this one,
+
+        x_s = sigma_s/sigma_t x_t + alpha_s (1 - exp(-h)) [(1 + 1/(2r)) D_t - 1/(2r) D_before].
+
+    Lu et al. (2022b), algorithm 2. Order 2, one evaluation a step, the first step DDIM's.
+    """
+
+    claimed_order: ClassVar[int] = 2
+
+    def rows(self, points: Points) -> Iterator[Row]:
+        t, s = points.steps()
+        h = s.lam - t.lam
+        gain = s.alpha * -torch.expm1(-h)
+        half = torch.cat([torch.zeros_like(h[:1]), 0.5 * h[1:] / h[:-1]])  # 1/(2r)
+        for at, to, carry, newest, before in by_step(t.t, s.t, s.sigma / t.sigma, gain * (1 + half), -gain * half):
+            yield Row(to, carry, (newest, before), at)

@@ -1,0 +1,81 @@
+"""Explicit Runge-Kutta methods in the coordinates of `solvers.prediction`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from solvers.grid import Points
+from solvers.prediction import Predict, coordinates, lambda_at, require_predict
+from solvers.solver import TableSolver
+from solvers.table import Row, by_step
+
+Tableau = tuple[tuple[float, ...], tuple[tuple[float, ...], ...], tuple[float, ...]]
+"""Butcher's c, a and b."""
+
+EXPLICIT: dict[int, Tableau] = {
+    2: ((0, 1), ((), (1,)), (1 / 2, 1 / 2)),  # Heun
+    3: ((0, 1 / 2, 3 / 4), ((), (1 / 2,), (0, 3 / 4)), (2 / 9, 1 / 3, 4 / 9)),  # Ralston (1962)
+    4: ((0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),  # Kutta (1901)
+}
+
+
+def runge_kutta_rows(points: Points, predict: Predict, data_std: float, tableau: Tableau) -> Iterator[Row]:
+    """The rows of an explicit Runge-Kutta method for dy/dzeta = value, one evaluation a stage:
+
+    y_i = y + h sum_j a_ij k_j,    y' = y + h sum_j b_j k_j,    k_j = value(y_j, zeta + c_j h).
+    """
+    c, a, b = tableau
+    here = coordinates(points, predict, data_std)
+    start, h = here.zeta[:-1], here.zeta.diff()
+    # The points of every stage, and of the end of the step.
+    stages = [points[:-1]]
+    stages += [
+        points[1:] if share == 1 else points.at_lambda(lambda_at(start + share * h, predict, data_std))
+        for share in (*c[1:], 1)
+    ]
+    at = [coordinates(stage, predict, data_std) for stage in stages]
+    columns = []
+    for i, weights in enumerate((*a[1:], b), start=1):
+        columns += [stages[i - 1].t, at[i - 1].slope, stages[i].t, at[i].scale / at[0].scale]
+        columns += [at[i].scale * h * w * at[j].factor for j, w in reversed(list(enumerate(weights)))]
+    for step in by_step(*columns):
+        entries = iter(step)
+        for i in range(1, len(stages)):
+            t, slope, to, carry = (next(entries) for _ in range(4))
+            yield Row(to, carry, tuple(next(entries) for _ in range(i)), t, slope, base=i - 1, ends=i == len(b))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungeKutta(TableSolver):
+    """A classical Runge-Kutta method on the probability flow without its linear part.
+
+    Args:
+        order: 2 (Heun), 3 (Ralston) or 4 (Kutta); as many evaluations a step.
+        predict: the coordinates, "denoised", "noise" or "velocity".
+        data_std: d of the velocity; the model's own by default.
+    """
+
+    order: int = 4
+    predict: Predict = "velocity"
+    data_std: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in EXPLICIT:
+            raise ValueError(f"order: expected one of {', '.join(map(str, EXPLICIT))}, got {self.order!r}")
+        require_predict(self.predict)
+
+    @property
+    def claimed_order(self) -> int:  # type: ignore[override]
+        return self.order
+
+    def for_model(self, model: Any) -> RungeKutta:
+        if self.data_std is not None:
+            return self
+        return dataclasses.replace(self, data_std=float(getattr(model, "data_std", 1.0)))
+
+    def rows(self, points: Points) -> Iterator[Row]:
+        return runge_kutta_rows(points, self.predict, self.data_std or 1.0, EXPLICIT[self.order])

@@ -1,0 +1,55 @@
+"""Any SDE, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sde import SDE
+from solvers.noise import Noise
+
+
+@torch.no_grad()
+def simulate(sde: SDE, x0: Tensor, times: Tensor | Sequence[float], seed: int = 0, *, first: int = 0) -> Tensor:
+    """Euler-Maruyama paths of any SDE, the lectures' x + h f(x) + sqrt(h) g z:
+
+        x' = x + f(x, t) (t' - t) + g(x, t) sqrt(|t' - t|) z.
+
+    Maruyama (1955). Weak order 1; strong order 1/2, or 1 where g does not depend on x. Times that
+    fall run a `ReverseSDE` from noise to data.
+
+    Args:
+        sde: the process, forwards or reversed.
+        x0: states at `times[0]`, `[batch, ...]`.
+        times: rising or falling, `[n]`.
+        seed: path i of a seed is the same whatever the batch.
+        first: index of the first path, when the batch is a part of a larger one.
+
+    Returns:
+        The whole path, `[n, batch, ...]`, its first entry x0.
+
+    Raises:
+        ValueError: if the times do not rise or fall throughout.
+    """
+    times = torch.as_tensor(times, dtype=torch.float64)
+    steps = times.diff()
+    if times.ndim != 1 or not (bool((steps > 0).all()) or bool((steps < 0).all())):
+        raise ValueError(f"times: expected times that rise or fall throughout, got {times.tolist()}")
+    shape = tuple(x0.shape)
+    if sde.noise_type == "scalar":
+        shape = (shape[0], *(1,) * (len(shape) - 1))
+    elif sde.noise_type == "general":
+        shape = (shape[0], sde.diffusion(x0, float(times[0])).shape[-1])
+    noise = Noise(seed, shape, first=first, dtype=x0.dtype, device=x0.device)
+    path = x0.new_empty(len(times), *x0.shape)
+    path[0] = x = x0
+    now = times.to(x0)  # a time on the device of x, so that the loop waits for nothing
+    for k, h in enumerate(steps.tolist()):
+        t = now[k]
+        push = sde.diffusion(x, t)
+        kick = (push @ noise().unsqueeze(-1)).squeeze(-1) if sde.noise_type == "general" else push * noise()
+        x = x + h * sde.drift(x, t) + abs(h) ** 0.5 * kick
+        path[k + 1] = x
+    return path
