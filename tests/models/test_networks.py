@@ -1,0 +1,236 @@
+"""The networks keep their promises: shape, dtype, batch, derivative, label and layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.mlp import MLP, Conditioning
+from models.unet import UNet
+
+Build = Callable[..., nn.Module]
+
+
+def unet(classes: int = 0, dropout: float = 0.0) -> nn.Module:
+    return UNet(2, widths=(16, 32, 32), blocks=1, attention=(1, 2), classes=classes, dropout=dropout, fourier=(0, 1))
+
+
+def mlp(classes: int = 0, dropout: float = 0.0) -> nn.Module:
+    return MLP((2, 8, 12), hidden=32, depth=2, classes=classes, dropout=dropout)
+
+
+def awake(build: Build, classes: int = 0, dropout: float = 0.0) -> nn.Module:
+    """A network whose zero layers are no longer zero: asleep, it would pass nearly every test."""
+    torch.manual_seed(0)
+    network = build(classes=classes, dropout=dropout)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return network.eval()
+
+
+def images(batch: int = 4, height: int = 8, width: int = 12) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, 2, height, width, generator=generator)
+    return x, 0.25 * torch.linspace(-5, 4, batch)
+
+
+both = pytest.mark.parametrize("build", [unet, mlp])
+
+
+@both
+def test_starts_at_zero(build: Build) -> None:
+    x, c = images()
+    assert build()(x, c).abs().max() == 0
+
+
+@both
+def test_a_sample_does_not_know_its_neighbours(build: Build) -> None:
+    network = awake(build, classes=3).double()
+    x, c = (v.double() for v in images())
+    label = torch.tensor([0, 2, 1, 3])
+    together = network(x, c, label)
+    alone = torch.cat([network(x[i : i + 1], c[i : i + 1], label[i : i + 1]) for i in range(len(x))])
+    torch.testing.assert_close(alone, together, rtol=1e-10, atol=1e-12)
+    assert (together[0] - together[1]).abs().max() > 1e-2
+
+
+@both
+def test_a_shared_noise_level_is_the_same_level_for_each(build: Build) -> None:
+    network = awake(build)
+    x, _ = images()
+    shared = network(x, torch.tensor(0.3))
+    torch.testing.assert_close(shared, network(x, torch.full((4,), 0.3)))
+    assert (shared - network(x, torch.tensor(0.4))).abs().max() > 1e-3
+
+
+@both
+@pytest.mark.parametrize("argument", [0, 1])
+def test_forward_derivative_is_the_finite_difference(build: Build, argument: int) -> None:
+    network = awake(build).double()
+    point = [v.double() for v in images()]
+    generator = torch.Generator().manual_seed(2)
+    tangent = [torch.zeros_like(v) for v in point]
+    tangent[argument] = torch.randn(point[argument].shape, generator=generator, dtype=torch.float64)
+    _, derivative = torch.func.jvp(network, tuple(point), tuple(tangent))
+    h = 1e-6
+    ahead, behind = (network(*(v + sign * h * w for v, w in zip(point, tangent, strict=True))) for sign in (1, -1))
+    assert derivative.abs().max() > 1e-2
+    torch.testing.assert_close(derivative, (ahead - behind) / (2 * h), rtol=1e-5, atol=1e-6)
+
+
+@both
+def test_forward_and_reverse_derivatives_are_transposed(build: Build) -> None:
+    network = awake(build).double()
+    x, c = (v.double() for v in images())
+    generator = torch.Generator().manual_seed(3)
+    v, w = torch.randn(2, *x.shape, generator=generator, dtype=torch.float64)
+    _, forward = torch.func.jvp(lambda x: network(x, c), (x,), (v,))
+    _, pullback = torch.func.vjp(lambda x: network(x, c), x)
+    torch.testing.assert_close((forward * w).sum(), (v * pullback(w)[0]).sum(), rtol=1e-9, atol=1e-9)
+
+
+@both
+def test_vmap_over_probes_is_a_loop_over_probes(build: Build) -> None:
+    network = awake(build)
+    x, c = images(batch=2)
+    probes = torch.randn(3, *x.shape, generator=torch.Generator().manual_seed(4))
+
+    def product(probe: Tensor) -> Tensor:
+        return torch.func.jvp(lambda x: network(x, c), (x,), (probe,))[1]
+
+    together = torch.func.vmap(product)(probes)
+    torch.testing.assert_close(together, torch.stack([product(p) for p in probes]), rtol=1e-4, atol=1e-5)
+
+
+@both
+def test_label_matters_and_none_is_the_null_class(build: Build) -> None:
+    network = awake(build, classes=3)
+    x, c = images()
+    nothing = network(x, c)
+    torch.testing.assert_close(nothing, network(x, c, torch.full((4,), 3)), rtol=0, atol=0)
+    outputs = [network(x, c, torch.tensor(k)) for k in range(3)]
+    for k, output in enumerate(outputs):
+        for other in [*outputs[:k], nothing]:
+            assert (output - other).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+
+
+@both
+def test_half_precision_stays_inside(build: Build) -> None:
+    network = awake(build)
+    x, c = images()
+    exact = network(x, c)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(x, c)
+    assert half.dtype == torch.float32
+    error = (half - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert 0 < error < 0.03
+
+
+@both
+def test_the_output_has_the_dtype_of_the_input(build: Build) -> None:
+    network = awake(build)
+    x, c = images()
+    wide = network(x.double(), c.double())
+    assert wide.dtype == torch.float64
+    torch.testing.assert_close(wide.float(), network(x, c))
+    precise = network.double()(x.double(), c.double())
+    torch.testing.assert_close(precise, wide, rtol=1e-3, atol=1e-4)
+    assert (precise - wide).abs().max() > 0
+
+
+@both
+def test_dropout_only_in_training(build: Build) -> None:
+    network = awake(build, dropout=0.5)
+    x, c = images()
+    torch.testing.assert_close(network(x, c), network(x, c), rtol=0, atol=0)
+    network.train()
+    assert (network(x, c) - network(x, c)).abs().max() > 1e-3
+
+
+def test_channels_last_is_a_layout_not_a_function() -> None:
+    network = awake(unet)
+    x, c = images()
+    contiguous = network(x, c)
+    network = network.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(network(x.to(memory_format=torch.channels_last), c), contiguous, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 10), (5, 8), (3, 1)])
+def test_an_odd_image_is_the_corner_of_its_padded_self(height: int, width: int) -> None:
+    network = awake(unet).double()
+    x, c = images(height=height, width=width)
+    rows = torch.arange(height + -height % 4).clamp(max=height - 1)
+    columns = torch.arange(width + -width % 4).clamp(max=width - 1)
+    padded = x.double()[:, :, rows][..., columns]
+    whole = network(padded, c.double())
+    torch.testing.assert_close(network(x.double(), c.double()), whole[..., :height, :width])
+
+
+def test_attention_reaches_across_the_image() -> None:
+    x, c = images(height=32, width=32)
+    nudged = x.clone()
+    nudged[..., 0, 0] += 1.0
+    for levels, reaches in (((), False), ((0,), True)):
+        torch.manual_seed(0)
+        network = UNet(2, widths=(16,), blocks=1, attention=levels)
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.1)
+        for module in network.modules():
+            if isinstance(module, nn.GroupNorm):  # its statistics reach everywhere by themselves
+                module.forward = lambda h: h  # type: ignore[method-assign]
+        change = (network(nudged, c) - network(x, c))[..., -1, -1].abs().max()
+        assert (change > 0) == reaches
+
+
+def test_sinusoids_fade_with_the_noise() -> None:
+    network = UNet(1, widths=(8,), fourier=(3,))
+    x = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
+    seen = network._sinusoids(x, torch.tensor(-1.5))[0, 1:]  # s = 0.0025
+    torch.testing.assert_close(seen.square().sum(0), torch.ones(8, 8), rtol=5e-3, atol=0)
+    assert network._sinusoids(x, torch.tensor(0.0))[0, 1:].abs().max() < 1e-6
+
+
+def test_conditioning_tells_noise_levels_apart() -> None:
+    torch.manual_seed(0)
+    embedding = Conditioning(32)
+    s = torch.logspace(-3, 2, 40)
+    e = embedding(0.25 * s.log(), None, 40)
+    assert torch.cdist(e, e).add(torch.eye(40)).min() > 1e-2
+
+
+@both
+def test_refuses_by_name(build: Build) -> None:
+    network = build(classes=3)
+    x, c = images()
+    for argument, call in {
+        "x": lambda: network(x[:, :1], c),
+        "c_noise": lambda: network(x, c[:3]),
+        "label": lambda: network(x, c, torch.zeros(3, dtype=torch.long)),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{argument} has shape .* expected"):
+            call()
+    with pytest.raises(TypeError, match=r"^label has dtype torch.float32: expected"):
+        network(x, c, torch.zeros(4))
+    with pytest.raises(ValueError, match="label was given to an unconditional network"):
+        build()(x, c, torch.zeros(4, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("argument", "build"),
+    [
+        ("dim", lambda: MLP(0)),
+        ("hidden", lambda: MLP(2, hidden=0)),
+        ("classes", lambda: MLP(2, classes=-1)),
+        ("channels", lambda: UNet(0)),
+        ("widths", lambda: UNet(1, widths=())),
+        ("blocks", lambda: UNet(1, blocks=0)),
+        ("attention", lambda: UNet(1, widths=(8, 8), attention=(2,))),
+    ],
+)
+def test_refuses_to_be_built_by_name(argument: str, build: Callable[[], nn.Module]) -> None:
+    with pytest.raises(ValueError, match=rf"^{argument}=.*expected"):
+        build()
