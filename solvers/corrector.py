@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,6 @@ from solvers.euler import EulerMaruyama
 from solvers.noise import ACCEPT, Noise
 from solvers.solver import OnStep, Solver, TableSolver, denoiser_of, require_steps, score_of
 
-Score = Callable[[Tensor, Tensor], Tensor]
-
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
     """One number per sample, shaped to broadcast against `x`."""
@@ -26,6 +24,11 @@ def per_sample(values: Tensor, x: Tensor) -> Tensor:
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """The inner product of each sample, `[batch]`."""
     return (a * b).flatten(1).sum(1)
+
+
+def width(model: Any, data_std: float | None) -> float:
+    """The data's standard deviation: as given, else the model's own, else 1."""
+    return float(getattr(model, "data_std", 1.0)) if data_std is None else data_std
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,46 +51,91 @@ class Corrector(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Langevin(Corrector):
-    """x' = x + delta score + sqrt(2 delta) z with delta = 2 alpha^2 (snr sqrt(d)/|score|)^2.
+    """x' = x + delta score + sqrt(2 delta) z with Song's step size, for each sample alone:
 
-    Song et al. (2021), algorithms 4 and 5, with the signal-to-noise rule taken for each sample
-    alone: norms averaged over a batch would make a sample depend on its neighbours. |z| is replaced
-    by its typical value sqrt(d), since a step size that depends on z biases the step.
+        delta = 2 (alpha snr)^2 / max(|score|^2/dim, 1/R^2),    delta <= sigma^2/2,    R^2 = sigma^2 + alpha^2 d^2.
+
+    Song et al. (2021), algorithms 4 and 5. There the norms are averaged over the batch, and a sample
+    depends on its neighbours. Taken over one sample, |score| may vanish, above all in few dimensions;
+    so it counts for no less than what is expected of data of standard deviation d. The second bound
+    keeps the step stable in every direction, none of p_t being narrower than sigma. |z|^2 is replaced by
+    its expectation, since a step size that depends on z biases the step.
 
     Args:
         snr: Song's r, the ratio of the drift's length to the noise's.
+        data_std: d; the model's own by default.
     """
 
     snr: float = 0.16
+    data_std: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(snr=self.snr)
 
-    def step_size(self, score: Tensor, alpha: Tensor) -> Tensor:
-        """delta for each sample, shaped to broadcast."""
-        size = score[0].numel()
-        return per_sample(2 * (alpha * self.snr) ** 2 * size / dot(score, score).clamp(min=1e-12), score)
-
     def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
-        score, alpha = score_of(model), model.sde.alpha(t)
+        score, alpha, variance = score_of(model), model.sde.alpha(t), model.sde.sigma(t).square()
+        total = variance + (alpha * width(model, self.data_std)).square()
         for _ in range(self.steps):
             s = score(x, t)
-            delta = self.step_size(s, alpha)
+            delta = 2 * (alpha * self.snr).square() / (dot(s, s) / x[0].numel()).maximum(1 / total)
+            delta = per_sample(delta.minimum(0.5 * variance), x)
             x = x + delta * s + (2 * delta).sqrt() * noise()
         return x
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrnsteinUhlenbeckStep(Corrector):
-    """The Langevin SDE with its stiff linear part exact: for a constant denoiser D
+    """A Langevin step that is exact where the data are normal with standard deviation d:
 
-        x' = alpha D + exp(-h) (x - alpha D) + sigma sqrt(1 - exp(-2h)) z,
+        x' = alpha D + rho (x - alpha D) + q z,    q^2 = R^2 (1 - kappa^2),
+        kappa = rho + (1 - rho) alpha^2 d^2/R^2,    R^2 = sigma^2 + alpha^2 d^2,    rho = exp(-h).
 
-    h the time in units of sigma^2. Stable for every h; at h -> inf it draws N(alpha D, sigma^2).
+    This is x + (1 - rho) sigma^2 score + q z, the Ornstein-Uhlenbeck step of the density N(0, R^2):
+    stable for every h, where the plain step is not, and without its bias on a normal density.
 
     Args:
-        h: step size, no unit.
+        h: step size in units of sigma^2.
+        data_std: d; the model's own by default.
+    """
+
+    h: float = 0.1
+    data_std: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(h=self.h)
+
+    def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
+        denoise = denoiser_of(model)
+        rho = math.exp(-self.h)
+        alpha, sigma = model.sde.alpha(t), model.sde.sigma(t)
+        signal = (alpha * width(model, self.data_std)).square()
+        total = signal + sigma.square()
+        # 1 - kappa^2 = (1 - kappa)(1 + kappa), and 1 - kappa = (1 - rho) sigma^2/R^2
+        lost = (1 - rho) * sigma.square() / total
+        q = (total * lost * (2 - lost)).sqrt()
+        for _ in range(self.steps):
+            mean = alpha * denoise(x, t)
+            x = mean + rho * (x - mean) + q * noise()
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetropolisLangevin(Corrector):
+    """A Langevin step that may be refused, so that p_t stays exactly as it is (MALA, Roberts & Tweedie 1996):
+
+        x' = x + delta score + sqrt(2 delta) z,    delta = h sigma^2.
+
+    The density's ratio comes from the score alone, by Simpson's rule along the line from x to x':
+
+        log p(x') - log p(x) = (x' - x) . [s(x) + 4 s((x + x')/2) + s(x')]/6 + O(|x' - x|^5).
+
+    Two evaluations a step, and one more at the first. The step size depends on t only: one that
+    depends on x would need its own correction.
+
+    Args:
+        h: step size in units of sigma^2.
     """
 
     h: float = 0.1
@@ -97,32 +145,9 @@ class OrnsteinUhlenbeckStep(Corrector):
         require_positive(h=self.h)
 
     def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
-        denoise = denoiser_of(model)
-        alpha, sigma = model.sde.alpha(t), model.sde.sigma(t)
-        h = torch.as_tensor(self.h, dtype=x.dtype)
-        kept, kick = torch.exp(-h).item(), torch.sqrt(-torch.expm1(-2 * h)).item()
-        for _ in range(self.steps):
-            mean = alpha * denoise(x, t)
-            x = mean + kept * (x - mean) + sigma * kick * noise()
-        return x
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetropolisLangevin(Langevin):
-    """A Langevin step that may be refused, so that p_t stays exactly as it is (MALA, Roberts & Tweedie 1996).
-
-    The density's ratio comes from the score alone, by Simpson's rule along the line from x to x':
-
-        log p(x') - log p(x) = (x' - x) . [s(x) + 4 s((x + x')/2) + s(x')]/6 + O(|x' - x|^5).
-
-    Two evaluations a step, and one more at the first. The step size is fixed by the first score of
-    each time, since a size that changes with x would need its own correction.
-    """
-
-    def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
         score = score_of(model)
         s = score(x, t)
-        delta = self.step_size(s, model.sde.alpha(t))
+        delta = self.h * model.sde.sigma(t).square()
         for _ in range(self.steps):
             z = noise()
             new = x + delta * s + (2 * delta).sqrt() * z
