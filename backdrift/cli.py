@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 COMMANDS = ("train", "resume", "sample", "likelihood")
 """Each is a module `backdrift.<command>` with `main(config)` and a root config `conf/<command>.yaml`."""
@@ -25,9 +26,16 @@ def describe(command: str) -> str:
     return (importlib.import_module(f"backdrift.{command}").__doc__ or "").strip().split("\n")[0]
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
 def parser(command: str) -> argparse.ArgumentParser:
     """Options of one command."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog=f"backdrift {command}",
         description=describe(command),
         epilog=EPILOG,

@@ -77,16 +77,19 @@ class Job:
             for override in overrides:
                 if override.is_sweep_override():
                     raise ValueError(f"{override.input_line}: several values make several runs; ask for them with -m")
-            chosen = [str(o.input_line) for o in overrides if _chooses(o, loader)]
-            defaults = _compose(self.command, chosen)
+            chosen = [override for override in overrides if _chooses(override, loader)]
+            for override in chosen:
+                _check_option(override, loader)
+            defaults = _compose(self.command, [str(override.input_line) for override in chosen])
             try:
                 config = _compose(self.command, list(self.overrides))
             except ConfigCompositionException as error:
                 _explain_unknown(error, defaults)
                 raise
             check_kinds(config, defaults)
-            for key in sorted(OmegaConf.missing_keys(config)):
-                raise ValueError(f"{key} is missing: add {key}=…")
+            missing = [key for key, value in leaves(config).items() if isinstance(value, str) and value == MISSING]
+            if missing:
+                raise ValueError(f"{missing[0]} is missing: add {missing[0]}=…")
             return config
 
     def split(self) -> list[Job]:
@@ -125,6 +128,14 @@ def _chooses(override: Override, loader: ConfigLoader) -> bool:
     return bool(loader.get_group_options(override.key_or_group))
 
 
+def _check_option(override: Override, loader: ConfigLoader) -> None:
+    """Raise `ValueError` if a group has no such option."""
+    option, options = override.value(), loader.get_group_options(override.key_or_group)
+    if isinstance(option, str) and option not in options and not override.is_delete():
+        listed = ", ".join(options)
+        raise ValueError(f"{override.key_or_group}={option}: there is no such option; expected one of {listed}")
+
+
 def _explain_unknown(error: ConfigCompositionException, defaults: DictConfig) -> None:
     """Raise a plainer `ValueError` where Hydra's error is about a key that does not exist."""
     found = re.search(r"Could not (?:override|delete)[^']*'([^']+)'", str(error))
@@ -141,8 +152,8 @@ def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(config, DictConfig):
         return {prefix: config}
     found: dict[str, Any] = {}
-    for key in config:
-        full = f"{prefix}.{key}" if prefix else str(key)
+    for key in map(str, config):
+        full = f"{prefix}.{key}" if prefix else key
         if OmegaConf.is_missing(config, key):
             found[full] = MISSING
         elif OmegaConf.is_interpolation(config, key):
@@ -164,7 +175,7 @@ def check_kinds(config: DictConfig, defaults: DictConfig) -> None:
     expected = leaves(defaults)
     for key, value in leaves(config).items():
         default = expected.get(key)
-        if value is None or default is None or value == MISSING or default == MISSING:
+        if value is None or default is None or MISSING in (value, default):
             continue
         if isinstance(default, str) and isinstance(value, (int, float)) and not isinstance(value, bool):
             OmegaConf.update(config, key, str(value))
@@ -203,7 +214,10 @@ def build(config: DictConfig, key: str) -> Any:
         found = re.search(r"full_key: (\S+)", str(error))
         cause = error.__cause__
         plain = cause is not None and not isinstance(cause, (ImportError, AttributeError, HydraException))
-        raise ValueError(f"{found[1] if found else key}: {one_line(cause if plain else error)}") from error
+        message, full = one_line(cause if plain else error), found[1] if found else key
+        named = re.match(r"(\w+)[=:]", message)
+        joint = "." if named and named[1] in OmegaConf.select(config, full, default={}) else ": "
+        raise ValueError(f"{full}{joint}{message}") from error
 
 
 def one_line(error: BaseException | None) -> str:

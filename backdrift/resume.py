@@ -13,7 +13,7 @@ def main(config: DictConfig) -> None:
 
     run = Run.open(config.run)
     step, steps = run.latest_checkpoint().step, run.config.train.steps
-    if step >= steps and (run.path / "report.md").exists():
+    if step >= steps and ((run.path / "report.md").exists() or not run.config.report):
         print(f"{run.path}: finished, all {steps} steps are done")
         return
     complete(Trainer(run.config), run)

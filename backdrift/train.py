@@ -20,14 +20,15 @@ def main(config: DictConfig) -> None:
 
 
 def complete(trainer: Trainer, run: Run) -> None:
-    """Train to the end, and report."""
-    from backdrift import report
-
+    """Train to the end, and report (by the first process)."""
     say = trainer.accelerator.print
     parameters = sum(value.numel() for value in trainer.network.parameters())
-    say(f"{trainer.data}\n{type(trainer.network).__name__}: {parameters / 1e6:.2f} M parameters\n{run.path}")
+    where = f"{trainer.accelerator.num_processes} x {trainer.accelerator.device.type}"
+    say(f"{trainer.data}\n{type(trainer.network).__name__}: {parameters / 1e6:.2f} M parameters on {where}\n{run.path}")
     trainer.fit(run)
-    if trainer.accelerator.is_main_process:
+    if run.config.report and trainer.accelerator.is_main_process:
+        from backdrift import report
+
         report.write(run)
     trainer.accelerator.end_training()
     say(f"done: {run.path}")

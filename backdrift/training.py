@@ -144,17 +144,24 @@ class Trainer:
         self.config = config
         self.recipe: Recipe = build(config, "train")
         self.sde = build(config, "sde")
+        build(config, "solver")  # a mistake in what comes after training is told before it
         self.data: Data = build(config, "data") if data is None else data
         config.event = {"shape": list(self.data.shape), "classes": self.data.classes, "std": self.data.std}
         torch.manual_seed(mixed(self.recipe.seed, 0))
         self.network: nn.Module = build(config, "model")
-        self.conditional = bool(getattr(getattr(self.network, "conditioning", None), "classes", 0))
+        self.classes = int(getattr(getattr(self.network, "conditioning", None), "classes", 0))
         self._check_fit()
         self.accelerator = Accelerator()
-        if self.recipe.batch % self.accelerator.num_processes:
-            raise ValueError(
-                f"train.batch={self.recipe.batch}: expected a multiple of the {self.accelerator.num_processes} processes"
-            )
+        self.network.to(self.accelerator.device)
+        if self.recipe.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        try:
+            self.optimizer = self.recipe.optimizer(self.network.parameters())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"train.optimizer: {error}") from error
+        processes = self.accelerator.num_processes
+        if self.recipe.batch % processes:
+            raise ValueError(f"train.batch={self.recipe.batch}: expected a multiple of the {processes} processes")
 
     def _check_fit(self) -> None:
         """One evaluation of the network on zeros."""
@@ -169,7 +176,7 @@ class Trainer:
             ) from error
         if shape != z.shape:
             raise ValueError(f"model: returns shape {list(shape)} for data of shape {list(z.shape)}")
-        if self.conditional and self.data.train_labels is None:
+        if self.classes and self.data.train_labels is None:
             raise ValueError(f"model.classes: the data set {self.data.name} has no labels; set model.classes=0")
 
     def new_run(self) -> Run:
@@ -187,10 +194,7 @@ class Trainer:
         """
         recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
         main = accelerator.is_main_process
-        network = self.network.train().to(device)
-        if recipe.channels_last:
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = recipe.optimizer(network.parameters())
+        network, optimizer = self.network.train(), self.optimizer
         highest = [group["lr"] for group in optimizer.param_groups]
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
         start = 0
@@ -226,7 +230,7 @@ class Trainer:
         prepared, stepper = accelerator.prepare(network, optimizer)
         model = Denoiser(prepared, self.sde, self.data.std)
         values = self.data.train.to(device)
-        labels = self.data.train_labels.to(device) if self.conditional and self.data.train_labels is not None else None
+        labels = self.data.train_labels.to(device) if self.classes and self.data.train_labels is not None else None
         order = Order(len(values), recipe.batch, recipe.seed)
         generator = torch.Generator(device)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
@@ -278,7 +282,7 @@ class Trainer:
     def _withheld(self, label: Tensor, generator: torch.Generator) -> Tensor:
         """Labels, a share of them replaced by the class that stands for none."""
         kept = torch.rand(label.shape, generator=generator, device=label.device) >= self.recipe.label_dropout
-        return torch.where(kept, label, self.network.conditioning.classes)  # type: ignore[union-attr, call-overload]
+        return torch.where(kept, label, self.classes)
 
     def _mean(self, losses: list[Tensor], last: int, run: Run) -> float:
         """Mean of the losses of the steps up to `last`, over all processes; the one wait for the device."""

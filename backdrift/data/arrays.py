@@ -19,7 +19,7 @@ def read_npy(path: Path) -> Samples:
     try:
         return Samples.of(np.load(path, allow_pickle=False), path)
     except (EOFError, OSError) as error:
-        raise ValueError(f"data.path={path}: damaged .npy file ({error})") from error
+        raise ValueError(f"path={path}: damaged .npy file ({error})") from error
 
 
 def read_npz(path: Path) -> Samples:
@@ -32,7 +32,7 @@ def read_npz(path: Path) -> Samples:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name.lower(): archive[name] for name in archive.files}
     except (EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"data.path={path}: damaged .npz file ({error})") from error
+        raise ValueError(f"path={path}: damaged .npz file ({error})") from error
 
     def take(*names: str) -> np.ndarray | None:
         return next((arrays[name] for name in names if name in arrays), None)
@@ -42,7 +42,7 @@ def read_npz(path: Path) -> Samples:
         values = next(iter(arrays.values()))
     if values is None:
         found = ", ".join(arrays) or "nothing"
-        raise ValueError(f"data.path={path}: expected an array named train or x in the archive, found {found}")
+        raise ValueError(f"path={path}: expected an array named train or x in the archive, found {found}")
     test = take("test", "x_test")
     labels = take("train_labels", "y_train", "labels", "y")
     test_labels = take("test_labels", "y_test")
@@ -70,9 +70,9 @@ def read_csv(path: Path) -> Samples:
                 if not rows and not any(_is_number(field) for field in fields):
                     continue
                 wrong = next(field for field in fields if not _is_number(field))
-                raise ValueError(f"data.path={path}: row {number} holds {wrong!r}, expected numbers only") from None
+                raise ValueError(f"path={path}: row {number} holds {wrong!r}, expected numbers only") from None
             if rows and len(row) != len(rows[0]):
-                raise ValueError(f"data.path={path}: row {number} has {len(row)} values, those before {len(rows[0])}")
+                raise ValueError(f"path={path}: row {number} has {len(row)} values, those before {len(rows[0])}")
             rows.append(row)
     return Samples.of(np.array(rows, dtype=np.float64), path)
 

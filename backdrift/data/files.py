@@ -48,19 +48,19 @@ class Files(Data):
 def read(path: Path) -> Samples:
     """The samples at `path`, by the reader that its kind asks for."""
     if not path.exists():
-        raise FileNotFoundError(f"data.path={path}: there is no such file or folder")
+        raise FileNotFoundError(f"path={path}: there is no such file or folder")
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
         if not files:
-            raise ValueError(f"data.path={path}: the folder is empty")
+            raise ValueError(f"path={path}: the folder is empty")
         images = [file for file in files if file.suffix.lower() in IMAGES]
         if images:
             return read_images(path, images)
         if any("ubyte" in file.name or ".idx" in file.name for file in files):
             return read_idx_folder(path, files)
-        raise ValueError(f"data.path={path}: found neither images nor IDX files in the folder")
+        raise ValueError(f"path={path}: found neither images nor IDX files in the folder")
     if path.stat().st_size == 0:
-        raise ValueError(f"data.path={path}: the file is empty")
+        raise ValueError(f"path={path}: the file is empty")
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return read_npy(path)
@@ -69,5 +69,5 @@ def read(path: Path) -> Samples:
     if suffix in (".csv", ".tsv", ".txt"):
         return read_csv(path)
     if suffix in IMAGES:
-        raise ValueError(f"data.path={path}: one image is no data set; give the folder it is in")
+        raise ValueError(f"path={path}: one image is no data set; give the folder it is in")
     return Samples.of(read_idx(path), path)

@@ -28,10 +28,10 @@ def read_idx(path: Path) -> np.ndarray:
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"data.path={path}: damaged gzip file ({error})") from error
+        raise ValueError(f"path={path}: damaged gzip file ({error})") from error
     if len(content) < 8 or content[:2] != b"\0\0" or content[2] not in DTYPES or content[3] == 0:
         raise ValueError(
-            f"data.path={path}: not a file we can read; expected IDX (MNIST's format), .npy, .npz, .csv or a folder of "
+            f"path={path}: not a file we can read; expected IDX (MNIST's format), .npy, .npz, .csv or a folder of "
             "images"
         )
     start = 4 + 4 * content[3]
@@ -39,7 +39,7 @@ def read_idx(path: Path) -> np.ndarray:
     dtype = np.dtype(DTYPES[content[2]])
     if not shape or len(content) - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(
-            f"data.path={path}: damaged IDX file; its head says shape {list(shape)}, "
+            f"path={path}: damaged IDX file; its head says shape {list(shape)}, "
             f"and {max(len(content) - start, 0)} bytes follow"
         )
     return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
@@ -62,13 +62,13 @@ def read_idx_folder(folder: Path, files: list[Path]) -> Samples:
         ]
         if len(hits) > 1:
             listed = ", ".join(hit.name for hit in hits)
-            raise ValueError(f"data.path={folder}: several files could be the one: {listed}; give one of them")
+            raise ValueError(f"path={folder}: several files could be the one: {listed}; give one of them")
         return hits[0] if hits else None
 
     held = ("t10k", "test")
     images = find("images", without=held)
     if images is None:
-        raise ValueError(f"data.path={folder}: found no file named …images… for training; give one file instead")
+        raise ValueError(f"path={folder}: found no file named …images… for training; give one file instead")
     labels = find("labels", without=held)
     tests = [file for file in files if any(word in file.name for word in held)]
     files = tests

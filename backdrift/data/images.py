@@ -26,11 +26,11 @@ def read_images(folder: Path, files: list[Path]) -> Samples:
                 grey = image.mode in ("1", "L", "LA", "I", "I;16")
                 picture = np.asarray(image.convert("L" if grey else "RGB"))
         except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"data.path={folder}: {file.name} cannot be read as an image ({error})") from error
+            raise ValueError(f"path={folder}: {file.name} cannot be read as an image ({error})") from error
         if pictures and picture.shape[:2] != pictures[0].shape[:2]:
             (height, width), (other, wide) = pictures[0].shape[:2], picture.shape[:2]
             raise ValueError(
-                f"data.path={folder}: the images are of mixed sizes: {files[0].name} is {width}x{height}, "
+                f"path={folder}: the images are of mixed sizes: {files[0].name} is {width}x{height}, "
                 f"{file.name} is {wide}x{other}; bring them to one size first"
             )
         pictures.append(picture)

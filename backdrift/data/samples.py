@@ -45,9 +45,9 @@ class Samples:
 
 def _tensor(array: np.ndarray, path: Path, picture: bool) -> Tensor:
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"data.path={path}: expected an array of numbers, got dtype {array.dtype}")
+        raise ValueError(f"path={path}: expected an array of numbers, got dtype {array.dtype}")
     if array.ndim == 0 or array.size == 0:
-        raise ValueError(f"data.path={path}: holds no samples (an array of shape {list(array.shape)})")
+        raise ValueError(f"path={path}: holds no samples (an array of shape {list(array.shape)})")
     if array.ndim == 1:
         array = array[:, None]
     if picture and array.ndim == 3:
@@ -65,5 +65,5 @@ def _labels(labels: np.ndarray | None, path: Path) -> Tensor | None:
     if labels is None:
         return None
     if labels.ndim != 1:
-        raise ValueError(f"data.path={path}: expected one label for each sample, got shape {list(labels.shape)}")
+        raise ValueError(f"path={path}: expected one label for each sample, got shape {list(labels.shape)}")
     return torch.from_numpy(np.unique(labels, return_inverse=True)[1].astype(np.int64))
