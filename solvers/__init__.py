@@ -12,6 +12,7 @@ from solvers.ddim import DDIM, Ancestral
 from solvers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from solvers.grid import Points, karras, log_snr, quadratic, time_grid, uniform
 from solvers.heun import Heun
+from solvers.likelihood import Likelihood, log_likelihood
 from solvers.noise import Noise
 from solvers.runge_kutta import RungeKutta
 from solvers.scipy_flow import ProbabilityFlow
@@ -31,6 +32,7 @@ __all__ = [
     "EulerMaruyama",
     "Heun",
     "Langevin",
+    "Likelihood",
     "MetropolisLangevin",
     "Noise",
     "OrnsteinUhlenbeckStep",
@@ -47,6 +49,7 @@ __all__ = [
     "Trajectory",
     "execute",
     "karras",
+    "log_likelihood",
     "log_snr",
     "quadratic",
     "sample",

@@ -1,0 +1,134 @@
+"""The probability flow in coordinates fit for integration: dz/du = v(z, u), data first, noise last."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sde import SDE, GaussianSDE, ReverseSDE, as_time
+from sde.process import require_positive
+from solvers.grid import Grid, time_grid
+from solvers.solver import denoiser_of, score_of
+
+
+class Flow(Protocol):
+    """Coordinates (z, u) of a probability flow. u rises from the data's end `first` to the noise's `last`."""
+
+    first: float
+    last: float
+    eps: float
+
+    def enter(self, x: Tensor) -> tuple[Tensor, float]:
+        """z at u = first for x at t = eps, and the log|dz/dx| of one component."""
+
+    def leave(self, z: Tensor) -> tuple[Tensor, float]:
+        """x at t = T for z at u = last, and the log|dz/dx| of one component there."""
+
+    def velocity(self, z: Tensor, u: float | Tensor) -> Tensor:
+        """dz/du, for z `[batch, ...]` and one u for all or one each, `[batch]`."""
+
+    def nodes(self, grid: Grid, steps: int) -> list[float]:
+        """The steps + 1 values of u, rising, of a time grid."""
+
+
+class AngleFlow:
+    r"""A Gaussian process's flow in the angle coordinate, with s = sigma/alpha and d the data's width:
+
+    .. math:: z = x / (\alpha R), \quad R^2 = s^2 + d^2, \quad \phi = \arctan(s/d), \quad dz/d\phi = -F(z, \phi)
+
+    where F = (D - d^2/R z) R/(s d) is the raw network of a preconditioned denoiser (Karras et al. 2022,
+    eq. 7; the angle is that of TrigFlow, Lu & Song 2024). z has unit variance at both ends, and
+    F = 0 for normal data of width d. The flow is the same for every Gaussian process.
+
+    Steps are taken in u = log s, half the negative log-SNR, where a feature of any scale has the same
+    width: dphi/du = s d/R^2.
+
+    Args:
+        model: has `sde`, a GaussianSDE, and `denoise(x, t)`.
+        data_std: d; the model's own `data_std` by default, or else 1.
+        eps: the time at which the data's end is; the process's `eps` by default.
+    """
+
+    def __init__(self, model: Any, data_std: float | None = None, eps: float | None = None) -> None:
+        self.denoise, self.sde = denoiser_of(model), model.sde
+        self.data_std = float(getattr(model, "data_std", 1.0) if data_std is None else data_std)
+        self.eps = _end(self.sde, eps)
+        require_positive(data_std=self.data_std)
+        self.first, self.last = (-0.5 * float(self.sde.log_snr(t)) for t in (self.eps, float(self.sde.T)))
+        if not math.isfinite(self.first):
+            raise ValueError(f"eps: expected a time with noise in it, got {self.eps:g}, where log-SNR is infinite")
+
+    def enter(self, x: Tensor) -> tuple[Tensor, float]:
+        scale = self._scale(self.eps)
+        return x / scale, -math.log(scale)
+
+    def leave(self, z: Tensor) -> tuple[Tensor, float]:
+        scale = self._scale(float(self.sde.T))
+        return z * scale, -math.log(scale)
+
+    def velocity(self, z: Tensor, u: float | Tensor) -> Tensor:
+        u = torch.as_tensor(u, dtype=torch.float64)
+        t = self.sde.t_from_log_snr(-2 * u).clamp(self.eps, self.sde.T)
+        s, d = u.exp(), self.data_std
+        square = s.square() + d**2
+        root = square.sqrt()
+        scale, skip, out, rate = (
+            as_time(c, z) for c in (self.sde.alpha(t) * root, d**2 / root, s * d / root, s * d / square)
+        )
+        denoised = self.denoise(scale * z, t.to(z.dtype))
+        raw = (denoised - skip * z) / out
+        return -rate * raw
+
+    def nodes(self, grid: Grid, steps: int) -> list[float]:
+        times = time_grid(grid, self.sde, steps, self.eps)
+        return (-0.5 * self.sde.log_snr(times)).flip(0).tolist()
+
+    def _scale(self, t: float) -> float:
+        """alpha R, the standard deviation of x_t for data of width d."""
+        return math.hypot(float(self.sde.alpha(t)) * self.data_std, float(self.sde.sigma(t)))
+
+
+class TimeFlow:
+    r"""Any process's flow in its own coordinates (x, t), from a score:
+
+    .. math:: dx/dt = f - (div(g g^T) + g g^T score) / 2
+
+    Song et al. (2021), eq. 37.
+
+    Args:
+        model: has `sde`, any SDE, and `score(x, t)`.
+        eps: the time at which the data's end is; the process's own `eps` by default, or else 0.
+    """
+
+    def __init__(self, model: Any, eps: float | None = None) -> None:
+        self.eps = self.first = _end(model.sde, eps)
+        self.last = float(model.sde.T)
+        self.reverse = ReverseSDE(model.sde, score_of(model), stochasticity=0.0)
+
+    def enter(self, x: Tensor) -> tuple[Tensor, float]:
+        return x, 0.0
+
+    def leave(self, z: Tensor) -> tuple[Tensor, float]:
+        return z, 0.0
+
+    def velocity(self, z: Tensor, u: float | Tensor) -> Tensor:
+        t = torch.as_tensor(u, dtype=torch.float64).clamp(self.first, self.last)
+        return self.reverse.drift(z, t.to(z.device, z.dtype))
+
+    def nodes(self, grid: Grid, steps: int) -> list[float]:
+        return torch.linspace(self.first, self.last, steps + 1, dtype=torch.float64).tolist()
+
+
+def flow(model: Any, data_std: float | None = None, eps: float | None = None) -> Flow:
+    """The model's flow: in the angle coordinate for a Gaussian process, in (x, t) for any other."""
+    return AngleFlow(model, data_std, eps) if isinstance(model.sde, GaussianSDE) else TimeFlow(model, eps)
+
+
+def _end(sde: SDE, eps: float | None) -> float:
+    eps = float(getattr(sde, "eps", 0.0) if eps is None else eps)
+    if not 0 <= eps < sde.T:
+        raise ValueError(f"eps: expected a time in [0, T = {sde.T:g}), got {eps:g}")
+    return eps

@@ -1,0 +1,162 @@
+"""Explicit Runge-Kutta methods for a flow: on a fixed grid, and with steps of its own for each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from solvers.divergence import Field
+from solvers.flow import Flow
+
+
+class Tableau(NamedTuple):
+    """v_i = v(z + h sum_j a_ij v_j, u + c_i h), z <- z + h sum_i b_i v_i (Butcher 1964).
+
+    `e` is b less the weights of the embedded method, whose difference estimates the step's error.
+    """
+
+    c: tuple[float, ...]
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    order: int
+    e: tuple[float, ...] = ()
+
+
+TABLEAUS = {
+    "midpoint": Tableau((0, 1 / 2), ((), (1 / 2,)), (0, 1), 2),
+    "heun": Tableau((0, 1), ((), (1,)), (1 / 2, 1 / 2), 2),
+    "rk4": Tableau((0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), 4),
+}
+
+DORMAND_PRINCE = Tableau(  # RK5(4)7M, Dormand & Prince (1980), table 2: the last stage opens the next step
+    (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1),
+    (
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    ),
+    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0),
+    5,
+    (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
+)
+
+Evaluate = Callable[[Field, Tensor, float, float], Tensor]
+"""(field, z, weight, place) -> field(z), which may note on the way what `weight` times it is worth."""
+
+Rate = Callable[[Field, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(field, z, which samples) -> field(z) `[n, ...]` and the rates `[k, n]` of k integrals along the path."""
+
+
+def fixed(path: Flow, z: Tensor, nodes: Sequence[float], tableau: Tableau, evaluate: Evaluate) -> Tensor:
+    """z at the last node from z at the first.
+
+    `evaluate` is told each evaluation's weight in the integral over u, and its place: the number of
+    steps behind it, a fraction within a step.
+    """
+    for n, (u, end) in enumerate(pairwise(nodes)):
+        h = end - u
+        slopes: list[Tensor] = []
+        for c, row, b in zip(tableau.c, tableau.a, tableau.b, strict=True):
+            stage = _advance(z, h, row, slopes)
+            slopes.append(evaluate(lambda y, u=u + c * h: path.velocity(y, u), stage, h * b, n + c))  # type: ignore
+        z = _advance(z, h, tableau.b, slopes)
+    return z
+
+
+class Adaptive(NamedTuple):
+    """Where an adaptive solve ends.
+
+    Attributes:
+        z: the state, `[batch, ...]`.
+        integral: of the rates, `[k, batch]`.
+        z_error, integral_error: the sums of the steps' embedded errors.
+        nfe: evaluations of the field, `[batch]`.
+    """
+
+    z: Tensor
+    integral: Tensor
+    z_error: Tensor
+    integral_error: Tensor
+    nfe: Tensor
+
+
+def adaptive(
+    path: Flow, z: Tensor, start: float, end: float, rate: Rate, k: int, rtol: float, atol: float, limit: int = 1000
+) -> Adaptive:
+    """Dormand & Prince (1980) with a step size for each sample; a sample that has arrived is left alone.
+
+    A step is taken where the root mean square of its error over atol + rtol |z|, and the error of each
+    integral over atol for a component of z, are below 1 (Hairer et al. 1993, section II.4).
+
+    Raises:
+        RuntimeError: if a sample has not arrived after `limit` steps.
+    """
+    tableau, span, sign = DORMAND_PRINCE, abs(end - start), 1.0 if end > start else -1.0
+    batch, size = len(z), z[0].numel()
+
+    def column(value: Tensor) -> Tensor:
+        return value.to(z.dtype).reshape(-1, *(1,) * (z.ndim - 1))
+
+    def field(u: Tensor) -> Field:
+        return lambda y: path.velocity(y, u)
+
+    u = torch.full((batch,), start, dtype=torch.float64, device=z.device)
+    h = torch.full_like(u, sign * span / 50)
+    z, z_error = z.clone(), torch.zeros_like(z)
+    integral, integral_error = z.new_zeros(k, batch), z.new_zeros(k, batch)
+    active = torch.arange(batch, device=z.device)
+    first, first_rate = rate(field(u), z, active)
+    nfe = torch.ones(batch, dtype=torch.long, device=z.device)
+    for _ in range(limit):
+        if len(active) == 0:
+            return Adaptive(z, integral, z_error, integral_error, nfe)
+        left = end - u[active]
+        step = torch.where(h[active].abs() < left.abs(), h[active], left)
+        base, wide = z[active], column(step)
+        slopes, rates = [first[active]], [first_rate[:, active]]
+        for c, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
+            slope, along = rate(field(u[active] + c * step), _advance(base, wide, row, slopes), active)
+            slopes.append(slope)
+            rates.append(along)
+        nfe[active] += len(tableau.c) - 1
+        new = _advance(base, wide, tableau.b, slopes)
+        off = _advance(torch.zeros_like(base), wide, tableau.e, slopes)
+        gain, gain_off = (
+            step.to(z.dtype) * sum(b * r for b, r in zip(weights, rates, strict=True) if b)
+            for weights in (tableau.b, tableau.e)
+        )
+        scale = atol + rtol * torch.maximum(base.abs(), new.abs())
+        worst = (off / scale).flatten(1).square().mean(1).sqrt()
+        worst = torch.cat([worst.unsqueeze(0), gain_off.abs() / (atol * size)]).amax(0).double()
+        # A step that leaves the numbers is a step too long.
+        worst = torch.where(worst.isfinite(), worst, torch.inf)
+        taken = worst <= 1
+        h[active] = step * (0.9 * worst.clamp(min=1e-10).pow(-1 / tableau.order)).clamp(0.2, 5.0)
+        done = active[taken]
+        z[done], z_error[done] = new[taken], z_error[done] + off[taken]
+        integral[:, done] += gain[:, taken]
+        integral_error[:, done] += gain_off[:, taken]
+        first[done], first_rate[:, done] = slopes[-1][taken], rates[-1][:, taken]
+        last = step == left
+        u[done] = torch.where(last, end, u[active] + step)[taken]
+        active = active[~(taken & last)]
+    raise RuntimeError(
+        f"adaptive: {len(active)} of {batch} samples have not arrived after {limit} steps (sample {int(active[0])} is "
+        f"at u = {float(u[active[0]]):.4g}, step {float(h[active[0]]):.2g}); loosen rtol and atol, or look for nan"
+    )
+
+
+def _advance(z: Tensor, h: float | Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """z + h sum_j w_j v_j."""
+    for w, slope in zip(weights, slopes, strict=False):
+        if w:
+            z = z + h * w * slope
+    return z

@@ -1,0 +1,384 @@
+"""Log-densities of data by the probability flow, each with its error."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from sde import GaussianSDE
+from solvers.divergence import Field, divergence, products
+from solvers.flow import Flow, flow
+from solvers.flow_solvers import TABLEAUS, Tableau, adaptive, fixed
+from solvers.grid import Grid
+from solvers.noise import PROBES, Noise
+
+Method = Literal["rk4", "heun", "midpoint", "adaptive"]
+ProbeKind = Literal["rademacher", "gaussian"]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Log-densities and how far to trust them.
+
+    Attributes:
+        log_prob: log p_eps(x) in nats, `[batch]`.
+        standard_error: of `log_prob` over the random probes, nats, `[batch]`; 0 for an exact divergence.
+        degrees: degrees of freedom behind `standard_error`, `[batch]` (infinite where it is exact).
+        solver_error: estimate of the integration's own error, nats, `[batch]`; nan if not asked for.
+        nfe: evaluations of the model for a sample, `[batch]`, those for the error estimate included.
+        latent: the state at T, shaped like x.
+        prior_gap: KL(N(m, v) | prior) in nats of the moments that these samples have at T against the
+            prior used for p_T: what the flow cannot see.
+        eps: the time at which the density is meant.
+        seed: of the probes.
+        probes: how many for an evaluation, or "exact".
+        method: the integrator.
+    """
+
+    log_prob: Tensor
+    standard_error: Tensor
+    degrees: Tensor
+    solver_error: Tensor
+    nfe: Tensor
+    latent: Tensor
+    prior_gap: float
+    eps: float
+    seed: int
+    probes: int | Literal["exact"]
+    method: str
+
+    @property
+    def dim(self) -> int:
+        """Components of a sample."""
+        return self.latent[0].numel()
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """The ends of a confidence interval for each log-density: Student's t for the probes' error, and
+        the solver's error added to it where there is an estimate."""
+        quantile = torch.from_numpy(stats.t.ppf(0.5 + level / 2, self.degrees.cpu().numpy())).to(self.log_prob)
+        width = quantile * self.standard_error + self.solver_error.nan_to_num(0.0)
+        return self.log_prob - width, self.log_prob + width
+
+    def bits_per_dim(self, levels: int | None = None, width: float = 1.0) -> Tensor:
+        """-log_2 p / dim of each sample, `[batch]`; of discrete data if `levels` is given.
+
+        Args:
+            levels: how many values a component can take, spread evenly over `width`: each is then a
+                bin of width/levels, and the density in a bin times its size is a probability.
+            width: the extent of the data over all levels, in the units of x.
+        """
+        bin_size = 1.0 if levels is None else width / levels
+        return -(self.log_prob / self.dim + math.log(bin_size)) / math.log(2)
+
+    def __str__(self) -> str:
+        n = len(self.log_prob)
+        spread = float(self.log_prob.std() / math.sqrt(n)) if n > 1 else math.nan
+        probe = float(self.standard_error.mean())
+        return (
+            f"log p = {float(self.log_prob.mean()):.5g} ± {spread:.2g} nats "
+            f"({float(self.bits_per_dim().mean()):.5g} bits/dim) over {n} samples; "
+            f"each: probes ± {probe:.2g}, solver ± {float(self.solver_error.mean()):.2g}; "
+            f"prior gap {self.prior_gap:.2g}, eps {self.eps:.2g}, {float(self.nfe.double().mean()):.4g} NFE, "
+            f"seed {self.seed}"
+        )
+
+    def rows(self) -> list[dict[str, float]]:
+        """A row for each sample."""
+        columns = {
+            "log_prob": self.log_prob,
+            "standard_error": self.standard_error,
+            "solver_error": self.solver_error,
+            "bits_per_dim": self.bits_per_dim(),
+            "nfe": self.nfe,
+        }
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in values]
+
+    def save(self, path: str | Path) -> None:
+        """Write `rows` to a .csv file, or them, the latents and the settings to an .npz file."""
+        path = Path(path)
+        rows = self.rows()
+        if path.suffix == ".csv":
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+        elif path.suffix == ".npz":
+            columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+            settings = {"prior_gap": self.prior_gap, "eps": self.eps, "seed": self.seed, "probes": str(self.probes)}
+            np.savez(path, latent=self.latent.cpu().numpy(), method=self.method, **columns, **settings)  # type: ignore
+        else:
+            raise ValueError(f"path: expected a name that ends in .csv or .npz, got {path.name}")
+
+
+@torch.no_grad()
+def log_likelihood(
+    model: Any,
+    x: Tensor,
+    *,
+    steps: int = 32,
+    method: Method = "rk4",
+    grid: Grid = "log_snr",
+    probes: int | Literal["exact"] = 1,
+    probe_kind: ProbeKind = "rademacher",
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    eps: float | None = None,
+    prior: Any = None,
+    data_std: float | None = None,
+    estimate_error: bool = True,
+    seed: int = 0,
+    first: int = 0,
+    chunk: int | None = None,
+) -> Likelihood:
+    r"""log p_eps(x) by the probability flow, in the angle coordinate (see `solvers.flow.AngleFlow`):
+
+    .. math::
+        dz/d\phi = -F, \quad d \log p_z / d\phi = \mathrm{div} F, \quad
+        \log p_x = \log p_z - \dim \log(\alpha R)
+
+    the instantaneous change of variables of Chen et al. (2018, theorem 1) as Song et al. (2021,
+    section 4.3) use it. The divergence is exact, or Hutchinson's estimate (Grathwohl et al. 2019,
+    eq. 7) with fresh probes at each evaluation of a fixed grid, so that their errors average out along
+    the path, and fixed ones along an adaptive solve, so that there is a smooth path to follow.
+
+    Every sample is solved by itself: its probes are those of (seed, first + its place in the batch),
+    its adaptive steps are its own.
+
+    Args:
+        model: has `sde` and `denoise(x, t)`, differentiable in forward mode; or, where `sde` is not
+            Gaussian, `sde` and `score(x, t)`, and the flow is solved in (x, t).
+        x: `[batch, ...]`, taken as states at time eps.
+        steps: of a fixed grid; it costs `steps` times 4 evaluations with "rk4", 2 with the others, and
+            half as many again for the error estimate.
+        method: "rk4", "heun", "midpoint" on a fixed grid, or "adaptive" (Dormand & Prince 1980).
+        grid: name or times of the fixed grid, see `solvers.grid`; even in t where `sde` is not Gaussian.
+        probes: for one evaluation, or "exact".
+        probe_kind: "rademacher" or "gaussian"; the former is exact for a diagonal Jacobian.
+        rtol, atol: tolerances of the adaptive solver for z, and for log p in nats per component.
+        eps: end time at the data; the process's own by default.
+        prior: stands for p_T: has `log_prob(x)`, `[batch]` in nats; the process's own by default.
+        data_std: d; the model's own by default, or else 1.
+        estimate_error: whether to spend evaluations on `solver_error` (a fixed grid; the adaptive
+            solver has it for nothing).
+        seed: of the probes.
+        first: index of the first sample of x in the data set that x is a part of.
+        chunk: how many of the products with the Jacobian are in memory at once; all by default.
+
+    Raises:
+        ValueError: if an argument is out of range or x is not a floating-point batch.
+    """
+    _require(x, steps, method, probes, probe_kind)
+    path = flow(model, data_std, eps)
+    prior = getattr(model.sde, "prior", None) if prior is None else prior
+    if prior is None:
+        raise ValueError(f"prior: {type(model.sde).__name__} has none, expected an object with log_prob(x)")
+    noise = Noise(seed, x.shape, first=first, stream=PROBES, dtype=x.dtype, device=x.device)
+    probe = Probes(0 if probes == "exact" else probes, probe_kind, noise)
+    z, scale = path.enter(x)
+    solved = (
+        _adaptive(path, z, probe, rtol, atol, chunk)
+        if method == "adaptive"
+        else _fixed(path, z, path.nodes(grid, steps), TABLEAUS[method], probe, chunk, estimate_error)
+    )
+    latent, end_scale = path.leave(solved.z)
+    terminal = prior.log_prob(latent)
+    rival = prior.log_prob(path.leave(solved.rival)[0]) + solved.rival_gain
+    return Likelihood(
+        log_prob=terminal + x[0].numel() * (scale - end_scale) + solved.integral,
+        standard_error=solved.variance.sqrt(),
+        degrees=solved.degrees,
+        solver_error=(terminal - rival).abs(),
+        nfe=solved.nfe,
+        latent=latent,
+        prior_gap=prior_gap(model.sde, x, path.eps) if isinstance(model.sde, GaussianSDE) else math.nan,
+        eps=path.eps,
+        seed=seed,
+        probes=probes,
+        method=method,
+    )
+
+
+def prior_gap(sde: GaussianSDE, x: Tensor, eps: float) -> float:
+    """KL(N(m, v) | N(0, sigma_T^2)) in nats, for the mean and variances that data x have at T:
+
+        sum_i [ m_i^2 + r_i - log(1 + r_i) ] / 2,    both m_i^2 and r_i in units of sigma_T^2.
+
+    Args:
+        sde: the process.
+        x: samples at time eps, `[batch, ...]`. Of a single one the variance is unknown and taken as 0.
+        eps: their time.
+    """
+    kept = float(sde.alpha(sde.T)) / float(sde.alpha(eps)) / float(sde.sigma(sde.T))
+    x = kept * x.flatten(1).double()
+    excess = x.var(0, correction=0)
+    return 0.5 * float((x.mean(0).square() + excess - excess.log1p()).sum())
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A path's end, the integral of the divergence along it, and a rival's that tells the solver's error.
+
+    Attributes:
+        z: the state at the noise's end.
+        integral, variance, degrees: the integral, `[batch]`, its probes' variance and degrees of freedom.
+        rival, rival_gain: the state by another grid or method, and how much more its integral is.
+        nfe: evaluations, `[batch]`.
+    """
+
+    z: Tensor
+    integral: Tensor
+    variance: Tensor
+    degrees: Tensor
+    rival: Tensor
+    rival_gain: Tensor
+    nfe: Tensor
+
+
+@dataclass
+class Probes:
+    """Random vectors e with E[e e^T] = I, drawn for each sample from a stream of its own.
+
+    Attributes:
+        count: how many for an evaluation; 0 if the divergence is exact.
+        kind: their law.
+        noise: the streams.
+    """
+
+    count: int
+    kind: ProbeKind
+    noise: Noise
+
+    def draw(self, k: int) -> Tensor:
+        """`[k, batch, ...]`."""
+        drawn = torch.stack([self.noise() for _ in range(k)])
+        return torch.where(drawn < 0, -1.0, 1.0).to(drawn) if self.kind == "rademacher" else drawn
+
+
+def _fixed(
+    path: Flow, z: Tensor, nodes: list[float], tableau: Tableau, probe: Probes, chunk: int | None, estimate: bool
+) -> Solved:
+    """Fresh probes at each evaluation make the integral; one fixed probe, the same on this grid and on
+    the one with every second node, makes the solver's error visible under the probes' noise."""
+    tally = Tally(z)
+    still = None if probe.count == 0 or not estimate else probe.draw(1)
+    followed = torch.zeros_like(tally.integral)
+
+    def evaluate(field: Field, y: Tensor, weight: float, place: float) -> Tensor:
+        if not weight:
+            return field(y)
+        if probe.count == 0:
+            value, along = divergence(field, y, chunk)
+            tally.integral += weight * along
+            return value
+        fresh = probe.draw(probe.count)
+        value, along = products(field, y, fresh if still is None else torch.cat([fresh, still]), chunk)
+        if still is not None:
+            followed.add_(along[-1], alpha=weight)
+        tally.add(weight, along[: probe.count], place)
+        return value
+
+    def follow(field: Field, y: Tensor, weight: float, place: float) -> Tensor:
+        value, along = divergence(field, y, chunk) if still is None else products(field, y, still)
+        rival_integral.add_(along.reshape(-1), alpha=weight)
+        return value
+
+    end = fixed(path, z, nodes, tableau, evaluate)
+    variance, degrees = tally.error()
+    nfe = len(tableau.c) * (len(nodes) - 1)
+    rival, gain = end, torch.full_like(tally.integral, math.nan)
+    if estimate:
+        coarse = [*nodes[:-1:2], nodes[-1]]
+        rival_integral = torch.zeros_like(tally.integral)
+        rival = fixed(path, z, coarse, tableau, follow)
+        gain = rival_integral - (tally.integral if probe.count == 0 else followed)
+        nfe += len(tableau.c) * (len(coarse) - 1)
+    return Solved(end, tally.integral, variance, degrees, rival, gain, torch.full_like(degrees, nfe, dtype=torch.long))
+
+
+def _adaptive(path: Flow, z: Tensor, probe: Probes, rtol: float, atol: float, chunk: int | None) -> Solved:
+    """The same probes all along, so that there is a smooth path to follow."""
+    still = None if probe.count == 0 else probe.draw(probe.count)
+
+    def rate(field: Field, y: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        if still is not None:
+            return products(field, y, still[:, which], chunk)
+        value, along = divergence(field, y, chunk)
+        return value, along.unsqueeze(0)
+
+    k = 1 if still is None else len(still)
+    end = adaptive(path, z, path.first, path.last, rate, k, rtol, atol)
+    variance, degrees = torch.zeros_like(end.integral[0]), torch.full_like(end.integral[0], math.inf)
+    if still is not None:
+        variance = end.integral.var(0) / k if k > 1 else torch.full_like(variance, math.nan)
+        degrees = torch.full_like(degrees, k - 1)
+    return Solved(
+        end.z, end.integral.mean(0), variance, degrees, end.z - end.z_error, -end.integral_error.mean(0), end.nfe
+    )
+
+
+class Tally:
+    """The integral sum_j w_j mean_k(e^T J_j e) of noisy divergences, and its variance.
+
+    Of k > 1 probes for an evaluation the spread is the noise's. A single probe is compared with the
+    next evaluation's, which with "rk4" and "heun" is made at the same place on the path; elsewhere the
+    divergence's own change is counted as noise, so that the error is stated too large, never too small.
+    Degrees of freedom by Welch (1947), eq. 28.
+
+    Args:
+        z: a state, whose batch, dtype and device are meant.
+    """
+
+    def __init__(self, z: Tensor) -> None:
+        self.integral, self.variance, self.fourth = (z.new_zeros(len(z)) for _ in range(3))
+        self.noise = torch.full_like(self.integral, math.nan)  # the latest estimate of one product's variance
+        self.single: tuple[float, Tensor, float] | None = None  # an evaluation not yet compared
+
+    def add(self, weight: float, along: Tensor, place: float) -> None:
+        """Another evaluation: its weight, its products `[k, batch]`, where on the path it was made."""
+        k, value = len(along), along.mean(0)
+        self.integral += weight * value
+        if k > 1:
+            self._note(weight**2 / k * along.var(0), k - 1)
+        elif self.single is None:
+            self.single = weight, value, place
+        else:
+            other_weight, other, other_place = self.single
+            self.noise = (value - other).square() / 2
+            self.single = None if place == other_place else (weight, value, place)
+            self._note((other_weight**2 + (weight**2 if place == other_place else 0)) * self.noise, 1)
+
+    def error(self) -> tuple[Tensor, Tensor]:
+        """The variance of the integral and its degrees of freedom."""
+        if self.single is not None:
+            self._note(self.single[0] ** 2 * self.noise, 1)
+            self.single = None
+        exact = self.variance == 0
+        degrees = (self.variance.square() / self.fourth - 2).clamp(min=1)
+        return self.variance, degrees.masked_fill(exact, math.inf)
+
+    def _note(self, variance: Tensor, degrees: int) -> None:
+        self.variance += variance
+        self.fourth += variance.square() / (degrees + 2)
+
+
+def _require(x: Tensor, steps: int, method: str, probes: int | str, probe_kind: str) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
+        described = f"{x.dtype} of shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x: expected a floating-point tensor [batch, ...], got {described}")
+    if method not in get_args(Method):
+        raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {method!r}")
+    if probe_kind not in get_args(ProbeKind):
+        raise ValueError(f"probe_kind: expected one of {', '.join(get_args(ProbeKind))}, got {probe_kind!r}")
+    if probes != "exact" and (not isinstance(probes, int) or isinstance(probes, bool) or probes < 1):
+        raise ValueError(f"probes: expected a positive integer or 'exact', got {probes!r}")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"steps: expected a positive integer, got {steps!r}")
