@@ -9,6 +9,7 @@ from solvers.corrector import (
     PredictorCorrector,
 )
 from solvers.ddim import DDIM, Ancestral
+from solvers.dpm_solver import DPMSolver, DPMSolverPP2S, ExponentialRK3
 from solvers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from solvers.grid import Points, karras, log_snr, quadratic, time_grid, uniform
 from solvers.heun import Heun
@@ -18,18 +19,23 @@ from solvers.runge_kutta import RungeKutta
 from solvers.scipy_flow import ProbabilityFlow
 from solvers.simulate import simulate
 from solvers.solver import Denoises, Solver, TableSolver, Trajectory, sample
+from solvers.stochastic_adams import SASolver, StochasticAdams
 from solvers.table import Row, Table, execute
 from solvers.torchsde_solver import TorchSDE
+from solvers.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "Adams",
     "Ancestral",
     "Corrector",
+    "DPMSolver",
     "DPMSolverPP2M",
+    "DPMSolverPP2S",
     "Denoises",
     "Euler",
     "EulerMaruyama",
+    "ExponentialRK3",
     "Heun",
     "Langevin",
     "Likelihood",
@@ -42,11 +48,14 @@ __all__ = [
     "ReverseDiffusion",
     "Row",
     "RungeKutta",
+    "SASolver",
     "Solver",
+    "StochasticAdams",
     "Table",
     "TableSolver",
     "TorchSDE",
     "Trajectory",
+    "UniPC",
     "execute",
     "karras",
     "log_likelihood",

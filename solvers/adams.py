@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -44,6 +44,34 @@ def lagrange(at: Tensor, nodes: Tensor) -> Tensor:
             product = product * (at - nodes[:, i : i + 1]) / (nodes[:, j : j + 1] - nodes[:, i : i + 1])
         basis.append(product)
     return torch.stack(basis, 1)
+
+
+def integrate(
+    points: Points,
+    steps: slice,
+    lags: list[int],
+    density: Callable[[Points], Tensor],
+    clock: Callable[[Points], Tensor],
+) -> Tensor:
+    """The integrals over steps of a density times each Lagrange basis polynomial, `[steps, len(lags)]`:
+
+        integral from lambda_k to lambda_(k+1) of density l_j dlambda,
+
+    by Gauss-Legendre quadrature in lambda.
+
+    Args:
+        points: the grid.
+        steps: which steps k.
+        lags: which points the polynomials go through: k minus each lag.
+        density: per unit of lambda, `[steps, nodes]` at points of that shape.
+        clock: the variable of the polynomials.
+    """
+    index = torch.arange(len(points) - 1)[steps]
+    start, end = points.lam[index, None], points.lam[index + 1, None]
+    inside = points.at_lambda(start + (end - start) * 0.5 * (_NODES + 1))
+    measure = 0.5 * (end - start) * _WEIGHTS * density(inside)
+    basis = lagrange(clock(inside), clock(points)[index[:, None] - torch.tensor(lags)])
+    return (basis * measure[:, None]).sum(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +133,16 @@ class Adams(TableSolver):
             lags: which points the polynomial goes through: the start of the step minus each lag.
         """
         d = self.data_std or 1.0
-        index = torch.arange(len(points) - 1)[steps]
-        lam, clock = points.lam, clock_of(points, self.clock, d)
-        start, end = lam[index, None], lam[index + 1, None]
-        inside = points.at_lambda(start + (end - start) * 0.5 * (_NODES + 1))
         here = coordinates(points, self.predict, d)
-        measure = 0.5 * (end - start) * _WEIGHTS * coordinates(inside, self.predict, d).density
-        nodes = index[:, None] - torch.tensor(lags)
-        basis = lagrange(clock_of(inside, self.clock, d), clock[nodes])
-        return here.scale[index + 1, None] * (basis * measure[:, None]).sum(-1) * here.factor[nodes]
+        index = torch.arange(len(points) - 1)[steps]
+        integrals = integrate(
+            points,
+            steps,
+            lags,
+            lambda inside: coordinates(inside, self.predict, d).density,
+            lambda at: clock_of(at, self.clock, d),
+        )
+        return here.scale[index + 1, None] * integrals * here.factor[index[:, None] - torch.tensor(lags)]
 
     def rows(self, points: Points) -> Iterator[Row]:
         d = self.data_std or 1.0

@@ -1,0 +1,115 @@
+"""UniPC: a predictor and a corrector of any order at one evaluation a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from solvers.adams import listed
+from solvers.grid import Points
+from solvers.prediction import coordinates
+from solvers.solver import TableSolver
+from solvers.stochastic_adams import correction
+from solvers.table import Row, by_step
+
+Variant = Literal["B1", "B2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniPC(TableSolver):
+    """UniPC-p (Zhao et al. 2023, algorithms 1 and 2). With h = lambda_s - lambda_t, z = -h (denoised) or h (noise):
+
+        x_s = carry x_t - N_s [expm1(z) P_0 + B(z) sum_m rho_m (P_m - P_0)/r_m],
+
+    P_m the values at earlier points (and, in the corrector, at the new one), r_m = (lambda_m - lambda_t)/h, and rho
+    from the order conditions sum_m r_m^(n-1) rho_m = b_n. B1: B(z) = z; B2: B(z) = expm1(z). Where one rho is left
+    it is 1/2 (their appendix F), the only place where B matters: elsewhere it cancels, and the step is that
+    of `Adams` with a corrector.
+
+    Order p in the predictor and p + 1 in the corrector, hence p + 1 in the limit where the corrector runs at each step.
+
+    Args:
+        order: p, 1 to 4.
+        predict: "denoised" or "noise".
+        variant: "B1" or "B2".
+        corrector: whether to correct; without it this is UniP.
+    """
+
+    order: int = 3
+    predict: Literal["denoised", "noise"] = "denoised"
+    variant: Variant = "B2"
+    corrector: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in (1, 2, 3, 4):
+            raise ValueError(f"order: expected 1, 2, 3 or 4, got {self.order!r}")
+        if self.predict not in ("denoised", "noise"):
+            raise ValueError(f"predict: expected 'denoised' or 'noise', got {self.predict!r}")
+        if self.variant not in get_args(Variant):
+            raise ValueError(f"variant: expected one of {', '.join(get_args(Variant))}, got {self.variant!r}")
+
+    @property
+    def claimed_order(self) -> int:  # type: ignore[override]
+        return min(self.order + self.corrector, 3 if self.corrector else 2)
+
+    def weights(self, points: Points, steps: slice, order: int, correct: bool) -> Tensor:
+        """Weights, the newest value first, `[steps, order + correct]`; the corrector's begin with the new point."""
+        index = torch.arange(len(points) - 1)[steps]
+        here = coordinates(points, self.predict)
+        lam = points.lam
+        h = lam[index + 1] - lam[index]
+        z = -h if self.predict == "denoised" else h
+        scale = points.alpha if self.predict == "denoised" else points.sigma
+        expm1 = torch.expm1(z)
+        b_of_z = z if self.variant == "B1" else expm1
+        lags = [*([-1] if correct else []), *range(1, order)]
+        r = torch.stack([(lam[index - lag] - lam[index]) / h for lag in lags], 1) if lags else h.new_zeros(len(h), 0)
+        m = len(lags)
+        if m == 1:
+            rho = torch.full_like(r, 0.5)
+        elif m:
+            phi, factorial, conditions = expm1 / z - 1, 1.0, []
+            for n in range(1, m + 1):
+                conditions.append(phi * factorial / b_of_z)
+                factorial *= n + 1
+                phi = phi / z - 1 / factorial
+            powers = torch.stack([r**n for n in range(m)], 1)
+            rho = torch.linalg.solve(powers, torch.stack(conditions, 1))
+        else:
+            rho = r
+        differences = b_of_z[:, None] * rho / r
+        base = (expm1 - differences.sum(1))[:, None]
+        # The newest first: the new point where there is one, then the step's start, then what lies before.
+        split = 1 if correct else 0
+        columns = -scale[index + 1, None] * torch.cat([differences[:, :split], base, differences[:, split:]], 1)
+        order_of = ([-1] if correct else []) + list(range(order))
+        # A value is factor x slope-corrected denoiser P, and the noise is -alpha/sigma P.
+        factor = torch.ones_like(points.lam) if self.predict == "denoised" else here.factor
+        return columns * factor[index[:, None] - torch.tensor(order_of)]
+
+    def ramp(self, points: Points, correct: bool) -> list[tuple[Any, ...]]:
+        """Weights of every step, the order growing from 1."""
+        n = len(points) - 1
+        weights: list[tuple[Any, ...]] = []
+        for order in range(1, self.order + 1):
+            last = n if order == self.order else min(order, n)
+            weights += listed(self.weights(points, slice(order - 1, last), order, correct))
+        return weights
+
+    def rows(self, points: Points) -> Iterator[Row]:
+        here = coordinates(points, self.predict)
+        predictors = self.ramp(points, correct=False)
+        correctors = self.ramp(points, correct=True)
+        carry = here.scale[1:] / here.scale[:-1]
+        columns = by_step(points.t[:-1], points.t[1:], carry, here.slope[:-1])
+        for k, (at, to, c, slope) in enumerate(columns):
+            if k and self.corrector:
+                yield correction(points.t[k], slope, correctors[k - 1], predictors[k - 1])
+                yield Row(to, c, predictors[k])
+            else:
+                yield Row(to, c, predictors[k], at, slope)
