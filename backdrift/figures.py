@@ -101,7 +101,7 @@ def loss_curve(steps: Sequence[float], losses: Sequence[float], window: int = 50
         mean = np.convolve(y, np.full(window, 1 / window), "valid")
         axes.plot(x[window // 2 :][: len(mean)], mean, color=REAL, lw=1.6, label=f"mean of {window} records")
     axes.set(xlabel="step", ylabel="loss")
-    if len(y) and y.min() > 0:
+    if len(y) and 0 < 10 * y.min() < y.max():
         axes.set_yscale("log")
     axes.legend(frameon=False)
     return figure
@@ -209,7 +209,9 @@ def _strips(path: Tensor, titles: Sequence[str], rows: int = 6) -> Figure:
 
 
 def _short(value: float) -> str:
-    """Two digits, in at most four characters from 0.01 to 99."""
+    """Two digits, in at most five characters."""
+    if value >= 10:
+        return f"{value:.0f}" if value < 1e4 else f"{value:.0e}"
     return f"{value:.2g}" if value >= 0.1 else f"{value:.2f}" if value >= 0.005 else f"{value:.0e}" if value else "0"
 
 

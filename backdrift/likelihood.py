@@ -1,7 +1,177 @@
-"""Log-likelihood of data under a trained model, in nats and bits per dimension."""
+"""Score data under a trained model: log-likelihoods in nats and bits per dimension, with their errors."""
 
-from omegaconf import DictConfig
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from backdrift.data import Data
+    from backdrift.metrics import Estimate
+    from models import Denoiser
+
+BATCH = 256
+"""Samples in memory at once. It changes no value: a sample does not know its neighbours."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-likelihoods of samples of a data set, in its own units.
+
+    Discrete data are dequantised by one uniform draw for each component, so that `log_prob` is that
+    of v + u, whose mean bounds the mean log-probability of the levels from below (Theis et al. 2016, eq. 5).
+
+    Attributes:
+        log_prob: in nats, `[n]`.
+        standard_error: of each over the random probes of the divergence, in nats, `[n]`.
+        solver_error: estimate of the integration's error of each, in nats, `[n]`.
+        nfe: network evaluations for each, `[n]`.
+        prior_gap: what the flow cannot see of p_T against the prior, in nats.
+        eps: the time at which the density is meant.
+        dim: components of a sample.
+        levels: of discrete data, or None.
+        settings: what the integrator was asked for, with the seed.
+    """
+
+    log_prob: Tensor
+    standard_error: Tensor
+    solver_error: Tensor
+    nfe: Tensor
+    prior_gap: float
+    eps: float
+    dim: int
+    levels: int | None
+    settings: dict[str, Any]
+
+    @property
+    def unit(self) -> str:
+        """Of `values`."""
+        return "nats" if self.levels is None else "bits/dim"
+
+    @property
+    def values(self) -> Tensor:
+        """log p in nats for continuous data; -log_2 p / dim in bits per dimension for discrete data, `[n]`."""
+        return self.log_prob if self.levels is None else -self.log_prob / (self.dim * math.log(2))
+
+    def mean(self) -> Estimate:
+        """Of `values`, with its standard error over samples, dequantisation and probes."""
+        from backdrift.metrics import Estimate
+
+        values = self.values.double()
+        return Estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+
+    def __str__(self) -> str:
+        what = f"mean log-density {self.mean()} nats"
+        if self.levels is not None:
+            what = (
+                f"{self.mean()} bits/dim, an upper bound ({self.levels} levels, uniform dequantisation, one draw each)"
+            )
+        integrator = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        probes, solver = float(self.standard_error.mean()), float(self.solver_error.abs().mean())
+        return (
+            f"{what}; {len(self.log_prob)} samples; {float(self.nfe.double().mean()):.4g} NFE each ({integrator}); "
+            f"errors of one sample, on average: probes {probes:.2g} nats, solver {solver:.2g} nats; "
+            f"density at eps = {self.eps:.2g}; prior gap {self.prior_gap:.2g} nats"
+        )
+
+    def save(self, path: Path, labels: Tensor | None = None) -> None:
+        """A csv table with a row for each sample."""
+        import csv
+
+        columns = {"index": list(range(len(self.log_prob)))}
+        if labels is not None:
+            columns["label"] = labels[: len(self.log_prob)].tolist()
+        columns |= {
+            "log_prob_nats": self.log_prob.tolist(),
+            "standard_error_nats": self.standard_error.tolist(),
+            "solver_error_nats": self.solver_error.tolist(),
+            "nfe": self.nfe.tolist(),
+        }
+        if self.levels is not None:
+            columns["bits_per_dim"] = self.values.tolist()
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+
+
+def score(model: Denoiser, data: Data, values: Tensor, seed: int = 0, **settings: Any) -> Scores:
+    """Log-likelihoods of samples v of a data set, in its own units.
+
+    Args:
+        model: a trained denoiser.
+        data: says how v becomes what the model sees, and the Jacobian of that.
+        values: v, `[n, ...]`.
+        seed: of the dequantisation and of the probes.
+        settings: passed on to `solvers.log_likelihood`.
+
+    Raises:
+        ValueError: what `solvers.log_likelihood` raises.
+    """
+    import torch
+
+    from solvers.likelihood import log_likelihood
+
+    x = data.to_model(values, torch.Generator().manual_seed(seed))
+    device = next(model.parameters()).device
+    parts = [
+        log_likelihood(model, part.to(device), seed=seed, first=k * BATCH, **settings)
+        for k, part in enumerate(x.split(BATCH))
+    ]
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(part, name).detach().cpu().reshape(-1) for part in parts])
+
+    weights = [len(part.log_prob) / len(x) for part in parts]
+    return Scores(
+        log_prob=joined("log_prob").double() + data.log_jacobian,
+        standard_error=joined("standard_error"),
+        solver_error=joined("solver_error"),
+        nfe=joined("nfe"),
+        prior_gap=sum(w * part.prior_gap for w, part in zip(weights, parts, strict=True)),
+        eps=parts[0].eps,
+        dim=data.dim,
+        levels=data.levels,
+        settings={**settings, "seed": seed},
+    )
 
 
 def main(config: DictConfig) -> None:
-    raise ValueError("not written yet")
+    """Write `likelihood.csv`, `histogram.png` and `extremes.png` into a new folder of the run."""
+    from backdrift import figures
+    from backdrift.output import new_folder
+    from backdrift.run import Run
+    from backdrift.sample import readable_data
+
+    if config.split not in ("train", "test"):
+        raise ValueError(f"split={config.split}: expected train or test")
+    if config.n is not None and config.n < 2:
+        raise ValueError(f"n={config.n}: expected at least 2 samples, or null for all")
+    run = Run.open(config.run)
+    data, model = run.data(), run.model(config.weights)
+    values, labels = (data.train, data.train_labels) if config.split == "train" else (data.test, data.test_labels)
+    values = values[: config.n]
+    settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
+    scores = score(model, data, values, **settings)
+    broken = int((~scores.log_prob.isfinite()).sum())
+    if broken:
+        raise ValueError(
+            f"likelihood: {broken} of {len(values)} values are NaN or infinite; take more likelihood.steps"
+        )
+
+    folder = new_folder(run, f"likelihood-{config.split}", config)
+    scores.save(folder / "likelihood.csv", labels)
+    figures.likelihood_histogram({f"{config.split} set": scores.values}, scores.unit).savefig(folder / "histogram.png")
+    most_is = "high" if data.levels is None else "low"
+    shown = figures.most_and_least_likely(readable_data(data, values), scores.values, scores.unit, most_is)
+    shown.savefig(folder / "extremes.png")
+    print(f"{config.split} set: {scores}")
+    for name in ("likelihood.csv", "histogram.png", "extremes.png"):
+        print(folder / name)
