@@ -6,6 +6,7 @@ from sde.gaussian import GaussianSDE, Prior
 from sde.linear import Clock, LinearSDE, MatrixPrior
 from sde.process import SDE, ReverseSDE, Time, as_time
 from sde.rectified import Rectified
+from sde.stationary import StationarySDE
 from sde.tweedie import FunctionModel, Model, affine, tweedie
 from sde.variance_exploding import VE, Brownian
 from sde.variance_preserving import VP, CosineVP, OrnsteinUhlenbeck, SubVP
@@ -28,6 +29,7 @@ __all__ = [
     "Prior",
     "Rectified",
     "ReverseSDE",
+    "StationarySDE",
     "SubVP",
     "Time",
     "affine",

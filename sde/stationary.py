@@ -1,0 +1,148 @@
+"""Processes made for a stationary density: Langevin, underdamped, swirling, with state-dependent noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sde.linear import factor
+from sde.process import SDE, Time, require_positive
+
+Function = Callable[[Tensor], Tensor]
+Constant = Tensor | float | Sequence[float] | Sequence[Sequence[float]]
+
+
+def matrix_divergence(matrix: Function, x: Tensor) -> Tensor:
+    """sum_j d M_ij(x) / dx_j, `[batch, d]`, for M a function of x `[batch, d]` to `[batch, d, d]`, by autograd."""
+
+    def divergence(point: Tensor) -> Tensor:
+        return torch.einsum("ijj->i", torch.func.jacfwd(lambda p: matrix(p.unsqueeze(0))[0])(point))
+
+    return torch.func.vmap(divergence)(x)
+
+
+class StationarySDE(SDE):
+    """The process with a given stationary density p = e^{l/tau}/Z, l = `log_density`, tau = `temperature`:
+
+        dx = [(D + Q) grad l + tau div(D + Q)] dt + sqrt(2 tau D) dw,
+
+    D(x) symmetric positive semi-definite, Q(x) skew-symmetric, (div M)_i = sum_j dM_ij/dx_j. Every
+    process with this stationary density has this form (Ma, Chen & Fox 2015, eq. 3, theorems 1 and 2;
+    their D is tau D here, so that tau -> 0 leaves the gradient flow of l). In the end the probability
+    current is p (Q grad l + tau div Q), which circulates; without a curl there is none, and the
+    process is its own reverse.
+
+    - D = 1, Q = 0, tau = 1 is the Langevin SDE dx = grad log p dt + sqrt(2) dw;
+    - on the state (x, v), D = diag(0, Gamma), Q = [[0, -1], [1, 0]] and l = log p(x) - v^2/(2M) make
+      the underdamped Langevin SDE: `CriticallyDamped` is that for a normal p.
+
+    Args:
+        log_density: l, a function of x `[batch, ...]` to `[batch]`, in nats; a constant may be missing.
+        temperature: tau.
+        diffusion: D. A number, or one for each component `[d]`; a matrix `[d, d]`; or a function of x
+            `[batch, d]` to positive definite matrices `[batch, d, d]`.
+        curl: Q. A skew-symmetric matrix `[d, d]`, or a function of x `[batch, d]` to such
+            `[batch, d, d]` (only its skew-symmetric part counts).
+        score: grad l, where it is known; by autograd otherwise.
+        T: how long it runs.
+
+    Raises:
+        ValueError: if temperature or T is not positive, D is not positive semi-definite, or a
+            constant Q is not skew-symmetric.
+    """
+
+    def __init__(
+        self,
+        log_density: Function,
+        temperature: float = 1.0,
+        diffusion: Constant | Function = 1.0,
+        curl: Constant | Function | None = None,
+        score: Function | None = None,
+        T: float = 1.0,
+    ) -> None:
+        require_positive(temperature=temperature, T=T)
+        self.log_density, self.temperature, self.T = log_density, float(temperature), float(T)
+        self.score = score or torch.func.grad(lambda x: log_density(x).sum())
+        self.matrix: Function | None = None
+        self.state_dependent = callable(diffusion)  # type: ignore[misc]
+        if callable(diffusion):
+            self.matrix = diffusion
+            self.noise_type = "general"  # type: ignore[misc]
+        else:
+            self.constant = torch.as_tensor(diffusion, dtype=torch.float64)
+            self.noise_type = "general" if self.constant.ndim == 2 else "diagonal"  # type: ignore[misc]
+            self.root = self._root(self.constant)
+        self.curl: Tensor | Function | None = None
+        if callable(curl):
+            self.curl = lambda x: 0.5 * (curl(x) - curl(x).mT)
+        elif curl is not None:
+            self.curl = torch.as_tensor(curl, dtype=torch.float64)
+            if self.curl.ndim != 2 or not torch.equal(self.curl, -self.curl.mT):
+                raise ValueError(f"curl: expected a skew-symmetric matrix, got {self.curl.tolist()}")
+
+    @classmethod
+    def sgd(
+        cls, loss: Function, learning_rate: float, gradient_std: float, score: Function | None = None, T: float = 1.0
+    ) -> StationarySDE:
+        """Stochastic gradient descent on a loss as a process, dx = -grad L dt + sqrt(eta) sigma dw.
+
+        A step is x - eta (grad L + sigma eps), eps ~ N(0, 1), and lasts eta. The stationary density
+        is e^{-2L/(eta sigma^2)}/Z (McAllester 2022). The slide calls it Gibbs "with eta as temperature":
+        the temperature is eta sigma^2/2, in proportion to eta and equal to it for sigma^2 = 2 only.
+        It is the limit of small eta: on the parabola L = a x^2/2 the steps themselves have variance
+        eta sigma^2/(2a) / (1 - eta a/2), for eta a < 2.
+
+        Args:
+            loss: L, a function of x `[batch, ...]` to `[batch]`.
+            learning_rate: eta.
+            gradient_std: sigma, the standard deviation of the gradient's noise, the same everywhere.
+            score: -grad L, where it is known.
+            T: how long it runs: eta times the number of steps.
+        """
+        require_positive(learning_rate=learning_rate, gradient_std=gradient_std)
+        return cls(lambda x: -loss(x), 0.5 * learning_rate * gradient_std**2, score=score, T=T)
+
+    def _root(self, d: Tensor) -> Tensor:
+        if d.ndim > 2 or (d.ndim == 2 and not torch.equal(d, d.mT)):
+            raise ValueError(f"diffusion: expected a number, [d] or a symmetric [d, d], got {d.tolist()}")
+        least = float((torch.linalg.eigvalsh(d) if d.ndim == 2 else d).min())
+        if not least >= -1e-12 * float(d.abs().max()):
+            raise ValueError(f"diffusion: expected no negative eigenvalue, got {least:.3g}")
+        return factor(d) if d.ndim == 2 else d.sqrt()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log of the stationary density but for log Z, l/tau, `[batch]`."""
+        return self.log_density(x) / self.temperature
+
+    def drift(self, x: Tensor, t: Time) -> Tensor:
+        """(D + Q) grad l + tau div(D + Q)."""
+        score = self.score(x)
+        if self.matrix is not None:
+            drift = self._apply(self.matrix(x), score) + 0.5 * self.noise_divergence(x, t)
+        else:
+            constant = self.constant.to(x)
+            drift = self._apply(constant, score) if constant.ndim == 2 else constant * score
+        if isinstance(self.curl, Tensor):
+            drift = drift + self._apply(self.curl.to(x), score)
+        elif self.curl is not None:
+            drift = drift + self._apply(self.curl(x), score) + self.temperature * matrix_divergence(self.curl, x)
+        return drift
+
+    def diffusion(self, x: Tensor, t: Time) -> Tensor:
+        """sqrt(2 tau D): broadcasting against x, or a lower triangular `[batch, d, d]`."""
+        scale = math.sqrt(2 * self.temperature)
+        if self.matrix is not None:
+            return scale * torch.linalg.cholesky(self.matrix(x))
+        root = scale * self.root.to(x)
+        return root.expand(len(x), -1, -1) if root.ndim == 2 else root
+
+    def noise_divergence(self, x: Tensor, t: Time) -> Tensor:
+        """2 tau div D, without the detour by the square root."""
+        return torch.zeros_like(x) if self.matrix is None else 2 * self.temperature * matrix_divergence(self.matrix, x)
+
+    @staticmethod
+    def _apply(matrix: Tensor, v: Tensor) -> Tensor:
+        return (matrix @ v.unsqueeze(-1)).squeeze(-1)
