@@ -17,9 +17,10 @@ def read_npy(path: Path) -> Samples:
         ValueError: if the file is damaged or holds objects (which would need unpickling).
     """
     try:
-        return Samples.of(np.load(path, allow_pickle=False), path)
-    except (EOFError, OSError) as error:
-        raise ValueError(f"path={path}: damaged .npy file ({error})") from error
+        array = np.load(path, allow_pickle=False)
+    except (EOFError, OSError, ValueError) as error:
+        raise ValueError(f"path={path}: not a whole .npy file of numbers ({error})") from error
+    return Samples.of(array, path)
 
 
 def read_npz(path: Path) -> Samples:
@@ -31,8 +32,8 @@ def read_npz(path: Path) -> Samples:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name.lower(): archive[name] for name in archive.files}
-    except (EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"path={path}: damaged .npz file ({error})") from error
+    except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"path={path}: not a whole .npz archive of numbers ({error})") from error
 
     def take(*names: str) -> np.ndarray | None:
         return next((arrays[name] for name in names if name in arrays), None)
