@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+import hashlib
+import math
+
 import torch
 from torch import Tensor
 
 BLOCK = 512
-"""How many numbers of a stream are drawn ahead at once; the stream does not depend on it."""
+"""Numbers that a stream draws at once, at least: small samples are drawn for several steps ahead."""
 
 PRIOR, STEPS, PROBES, ACCEPT = 0, 1, 2, 3
 """Streams of one sample that must not touch: its starting point, steps, probes, Metropolis choices."""
@@ -16,9 +18,9 @@ PRIOR, STEPS, PROBES, ACCEPT = 0, 1, 2, 3
 class Noise:
     """Standard normal numbers, of which sample i of seed s has its own endless stream.
 
-    The stream is Philox's (Salmon et al. 2011), keyed by (seed, i): it is the same alone and in any
-    batch, on any device (the numbers are drawn on the host and sent), and in any dtype (they are
-    drawn in float32). Calling it gives the next draw for every sample of the batch.
+    A sample's numbers are the same alone and in any batch, on any device (they are drawn on the host and
+    sent) and in any dtype (they are drawn in float32). Calling it gives the next draw for every
+    sample of the batch.
 
     Args:
         seed: a non-negative integer.
@@ -42,30 +44,39 @@ class Noise:
         device: torch.device | str = "cpu",
     ) -> None:
         for name, value in (("seed", seed), ("first", first)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name}: expected a non-negative integer, got {value!r}")
-        self.seed, self.first = int(seed), int(first)
+        self.seed, self.first = seed, first
         self.shape, self.dtype, self.device = tuple(shape), dtype, torch.device(device)
-        batch, size = self.shape[0], int(np.prod(self.shape[1:], dtype=np.int64))
-        self._streams = [
-            np.random.Generator(np.random.Philox(key=[seed, first + i], counter=[0, 0, 0, stream]))
-            for i in range(batch)
+        self._generators = [
+            torch.Generator().manual_seed(key(seed, stream, index)) for index in range(first, first + self.shape[0])
         ]
-        self._block = np.empty((batch, max(1, BLOCK // max(size, 1)), size), dtype=np.float32)
-        self._used = self._block.shape[1]
+        draws = max(1, BLOCK // max(1, math.prod(self.shape[1:])))
+        self._block = torch.empty(self.shape[0], draws, *self.shape[1:], dtype=torch.float32)
+        self._used = draws
 
     def __call__(self) -> Tensor:
         """The next draw, of the given shape."""
         if self._used == self._block.shape[1]:
             # A fresh block each time: the last one may still be on its way to the device.
-            self._block = np.empty_like(self._block)
-            for stream, block in zip(self._streams, self._block, strict=True):
-                stream.standard_normal(out=block, dtype=np.float32)
+            self._block = torch.empty_like(self._block)
+            for part, generator in zip(self._block.unbind(), self._generators, strict=True):
+                part.normal_(generator=generator)
             self._used = 0
-        draw = torch.from_numpy(self._block[:, self._used]).reshape(self.shape)
+        draw = self._block[:, self._used]
         self._used += 1
         return draw.to(self.device, self.dtype, non_blocking=True)
 
     def sibling(self, shape: tuple[int, ...], stream: int) -> Noise:
         """Another stream of the same samples, with draws of another shape."""
         return Noise(self.seed, shape, first=self.first, stream=stream, dtype=self.dtype, device=self.device)
+
+
+def key(seed: int, stream: int, index: int) -> int:
+    """A generator's 32-bit seed: far apart for different seeds and streams, never equal for two samples of one."""
+    start = int.from_bytes(hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=4).digest(), "little")
+    word = (start + index) % 2**32
+    # The finaliser of MurmurHash3 (Appleby 2011), one to one, so that neighbours get seeds without likeness.
+    word = (word ^ word >> 16) * 0x85EBCA6B % 2**32
+    word = (word ^ word >> 13) * 0xC2B2AE35 % 2**32
+    return word ^ word >> 16

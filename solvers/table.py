@@ -139,37 +139,37 @@ def execute(
         The last state.
     """
     rows = table.numbers().rows
-    times = iter(torch.tensor([t for row in rows if (t := row.at) is not None], dtype=x.dtype).to(x.device).unbind())
-    ends = iter(torch.tensor([row.to for row in rows], dtype=x.dtype).to(x.device).unbind())
+    times = iter(sent([row.at for row in rows if row.at is not None], x))
+    ends = iter(sent([row.to for row in rows if row.ends], x) if on_step is not None else ())
     states = deque([x], maxlen=1 + max((row.base for row in rows), default=0))
     values: deque[Tensor] = deque(maxlen=max((len(row.weights) for row in rows), default=1))
-    for row in rows:
-        if row.at is not None:
+    for _, carry, weights, at, slope, base, std, end in rows:
+        if at is not None:
             value = denoise(x, next(times))
-            values.appendleft(torch.add(value, x, alpha=row.slope) if row.slope else value)
-        x = combine(row, states, values, noise)
-        end = next(ends)
-        if on_step is not None and row.ends:
-            x = on_step(x, end)
+            values.appendleft(torch.add(value, x, alpha=slope) if slope else value)
+        # carry x_base + sum_j weights_j P_j + std z, in as few passes over the data as torch allows.
+        total = states[-1 - base]
+        fresh = carry != 1  # whether `total` may be written to
+        if carry == 0 and weights == (1.0,):
+            total, fresh = values[0], False
+        else:
+            if fresh:
+                total = total * carry
+            for weight, value in zip(weights, values, strict=False):
+                if weight:
+                    total = total.add_(value, alpha=weight) if fresh else torch.add(total, value, alpha=weight)
+                    fresh = True
+        if std:
+            if noise is None:
+                raise ValueError("noise: this table is stochastic; give a source of noise")
+            total = total.add_(noise(), alpha=std) if fresh else torch.add(total, noise(), alpha=std)
+        x = total
+        if end and on_step is not None:
+            x = on_step(x, next(ends))
         states.append(x)
     return x
 
 
-def combine(row: Row, states: Sequence[Tensor], values: Sequence[Tensor], noise: Callable[[], Tensor] | None) -> Tensor:
-    """carry x_base + sum_j weights_j P_j + noise z, with as few passes over the data as torch allows."""
-    terms = [(w, values[j]) for j, w in enumerate(row.weights) if w]
-    if row.noise:
-        if noise is None:
-            raise ValueError("noise: this table is stochastic; give a source of noise")
-        terms.append((row.noise, noise()))
-    if row.carry == 0 and terms:
-        (weight, first), *terms = terms
-        total = first if weight == 1 and not terms else first * weight
-    elif row.carry == 1 and terms:
-        (weight, first), *terms = terms
-        total = torch.add(states[-1 - row.base], first, alpha=weight)
-    else:
-        total = states[-1 - row.base] * row.carry
-    for weight, value in terms:
-        total.add_(value, alpha=weight)
-    return total
+def sent(times: Sequence[float], x: Tensor) -> Sequence[Tensor]:
+    """Times as 0-d tensors in the dtype and on the device of `x`, sent there at once."""
+    return torch.tensor(times, dtype=x.dtype).to(x.device, non_blocking=True).unbind()
