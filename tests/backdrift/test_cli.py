@@ -1,0 +1,194 @@
+"""Command lines: what is wrong is said in one line, before anything is written."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backdrift.cli import COMMANDS, main
+from backdrift.configuration import Job, build, config_folder
+from backdrift.run import Run
+
+SMALL = (
+    "data=moons",
+    "data.n=200",
+    "data.test=50",
+    "model.hidden=8",
+    "model.depth=1",
+    "train.batch=16",
+    "report=false",
+)
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nosuch", "nosuch: there is no such command"),
+        ("train train.stps=3", "train.stps: there is no such key; did you mean train.steps?"),
+        ("train nosuch=3", "nosuch: there is no such key"),
+        ("train sde=nosuch", "sde=nosuch: there is no such option; expected one of brownian, cosine"),
+        ("train train.steps=abc", "train.steps=abc: expected a whole number, such as the default"),
+        ("train train.steps=1.5", "train.steps=1.5: expected a whole number"),
+        ("train train.steps=true", "train.steps=True: expected a whole number"),
+        ("train sde.beta_max=foo", "sde.beta_max=foo: expected a number, such as the default 20.0"),
+        ("train sde=ve sde.sigma_max=[1]", "sde.sigma_max=[1]: expected a number, such as the default 80.0"),
+        ("train solver.steps=1.5", "solver.steps=1.5: expected a whole number"),
+        ("train model.widths=5", "model.widths=5: expected a list"),
+        ("train model.widths=[a]", "expected a list"),
+        ("train report=yes_please", "expected true or false"),
+        ("train train.steps=0", "train.steps=0: expected at least 1"),
+        ("train train.ema=1.0", "train.ema=1.0: expected a number in [0, 1)"),
+        ("train train.decay=cosin", "train.decay=cosin: expected one of cosine, linear, constant"),
+        ("train train.loss.weighting=foo", "train.loss.weighting: expected one of edm"),
+        ("train train.optimizer.lr=-1", "train.optimizer: Invalid learning rate: -1"),
+        ("train sde.beta_min=-1", "sde.beta_min: expected a positive number"),
+        ("train solver.steps=0", "solver.steps: expected an integer of at least 1"),
+        ("train +model.nosuch=3", "unexpected keyword argument 'nosuch'"),
+        ("train sde._target_=sde.Nosuch", "sde: Error locating target 'sde.Nosuch'"),
+        ("train data=moons model=unet", "model: does not take data of shape [2]"),
+        ("train data=checkerboard model.classes=3", "checkerboard has no labels"),
+        ("train sde=vp,ve", "ask for them with -m"),
+        ("train -m sde=vp,nosuch", "sde=nosuch: there is no such option"),
+        ("train steps", "missing EQUAL"),
+        ("train --nosuch", "unrecognized arguments: --nosuch"),
+        ("train --config-dir nosuch", "--config-dir nosuch: there is no such folder"),
+        ("train data=idx", "data.path is missing: add data.path=…"),
+        ("train data=idx data.path=nosuch", "data.path=nosuch: there is no such file"),
+        ("resume", "run is missing"),
+        ("resume run=nosuch", "run=nosuch: there is no such folder"),
+        ("resume run=.", "not a run folder"),
+    ],
+)
+def test_one_clear_line_and_nothing_written(line, said, capsys, empty_folder):
+    assert main(line.split()) == 1
+    out, err = capsys.readouterr()
+    assert said in err and err.startswith("backdrift: error: ") and err.count("\n") == 1 and out == ""
+    assert not any(empty_folder.iterdir())
+
+
+def damaged_nan(folder):
+    np.save(folder / "a.npy", np.array([[1.0, np.nan]] * 50))
+    return "array", "a.npy", "hold NaN or inf"
+
+
+def damaged_empty(folder):
+    (folder / "a.npy").touch()
+    return "array", "a.npy", "the file is empty"
+
+
+def damaged_sizes(folder):
+    Image.new("L", (4, 4)).save(folder / "a.png")
+    Image.new("L", (5, 4)).save(folder / "b.png")
+    return "images", "", "mixed sizes"
+
+
+@pytest.mark.parametrize("damage", [damaged_nan, damaged_empty, damaged_sizes])
+def test_damaged_data_is_refused_before_anything_is_written(damage, tmp_path, capsys, empty_folder):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    kind, name, said = damage(folder)
+    assert main(["train", f"data={kind}", f"data.path={folder / name}"]) == 1
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+    assert not any(empty_folder.iterdir())
+
+
+def test_run_folder_without_a_checkpoint(capsys, empty_folder):
+    assert main(["train", *SMALL, "train.steps=2"]) == 0
+    (run,) = (empty_folder / "runs").iterdir()
+    for file in (run / "checkpoints").glob("*/*"):
+        file.unlink()
+    capsys.readouterr()
+    for command in ("resume", "sample", "likelihood"):
+        assert main([command, f"run={run}"]) == 1
+        err = capsys.readouterr().err
+        assert "has no checkpoint" in err and err.count("\n") == 1
+
+
+def test_help_lists_groups_and_every_default(capsys):
+    assert main(["--help"]) == 0
+    assert all(f"  {command}" in capsys.readouterr().out for command in ["train"])
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert "Every default" in out
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    for part in ("sde=vp", "brownian, cosine", "beta_max: 20.0", "solver=", "likelihood=", "checkpoint_every:"):
+        assert part in out
+
+
+def test_multirun_makes_a_run_for_each_combination(capsys, empty_folder):
+    assert main(["train", "-m", *SMALL, "train.steps=2", "sde=vp,ve", "train.seed=1,2"]) == 0
+    assert sorted(path.name for path in empty_folder.iterdir()) == ["runs"]  # and nothing of Hydra's
+    runs = [Run.open(path) for path in sorted((empty_folder / "runs").iterdir())]
+    found = {(run.config.sde._target_, run.config.train.seed) for run in runs}
+    assert found == {("sde.VP", 1), ("sde.VP", 2), ("sde.VE", 1), ("sde.VE", 2)}
+    assert all("moons-ve-mlp" in run.path.name for run in runs if run.config.sde._target_ == "sde.VE")
+
+
+def test_a_folder_of_own_configs(tmp_path):
+    (tmp_path / "sde").mkdir()
+    (tmp_path / "sde" / "mine.yaml").write_text("_target_: sde.VP\nbeta_min: 0.2\nbeta_max: 10.0\n")
+    config = Job("train", ("sde=mine", "sde.beta_max=12"), str(tmp_path)).config()
+    assert build(config, "sde").beta_max == 12
+    assert config.name == "digits-mine-unet"
+    assert "mine" in Job("train", (), str(tmp_path)).help()
+
+
+def test_numbers_do_for_text_and_whole_numbers_for_real_ones():
+    config = Job("train", ("name=2024", "sde.beta_max=20")).config()
+    assert config.name == "2024" and build(config, "sde").beta_max == 20
+
+
+@pytest.mark.parametrize("group", ["sde", "solver"])
+def test_every_option_of_a_group_can_be_built(group):
+    for path in (config_folder() / group).glob("*.yaml"):
+        built = build(Job("train", (f"{group}={path.stem}",)).config(), group)
+        assert type(built).__module__.split(".")[0] == {"sde": "sde", "solver": "solvers"}[group]
+
+
+def test_every_class_can_be_chosen():
+    import sde
+
+    def targets(group):
+        return {
+            Job("train", (f"{group}={path.stem}",)).config()[group]._target_
+            for path in (config_folder() / group).glob("*.yaml")
+        }
+
+    concrete = {
+        f"sde.{name}"
+        for name in sde.__all__
+        if isinstance(getattr(sde, name), type)
+        and issubclass(getattr(sde, name), sde.GaussianSDE)
+        and getattr(sde, name) is not sde.GaussianSDE
+    }
+    assert concrete <= targets("sde")
+
+
+def test_config_is_resolved_and_runs_are_never_overwritten(empty_folder):
+    config = Job("train", (*SMALL, "name=same")).config()
+    paths = {Run.create(config).path for _ in range(5)}
+    assert len(paths) == 5
+    assert "${" not in "".join((path / "config.yaml").read_text() for path in paths)
+
+
+def test_torch_is_not_needed_to_complain(capsys):
+    """A typing mistake is answered at once, without the seconds that importing torch takes."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from backdrift.cli import main; main(['train', 'train.stps=3']); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    assert torch is not None

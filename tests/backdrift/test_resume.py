@@ -1,0 +1,123 @@
+"""A run that is killed and resumed ends with the same bits as one that is not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from backdrift import checkpoint
+from backdrift.cli import main
+from backdrift.run import Run
+
+LINE = (
+    "train",
+    "data=moons",
+    "data.n=200",
+    "data.test=50",
+    "model.hidden=32",
+    "model.dropout=0.1",
+    "train.batch=64",
+    "train.steps=400",
+    "train.checkpoint_every=25",
+    "train.log_every=10",
+    "report=false",
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("backdrift.training._tensorboard", lambda run, start: None)  # a slow import
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def only_run(folder):
+    (path,) = Path(folder).iterdir()
+    return Run.open(path)
+
+
+def test_resume_after_kill_is_bit_exact():
+    assert main([*LINE, "runs=whole"]) == 0
+    whole = only_run("whole")
+
+    command = [sys.executable, "-m", "backdrift", *LINE, "runs=killed"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(Path("killed").glob("*/checkpoints/step-00000075")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    killed = only_run("killed")
+    assert 75 <= killed.latest_checkpoint().step < 400
+    with killed.metrics.open("a") as file:
+        file.write('{"step": 399, "loss": 1.0}\n{"step": 40')  # lines of steps that were lost, one cut short
+
+    assert main(["resume", f"run={killed.path}"]) == 0
+    for kind in ("model", "ema"):
+        one, two = whole.latest_checkpoint().weights(kind), killed.latest_checkpoint().weights(kind)
+        assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+    def lines(run):
+        return [(row["step"], row["loss"], row["lr"]) for row in run.read_metrics()]
+
+    assert lines(killed) == lines(whole)
+
+
+def test_resume_of_a_finished_run_says_so(capsys):
+    assert main([*LINE, "train.steps=5"]) == 0
+    run = only_run("runs")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(["resume", f"run={run.path}"]) == 0
+    assert "finished, all 5 steps are done" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("moment", ["save_file", "force", "rename"])
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(moment, tmp_path, monkeypatch):
+    weights = {"w": torch.arange(3.0)}
+    checkpoint.save(tmp_path, 1, weights, weights, {}, keep=2)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        if moment == "rename":
+            patched.setattr(Path, "rename", kill)
+        else:
+            patched.setattr(checkpoint, moment, kill)
+        with pytest.raises(Killed):
+            checkpoint.save(tmp_path, 2, {"w": torch.zeros(3)}, weights, {}, keep=2)
+    assert [c.step for c in checkpoint.found(tmp_path)] == [1]
+    assert torch.equal(checkpoint.found(tmp_path)[0].weights("model")["w"], weights["w"])
+    checkpoint.save(tmp_path, 2, weights, weights, {}, keep=2)
+    assert [c.step for c in checkpoint.found(tmp_path)] == [1, 2]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_weights_are_read_without_executing_code(tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    kept = checkpoint.save(tmp_path / "c", 1, {"w": torch.zeros(1)}, {"w": torch.zeros(1)}, {}, keep=1)
+    torch.save({"optimizer": Evil()}, kept.path / "optimizer.pt")
+    (kept.path / "model.safetensors").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(pickle.UnpicklingError):
+        kept.optimizer()
+    with pytest.raises(ValueError, match="damaged"):
+        kept.weights("model")
+    assert not (tmp_path / "executed").exists()
