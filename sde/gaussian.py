@@ -176,7 +176,8 @@ class GaussianSDE(SDE):
 
     def _fresh(self, s: Tensor, t: Tensor) -> Tensor:
         """1 - SNR_t/SNR_s, the share of sigma_t^2 that arrived after s, without cancellation."""
-        return -torch.expm1((self.log_snr(t) - self.log_snr(s)).clamp(max=0))
+        # At s = t = 0 both are infinite, and their difference is none.
+        return -torch.expm1(torch.where(s == t, 0.0, self.log_snr(t) - self.log_snr(s)).clamp(max=0))
 
     def _ordered(self, s: Time, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
         s, t = as_time(s, x), as_time(t, x)
