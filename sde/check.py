@@ -134,6 +134,14 @@ def check(sde: GaussianSDE | Any, points: int = 65, tolerance: float = 1e-5) -> 
         "diffusion^2 by alpha, sigma", g2, d_variance - 2 * d_alpha * sigma.square(), d_variance.abs() + g2
     )
 
+    # A third witness to sigma: a log_snr in closed form.
+    log_snr, declared_snr = 2 * (alpha.log() - sigma.log()), sde.log_snr(t)
+    log_snr_off = compare("log_snr", declared_snr, log_snr, log_snr.abs().clamp(min=1))
+    d_log_snr = torch.func.jvp(sde.log_snr, (t,), (torch.ones_like(t),))[1]
+    var_off_by_snr = compare(
+        "diffusion^2 by alpha, log_snr", g2, -alpha.square() * torch.exp(-declared_snr) * d_log_snr
+    )
+
     def worst(*methods: str) -> Finding:
         return max((found for found in findings if found.method in methods), key=lambda found: found.error)
 
@@ -152,15 +160,18 @@ def check(sde: GaussianSDE | Any, points: int = 65, tolerance: float = 1e-5) -> 
     elif mean_off > tolerance:
         fault("drift or alpha", worst("drift = d log(alpha)/dt"), "d log(alpha)/dt")
         fault("diffusion or sigma", worst("diffusion^2"), "d(sigma^2)/dt - 2 f sigma^2")
+    elif var_off > tolerance and log_snr_off > tolerance and var_off_by_snr <= tolerance:
+        fault("sigma", worst("sigma^2 (variance equation)"), "(for sigma^2) the variance equation")
     elif var_off > tolerance:
         fault("diffusion (or sigma)", worst("diffusion^2"), "d(sigma^2)/dt - 2 f sigma^2")
 
     offset = sde.drift(0 * one, t).flatten()
     if compare("drift at x = 0", offset, torch.zeros_like(offset), f.abs().clamp(min=1)) > tolerance:
         fault("drift", findings[-1], "a drift linear in x (use SDE for any other)")
-    log_snr = 2 * (alpha.log() - sigma.log())
-    if compare("log_snr", sde.log_snr(t), log_snr, log_snr.abs().clamp(min=1)) > tolerance:
-        fault("log_snr", findings[-1], "log(alpha^2/sigma^2)")
+    if any(name in fault.split(" at fault")[0] for fault in faults for name in ("alpha", "sigma")):
+        return CheckReport(repr(sde), findings, faults)  # log_snr cannot be held against a wrong alpha or sigma
+    if log_snr_off > tolerance:
+        fault("log_snr", worst("log_snr"), "log(alpha^2/sigma^2)")
     elif bool((log_snr.diff() >= 0).any()):
         faults.append("alpha or sigma is at fault: log(alpha^2/sigma^2) does not fall with t everywhere.")
     elif compare("t_from_log_snr", sde.t_from_log_snr(log_snr), t) > tolerance:
