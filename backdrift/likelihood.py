@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from backdrift.data import Data
     from backdrift.metrics import Estimate
-    from models import Denoiser
 
 BATCH = 256
 """Samples in memory at once. It changes no value: a sample does not know its neighbours."""
@@ -102,11 +101,11 @@ class Scores:
             writer.writerows(zip(*columns.values(), strict=True))
 
 
-def score(model: Denoiser, data: Data, values: Tensor, seed: int = 0, **settings: Any) -> Scores:
+def score(model: Any, data: Data, values: Tensor, seed: int = 0, **settings: Any) -> Scores:
     """Log-likelihoods of samples v of a data set, in its own units.
 
     Args:
-        model: a trained denoiser.
+        model: a denoiser, trained or in closed form.
         data: says how v becomes what the model sees, and the Jacobian of that.
         values: v, `[n, ...]`.
         seed: of the dequantisation and of the probes.
@@ -117,10 +116,11 @@ def score(model: Denoiser, data: Data, values: Tensor, seed: int = 0, **settings
     """
     import torch
 
-    from solvers.likelihood import log_likelihood
+    from solvers import log_likelihood
+    from solvers.solver import place_of
 
     x = data.to_model(values, torch.Generator().manual_seed(seed))
-    device = next(model.parameters()).device
+    device, _ = place_of(model)
     parts = [
         log_likelihood(model, part.to(device), seed=seed, first=k * BATCH, **settings)
         for k, part in enumerate(x.split(BATCH))

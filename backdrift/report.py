@@ -62,7 +62,8 @@ def write(run: Run) -> None:
             f"## Samples\n\nBy `{solver}`, beside the test set; below, from noise to data.\n\n"
             "![generated and real samples](samples.png)\n\n![from noise to data](trajectory.png)",
             solvers_section(data, n, floor, table),
-            f"## Likelihood\n\nTest set: {scores}.",
+            f"## Likelihood\n\nTest set: {scores}.\n\n"
+            "![histogram](likelihood.png)\n\n![most and least likely](extremes.png)",
             versions_section(run),
             f"The report took {time.perf_counter() - began:.0f} s.",
         ]
@@ -79,12 +80,16 @@ def draw_pictures(run: Run, model: Denoiser, data: Data, solver: Any, n: int = 6
     path = sample(model, solver, (n, *data.shape), seed=0, trajectory=True)
     real = readable_data(data, data.test[: max(n, 64)])
     figures.samples(readable(data, path.x.cpu()), real).savefig(run.path / "samples.png")
-    shown = [round(k * (len(path.times) - 1) / 9) for k in range(10)] if data.is_picture else range(len(path.times))
-    chosen = sorted(set(shown))
-    times, states = path.times[chosen].double(), path.states[chosen]
-    ratio = torch.where(times > 0, model.sde.sigma(times) / model.sde.alpha(times), 0.0)
-    # Each state at the spread of the data, whatever the process does to it: x_t d / sqrt(alpha^2 d^2 + sigma^2).
+    times, states = path.times.double(), path.states
     alpha = torch.where(times > 0, model.sde.alpha(times), 1.0)
+    ratio = torch.where(times > 0, model.sde.sigma(times) / alpha, 0.0)
+    if data.is_picture:
+        # Between pure noise and the end, the states where the noise is 8 to 0.05 times the data: there it happens.
+        levels = data.std * torch.logspace(math.log10(8), math.log10(0.05), 8, dtype=torch.float64)
+        nearest = (ratio[:-1].log() - levels.log()[:, None]).abs().argmin(1)
+        chosen = sorted({0, *nearest.tolist(), len(times) - 1})
+        times, states, alpha, ratio = times[chosen], states[chosen], alpha[chosen], ratio[chosen]
+    # Each state at the spread of the data, whatever the process does to it: x_t d / sqrt(alpha^2 d^2 + sigma^2).
     scale = 1 / (alpha * torch.sqrt(1 + (ratio / data.std).square()))
     states = states * scale.to(states).reshape(-1, *(1,) * (states.ndim - 1))
     drawn = torch.stack([readable(data, state) for state in states])
@@ -119,7 +124,7 @@ def score_test_set(run: Run, model: Denoiser, data: Data) -> Scores:
 
 
 def compare(
-    model: Denoiser, data: Data, n: int, solvers: tuple[TableSolver, ...] = SOLVERS, seed: int = 0
+    model: Any, data: Data, n: int, solvers: tuple[TableSolver, ...] = SOLVERS, seed: int = 0
 ) -> tuple[Comparison, dict[tuple[str, int], Comparison]]:
     """The distance to the test set of `n` training samples, and of `n` samples of every solver at every budget.
 

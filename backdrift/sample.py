@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from backdrift.data import Data
-    from models import Denoiser
     from solvers import Solver
 
 BATCH = 256
@@ -51,7 +50,7 @@ def main(config: DictConfig) -> None:
     print(f"{config.n} samples by {solver} in {seconds:.1f} s\n{folder / 'samples.npz'}\n{folder / 'samples.png'}")
 
 
-def draw(model: Denoiser, solver: Solver, shape: tuple[int, ...], n: int, seed: int) -> Tensor:
+def draw(model: Any, solver: Solver, shape: tuple[int, ...], n: int, seed: int) -> Tensor:
     """`n` samples x `[n, *shape]` in the model's units, on the host."""
     import torch
 
@@ -64,7 +63,7 @@ def draw(model: Denoiser, solver: Solver, shape: tuple[int, ...], n: int, seed: 
 
 
 def readable(data: Data, x: Tensor) -> Tensor:
-    """x as the figures want it: brightness in [0, 1] for pictures; otherwise the data's own units, as vectors or series."""
+    """x as the figures want it: brightness in [0, 1] for pictures, vectors and series in the data's units."""
     if data.is_picture:
         return data.to_pixels(x)
     return data.to_data(x) if len(data.shape) <= 2 else data.to_data(x).flatten(1)
