@@ -1,6 +1,7 @@
 """What stands for the score: networks, preconditioning, losses and closed-form densities."""
 
 from models.denoiser import Denoiser
+from models.hybrid_score import HybridLoss, HybridScore
 from models.loss import DenoisingLoss
 from models.mixture import GaussianMixture
 from models.mlp import MLP
@@ -12,6 +13,8 @@ __all__ = [
     "Denoiser",
     "DenoisingLoss",
     "GaussianMixture",
+    "HybridLoss",
+    "HybridScore",
     "LikelihoodTimes",
     "LogNormalTimes",
     "TimeDistribution",

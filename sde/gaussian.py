@@ -44,7 +44,11 @@ class Prior:
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None, **kwargs: Any) -> Tensor:
         """Draws of the given shape `[batch, ...]`; `kwargs` (dtype, device) go to `torch.randn`."""
-        return self.std * torch.randn(shape, generator=generator, **kwargs)
+        return self.from_noise(torch.randn(shape, generator=generator, **kwargs))
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """std eps for standard normal eps `[batch, ...]`."""
+        return self.std * noise
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(x; 0, std^2 I) in nats, `[batch]` for `x` `[batch, ...]`."""

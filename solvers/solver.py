@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runti
 import torch
 from torch import Tensor
 
-from sde import GaussianSDE, Prior, tweedie
+from sde import GaussianSDE, tweedie
 from solvers.grid import Grid, Points, time_grid
 from solvers.noise import PRIOR, STEPS, Noise
 from solvers.table import Row, Table, execute
@@ -250,8 +250,8 @@ def sample(
         of_device, of_dtype = place_of(model)
         device = of_device if device is None else device
         dtype = of_dtype if dtype is None else dtype
-        prior: Prior = model.sde.prior
-        x = prior.std * Noise(seed, tuple(shape), first=first, stream=PRIOR, dtype=dtype, device=device)()
+        start = Noise(seed, tuple(shape), first=first, stream=PRIOR, dtype=dtype, device=device)()
+        x = model.sde.prior.from_noise(start)
     noise = None
     if solver.stochastic:
         noise = Noise(seed, tuple(x.shape), first=first, stream=STEPS, dtype=x.dtype, device=x.device)

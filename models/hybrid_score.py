@@ -1,0 +1,133 @@
+"""The score of critically damped Langevin diffusion as a network, and hybrid score matching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.times import stratified
+from sde import CriticallyDamped, Time, as_time
+from sde.linear import apply, factor
+from sde.process import require_positive
+
+
+class Coefficients(NamedTuple):
+    """What the preconditioning is made of, at times `[...]`: see `HybridScore`."""
+
+    whiten: Tensor
+    guess: Tensor
+    out: Tensor
+    noise_scale: Tensor
+    c_noise: Tensor
+
+
+class HybridScore(nn.Module):
+    """The score of the velocity, -eps_v/F_vv, for a network that predicts the noise eps_v.
+
+    x_t = Phi x_0 + F eps with F lower triangular, eps = (eps_x, eps_v), so that grad_v log p = -E[eps_v given
+    x_t]/F_vv (Dockhorn, Vahdat & Kreis 2022, section 3.2). The network adds to what would be right for
+    normal data of variance d^2,
+
+        eps_v = w . u + c network(W u),    w = S^{-1} F e_v,    c^2 = 1 - e_v^T F^T S^{-1} F e_v,
+
+    S the state's covariance at t for such data, W S W^T = 1: input and target have unit variance, as
+    in Karras et al. (2022), whose argument this is; Dockhorn et al.'s mixed score (section 3.2) is
+    its case c = 1 with the velocity's variance in place of S.
+
+    Args:
+        network: called as `network(z, c_noise)` or `network(z, c_noise, label)`, z `[batch, 2 channels, ...]`
+            for data `[batch, channels, ...]`, c_noise `[batch]`; returns a tensor like z, of which the
+            second half is used.
+        sde: the process.
+        data_std: d, the standard deviation of the data over all components.
+    """
+
+    def __init__(self, network: nn.Module, sde: CriticallyDamped, data_std: float = 1.0) -> None:
+        super().__init__()
+        require_positive(data_std=data_std)
+        if not isinstance(sde, CriticallyDamped):
+            raise ValueError(f"sde: expected CriticallyDamped, got {type(sde).__name__}")
+        self.network, self.sde, self.data_std = network, sde, float(data_std)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """W, w, c, F_vv and c_noise = log(s)/4, s the position's noise over its signal; all in float64."""
+        phi, _ = self.sde.moments(0.0, t)
+        own = self.sde.covariance_at(t)
+        root = factor(own)
+        signal = self.data_std * phi[..., :, 0]  # S = F F^T + signal signal^T
+        total = factor(own + signal.unsqueeze(-1) * signal.unsqueeze(-2))
+        whiten = torch.linalg.inv(total)
+        guess = (whiten.mT @ whiten @ root[..., :, 1:]).squeeze(-1)
+        # With z = F^{-1} signal, c^2 = 1 - [(1 + z z^T)^{-1}]_vv = z_v^2/(1 + |z|^2), no digits lost.
+        z = torch.linalg.solve_triangular(root, signal.unsqueeze(-1), upper=False).squeeze(-1)
+        out = z[..., 1].abs() * (1 + z.square().sum(-1)).rsqrt()
+        c_noise = 0.125 * (own[..., 0, 0] / phi[..., 0, 0].square()).log()
+        return Coefficients(whiten, guess, out, root[..., 1, 1], c_noise)
+
+    def raw(self, u: Tensor, parts: Coefficients, label: Tensor | None = None) -> Tensor:
+        """The network itself, `[batch, ...]` for the state u `[batch, 2, ...]`."""
+        z = apply(parts.whiten, u).flatten(1, 2)
+        c_noise = parts.c_noise.to(u).flatten().expand(len(u))
+        z = self.network(z, c_noise) if label is None else self.network(z, c_noise, label)
+        return z.unflatten(1, (2, -1))[:, 1].to(u.dtype)
+
+    def guessed(self, u: Tensor, parts: Coefficients) -> Tensor:
+        """w . u, the prediction for normal data, `[batch, ...]`."""
+        return apply(parts.guess.unsqueeze(-2), u)[:, 0]
+
+    def forward(self, u: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+        """E[eps_v given u], `[batch, ...]` for u `[batch, 2, ...]`; t scalar or `[batch]`."""
+        parts = self.coefficients(torch.as_tensor(t, dtype=torch.float64, device=u.device))
+        return self.guessed(u, parts) + as_time(parts.out, u[:, 0]) * self.raw(u, parts, label)
+
+    def score(self, u: Tensor, t: Time) -> Tensor:
+        """(0, grad_v log p_t(u)), `[batch, 2, ...]`.
+
+        The position's part is not learned and is put to 0: no noise enters there, so that g g^T score,
+        all that reverse process, flow and likelihood ask for, is right.
+        """
+        root = factor(self.sde.covariance_at(torch.as_tensor(t, dtype=torch.float64, device=u.device)))
+        velocity = -self(u, t) / as_time(root[..., 1, 1], u[:, 0])
+        return torch.stack([torch.zeros_like(velocity), velocity], 1)
+
+
+@dataclass(frozen=True)
+class HybridLoss:
+    """|(eps_v - w . u)/c - network|^2 per component: hybrid score matching, Dockhorn et al. (2022), eq. 9.
+
+    u is drawn given x_0 alone, the starting velocity summed out; the weighting is 1/c^2 in the error
+    of eps_v, a target of unit variance at all t.
+    """
+
+    def __call__(
+        self,
+        model: HybridScore,
+        x0: Tensor,
+        u: Tensor | None = None,
+        noise: Tensor | None = None,
+        label: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The loss of each sample, `[batch]`.
+
+        Args:
+            model: the network with its preconditioning.
+            x0: data, `[batch, ...]`.
+            u: uniform numbers that choose t on [eps, T], `[batch]`; stratified unless given.
+            noise: eps, `[batch, 2, ...]`; drawn unless given.
+            label: a class for each sample, `[batch]`, or None.
+            generator: of `u` and `noise` where they are drawn here.
+        """
+        sde = model.sde
+        u = stratified(len(x0), generator, x0.device) if u is None else u
+        t = sde.eps + (sde.T - sde.eps) * u.double()
+        if noise is None:
+            shape = (len(x0), 2, *x0.shape[1:])
+            noise = torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        state = sde.perturb(sde.lift(x0), t, noise)
+        parts = model.coefficients(t)
+        target = (noise[:, 1] - model.guessed(state, parts)) / as_time(parts.out, x0)
+        return (target - model.raw(state, parts, label)).flatten(1).square().mean(1)
