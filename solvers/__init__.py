@@ -1,6 +1,7 @@
 """What integrates: samplers, ODE and SDE solvers, likelihood, Langevin dynamics, information."""
 
-from solvers.adams import Adams, DPMSolverPP2M
+from solvers.adams import IPNDM, Adams, DPMSolverPP2M
+from solvers.catalogue import CATALOGUE
 from solvers.corrector import (
     Corrector,
     Langevin,
@@ -15,19 +16,25 @@ from solvers.grid import Points, karras, log_snr, quadratic, time_grid, uniform
 from solvers.heun import Heun
 from solvers.likelihood import Likelihood, log_likelihood
 from solvers.noise import Noise
+from solvers.order import Certificate, certify, certify_strong
+from solvers.restart import Restart
 from solvers.runge_kutta import RungeKutta
 from solvers.scipy_flow import ProbabilityFlow
 from solvers.simulate import simulate
 from solvers.solver import Denoises, Solver, TableSolver, Trajectory, sample
 from solvers.stochastic_adams import SASolver, StochasticAdams
+from solvers.symmetric_splitting import SymmetricSplitting
 from solvers.table import Row, Table, execute
 from solvers.torchsde_solver import TorchSDE
 from solvers.unipc import UniPC
 
 __all__ = [
+    "CATALOGUE",
     "DDIM",
+    "IPNDM",
     "Adams",
     "Ancestral",
+    "Certificate",
     "Corrector",
     "DPMSolver",
     "DPMSolverPP2M",
@@ -45,17 +52,21 @@ __all__ = [
     "Points",
     "PredictorCorrector",
     "ProbabilityFlow",
+    "Restart",
     "ReverseDiffusion",
     "Row",
     "RungeKutta",
     "SASolver",
     "Solver",
     "StochasticAdams",
+    "SymmetricSplitting",
     "Table",
     "TableSolver",
     "TorchSDE",
     "Trajectory",
     "UniPC",
+    "certify",
+    "certify_strong",
     "execute",
     "karras",
     "log_likelihood",

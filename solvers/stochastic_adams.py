@@ -110,6 +110,8 @@ class SASolver(StochasticAdams):
     Predict x_s; evaluate there; take the step again with the new denoiser as one more node and the same noise.
     The evaluation also serves the next prediction, so a step still costs one. Xue et al. (2023), algorithm 1.
 
+    Weak order: 1 with a corrector of order 1, else 2, also with a predictor of order 1.
+
     Args:
         corrector_order: 1 to 3, the number of denoisers the corrector uses, the new one included.
     """
@@ -120,6 +122,10 @@ class SASolver(StochasticAdams):
         super().__post_init__()
         if self.corrector_order not in (1, 2, 3):
             raise ValueError(f"corrector_order: expected 1, 2 or 3, got {self.corrector_order!r}")
+
+    @property
+    def claimed_order(self) -> int:  # type: ignore[override]
+        return min(self.corrector_order, 2)
 
     def rows(self, points: Points) -> Iterator[Row]:
         predictions = list(super().rows(points))
