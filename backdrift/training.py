@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from backdrift import checkpoint
 from backdrift.configuration import build
@@ -41,6 +42,7 @@ class Recipe:
         decay: how it falls to 0 at the end: "cosine", "linear", or "constant" (it does not).
         clip: the largest norm of the gradient, or null for any.
         ema: decay of the weights' running average, a step.
+        mixed_precision: "no", "bf16" or "fp16" inside the network; null leaves it to accelerate's own settings.
         label_dropout: the share of labels withheld, for classifier-free guidance (networks with classes).
         channels_last: hold images and kernels with the channels innermost.
         seed: of the weights, the order of the data and all noise.
@@ -60,6 +62,7 @@ class Recipe:
     decay: Decay = "cosine"
     clip: float | None = 1.0
     ema: float = 0.999
+    mixed_precision: str | None = None
     label_dropout: float = 0.1
     channels_last: bool = False
     seed: int = 0
@@ -79,6 +82,8 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a number in [0, 1)")
         if self.decay not in get_args(Decay):
             raise ValueError(f"decay={self.decay}: expected one of {', '.join(get_args(Decay))}")
+        if self.mixed_precision not in (None, "no", "bf16", "fp16"):
+            raise ValueError(f"mixed_precision={self.mixed_precision}: expected no, bf16, fp16 or null")
         if self.clip is not None and not (isinstance(self.clip, (int, float)) and self.clip > 0):
             raise ValueError(f"clip={self.clip}: expected a positive number or null")
 
@@ -128,6 +133,14 @@ def mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the numbers that modules such as dropout draw on `device`."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` also queues a stack trace for each GPU library
+    else:
+        torch.manual_seed(seed)
+
+
 class Trainer:
     """Everything that a config asks for, made and checked before anything is written.
 
@@ -151,7 +164,7 @@ class Trainer:
         self.network: nn.Module = build(config, "model")
         self.classes = int(getattr(getattr(self.network, "conditioning", None), "classes", 0))
         self._check_fit()
-        self.accelerator = Accelerator()
+        self.accelerator = Accelerator(mixed_precision=self.recipe.mixed_precision)
         self.network.to(self.accelerator.device)
         if self.recipe.channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -196,28 +209,29 @@ class Trainer:
         main = accelerator.is_main_process
         network, optimizer = self.network.train(), self.optimizer
         highest = [group["lr"] for group in optimizer.param_groups]
-        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        average, move = copy.deepcopy(network), get_ema_multi_avg_fn(recipe.ema)
+        weights, averages = list(network.parameters()), list(average.parameters())
         start = 0
         if run.checkpoints():
             newest = run.latest_checkpoint()
             start = newest.step
             network.load_state_dict(newest.weights("model"))
-            average.module.load_state_dict(newest.weights("ema"))
-            average.n_averaged.fill_(start)
+            average.load_state_dict(newest.weights("ema"))
             memory = newest.optimizer()
             optimizer.load_state_dict(memory["optimizer"])
             if accelerator.scaler is not None and memory["scaler"]:
                 accelerator.scaler.load_state_dict(memory["scaler"])
 
         def save(step: int) -> None:
-            weights = network.state_dict()
-            if not all(bool(value.isfinite().all()) for value in weights.values()):
+            if not all(bool(value.isfinite().all()) for value in weights):
                 raise Diverged(_diverged("a weight", step, run))
             if main:
                 scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
                 memory = {"optimizer": optimizer.state_dict(), "scaler": scaler}
-                folder = run.path / "checkpoints"
-                checkpoint.save(folder, step, weights, average.module.state_dict(), memory, recipe.keep)
+                for mean, now in zip(average.buffers(), network.buffers(), strict=True):
+                    mean.copy_(now)
+                trained, averaged = network.state_dict(), average.state_dict()
+                checkpoint.save(run.path / "checkpoints", step, trained, averaged, memory, recipe.keep)
             accelerator.wait_for_everyone()
 
         if start == 0:
@@ -241,7 +255,7 @@ class Trainer:
             for step in range(start, recipe.steps):
                 # All processes draw the whole batch and take their share: the result does not depend on their number.
                 generator.manual_seed(mixed(recipe.seed, 2, step))
-                torch.manual_seed(mixed(recipe.seed, 3, step, accelerator.process_index))  # dropout
+                seed_device(device, mixed(recipe.seed, 3, step, accelerator.process_index))  # dropout
                 index = order(step).to(device)
                 x0 = self.data.to_model(values[index], generator)
                 u = stratified(recipe.batch, generator, device)
@@ -254,10 +268,10 @@ class Trainer:
                 loss = recipe.loss(model, x0[mine], u[mine], noise[mine], label).mean()
                 accelerator.backward(loss)
                 if recipe.clip is not None:
-                    accelerator.clip_grad_norm_(prepared.parameters(), recipe.clip)
+                    accelerator.clip_grad_norm_(weights, recipe.clip)
                 stepper.step()
                 stepper.zero_grad()
-                average.update_parameters(network)
+                move(averages, weights, step)
                 losses.append(loss.detach())
 
                 done = step + 1
@@ -277,7 +291,6 @@ class Trainer:
             progress.close()
             if board is not None:
                 board.close()
-        accelerator.free_memory()
 
     def _withheld(self, label: Tensor, generator: torch.Generator) -> Tensor:
         """Labels, a share of them replaced by the class that stands for none."""
