@@ -39,6 +39,7 @@ class UNet(nn.Module):
         classes: number of classes; 0 for an unconditional network.
         dropout: probability of dropping a unit inside a block, in training mode.
         fourier: the exponents k of the sinusoids; empty for none.
+        patch: side of the square of pixels that become the channels of one position of level 0.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class UNet(nn.Module):
         classes: int = 0,
         dropout: float = 0.0,
         fourier: Sequence[float] = (),
+        patch: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("blocks", blocks)):
+        for name, value in (("channels", channels), ("blocks", blocks), ("patch", patch)):
             if value < 1:
                 raise ValueError(f"{name}={value}: expected an integer of at least 1")
         if not widths or any(width < 1 for width in widths):
@@ -61,9 +63,10 @@ class UNet(nn.Module):
             raise ValueError(f"attention={attention}: expected levels from 0 to {len(widths) - 1}")
         self.channels = channels
         self.fourier = tuple(fourier)
+        self.patch = patch
         embedding = 4 * widths[0]
         self.conditioning = Conditioning(embedding, classes)
-        self.first = nn.Conv2d(channels * (1 + 2 * len(self.fourier)), widths[0], 3, padding=1)
+        self.first = nn.Conv2d(patch**2 * channels * (1 + 2 * len(self.fourier)), widths[0], 3, padding=1)
 
         def levels() -> nn.ModuleList:
             return nn.ModuleList(
@@ -76,7 +79,7 @@ class UNet(nn.Module):
         self.coarsen = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.refine = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
         self.norm = nn.GroupNorm(_groups(widths[0]), widths[0])
-        self.last = _zero(nn.Conv2d(widths[0], channels, 3, padding=1))
+        self.last = _zero(nn.Conv2d(widths[0], patch**2 * channels, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Evaluate F.
@@ -97,9 +100,9 @@ class UNet(nn.Module):
             raise ValueError(f"x has shape {list(x.shape)}: expected [batch, {self.channels}, height, width]")
         height, width = x.shape[2:]
         e = functional.silu(self.conditioning(c_noise, label, len(x)))
-        unit = 2 ** len(self.coarsen)
+        unit = self.patch * 2 ** len(self.coarsen)
         h = functional.pad(x.to(self.first.weight.dtype), (0, -width % unit, 0, -height % unit), mode="replicate")
-        h = self.first(self._sinusoids(h, c_noise))
+        h = self.first(functional.pixel_unshuffle(self._sinusoids(h, c_noise), self.patch))
         skips = []
         for i, level in enumerate(self.down):
             h = level(h, e)
@@ -110,7 +113,7 @@ class UNet(nn.Module):
             if i < len(self.refine):
                 h = self.refine[i](h) + skips[i]
             h = self.up[i](h, e)
-        h = self.last(functional.silu(self.norm(h)))
+        h = functional.pixel_shuffle(self.last(functional.silu(self.norm(h))), self.patch)
         return h[..., :height, :width].to(x.dtype)
 
     def _sinusoids(self, x: Tensor, c_noise: Tensor) -> Tensor:

@@ -18,6 +18,10 @@ def unet(classes: int = 0, dropout: float = 0.0) -> nn.Module:
     return UNet(2, widths=(16, 32, 32), blocks=1, attention=(1, 2), classes=classes, dropout=dropout, fourier=(0, 1))
 
 
+def patched(classes: int = 0, dropout: float = 0.0) -> nn.Module:
+    return UNet(2, widths=(32, 32), blocks=1, classes=classes, dropout=dropout, fourier=(0,), patch=2)
+
+
 def mlp(classes: int = 0, dropout: float = 0.0) -> nn.Module:
     return MLP((2, 8, 12), hidden=32, depth=2, classes=classes, dropout=dropout)
 
@@ -38,16 +42,17 @@ def images(batch: int = 4, height: int = 8, width: int = 12) -> tuple[Tensor, Te
     return x, 0.25 * torch.linspace(-5, 4, batch)
 
 
-both = pytest.mark.parametrize("build", [unet, mlp])
+each = pytest.mark.parametrize("build", [unet, patched, mlp])
+each_unet = pytest.mark.parametrize("build", [unet, patched])
 
 
-@both
+@each
 def test_starts_at_zero(build: Build) -> None:
     x, c = images()
     assert build()(x, c).abs().max() == 0
 
 
-@both
+@each
 def test_a_sample_does_not_know_its_neighbours(build: Build) -> None:
     network = awake(build, classes=3).double()
     x, c = (v.double() for v in images())
@@ -58,7 +63,7 @@ def test_a_sample_does_not_know_its_neighbours(build: Build) -> None:
     assert (together[0] - together[1]).abs().max() > 1e-2
 
 
-@both
+@each
 def test_a_shared_noise_level_is_the_same_level_for_each(build: Build) -> None:
     network = awake(build)
     x, _ = images()
@@ -67,7 +72,7 @@ def test_a_shared_noise_level_is_the_same_level_for_each(build: Build) -> None:
     assert (shared - network(x, torch.tensor(0.4))).abs().max() > 1e-3
 
 
-@both
+@each
 @pytest.mark.parametrize("argument", [0, 1])
 def test_forward_derivative_is_the_finite_difference(build: Build, argument: int) -> None:
     network = awake(build).double()
@@ -82,7 +87,7 @@ def test_forward_derivative_is_the_finite_difference(build: Build, argument: int
     torch.testing.assert_close(derivative, (ahead - behind) / (2 * h), rtol=1e-5, atol=1e-6)
 
 
-@both
+@each
 def test_forward_and_reverse_derivatives_are_transposed(build: Build) -> None:
     network = awake(build).double()
     x, c = (v.double() for v in images())
@@ -93,7 +98,7 @@ def test_forward_and_reverse_derivatives_are_transposed(build: Build) -> None:
     torch.testing.assert_close((forward * w).sum(), (v * pullback(w)[0]).sum(), rtol=1e-9, atol=1e-9)
 
 
-@both
+@each
 def test_vmap_over_probes_is_a_loop_over_probes(build: Build) -> None:
     network = awake(build)
     x, c = images(batch=2)
@@ -106,7 +111,7 @@ def test_vmap_over_probes_is_a_loop_over_probes(build: Build) -> None:
     torch.testing.assert_close(together, torch.stack([product(p) for p in probes]), rtol=1e-4, atol=1e-5)
 
 
-@both
+@each
 def test_label_matters_and_none_is_the_null_class(build: Build) -> None:
     network = awake(build, classes=3)
     x, c = images()
@@ -118,7 +123,7 @@ def test_label_matters_and_none_is_the_null_class(build: Build) -> None:
             assert (output - other).abs().amax(dim=(1, 2, 3)).min() > 1e-3
 
 
-@both
+@each
 def test_half_precision_stays_inside(build: Build) -> None:
     network = awake(build)
     x, c = images()
@@ -130,7 +135,7 @@ def test_half_precision_stays_inside(build: Build) -> None:
     assert 0 < error < 0.03
 
 
-@both
+@each
 def test_the_output_has_the_dtype_of_the_input(build: Build) -> None:
     network = awake(build)
     x, c = images()
@@ -142,7 +147,7 @@ def test_the_output_has_the_dtype_of_the_input(build: Build) -> None:
     assert (precise - wide).abs().max() > 0
 
 
-@both
+@each
 def test_dropout_only_in_training(build: Build) -> None:
     network = awake(build, dropout=0.5)
     x, c = images()
@@ -151,17 +156,19 @@ def test_dropout_only_in_training(build: Build) -> None:
     assert (network(x, c) - network(x, c)).abs().max() > 1e-3
 
 
-def test_channels_last_is_a_layout_not_a_function() -> None:
-    network = awake(unet)
+@each_unet
+def test_channels_last_is_a_layout_not_a_function(build: Build) -> None:
+    network = awake(build)
     x, c = images()
     contiguous = network(x, c)
     network = network.to(memory_format=torch.channels_last)
     torch.testing.assert_close(network(x.to(memory_format=torch.channels_last), c), contiguous, rtol=1e-4, atol=1e-5)
 
 
+@each_unet
 @pytest.mark.parametrize(("height", "width"), [(7, 10), (5, 8), (3, 1)])
-def test_an_odd_image_is_the_corner_of_its_padded_self(height: int, width: int) -> None:
-    network = awake(unet).double()
+def test_an_odd_image_is_the_corner_of_its_padded_self(build: Build, height: int, width: int) -> None:
+    network = awake(build).double()
     x, c = images(height=height, width=width)
     rows = torch.arange(height + -height % 4).clamp(max=height - 1)
     columns = torch.arange(width + -width % 4).clamp(max=width - 1)
@@ -202,7 +209,7 @@ def test_conditioning_tells_noise_levels_apart() -> None:
     assert torch.cdist(e, e).add(torch.eye(40)).min() > 1e-2
 
 
-@both
+@each
 def test_refuses_by_name(build: Build) -> None:
     network = build(classes=3)
     x, c = images()
@@ -228,6 +235,7 @@ def test_refuses_by_name(build: Build) -> None:
         ("channels", lambda: UNet(0)),
         ("widths", lambda: UNet(1, widths=())),
         ("blocks", lambda: UNet(1, blocks=0)),
+        ("patch", lambda: UNet(1, patch=0)),
         ("attention", lambda: UNet(1, widths=(8, 8), attention=(2,))),
     ],
 )
