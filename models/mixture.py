@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde import GaussianSDE, Model, Time
+from sde import GaussianSDE, Model, Time, as_time
 
 
 class GaussianMixture(Model):
@@ -48,6 +48,8 @@ class GaussianMixture(Model):
         if covariances.ndim == 0:
             covariances = covariances.expand(k, d)
         if covariances.shape == (k, d):
+            if not bool((covariances >= 0).all()):
+                raise ValueError(f"covariances: expected no negative variance, got {float(covariances.min()):.3g}")
             self.variances, self.axes = covariances, None
         elif covariances.shape == (k, d, d):
             scale = covariances.abs().amax().clamp(min=1e-30)
@@ -92,7 +94,7 @@ class GaussianMixture(Model):
 
     def _coefficients(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """alpha and sigma^2, `[batch or 1, 1, 1]`; t = 0 means the data even without a process."""
-        t = torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
+        t = as_time(t, x).reshape(-1, 1, 1)
         if not hasattr(self, "sde"):
             raise ValueError("sde: this mixture has no process; give one with `under(sde)`")
         return self.sde.alpha(t), self.sde.sigma(t).square()
