@@ -1,7 +1,9 @@
 """What integrates: samplers, ODE and SDE solvers, likelihood, Langevin dynamics, information."""
 
 from solvers.adams import IPNDM, Adams, DPMSolverPP2M
+from solvers.bounds import elbo
 from solvers.catalogue import CATALOGUE
+from solvers.chain import DDPM, Chain, ChainBound
 from solvers.corrector import (
     Corrector,
     Langevin,
@@ -14,7 +16,16 @@ from solvers.dpm_solver import DPMSolver, DPMSolverPP2S, ExponentialRK3
 from solvers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from solvers.grid import Points, karras, log_snr, quadratic, time_grid, uniform
 from solvers.heun import Heun
+from solvers.information import (
+    Independent,
+    Information,
+    entropy,
+    log_density,
+    mutual_information,
+    relative_entropy,
+)
 from solvers.likelihood import Likelihood, log_likelihood
+from solvers.monte_carlo import MonteCarlo
 from solvers.noise import Noise
 from solvers.order import Certificate, certify, certify_strong
 from solvers.restart import Restart
@@ -26,15 +37,19 @@ from solvers.stochastic_adams import SASolver, StochasticAdams
 from solvers.symmetric_splitting import SymmetricSplitting
 from solvers.table import Row, Table, execute
 from solvers.torchsde_solver import TorchSDE
+from solvers.tune import Tuned, tune
 from solvers.unipc import UniPC
 
 __all__ = [
     "CATALOGUE",
     "DDIM",
+    "DDPM",
     "IPNDM",
     "Adams",
     "Ancestral",
     "Certificate",
+    "Chain",
+    "ChainBound",
     "Corrector",
     "DPMSolver",
     "DPMSolverPP2M",
@@ -44,9 +59,12 @@ __all__ = [
     "EulerMaruyama",
     "ExponentialRK3",
     "Heun",
+    "Independent",
+    "Information",
     "Langevin",
     "Likelihood",
     "MetropolisLangevin",
+    "MonteCarlo",
     "Noise",
     "OrnsteinUhlenbeckStep",
     "Points",
@@ -64,16 +82,23 @@ __all__ = [
     "TableSolver",
     "TorchSDE",
     "Trajectory",
+    "Tuned",
     "UniPC",
     "certify",
     "certify_strong",
+    "elbo",
+    "entropy",
     "execute",
     "karras",
+    "log_density",
     "log_likelihood",
     "log_snr",
+    "mutual_information",
     "quadratic",
+    "relative_entropy",
     "sample",
     "simulate",
     "time_grid",
+    "tune",
     "uniform",
 ]

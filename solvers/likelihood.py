@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from sde import GaussianSDE
@@ -18,6 +17,7 @@ from solvers.divergence import Field, divergence, products
 from solvers.flow import Flow, flow
 from solvers.flow_solvers import TABLEAUS, Tableau, adaptive, fixed
 from solvers.grid import Grid
+from solvers.monte_carlo import Tally, student
 from solvers.noise import PROBES, Noise
 
 Method = Literal["rk4", "heun", "midpoint", "adaptive"]
@@ -63,8 +63,7 @@ class Likelihood:
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """The ends of a confidence interval for each log-density: Student's t for the probes' error, and
         the solver's error added to it where there is an estimate."""
-        quantile = torch.from_numpy(stats.t.ppf(0.5 + level / 2, self.degrees.cpu().numpy())).to(self.log_prob)
-        width = quantile * self.standard_error + self.solver_error.nan_to_num(0.0)
+        width = student(level, self.degrees) * self.standard_error + self.solver_error.nan_to_num(0.0)
         return self.log_prob - width, self.log_prob + width
 
     def bits_per_dim(self, levels: int | None = None, width: float = 1.0) -> Tensor:
@@ -270,14 +269,14 @@ def _fixed(
     the one with every second node, makes the solver's error visible under the probes' noise."""
     tally = Tally(z)
     still = None if probe.count == 0 or not estimate else probe.draw(1)
-    followed = torch.zeros_like(tally.integral)
+    followed = torch.zeros_like(tally.total)
 
     def evaluate(field: Field, y: Tensor, weight: float, place: float) -> Tensor:
         if not weight:
             return field(y)
         if probe.count == 0:
             value, along = divergence(field, y, chunk)
-            tally.integral += weight * along
+            tally.total += weight * along
             return value
         fresh = probe.draw(probe.count)
         value, along = products(field, y, fresh if still is None else torch.cat([fresh, still]), chunk)
@@ -294,14 +293,14 @@ def _fixed(
     end = fixed(path, z, nodes, tableau, evaluate)
     variance, degrees = tally.error()
     nfe = len(tableau.c) * (len(nodes) - 1)
-    rival, gain = end, torch.full_like(tally.integral, math.nan)
+    rival, gain = end, torch.full_like(tally.total, math.nan)
     if estimate:
         coarse = [*nodes[:-1:2], nodes[-1]]
-        rival_integral = torch.zeros_like(tally.integral)
+        rival_integral = torch.zeros_like(tally.total)
         rival = fixed(path, z, coarse, tableau, follow)
-        gain = rival_integral - (tally.integral if probe.count == 0 else followed)
+        gain = rival_integral - (tally.total if probe.count == 0 else followed)
         nfe += len(tableau.c) * (len(coarse) - 1)
-    return Solved(end, tally.integral, variance, degrees, rival, gain, torch.full_like(degrees, nfe, dtype=torch.long))
+    return Solved(end, tally.total, variance, degrees, rival, gain, torch.full_like(degrees, nfe, dtype=torch.long))
 
 
 def _adaptive(path: Flow, z: Tensor, probe: Probes, rtol: float, atol: float, chunk: int | None) -> Solved:
@@ -323,51 +322,6 @@ def _adaptive(path: Flow, z: Tensor, probe: Probes, rtol: float, atol: float, ch
     return Solved(
         end.z, end.integral.mean(0), variance, degrees, end.z - end.z_error, -end.integral_error.mean(0), end.nfe
     )
-
-
-class Tally:
-    """The integral sum_j w_j mean_k(e^T J_j e) of noisy divergences, and its variance.
-
-    Of k > 1 probes for an evaluation the spread is the noise's. A single probe is compared with the
-    next evaluation's, which with "rk4" and "heun" is made at the same place on the path; elsewhere the
-    divergence's own change is counted as noise, so that the error is stated too large, never too small.
-    Degrees of freedom by Welch (1947), eq. 28.
-
-    Args:
-        z: a state, whose batch, dtype and device are meant.
-    """
-
-    def __init__(self, z: Tensor) -> None:
-        self.integral, self.variance, self.fourth = (z.new_zeros(len(z)) for _ in range(3))
-        self.noise = torch.full_like(self.integral, math.nan)  # the latest estimate of one product's variance
-        self.single: tuple[float, Tensor, float] | None = None  # an evaluation not yet compared
-
-    def add(self, weight: float, along: Tensor, place: float) -> None:
-        """Another evaluation: its weight, its products `[k, batch]`, where on the path it was made."""
-        k, value = len(along), along.mean(0)
-        self.integral += weight * value
-        if k > 1:
-            self._note(weight**2 / k * along.var(0), k - 1)
-        elif self.single is None:
-            self.single = weight, value, place
-        else:
-            other_weight, other, other_place = self.single
-            self.noise = (value - other).square() / 2
-            self.single = None if place == other_place else (weight, value, place)
-            self._note((other_weight**2 + (weight**2 if place == other_place else 0)) * self.noise, 1)
-
-    def error(self) -> tuple[Tensor, Tensor]:
-        """The variance of the integral and its degrees of freedom."""
-        if self.single is not None:
-            self._note(self.single[0] ** 2 * self.noise, 1)
-            self.single = None
-        exact = self.variance == 0
-        degrees = (self.variance.square() / self.fourth - 2).clamp(min=1)
-        return self.variance, degrees.masked_fill(exact, math.inf)
-
-    def _note(self, variance: Tensor, degrees: int) -> None:
-        self.variance += variance
-        self.fourth += variance.square() / (degrees + 2)
 
 
 def _require(x: Tensor, steps: int, method: str, probes: int | str, probe_kind: str) -> None:

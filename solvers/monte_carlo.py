@@ -1,0 +1,145 @@
+"""Averages over random draws, each with its standard error: one number for each sample of a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from solvers.noise import Noise
+
+NOISE, TIMES = 3, 4
+"""Streams of one sample, beside those of `solvers.noise`: its perturbations, and when they are made."""
+
+
+@dataclass(frozen=True)
+class MonteCarlo:
+    """A number for each sample, by random draws.
+
+    Attributes:
+        value: `[batch]`, in nats.
+        standard_error: of `value` over the draws, the sample held fixed, `[batch]`.
+        degrees: degrees of freedom behind `standard_error`, `[batch]`.
+        nfe: evaluations of the model for a sample.
+        seed: of the draws.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    degrees: Tensor
+    nfe: int
+    seed: int
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """The ends of a confidence interval for each value, by Student's t."""
+        width = student(level, self.degrees) * self.standard_error
+        return self.value - width, self.value + width
+
+    def mean(self) -> tuple[float, float]:
+        """The mean over samples and its standard error, over samples and draws together."""
+        value = self.value.double()
+        n = len(value)
+        return float(value.mean()), float(value.std() / math.sqrt(n)) if n > 1 else float(self.standard_error[0])
+
+    def __str__(self) -> str:
+        mean, error = self.mean()
+        return (
+            f"{mean:.5g} ± {error:.2g} nats over {len(self.value)} samples; "
+            f"each ± {float(self.standard_error.mean()):.2g}, {self.nfe} NFE, seed {self.seed}"
+        )
+
+
+def student(level: float, degrees: Tensor) -> Tensor:
+    """Half the width, in standard errors, of a two-sided interval of Student's t."""
+    quantile = stats.t.ppf(0.5 + level / 2, degrees.detach().cpu().numpy())
+    return torch.as_tensor(quantile, dtype=degrees.dtype, device=degrees.device)
+
+
+class Tally:
+    """The sum over j of w_j mean_k(g_jk) for noisy g_jk, and its variance.
+
+    Of k > 1 draws the spread is the noise's. A single one is compared with the next, which "rk4" and "heun"
+    make at the same place on the path; elsewhere the change of the mean itself is counted as noise, so
+    that the error is stated too large, never too small. Degrees of freedom by Welch (1947), eq. 28.
+
+    Args:
+        x: a batch, whose length, dtype and device are meant.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.total, self.variance, self.fourth = (x.new_zeros(len(x)) for _ in range(3))
+        self.noise = torch.full_like(self.total, math.nan)  # the latest estimate of one draw's variance
+        self.single: tuple[float, Tensor, float] | None = None  # a single draw not yet compared
+
+    def add(self, weight: float, draws: Tensor, place: float) -> None:
+        """Another term: its weight, its draws `[k, batch]`, and where on the path they were made."""
+        k, value = len(draws), draws.mean(0)
+        self.total += weight * value
+        if k > 1:
+            self._note(weight**2 / k * draws.var(0), k - 1)
+        elif self.single is None:
+            self.single = weight, value, place
+        else:
+            other_weight, other, other_place = self.single
+            self.noise = (value - other).square() / 2
+            self.single = None if place == other_place else (weight, value, place)
+            self._note((other_weight**2 + (weight**2 if place == other_place else 0)) * self.noise, 1)
+
+    def error(self) -> tuple[Tensor, Tensor]:
+        """The variance of the sum and its degrees of freedom."""
+        if self.single is not None:
+            self._note(self.single[0] ** 2 * self.noise, 1)
+            self.single = None
+        degrees = (self.variance.square() / self.fourth - 2).clamp(min=1)
+        return self.variance, degrees.masked_fill(self.variance == 0, math.inf)
+
+    def _note(self, variance: Tensor, degrees: int) -> None:
+        self.variance += variance
+        self.fourth += variance.square() / (degrees + 2)
+
+
+def stratified(
+    integrand: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    low: float,
+    high: float,
+    *,
+    strata: int,
+    draws: int,
+    seed: int,
+    first: int,
+    evaluations: int = 1,
+) -> MonteCarlo:
+    """The integral from low to high of E[integrand(u, noise)] du, for each sample.
+
+    Each of the equal `strata` of [low, high] gets `draws` points, uniform in it, each with its own
+    noise; the spread within strata is the variance (Cochran 1977, eq. 5.6).
+
+    Args:
+        integrand: of u `[batch]` in float64 and noise ~ N(0, I) like x; gives `[batch]`.
+        x: the batch meant, `[batch, ...]`.
+        low, high: the range of u.
+        strata: parts of the range.
+        draws: at least 2, for each part.
+        seed: of the draws.
+        first: index of the first sample.
+        evaluations: of the model in one call of the integrand.
+
+    Raises:
+        ValueError: if `strata` or `draws` is too small.
+    """
+    for name, value, least in (("strata", strata, 1), ("draws", draws, 2)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    noise = Noise(seed, tuple(x.shape), first=first, stream=NOISE, dtype=x.dtype, device=x.device)
+    times = Noise(seed, (len(x),), first=first, stream=TIMES, dtype=torch.float64, device=x.device)
+    tally, width = Tally(x), (high - low) / strata
+    for j in range(strata):
+        u = [low + width * (j + torch.special.ndtr(times())) for _ in range(draws)]
+        tally.add(width, torch.stack([integrand(point, noise()) for point in u]), j)
+    variance, degrees = tally.error()
+    return MonteCarlo(tally.total, variance.sqrt(), degrees, strata * draws * evaluations, seed)
