@@ -1,23 +1,31 @@
 """What stands for the score: networks, preconditioning, losses and closed-form densities."""
 
 from models.denoiser import Denoiser
+from models.energy import ConservativeDenoiser, Energy, LogDensity
 from models.hybrid_score import HybridLoss, HybridScore
 from models.loss import DenoisingLoss
 from models.mixture import GaussianMixture
 from models.mlp import MLP
+from models.score_diagnostics import ScoreDiagnostics, diagnose_score, score_residual
 from models.times import LikelihoodTimes, LogNormalTimes, TimeDistribution, UniformTimes
 from models.unet import UNet
 
 __all__ = [
     "MLP",
+    "ConservativeDenoiser",
     "Denoiser",
     "DenoisingLoss",
+    "Energy",
     "GaussianMixture",
     "HybridLoss",
     "HybridScore",
     "LikelihoodTimes",
+    "LogDensity",
     "LogNormalTimes",
+    "ScoreDiagnostics",
     "TimeDistribution",
     "UNet",
     "UniformTimes",
+    "diagnose_score",
+    "score_residual",
 ]
