@@ -1,6 +1,7 @@
 """What integrates: samplers, ODE and SDE solvers, likelihood, Langevin dynamics, information."""
 
 from solvers.adams import IPNDM, Adams, DPMSolverPP2M
+from solvers.annealed import AnnealedLangevin
 from solvers.bounds import elbo
 from solvers.catalogue import CATALOGUE
 from solvers.chain import DDPM, Chain, ChainBound
@@ -24,7 +25,10 @@ from solvers.information import (
     mutual_information,
     relative_entropy,
 )
+from solvers.langevin import BAOAB, MALA, ULA, AdjustedBAOAB
 from solvers.likelihood import Likelihood, log_likelihood
+from solvers.markov_chains import Chains
+from solvers.mcmc import mcmc
 from solvers.monte_carlo import MonteCarlo
 from solvers.noise import Noise
 from solvers.order import Certificate, certify, certify_strong
@@ -36,20 +40,28 @@ from solvers.solver import Denoises, Solver, TableSolver, Trajectory, sample
 from solvers.stochastic_adams import SASolver, StochasticAdams
 from solvers.symmetric_splitting import SymmetricSplitting
 from solvers.table import Row, Table, execute
+from solvers.target import Target
+from solvers.tempering import ParallelTempering
 from solvers.torchsde_solver import TorchSDE
 from solvers.tune import Tuned, tune
 from solvers.unipc import UniPC
 
 __all__ = [
+    "BAOAB",
     "CATALOGUE",
     "DDIM",
     "DDPM",
     "IPNDM",
+    "MALA",
+    "ULA",
     "Adams",
+    "AdjustedBAOAB",
     "Ancestral",
+    "AnnealedLangevin",
     "Certificate",
     "Chain",
     "ChainBound",
+    "Chains",
     "Corrector",
     "DPMSolver",
     "DPMSolverPP2M",
@@ -67,6 +79,7 @@ __all__ = [
     "MonteCarlo",
     "Noise",
     "OrnsteinUhlenbeckStep",
+    "ParallelTempering",
     "Points",
     "PredictorCorrector",
     "ProbabilityFlow",
@@ -80,6 +93,7 @@ __all__ = [
     "SymmetricSplitting",
     "Table",
     "TableSolver",
+    "Target",
     "TorchSDE",
     "Trajectory",
     "Tuned",
@@ -93,6 +107,7 @@ __all__ = [
     "log_density",
     "log_likelihood",
     "log_snr",
+    "mcmc",
     "mutual_information",
     "quadratic",
     "relative_entropy",

@@ -1,0 +1,247 @@
+"""Densities to try a Markov chain on, with what is known of them."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+
+from models.energy import Function, LogDensity
+from models.mixture import GaussianMixture
+from sde.process import require_positive
+
+
+class Target(LogDensity):
+    """A log-density with a name, and its moments and exact draws where they are known.
+
+    Tensors are float64 unless made otherwise; a chain runs in the dtype and on the device of its start.
+
+    Attributes:
+        name: of the density.
+        dim: size of a sample.
+        coordinates: a name for each component.
+        mean, sd: exact moments of each component, `[dim]`, or None; of the density at temperature 1.
+    """
+
+    mean: Tensor | None = None
+    sd: Tensor | None = None
+
+    def __init__(
+        self,
+        name: str,
+        function: Function,
+        slope: Function | None = None,
+        coordinates: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(function, slope)
+        self.name, self.coordinates = name, coordinates
+
+    @property
+    def dim(self) -> int:
+        return len(self.coordinates)
+
+    def start(self, chains: int, seed: int = 0) -> Tensor:
+        """Places for chains to start from, `[chains, dim]`, wider than the density: here N(0, 4 I)."""
+        generator = torch.Generator().manual_seed(seed)
+        return 2 * torch.randn(chains, self.dim, generator=generator, dtype=torch.float64)
+
+    def tempered(self, temperature: float) -> Target:
+        """p^{1/temperature}; its moments are not known any more."""
+        other = copy.copy(self)
+        require_positive(temperature=temperature)
+        other.temperature = self.temperature * temperature
+        other.mean = other.sd = None
+        return other
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Exact draws of the density at temperature 1, `[n, dim]`, where there is a way to make them.
+
+        Raises:
+            NotImplementedError: where there is none.
+        """
+        raise NotImplementedError(f"{self.name}: no exact draws are known")
+
+
+def _names(letter: str, n: int) -> tuple[str, ...]:
+    return tuple(f"{letter}{i + 1}" for i in range(n))
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+class IllConditionedGaussian(Target):
+    """N(0, diag(s^2)), s spaced geometrically from 1 to sqrt(condition).
+
+    Args:
+        dim: dimension.
+        condition: largest over smallest variance.
+    """
+
+    def __init__(self, dim: int = 10, condition: float = 100.0) -> None:
+        require_positive(dim=dim, condition=condition)
+        variance = torch.logspace(0, math.log10(condition), dim, dtype=torch.float64)
+        super().__init__(
+            "gaussian",
+            lambda x: -0.5 * (x.square() / variance.to(x)).sum(-1),
+            lambda x: -x / variance.to(x),
+            _names("x", dim),
+        )
+        self.mean, self.sd = torch.zeros(dim, dtype=torch.float64), variance.sqrt()
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        assert self.sd is not None
+        return self.sd * _normal((n, self.dim), generator)
+
+
+class Mixture(Target):
+    """Four Gaussians in the plane, of unequal weight and shape, with little mass between them.
+
+    Args:
+        distance: of the means from the origin.
+    """
+
+    def __init__(self, distance: float = 4.0) -> None:
+        require_positive(distance=distance)
+        f64 = torch.float64
+        weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=f64)
+        means = distance * torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]], dtype=f64)
+        roots = torch.tensor([[[1.0, 0], [0, 1]], [[1, 0], [0.8, 0.6]], [[0.6, 0], [0, 1.4]], [[1, 0], [-0.8, 0.6]]])
+        covariances = (roots @ roots.mT).to(f64)
+        self.density = GaussianMixture(means, covariances, weights)
+        # By autograd: a mixture's own score wants a time, and a process.
+        super().__init__("mixture", self._log_prob, None, _names("x", 2))
+        self.mean = weights @ means
+        second = (weights[:, None] * (covariances.diagonal(dim1=1, dim2=2) + means.square())).sum(0)
+        self.sd = (second - self.mean.square()).sqrt()
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return self.density.to(x.device, x.dtype).log_prob(x)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return self.density.sample(n, generator)
+
+
+class Funnel(Target):
+    """v ~ N(0, scale^2), x_i given v ~ N(0, e^v): Neal (2003), section 8.
+
+    The scale of x changes by e^(2 scale) and more between the funnel's neck and mouth, which no fixed
+    step size or whitening suits. Components are v, x1, x2, ...
+
+    Args:
+        dim: 1 for v and the number of x.
+        scale: standard deviation of v; Neal's is 3.
+    """
+
+    def __init__(self, dim: int = 10, scale: float = 3.0) -> None:
+        require_positive(dim=dim, scale=scale)
+        if dim < 2:
+            raise ValueError(f"dim: expected at least 2, got {dim}")
+
+        def log_prob(x: Tensor) -> Tensor:
+            v, rest = x[..., 0], x[..., 1:]
+            return -0.5 * ((v / scale).square() + rest.square().sum(-1) * (-v).exp() + (dim - 1) * v)
+
+        def slope(x: Tensor) -> Tensor:
+            v, rest = x[..., :1], x[..., 1:]
+            precision = (-v).exp()
+            dv = -v / scale**2 + 0.5 * (rest.square().sum(-1, keepdim=True) * precision - (dim - 1))
+            return torch.cat((dv, -rest * precision), -1)
+
+        super().__init__("funnel", log_prob, slope, ("v", *_names("x", dim - 1)))
+        self.scale = float(scale)
+        self.mean = torch.zeros(dim, dtype=torch.float64)
+        # E e^v = e^(scale^2/2)
+        self.sd = torch.full((dim,), math.exp(scale**2 / 4), dtype=torch.float64)
+        self.sd[0] = scale
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        z = _normal((n, self.dim), generator)
+        v = self.scale * z[:, :1]
+        return torch.cat((v, (0.5 * v).exp() * z[:, 1:]), 1)
+
+
+class Banana(Target):
+    """x1 ~ N(0, width^2), x2 given x1 ~ N(bend (x1^2 - width^2), 1): the twisted Gaussian of Haario et al. (1999).
+
+    Args:
+        width: standard deviation of x1.
+        bend: curvature.
+    """
+
+    def __init__(self, width: float = 3.0, bend: float = 0.3) -> None:
+        require_positive(width=width)
+
+        def log_prob(x: Tensor) -> Tensor:
+            a, b = x.unbind(-1)
+            return -0.5 * ((a / width).square() + (b - bend * (a.square() - width**2)).square())
+
+        super().__init__("banana", log_prob, None, _names("x", 2))
+        self.width, self.bend = float(width), float(bend)
+        self.mean = torch.zeros(2, dtype=torch.float64)
+        self.sd = torch.tensor([width, math.sqrt(1 + 2 * bend**2 * width**4)], dtype=torch.float64)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        z = _normal((n, 2), generator)
+        a = self.width * z[:, 0]
+        return torch.stack((a, z[:, 1] + self.bend * (a.square() - self.width**2)), 1)
+
+
+class LogisticRegression(Target):
+    """The posterior of a logistic regression with a normal prior on weights and intercept:
+
+        log p(w) = sum_i [y_i w . x_i - log(1 + e^(w . x_i))] - |w|^2/(2 prior_std^2).
+
+    The data are scikit-learn's Breast Cancer Wisconsin (Diagnostic) set unless given: 569 rows, 30 features,
+    standardised, and a column of ones. y = 1 means benign. 31 dimensions.
+
+    Args:
+        prior_std: standard deviation of the prior.
+        features: `[rows, d]`, used as they are, and a column of ones added; with `labels`.
+        labels: 0 or 1, `[rows]`.
+
+    Raises:
+        ValueError: if only one of features and labels is given, or their shapes do not fit.
+    """
+
+    def __init__(self, prior_std: float = 1.0, features: Tensor | None = None, labels: Tensor | None = None) -> None:
+        require_positive(prior_std=prior_std)
+        if (features is None) != (labels is None):
+            raise ValueError("features, labels: expected both or none")
+        if features is None or labels is None:
+            features, labels, names = _breast_cancer()
+        else:
+            names = _names("w", features.shape[-1])
+        if features.ndim != 2 or labels.shape != features.shape[:1]:
+            raise ValueError(
+                f"features, labels: expected [rows, d] and [rows], got {list(features.shape)} and {list(labels.shape)}"
+            )
+        ones = features.new_ones(len(features), 1)
+        design, y = torch.cat((ones, features), 1), labels.to(features)
+
+        def log_prob(w: Tensor) -> Tensor:
+            logit = w @ design.to(w).T
+            fit = (y.to(w) * logit + torch.nn.functional.logsigmoid(-logit)).sum(-1)
+            return fit - 0.5 * (w / prior_std).square().sum(-1)
+
+        def slope(w: Tensor) -> Tensor:
+            matrix = design.to(w)
+            return (y.to(w) - (w @ matrix.T).sigmoid()) @ matrix - w / prior_std**2
+
+        super().__init__("logistic", log_prob, slope, ("intercept", *names))
+        self.design, self.labels = design, y
+
+    def start(self, chains: int, seed: int = 0) -> Tensor:
+        """N(0, I): as wide as the default prior."""
+        return 0.5 * super().start(chains, seed)
+
+
+def _breast_cancer() -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    from sklearn.datasets import load_breast_cancer
+
+    data = load_breast_cancer()
+    features = torch.as_tensor(data.data, dtype=torch.float64)
+    features = (features - features.mean(0)) / features.std(0, correction=0)
+    return features, torch.as_tensor(data.target), tuple(str(name) for name in data.feature_names)
