@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from solvers.noise import Noise
@@ -55,6 +54,8 @@ class MonteCarlo:
 
 def student(level: float, degrees: Tensor) -> Tensor:
     """Half the width, in standard errors, of a two-sided interval of Student's t."""
+    from scipy import stats  # takes a second to import
+
     quantile = stats.t.ppf(0.5 + level / 2, degrees.detach().cpu().numpy())
     return torch.as_tensor(quantile, dtype=degrees.dtype, device=degrees.device)
 
