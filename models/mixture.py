@@ -128,6 +128,16 @@ class GaussianMixture(Model):
         shift = self._mix(alpha * self.variances / variance * offset, log_joint)
         return (responsibilities @ self.means + shift).reshape(x.shape)
 
+    def posterior_variance(self, x: Tensor, t: Time) -> Tensor:
+        """tr Cov[x_0 | x_t = x], `[batch]`: the trace of D's Jacobian is alpha/sigma^2 times it (Efron 2011)."""
+        alpha, sigma2 = self._coefficients(x, t)
+        offset, variance, log_joint = self._parts(x, alpha, sigma2)
+        responsibilities = log_joint.softmax(-1)
+        shift = alpha * self.variances / variance * offset
+        means = self.means + (shift if self.axes is None else torch.einsum("kde,bke->bkd", self.axes, shift))
+        apart = (means - (responsibilities.unsqueeze(-1) * means).sum(1, keepdim=True)).square().sum(-1)
+        return (responsibilities * ((self.variances * sigma2 / variance).sum(-1) + apart)).sum(-1)
+
     def score(self, x: Tensor, t: Time) -> Tensor:
         offset, variance, log_joint = self._parts(x, *self._coefficients(x, t))
         return self._mix(-offset / variance, log_joint).reshape(x.shape)

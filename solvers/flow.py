@@ -30,6 +30,9 @@ class Flow(Protocol):
     def velocity(self, z: Tensor, u: float | Tensor) -> Tensor:
         """dz/du, for z `[batch, ...]` and one u for all or one each, `[batch]`."""
 
+    def divergence(self, z: Tensor, u: float | Tensor) -> Tensor | None:
+        """div of the velocity, `[batch]`, where it is known in closed form."""
+
     def nodes(self, grid: Grid, steps: int) -> list[float]:
         """The steps + 1 values of u, rising, of a time grid."""
 
@@ -47,13 +50,14 @@ class AngleFlow:
     width: dphi/du = s d/R^2.
 
     Args:
-        model: has `sde`, a GaussianSDE, and `denoise(x, t)`.
+        model: has `sde`, a GaussianSDE, and `denoise(x, t)`; perhaps `posterior_variance(x, t)`, `[batch]`.
         data_std: d; the model's own `data_std` by default, or else 1.
         eps: the time at which the data's end is; the process's `eps` by default.
     """
 
     def __init__(self, model: Any, data_std: float | None = None, eps: float | None = None) -> None:
         self.denoise, self.sde = denoiser_of(model), model.sde
+        self.posterior_variance = getattr(model, "posterior_variance", None)
         self.data_std = float(getattr(model, "data_std", 1.0) if data_std is None else data_std)
         self.eps = _end(self.sde, eps)
         require_positive(data_std=self.data_std)
@@ -81,6 +85,16 @@ class AngleFlow:
         denoised = self.denoise(scale * z, t.to(z.dtype))
         raw = (denoised - skip * z) / out
         return -rate * raw
+
+    def divergence(self, z: Tensor, u: float | Tensor) -> Tensor | None:
+        """dim d^2/R^2 - V/s^2, with V = tr Cov[x_0 | x_t] where the model has `posterior_variance`."""
+        if self.posterior_variance is None:
+            return None
+        u = torch.as_tensor(u, dtype=torch.float64)
+        t = self.sde.t_from_log_snr(-2 * u).clamp(self.eps, self.sde.T)
+        square, d2 = (2 * u).exp(), self.data_std**2
+        variance = self.posterior_variance(as_time(self.sde.alpha(t) * (square + d2).sqrt(), z) * z, t.to(z.dtype))
+        return (z[0].numel() * d2 / (square + d2)).to(z) - variance / square.to(z)
 
     def nodes(self, grid: Grid, steps: int) -> list[float]:
         times = time_grid(grid, self.sde, steps, self.eps)
@@ -117,6 +131,9 @@ class TimeFlow:
     def velocity(self, z: Tensor, u: float | Tensor) -> Tensor:
         t = torch.as_tensor(u, dtype=torch.float64).clamp(self.first, self.last)
         return self.reverse.drift(z, t.to(z.device, z.dtype))
+
+    def divergence(self, z: Tensor, u: float | Tensor) -> Tensor | None:
+        return None
 
     def nodes(self, grid: Grid, steps: int) -> list[float]:
         return torch.linspace(self.first, self.last, steps + 1, dtype=torch.float64).tolist()

@@ -9,9 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from solvers.divergence import Field
-from solvers.flow import Flow
-
 
 class Tableau(NamedTuple):
     """v_i = v(z + h sum_j a_ij v_j, u + c_i h), z <- z + h sum_i b_i v_i (Butcher 1964).
@@ -48,14 +45,14 @@ DORMAND_PRINCE = Tableau(  # RK5(4)7M, Dormand & Prince (1980), table 2: the las
     (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
 )
 
-Evaluate = Callable[[Field, Tensor, float, float], Tensor]
-"""(field, z, weight, place) -> field(z), which may note on the way what `weight` times it is worth."""
+Evaluate = Callable[[Tensor, float, float, float], Tensor]
+"""(z, u, weight, place) -> the velocity there; it may add to an integral on the way, with that weight."""
 
-Rate = Callable[[Field, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(field, z, which samples) -> field(z) `[n, ...]` and the rates `[k, n]` of k integrals along the path."""
+Rate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(z, u, which samples) -> the velocity `[n, ...]` and the rates `[k, n]` of k integrals along the path."""
 
 
-def fixed(path: Flow, z: Tensor, nodes: Sequence[float], tableau: Tableau, evaluate: Evaluate) -> Tensor:
+def fixed(z: Tensor, nodes: Sequence[float], tableau: Tableau, evaluate: Evaluate) -> Tensor:
     """z at the last node from z at the first.
 
     `evaluate` is told each evaluation's weight in the integral over u, and its place: the number of
@@ -66,7 +63,7 @@ def fixed(path: Flow, z: Tensor, nodes: Sequence[float], tableau: Tableau, evalu
         slopes: list[Tensor] = []
         for c, row, b in zip(tableau.c, tableau.a, tableau.b, strict=True):
             stage = _advance(z, h, row, slopes)
-            slopes.append(evaluate(lambda y, u=u + c * h: path.velocity(y, u), stage, h * b, n + c))  # type: ignore
+            slopes.append(evaluate(stage, u + c * h, h * b, n + c))
         z = _advance(z, h, tableau.b, slopes)
     return z
 
@@ -89,7 +86,7 @@ class Adaptive(NamedTuple):
 
 
 def adaptive(
-    path: Flow, z: Tensor, start: float, end: float, rate: Rate, k: int, rtol: float, atol: float, limit: int = 1000
+    z: Tensor, start: float, end: float, rate: Rate, k: int, rtol: float, atol: float, limit: int = 1000
 ) -> Adaptive:
     """Dormand & Prince (1980) with a step size for each sample; a sample that has arrived is left alone.
 
@@ -105,15 +102,12 @@ def adaptive(
     def column(value: Tensor) -> Tensor:
         return value.to(z.dtype).reshape(-1, *(1,) * (z.ndim - 1))
 
-    def field(u: Tensor) -> Field:
-        return lambda y: path.velocity(y, u)
-
     u = torch.full((batch,), start, dtype=torch.float64, device=z.device)
     h = torch.full_like(u, sign * span / 50)
     z, z_error = z.clone(), torch.zeros_like(z)
     integral, integral_error = z.new_zeros(k, batch), z.new_zeros(k, batch)
     active = torch.arange(batch, device=z.device)
-    first, first_rate = rate(field(u), z, active)
+    first, first_rate = rate(z, u, active)
     nfe = torch.ones(batch, dtype=torch.long, device=z.device)
     for _ in range(limit):
         if len(active) == 0:
@@ -123,7 +117,7 @@ def adaptive(
         base, wide = z[active], column(step)
         slopes, rates = [first[active]], [first_rate[:, active]]
         for c, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
-            slope, along = rate(field(u[active] + c * step), _advance(base, wide, row, slopes), active)
+            slope, along = rate(_advance(base, wide, row, slopes), u[active] + c * step, active)
             slopes.append(slope)
             rates.append(along)
         nfe[active] += len(tableau.c) - 1

@@ -271,34 +271,36 @@ def _fixed(
     still = None if probe.count == 0 or not estimate else probe.draw(1)
     followed = torch.zeros_like(tally.total)
 
-    def evaluate(field: Field, y: Tensor, weight: float, place: float) -> Tensor:
+    def evaluate(y: Tensor, u: float, weight: float, place: float) -> Tensor:
         if not weight:
-            return field(y)
+            return path.velocity(y, u)
         if probe.count == 0:
-            value, along = divergence(field, y, chunk)
+            value, along = _exact(path, y, u, chunk)
             tally.total += weight * along
             return value
         fresh = probe.draw(probe.count)
-        value, along = products(field, y, fresh if still is None else torch.cat([fresh, still]), chunk)
+        value, along = products(_at(path, u), y, fresh if still is None else torch.cat([fresh, still]), chunk)
         if still is not None:
             followed.add_(along[-1], alpha=weight)
         tally.add(weight, along[: probe.count], place)
         return value
 
-    def follow(field: Field, y: Tensor, weight: float, place: float) -> Tensor:
-        value, along = divergence(field, y, chunk) if still is None else products(field, y, still)
-        rival_integral.add_(along.reshape(-1), alpha=weight)
+    def follow(y: Tensor, u: float, weight: float, place: float) -> Tensor:
+        if not weight:
+            return path.velocity(y, u)
+        value, along = _exact(path, y, u, chunk) if still is None else products(_at(path, u), y, still)
+        coarse_total.add_(along.reshape(-1), alpha=weight)
         return value
 
-    end = fixed(path, z, nodes, tableau, evaluate)
+    end = fixed(z, nodes, tableau, evaluate)
     variance, degrees = tally.error()
     nfe = len(tableau.c) * (len(nodes) - 1)
     rival, gain = end, torch.full_like(tally.total, math.nan)
     if estimate:
         coarse = [*nodes[:-1:2], nodes[-1]]
-        rival_integral = torch.zeros_like(tally.total)
-        rival = fixed(path, z, coarse, tableau, follow)
-        gain = rival_integral - (tally.total if probe.count == 0 else followed)
+        coarse_total = torch.zeros_like(tally.total)
+        rival = fixed(z, coarse, tableau, follow)
+        gain = coarse_total - (tally.total if probe.count == 0 else followed)
         nfe += len(tableau.c) * (len(coarse) - 1)
     return Solved(end, tally.total, variance, degrees, rival, gain, torch.full_like(degrees, nfe, dtype=torch.long))
 
@@ -307,14 +309,14 @@ def _adaptive(path: Flow, z: Tensor, probe: Probes, rtol: float, atol: float, ch
     """The same probes all along, so that there is a smooth path to follow."""
     still = None if probe.count == 0 else probe.draw(probe.count)
 
-    def rate(field: Field, y: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    def rate(y: Tensor, u: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
         if still is not None:
-            return products(field, y, still[:, which], chunk)
-        value, along = divergence(field, y, chunk)
+            return products(_at(path, u), y, still[:, which], chunk)
+        value, along = _exact(path, y, u, chunk)
         return value, along.unsqueeze(0)
 
     k = 1 if still is None else len(still)
-    end = adaptive(path, z, path.first, path.last, rate, k, rtol, atol)
+    end = adaptive(z, path.first, path.last, rate, k, rtol, atol)
     variance, degrees = torch.zeros_like(end.integral[0]), torch.full_like(end.integral[0], math.inf)
     if still is not None:
         variance = end.integral.var(0) / k if k > 1 else torch.full_like(variance, math.nan)
@@ -322,6 +324,16 @@ def _adaptive(path: Flow, z: Tensor, probe: Probes, rtol: float, atol: float, ch
     return Solved(
         end.z, end.integral.mean(0), variance, degrees, end.z - end.z_error, -end.integral_error.mean(0), end.nfe
     )
+
+
+def _at(path: Flow, u: float | Tensor) -> Field:
+    return lambda y: path.velocity(y, u)
+
+
+def _exact(path: Flow, y: Tensor, u: float | Tensor, chunk: int | None) -> tuple[Tensor, Tensor]:
+    """The velocity and its divergence: the flow's closed form, or else all unit vectors."""
+    known = path.divergence(y, u)
+    return divergence(_at(path, u), y, chunk) if known is None else (path.velocity(y, u), known)
 
 
 def _require(x: Tensor, steps: int, method: str, probes: int | str, probe_kind: str) -> None:
