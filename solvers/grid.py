@@ -69,8 +69,9 @@ def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float) -> Tensor:
         raise ValueError(f"grid: expected steps + 1 = {steps + 1} times, got shape {list(times.shape)}")
     if isinstance(grid, str) and not times.requires_grad:
         times[0], times[-1] = sde.T, last  # what the inverse of log_snr rounded
-    if not bool((times.diff() < 0).all()) or float(times[-1]) < 0 or float(times[0]) > sde.T * (1 + 1e-9):
-        raise ValueError(f"grid: expected times that fall from T = {sde.T:g} towards 0, got {times.tolist()}")
+    values = times.tolist()
+    if not bool((times.diff() < 0).all()) or values[-1] < 0 or values[0] > sde.T * (1 + 1e-9):
+        raise ValueError(f"grid: expected times that fall from T = {sde.T:g} towards 0, got {values}")
     return times
 
 

@@ -1,0 +1,226 @@
+"""Denoising score matching: weightings by their definitions, times by their densities, importance without bias."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import kstest
+from torch import Tensor
+
+from models import DenoisingLoss, GaussianMixture, LikelihoodTimes, LogNormalTimes, TimeDistribution, UniformTimes
+from models.loss import weight
+from models.times import stratified
+from sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, Time, as_time
+
+PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
+TIMES = [UniformTimes(), LikelihoodTimes(), LogNormalTimes(), LogNormalTimes(mean=0.0, std=2.0)]
+
+
+class Oracle:
+    """A mixture on the line as the model of a loss, spoilt by a factor where asked."""
+
+    def __init__(self, sde: GaussianSDE, factor: float = 1.0) -> None:
+        self.mixture = GaussianMixture(torch.tensor([[-1.0], [1.5]]).double(), torch.tensor([[0.3], [0.05]]), sde=sde)
+        self.sde, self.data_std, self.factor = sde, self.mixture.data_std, factor
+
+    def __call__(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+        return self.factor * self.mixture.denoise(x, t)
+
+    def error(self, t: Tensor) -> Tensor:
+        """E|D(x_t, t) - x_0|^2 = E x_0^2 - E D^2, by quadrature over x_t."""
+        reach = 6 * self.sde.alpha(t)[:, None] + 9 * self.sde.sigma(t)[:, None]
+        x = torch.linspace(-1, 1, 1001, dtype=torch.float64) * reach
+        flat, times = x.reshape(-1, 1), t.repeat_interleave(x.shape[1])
+        density = self.mixture.log_prob(flat, times).exp().reshape(x.shape)
+        denoised = self.mixture.denoise(flat, times).reshape(x.shape)
+        second = 0.5 * (0.3 + 1.0) + 0.5 * (0.05 + 2.25)
+        return second - torch.trapezoid(density * denoised.square(), x, dim=1)
+
+
+def draws(n: int, *shape: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x0, eps = torch.randn(2, n, *shape, generator=generator, dtype=torch.float64)
+    return x0, eps, torch.rand(n, generator=generator, dtype=torch.float64).clamp(0.01, 0.99)
+
+
+# Weightings ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+@pytest.mark.parametrize("weighting", ["edm", "likelihood", "snr", "noise", "uniform"])
+def test_weightings_are_what_they_say(sde: GaussianSDE, weighting: str) -> None:
+    """Each loss from the model's noise, score, denoiser or raw network output by its own definition."""
+    model = Oracle(sde, factor=0.8)
+    x0, eps, u = draws(16, 1)
+    t, _ = UniformTimes()(u, sde)
+    x = sde.perturb(x0, t, eps)
+    alpha, sigma, g = (as_time(c, x) for c in (sde.alpha(t), sde.sigma(t), sde.g(t)))
+    denoised = model(x, t)
+    noise, score = (x - alpha * denoised) / sigma, (alpha * denoised - x) / sigma.square()
+    ratio, d = sigma / alpha, model.data_std
+    root = (ratio.square() + d**2).sqrt()
+
+    def raw(value: Tensor) -> Tensor:
+        """F with D = c_skip x/alpha + c_out F."""
+        return (value - d**2 / root.square() * x / alpha) / (ratio * d / root)
+
+    definitions = {
+        "uniform": (denoised - x0).square(),
+        "noise": (noise - eps).square(),
+        "snr": (denoised - x0).square() / ratio.square(),
+        "likelihood": 0.5 * g.square() * (score + eps / sigma).square(),
+        "edm": (raw(denoised) - raw(x0)).square(),
+    }
+    loss = DenoisingLoss(weighting, UniformTimes())(model, x0, u, eps)  # type: ignore[arg-type]
+    torch.testing.assert_close(loss, definitions[weighting].mean(1), rtol=1e-6, atol=1e-10)
+
+
+def test_noise_loss_is_the_snr_weighting() -> None:
+    x0, eps, u = draws(8, 3, 2)
+    model = lambda x, t, label: x.cos()  # noqa: E731
+    model.sde, model.data_std = VP(), 0.5  # type: ignore[attr-defined]
+    assert torch.equal(DenoisingLoss("snr")(model, x0, u, eps), DenoisingLoss("noise")(model, x0, u, eps))  # type: ignore[arg-type]
+
+
+def test_edm_loss_of_the_best_constant_is_one_at_every_noise() -> None:
+    """Normal data of standard deviation d and a network that says 0: the weighted loss is 1 (Karras et al. 2022)."""
+    d, sde, n = 0.5, VE(), 40000
+    model = lambda x, t, label: x * d**2 / (d**2 + as_time(sde.sigma(t), x).square())  # noqa: E731
+    model.sde, model.data_std = sde, d  # type: ignore[attr-defined]
+    for u in (0.02, 0.5, 0.98):
+        x0, eps, _ = draws(n, 1)
+        loss = DenoisingLoss("edm", UniformTimes())(model, d * x0, torch.full((n,), u).double(), eps)  # type: ignore[arg-type]
+        assert float(loss.mean()) == pytest.approx(1, abs=4.5 * float(loss.std()) / math.sqrt(n))
+
+
+def test_loss_is_one_number_a_sample_and_independent_of_the_batch() -> None:
+    x0, eps, u = draws(5, 1, 4, 4)
+    model = lambda x, t, label: 0.5 * x  # noqa: E731
+    model.sde, model.data_std = VP(), 0.5  # type: ignore[attr-defined]
+    loss = DenoisingLoss()
+    together = loss(model, x0, u, eps)  # type: ignore[arg-type]
+    assert together.shape == (5,)
+    for i in range(5):
+        torch.testing.assert_close(loss(model, x0[i : i + 1], u[i : i + 1], eps[i : i + 1])[0], together[i])  # type: ignore[arg-type]
+
+
+def test_generator_decides_everything() -> None:
+    model, x0 = Oracle(VP()), torch.zeros(4, 1).double()
+    a, b, c = (DenoisingLoss()(model, x0, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))  # type: ignore[arg-type]
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_unknown_weightings_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^weighting: expected one of edm, likelihood, snr, noise, uniform, got 'min'"
+    ):
+        DenoisingLoss("min")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^weighting: "):
+        weight("min", VP(), torch.tensor(0.5), 1.0)  # type: ignore[arg-type]
+
+
+# Times ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+@pytest.mark.parametrize("times", TIMES, ids=repr)
+def test_importance_is_one_over_the_density(sde: GaussianSDE, times: TimeDistribution) -> None:
+    """q = |du/dt|, so the weight 1/((T - eps) q) is |dt/du|/(T - eps): by central differences of t(u)."""
+    u = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
+    h = 1e-5
+    slope = (times(u + h, sde)[0] - times(u - h, sde)[0]).abs() / (2 * h)
+    t, importance = times(u, sde)
+    assert ((t >= sde.eps) & (t <= sde.T)).all()
+    torch.testing.assert_close(importance, slope / (sde.T - sde.eps), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_times_follow_their_laws(sde: GaussianSDE) -> None:
+    u = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    assert kstest(UniformTimes()(u, sde)[0].numpy(), "uniform", (sde.eps, sde.T - sde.eps)).statistic < 1e-3
+    first, last = float(sde.log_snr(sde.T)), float(sde.log_snr(sde.eps))
+    log_snr = sde.log_snr(LikelihoodTimes()(u, sde)[0]).numpy()
+    assert kstest(log_snr, "uniform", (first, last - first)).statistic < 1e-3
+    log_ratio = -0.5 * sde.log_snr(LogNormalTimes(-0.3, 0.7)(u, sde)[0])
+    low, high = -0.5 * last, -0.5 * first
+    cut = ((-0.3 - low) / 0.7, (-0.3 - high) / 0.7)
+    assert kstest(log_ratio.numpy(), "truncnorm", (-cut[0], -cut[1], -0.3, 0.7)).statistic < 1e-3
+
+
+def test_log_normal_times_survive_the_far_tails() -> None:
+    t, importance = LogNormalTimes()(torch.tensor([1e-12, 1 - 1e-12]).double(), VP())
+    assert t.isfinite().all() and importance.isfinite().all() and (t >= VP().eps).all() and (t <= 1).all()
+
+
+@pytest.mark.parametrize("sde", [VP(), Rectified()], ids=repr)
+@pytest.mark.parametrize("times", TIMES, ids=repr)
+def test_importance_sampling_keeps_the_expectation(sde: GaussianSDE, times: TimeDistribution) -> None:
+    """The likelihood loss of the exact model: its expectation by quadrature, estimated within 4.5 standard errors."""
+    model, n = Oracle(sde), 50_000
+    nodes = LikelihoodTimes()((torch.arange(200, dtype=torch.float64) + 0.5) / 200, sde)
+    exact = float((nodes[1] * weight("likelihood", sde, nodes[0], 1.0) * model.error(nodes[0])).mean())
+    x0 = model.mixture.sample(n, torch.Generator().manual_seed(1))
+    _, eps, _ = draws(n, 1, seed=2)
+    u = torch.rand(n, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    loss = DenoisingLoss("likelihood", times, importance=True)(model, x0, u, eps)  # type: ignore[arg-type]
+    assert float(loss.mean()) == pytest.approx(exact, abs=4.5 * float(loss.std()) / math.sqrt(n))
+
+
+@pytest.mark.parametrize(("sde", "factor"), [(VP(), 50), (CosineVP(), 30), (Rectified(), 6), (SubVP(), 4)], ids=repr)
+def test_likelihood_times_take_the_variance_away(sde: GaussianSDE, factor: float) -> None:
+    """Same expectation as uniform times, a small part of the variance."""
+    model, n = Oracle(sde), 50_000
+    x0 = model.mixture.sample(n, torch.Generator().manual_seed(1))
+    _, eps, _ = draws(n, 1, seed=2)
+    u = torch.rand(n, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    plain, important = (
+        DenoisingLoss("likelihood", times, importance=True)(model, x0, u, eps)  # type: ignore[arg-type]
+        for times in (UniformTimes(), LikelihoodTimes())
+    )
+    assert factor * float(important.var()) < float(plain.var())
+    difference = plain - important
+    assert abs(float(difference.mean())) < 4.5 * float(difference.std()) / math.sqrt(n)
+
+
+def test_stratified_numbers_are_one_in_each_interval() -> None:
+    u = stratified(1000, torch.Generator().manual_seed(0))
+    assert u.dtype == torch.float64
+    assert torch.equal((u * 1000).floor(), torch.arange(1000).double())
+    assert kstest(((u * 1000) % 1).numpy(), "uniform").pvalue > 0.01
+
+
+def test_stratified_means_converge_like_n_to_the_minus_three_halves() -> None:
+    """Against n^-1/2 of independent numbers: the mean of a smooth function of t, over 400 repetitions."""
+    generator = torch.Generator().manual_seed(0)
+    counts = (8, 64, 512)
+
+    def spread(n: int, independent: bool) -> float:
+        means = []
+        for _ in range(400):
+            u = torch.rand(n, generator=generator, dtype=torch.float64) if independent else stratified(n, generator)
+            means.append(torch.sin(3 * u).mean())
+        return float(torch.stack(means).std())
+
+    for independent, order in ((True, 0.5), (False, 1.5)):
+        errors = [spread(n, independent) for n in counts]
+        slope = math.log(errors[0] / errors[-1]) / math.log(counts[-1] / counts[0])
+        assert slope == pytest.approx(order, abs=0.1)
+
+
+def test_stratified_times_make_a_quieter_loss() -> None:
+    """The batch mean of the noise loss at uniform times varies mostly by its times: five times less with strata."""
+    sde, n, repeats = VP(), 64, 300
+    model = lambda x, t, label: x * as_time(sde.alpha(t), x)  # noqa: E731  the denoiser of N(0, 1)
+    model.sde, model.data_std = sde, 1.0  # type: ignore[attr-defined]
+    loss = DenoisingLoss("noise", UniformTimes())
+    generator = torch.Generator().manual_seed(4)
+    spreads = []
+    for strata in (False, True):
+        means = []
+        for _ in range(repeats):
+            x0, eps = torch.randn(2, n, 64, generator=generator, dtype=torch.float64)
+            u = stratified(n, generator) if strata else torch.rand(n, generator=generator, dtype=torch.float64)
+            means.append(loss(model, x0, u, eps).mean())  # type: ignore[arg-type]
+        spreads.append(float(torch.stack(means).var()))
+    assert 5 * spreads[1] < spreads[0]
