@@ -155,7 +155,8 @@ def test_processes_share_one_global_batch(launcher, empty_folder):
         "accelerate": ["accelerate.commands.launch", "--num_processes", "2", "--cpu"],
     }[launcher]
     command = [sys.executable, "-m", *launch, "-m", "backdrift", "train", *overrides, "runs=launched"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": "0"}
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert ("2 x cpu" if launcher == "torchrun" else "1 x cpu") in done.stdout
