@@ -96,7 +96,7 @@ class HybridScore(nn.Module):
 
 @dataclass(frozen=True)
 class HybridLoss:
-    """|(eps_v - w . u)/c - network|^2 per component: hybrid score matching, Dockhorn et al. (2022), eq. 9.
+    """|(eps_v - w . u)/c - network|^2 per component: hybrid score matching, Dockhorn et al. (2022), section 3.2.
 
     u is drawn given x_0 alone, the starting velocity summed out; the weighting is 1/c^2 in the error
     of eps_v, a target of unit variance at all t.

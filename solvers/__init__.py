@@ -32,6 +32,7 @@ from solvers.mcmc import mcmc
 from solvers.monte_carlo import MonteCarlo
 from solvers.noise import Noise
 from solvers.order import Certificate, certify, certify_strong
+from solvers.position_likelihood import PositionLikelihood, position_log_likelihood
 from solvers.restart import Restart
 from solvers.runge_kutta import RungeKutta
 from solvers.scipy_flow import ProbabilityFlow
@@ -81,6 +82,7 @@ __all__ = [
     "OrnsteinUhlenbeckStep",
     "ParallelTempering",
     "Points",
+    "PositionLikelihood",
     "PredictorCorrector",
     "ProbabilityFlow",
     "Restart",
@@ -109,6 +111,7 @@ __all__ = [
     "log_snr",
     "mcmc",
     "mutual_information",
+    "position_log_likelihood",
     "quadratic",
     "relative_entropy",
     "sample",
