@@ -92,14 +92,22 @@ class StochasticAdams(TableSolver):
         noise = s.sigma * (-torch.expm1(2 * (log_kept + s.lam - t.lam))).clamp(min=0).sqrt()
         return s.alpha / t.alpha * log_kept.exp(), noise
 
+    def ramp(self, points: Points, order: int, newest: int) -> list[tuple[Number, ...]]:
+        """Weights of every step, of as many denoisers as there are up to `order`, from lag `newest` on."""
+        n = len(points) - 1
+        weights: list[tuple[Number, ...]] = []
+        for used in range(1, order + 1):
+            # What step k can use: its own start and all before, and with newest = -1 its end as well.
+            last = n if used == order else min(used + newest, n)
+            steps = slice(len(weights), last)
+            if len(weights) < last:
+                weights += listed(self.weights(points, steps, list(range(newest, newest + used))))
+        return weights
+
     def rows(self, points: Points) -> Iterator[Row]:
         t, s = points.steps()
-        n = len(t)
-        weights = []
-        for order in range(1, self.order + 1):
-            last = n if order == self.order else min(order, n)
-            weights += listed(self.weights(points, slice(order - 1, last), list(range(order))))
-        for w, (at, to, carry, q) in zip(weights, by_step(t.t, s.t, *self.transport(points)), strict=True):
+        columns = by_step(t.t, s.t, *self.transport(points))
+        for w, (at, to, carry, q) in zip(self.ramp(points, self.order, 0), columns, strict=True):
             yield Row(to, carry, w, at, noise=q if self.stochastic else 0.0)
 
 
@@ -129,13 +137,10 @@ class SASolver(StochasticAdams):
 
     def rows(self, points: Points) -> Iterator[Row]:
         predictions = list(super().rows(points))
-        for k, row in enumerate(predictions):
-            if k == 0:
-                yield row
-                continue
-            used = min(self.corrector_order, k + 1)
-            (corrected,) = listed(self.weights(points, slice(k - 1, k), [-1, *range(used - 1)]))
-            yield correction(points.t[k], row.slope, corrected, predictions[k - 1].weights)
+        yield from predictions[:1]
+        corrections = self.ramp(points, self.corrector_order, -1)
+        for k, row in enumerate(predictions[1:], start=1):
+            yield correction(points.t[k], row.slope, corrections[k - 1], predictions[k - 1].weights)
             yield row._replace(at=None)
 
 
