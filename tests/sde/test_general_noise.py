@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from sde import SDE, ReverseSDE, Time, as_time
+from sde import SDE, CriticallyDamped, ReverseSDE, Time, as_time
+from solvers import TorchSDE, sample
 
 
 class GeometricBrownian(SDE):
@@ -135,7 +137,7 @@ def simulate(sde: SDE, x: Tensor, steps: int, generator: torch.Generator) -> Ten
 @pytest.mark.parametrize("stochasticity", [0.0, 1.0])
 def test_reverse_of_geometric_brownian_motion_recovers_the_start(stochasticity: float) -> None:
     """log x_0 ~ N(m, v): at every t log x_t ~ N(m + (mu - nu^2/2) t, v + nu^2 t), so the score is known."""
-    sde, m, v, n = GeometricBrownian(), 0.2, 0.09, 40_000
+    sde, m, v, n = GeometricBrownian(), 0.2, 0.09, 20_000
     generator = torch.Generator().manual_seed(2)
 
     def score(x: Tensor, t: Time) -> Tensor:
@@ -145,10 +147,10 @@ def test_reverse_of_geometric_brownian_motion_recovers_the_start(stochasticity: 
     end_mean, end_std = m + sde.mu - sde.nu**2 / 2, math.sqrt(v + sde.nu**2)
     x = torch.exp(end_mean + end_std * torch.randn(n, 1, generator=generator, dtype=torch.float64))
     reverse = ReverseSDE(sde, score, stochasticity)
-    log_x0 = simulate(reverse, x, 200, generator).log()
-    # Three standard errors, and the bias of 200 Euler steps (it halves with twice as many).
-    assert abs(float(log_x0.mean()) - m) < 3 * math.sqrt(v / n) + 2e-3
-    assert abs(float(log_x0.var()) - v) < 3 * v * math.sqrt(2 / n) + 2e-3
+    log_x0 = simulate(reverse, x, 100, generator).log()
+    # Three standard errors, and the bias of 100 Euler steps (it halves with twice as many).
+    assert abs(float(log_x0.mean()) - m) < 3 * math.sqrt(v / n) + 4e-3
+    assert abs(float(log_x0.var()) - v) < 3 * v * math.sqrt(2 / n) + 4e-3
 
     class Naive(ReverseSDE):
         """Without the divergence of g g^T."""
@@ -156,7 +158,7 @@ def test_reverse_of_geometric_brownian_motion_recovers_the_start(stochasticity: 
         def drift(self, x: Tensor, t: Time) -> Tensor:
             return super().drift(x, t) + 0.5 * (1 + self.stochasticity**2) * sde.noise_divergence(x, t)
 
-    wrong = simulate(Naive(sde, score, stochasticity), x, 200, generator).log()
+    wrong = simulate(Naive(sde, score, stochasticity), x, 100, generator).log()
     assert abs(float(wrong.mean()) - m) > 0.1  # nu^2 T (1 + lambda^2)/2 * 2 = 0.25 or 0.5 too far, less the pull
 
 
@@ -185,3 +187,53 @@ def test_reverse_of_full_noise_recovers_a_gaussian() -> None:
     x = simulate(reverse, start, steps, generator)
     assert float(x.mean(0).abs().max()) < 3.5 / math.sqrt(n) + 5e-3
     assert float((x.T.cov() - torch.eye(2)).abs().max()) < 3.5 * math.sqrt(2 / n) + 2e-2
+
+
+class Scored:
+    """A process and its score, as a model."""
+
+    def __init__(self, sde: SDE, score: Callable[[Tensor, Time], Tensor]) -> None:
+        self.sde, self.score = sde, score
+
+
+@pytest.mark.parametrize("method", ["euler", "milstein"])
+def test_torchsde_reverses_geometric_brownian_motion(method: str) -> None:
+    sde, m, v, n = GeometricBrownian(), 0.2, 0.09, 10_000
+
+    def score(x: Tensor, t: Time) -> Tensor:
+        t = as_time(t, x)
+        return lognormal_score(x, m + (sde.mu - sde.nu**2 / 2) * t, v + sde.nu**2 * t)
+
+    z = torch.randn(n, 1, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    x = torch.exp(m + sde.mu - sde.nu**2 / 2 + math.sqrt(v + sde.nu**2) * z)
+    solver = TorchSDE(method=method, steps=100, clock="t")  # type: ignore[arg-type]
+    log_x0 = sample(Scored(sde, score), solver, x_T=x, seed=1).log()
+    assert abs(float(log_x0.mean()) - m) < 3 * math.sqrt(v / n) + 4e-3
+    assert abs(float(log_x0.var()) - v) < 3 * v * math.sqrt(2 / n) + 4e-3
+
+
+def test_torchsde_reverses_a_linear_process_with_matrix_noise() -> None:
+    """Critically damped diffusion of N(0.5, 0.16), one noise for two components: moments at eps."""
+    sde, n, eps = CriticallyDamped(), 10_000, 0.05
+    start, m = torch.tensor([[0.16, 0.0], [0.0, 0.0]], dtype=torch.float64), torch.tensor([0.5, 0.0]).double()
+
+    def moments(t: Time) -> tuple[Tensor, Tensor]:
+        phi, _ = sde.moments(0.0, t)
+        return phi @ m, phi @ start @ phi.mT + sde.covariance_at(t)
+
+    def score(x: Tensor, t: Time) -> Tensor:
+        mean, covariance = moments(t)
+        return -torch.linalg.solve(covariance, (x - mean).mT).mT
+
+    mean, covariance = moments(sde.T)
+    z = torch.randn(n, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    x = sample(
+        Scored(sde, score),
+        TorchSDE(method="euler", steps=300, clock="t", eps=eps),
+        x_T=mean + z @ torch.linalg.cholesky(covariance).mT,
+        seed=2,
+    )
+    mean, covariance = moments(eps)
+    # Four standard errors, and the bias of 300 Euler steps.
+    assert float((x.mean(0) - mean).abs().max()) < 4 * 0.4 / math.sqrt(n) + 1e-2
+    assert float((x.mT.cov() - covariance).abs().max()) < 4 * 0.16 * math.sqrt(2 / n) + 1e-2
