@@ -141,8 +141,9 @@ def execute(
     rows = table.numbers().rows
     times = iter(sent([row.at for row in rows if row.at is not None], x))
     ends = iter(sent([row.to for row in rows if row.ends], x) if on_step is not None else ())
-    states = deque([x], maxlen=1 + max((row.base for row in rows), default=0))
-    values: deque[Tensor] = deque(maxlen=max((len(row.weights) for row in rows), default=1))
+    # Lists, for torch.compile, which makes one graph of this loop, knows no max() of a generator.
+    states = deque([x], maxlen=1 + max([0, *[row.base for row in rows]]))
+    values: deque[Tensor] = deque(maxlen=max([1, *[len(row.weights) for row in rows]]))
     for _, carry, weights, at, slope, base, std, end in rows:
         if at is not None:
             value = denoise(x, next(times))
