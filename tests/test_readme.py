@@ -11,7 +11,9 @@ from backdrift.configuration import Job
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line.split("#")[0].replace("…", "x").split() for line in re.findall(r"^    backdrift (.*)$", README, re.MULTILINE)]
+COMMANDS = [
+    line.split("#")[0].replace("…", "x").split() for line in re.findall(r"^    backdrift (.*)$", README, re.MULTILINE)
+]
 
 
 def test_the_example_runs_and_is_right() -> None:

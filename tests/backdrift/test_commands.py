@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 def test_sample_writes_what_the_library_draws_and_never_over_it(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["sample", f"run={run.path}", "solver._target_=solvers.DDIM", "solver.steps=4", "n=9", "seed=5"]
+    line = ["sample", f"run={run.path}", "solver=ddim", "solver.steps=4", "n=9", "seed=5"]
     assert main(line) == 0
     folder = run.path / "samples-ddim-seed5"
     first = (folder / "samples.npz").read_bytes()
