@@ -1,6 +1,7 @@
 """What integrates: samplers, ODE and SDE solvers, likelihood, Langevin dynamics, information."""
 
 from solvers.adams import IPNDM, Adams, DPMSolverPP2M
+from solvers.adaptive import Adaptive
 from solvers.annealed import AnnealedLangevin
 from solvers.bounds import elbo
 from solvers.catalogue import CATALOGUE
@@ -56,6 +57,7 @@ __all__ = [
     "MALA",
     "ULA",
     "Adams",
+    "Adaptive",
     "AdjustedBAOAB",
     "Ancestral",
     "AnnealedLangevin",

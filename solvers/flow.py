@@ -33,8 +33,8 @@ class Flow(Protocol):
     def divergence(self, z: Tensor, u: float | Tensor) -> Tensor | None:
         """div of the velocity, `[batch]`, where it is known in closed form."""
 
-    def nodes(self, grid: Grid, steps: int) -> list[float]:
-        """The steps + 1 values of u, rising, of a time grid."""
+    def nodes(self, grid: Grid | None, steps: int) -> list[float]:
+        """The steps + 1 values of u, rising, of a time grid, or of the flow's own."""
 
 
 class AngleFlow:
@@ -66,11 +66,11 @@ class AngleFlow:
             raise ValueError(f"eps: expected a time with noise in it, got {self.eps:g}, where log-SNR is infinite")
 
     def enter(self, x: Tensor) -> tuple[Tensor, float]:
-        scale = self._scale(self.eps)
+        scale = self.width(self.eps)
         return x / scale, -math.log(scale)
 
     def leave(self, z: Tensor) -> tuple[Tensor, float]:
-        scale = self._scale(float(self.sde.T))
+        scale = self.width(float(self.sde.T))
         return z * scale, -math.log(scale)
 
     def velocity(self, z: Tensor, u: float | Tensor) -> Tensor:
@@ -96,11 +96,19 @@ class AngleFlow:
         variance = self.posterior_variance(as_time(self.sde.alpha(t) * (square + d2).sqrt(), z) * z, t.to(z.dtype))
         return (z[0].numel() * d2 / (square + d2)).to(z) - variance / square.to(z)
 
-    def nodes(self, grid: Grid, steps: int) -> list[float]:
+    def nodes(self, grid: Grid | None, steps: int) -> list[float]:
+        """The flow's own grid is even in log(s/(s + 5 d)): in log-SNR up to the data's width, with longer
+        steps far beyond it, where the flow has little left to do."""
+        if grid is None:
+            reach = math.log(5 * self.data_std)
+            ends = (u - math.log1p(math.exp(u - reach)) for u in (self.first, self.last))
+            even = torch.linspace(*ends, steps + 1, dtype=torch.float64)
+            nodes = even - torch.log1p(-torch.exp(even - reach))
+            return [self.first, *nodes[1:-1].tolist(), self.last]
         times = time_grid(grid, self.sde, steps, self.eps)
         return (-0.5 * self.sde.log_snr(times)).flip(0).tolist()
 
-    def _scale(self, t: float) -> float:
+    def width(self, t: float) -> float:
         """alpha R, the standard deviation of x_t for data of width d."""
         return math.hypot(float(self.sde.alpha(t)) * self.data_std, float(self.sde.sigma(t)))
 
@@ -135,7 +143,8 @@ class TimeFlow:
     def divergence(self, z: Tensor, u: float | Tensor) -> Tensor | None:
         return None
 
-    def nodes(self, grid: Grid, steps: int) -> list[float]:
+    def nodes(self, grid: Grid | None, steps: int) -> list[float]:
+        """Even in t, whatever the grid: the others are made for Gaussian processes."""
         return torch.linspace(self.first, self.last, steps + 1, dtype=torch.float64).tolist()
 
 

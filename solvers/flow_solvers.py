@@ -133,7 +133,10 @@ def adaptive(
         # A step that leaves the numbers is a step too long.
         worst = torch.where(worst.isfinite(), worst, torch.inf)
         taken = worst <= 1
-        h[active] = step * (0.9 * worst.clamp(min=1e-10).pow(-1 / tableau.order)).clamp(0.2, 5.0)
+        # No longer than a tenth of the way: where the field vanishes, the estimate cannot see what lies ahead.
+        h[active] = (step * (0.9 * worst.clamp(min=1e-10).pow(-1 / tableau.order)).clamp(0.2, 5.0)).clamp(
+            -span / 10, span / 10
+        )
         done = active[taken]
         z[done], z_error[done] = new[taken], z_error[done] + off[taken]
         integral[:, done] += gain[:, taken]

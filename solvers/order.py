@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde import VP, GaussianSDE
+from sde import VP, GaussianSDE, as_time
 from solvers.solver import TableSolver
 from solvers.table import Table, execute
 
@@ -47,7 +47,7 @@ class TwoModes:
         return alpha, sigma, (sigma.square() + (alpha * self.std).square()).sqrt()
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma, width = self._at(t)
+        alpha, sigma, width = self._at(as_time(t, x))
         tilt = torch.tanh(alpha * self.mean * x / width.square())
         return (sigma.square() * self.mean * tilt + alpha * self.std**2 * x) / width.square()
 
