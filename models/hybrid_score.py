@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.times import stratified
 from sde import CriticallyDamped, Time, as_time
+from sde.gaussian import wide
 from sde.linear import apply, factor
 from sde.process import require_positive
 
@@ -56,10 +57,10 @@ class HybridScore(nn.Module):
         """W, w, c, F_vv and c_noise = log(s)/4, s the position's noise over its signal; all in float64."""
         phi, _ = self.sde.moments(0.0, t)
         own = self.sde.covariance_at(t)
-        root = factor(own)
+        root = factor(own, definite=True)
         signal = self.data_std * phi[..., :, 0]  # S = F F^T + signal signal^T
-        total = factor(own + signal.unsqueeze(-1) * signal.unsqueeze(-2))
-        whiten = torch.linalg.inv(total)
+        total = factor(own + signal.unsqueeze(-1) * signal.unsqueeze(-2), definite=True)
+        whiten = torch.linalg.solve_triangular(total, torch.eye(2).to(total).expand_as(total), upper=False)
         guess = (whiten.mT @ whiten @ root[..., :, 1:]).squeeze(-1)
         # With z = F^{-1} signal, c^2 = 1 - [(1 + z z^T)^{-1}]_vv = z_v^2/(1 + |z|^2), no digits lost.
         z = torch.linalg.solve_triangular(root, signal.unsqueeze(-1), upper=False).squeeze(-1)
@@ -78,10 +79,13 @@ class HybridScore(nn.Module):
         """w . u, the prediction for normal data, `[batch, ...]`."""
         return apply(parts.guess.unsqueeze(-2), u)[:, 0]
 
+    def noise(self, u: Tensor, parts: Coefficients, label: Tensor | None = None) -> Tensor:
+        """E[eps_v given u], `[batch, ...]`, with the coefficients at hand."""
+        return self.guessed(u, parts) + as_time(parts.out, u[:, 0]) * self.raw(u, parts, label)
+
     def forward(self, u: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
         """E[eps_v given u], `[batch, ...]` for u `[batch, 2, ...]`; t scalar or `[batch]`."""
-        parts = self.coefficients(torch.as_tensor(t, dtype=torch.float64, device=u.device))
-        return self.guessed(u, parts) + as_time(parts.out, u[:, 0]) * self.raw(u, parts, label)
+        return self.noise(u, self.coefficients(_wide(t)), label)
 
     def score(self, u: Tensor, t: Time) -> Tensor:
         """(0, grad_v log p_t(u)), `[batch, 2, ...]`.
@@ -89,9 +93,13 @@ class HybridScore(nn.Module):
         The position's part is not learned and is put to 0: no noise enters there, so that g g^T score,
         all that reverse process, flow and likelihood ask for, is right.
         """
-        root = factor(self.sde.covariance_at(torch.as_tensor(t, dtype=torch.float64, device=u.device)))
-        velocity = -self(u, t) / as_time(root[..., 1, 1], u[:, 0])
+        parts = self.coefficients(_wide(t))
+        velocity = -self.noise(u, parts) / as_time(parts.noise_scale, u[:, 0])
         return torch.stack([torch.zeros_like(velocity), velocity], 1)
+
+
+def _wide(t: Time) -> Tensor:
+    return wide(t) if isinstance(t, Tensor) else torch.tensor(float(t), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class HybridLoss:
         """
         sde = model.sde
         u = stratified(len(x0), generator, x0.device) if u is None else u
-        t = sde.eps + (sde.T - sde.eps) * u.double()
+        t = sde.eps + (sde.T - sde.eps) * u
         if noise is None:
             shape = (len(x0), 2, *x0.shape[1:])
             noise = torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device)

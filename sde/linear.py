@@ -51,18 +51,22 @@ def apply(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix.to(x) @ x.reshape(*x.shape[:2], -1)).reshape(x.shape[0], matrix.shape[-2], *x.shape[2:])
 
 
-def factor(covariance: Tensor) -> Tensor:
+def factor(covariance: Tensor, definite: bool = False) -> Tensor:
     """The lower triangular F >= 0 on its diagonal with F F^T = C, for semi-definite C `[..., d, d]`.
 
     Cholesky's factor of the correlation matrix, scaled back, so that entries of very different size
     (a position's variance ~ t^3 beside a velocity's ~ t) keep their digits: the method's error is
     that of the scaled matrix (Higham 2002, section 10.1.1). Singular matrices go by eigenvalues.
+
+    Args:
+        covariance: C.
+        definite: whether C is known to be positive definite: then nothing waits for the device to tell.
     """
     scale = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     inverse = torch.where(scale > 0, 1 / scale, 0.0)
     correlation = inverse.unsqueeze(-1) * covariance * inverse.unsqueeze(-2)
     root, info = torch.linalg.cholesky_ex(correlation)
-    if bool((info > 0).any()):
+    if not definite and bool((info > 0).any()):
         values, axes = torch.linalg.eigh(correlation)
         upper = torch.linalg.qr((axes * values.clamp(min=0).sqrt().unsqueeze(-2)).mT).R
         sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
