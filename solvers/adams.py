@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -99,17 +98,15 @@ class Adams(TableSolver):
 
     Args:
         order: 1 to 4, the number of values used.
-        predict: "denoised", "noise" or "velocity".
+        predict: "denoised", "noise", "velocity" or "rectified".
         clock: "log_snr", "sigma", "time" or "angle".
         start: "corrector", "ramp" or "runge_kutta".
-        data_std: d of the velocity and the angle; the model's own by default.
     """
 
     order: int = 3
     predict: Predict = "noise"
     clock: Clock = "log_snr"
     start: Start = "corrector"
-    data_std: float | None = None
     grid: Any = "karras"
 
     def __post_init__(self) -> None:
@@ -125,11 +122,6 @@ class Adams(TableSolver):
     @property
     def claimed_order(self) -> int:  # type: ignore[override]
         return min(self.order, {"ramp": 2, "corrector": 3, "runge_kutta": 4}[self.start])
-
-    def for_model(self, model: Any) -> Adams:
-        if self.data_std is not None:
-            return self
-        return dataclasses.replace(self, data_std=float(getattr(model, "data_std", 1.0)))
 
     def weights(self, points: Points, steps: slice, lags: list[int]) -> Tensor:
         """N_s times the integral of each Lagrange basis polynomial, times its value's factor, `[steps, len(lags)]`.

@@ -7,10 +7,14 @@ and the denoiser, and a time zeta of its own:
     denoised      x/sigma             exp(lambda)             D
     noise         x/alpha             s = sigma/alpha         (x - alpha D)/sigma
     velocity      x/(alpha R)         phi = atan(s/d)         -F, the preconditioned network's output
+    rectified     x/(alpha (s + d))   s/(s + d)               (x - alpha D)/sigma - D/d
 
 with R^2 = s^2 + d^2 and d the data's standard deviation. The first two are Lu et al. (2022b, prop. 4.1;
 2022a, prop. 3.1). In the third, y at phi is a rotation of data and noise, and for normal data of
-standard deviation d the value is 0: the flow is solved exactly by any method.
+standard deviation d the value is 0: the flow is solved exactly by any method. In the fourth, y goes
+along the straight line from data in units of d to noise, with rectified flow's velocity (Liu et al. 2022).
+Any method is exact where the value is constant: denoised and noise for data at a point, rectified
+also in directions much wider than d.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from torch import Tensor
 
 from solvers.grid import Points
 
-Predict = Literal["denoised", "noise", "velocity"]
+Predict = Literal["denoised", "noise", "velocity", "rectified"]
 
 
 class Coordinates(NamedTuple):
@@ -57,6 +61,11 @@ def coordinates(points: Points, predict: Predict, data_std: float = 1.0) -> Coor
         return Coordinates(points.sigma, 1 / s, 0 * s, one, 1 / s)
     if predict == "noise":
         return Coordinates(points.alpha, s, -1 / points.alpha, -1 / s, -s)
+    if predict == "rectified":
+        total = s + data_std
+        factor = -total / (s * data_std)  # eps - D/d = -(s + d)/(s d) [D - d/(s + d) x/alpha]
+        slope = -data_std / (total * points.alpha)
+        return Coordinates(points.alpha * total, s / total, slope, factor, -s * data_std / total.square())
     total = s.square() + data_std**2
     root = total.sqrt()
     # F = (D - d^2/R^2 x/alpha) R/(s d), and d zeta/d lambda = -s d/R^2
@@ -75,4 +84,6 @@ def lambda_at(zeta: Tensor, predict: Predict, data_std: float = 1.0) -> Tensor:
         return zeta.log()
     if predict == "noise":
         return -zeta.log()
+    if predict == "rectified":
+        return -(data_std * zeta / (1 - zeta)).log()
     return -(data_std * torch.tan(zeta)).log()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from solvers.grid import Points
 from solvers.prediction import Predict, coordinates, lambda_at, require_predict
@@ -54,13 +52,11 @@ class RungeKutta(TableSolver):
 
     Args:
         order: 2 (Heun), 3 (Ralston) or 4 (Kutta); as many evaluations a step.
-        predict: the coordinates, "denoised", "noise" or "velocity".
-        data_std: d of the velocity; the model's own by default.
+        predict: the coordinates, "denoised", "noise", "velocity" or "rectified".
     """
 
     order: int = 4
     predict: Predict = "velocity"
-    data_std: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,11 +67,6 @@ class RungeKutta(TableSolver):
     @property
     def claimed_order(self) -> int:  # type: ignore[override]
         return self.order
-
-    def for_model(self, model: Any) -> RungeKutta:
-        if self.data_std is not None:
-            return self
-        return dataclasses.replace(self, data_std=float(getattr(model, "data_std", 1.0)))
 
     def rows(self, points: Points) -> Iterator[Row]:
         return runge_kutta_rows(points, self.predict, self.data_std or 1.0, EXPLICIT[self.order])

@@ -99,12 +99,14 @@ class TableSolver(Solver):
 
     Args:
         steps: number of steps, the last one to the data included.
-        grid: "uniform", "quadratic", "log_snr", "karras", the `steps + 1` (for final="stop") or
+        grid: "uniform", "quadratic", "log_snr", "karras", "angle", the `steps + 1` (for final="stop") or
             `steps` times themselves, or a function (sde, intervals, first, last) -> times.
         final: how it ends. "denoise": the last of the steps is D(x, eps), one evaluation.
             "half_step": instead x/alpha + (sigma/alpha)^2/2 score, which is (x/alpha + D)/2, of second
             order in sigma for the same evaluation. "stop": at eps, still with noise sigma(eps).
         eps: the time at which the grid ends; the process's own by default.
+        data_std: the data's standard deviation d, for the grids and coordinates that ask for it; the model's own
+            by default, or else 1.
 
     Raises:
         ValueError: naming the argument that makes no sense.
@@ -114,6 +116,7 @@ class TableSolver(Solver):
     grid: Grid = "karras"
     final: Final = "denoise"
     eps: float | None = None
+    data_std: float | None = None
 
     claimed_order: ClassVar[int] = 1
     """Global order of accuracy, for small steps; `solvers.order` measures it."""
@@ -133,7 +136,7 @@ class TableSolver(Solver):
         intervals = self.steps - (self.final != "stop")
         if intervals == 0:
             return torch.tensor([sde.T], dtype=torch.float64)
-        return time_grid(self.grid, sde, intervals, eps)
+        return time_grid(self.grid, sde, intervals, eps, self.data_std or 1.0)
 
     def table(self, sde: GaussianSDE, times: Tensor | None = None) -> Table:
         """The solver as a table for a process, on its own grid or on given times."""
@@ -150,8 +153,10 @@ class TableSolver(Solver):
         return execute(self.for_model(model).table(model.sde), denoiser_of(model), x, noise, on_step)
 
     def for_model(self, model: Any) -> TableSolver:
-        """This solver with what it wants to know of the model (such as the data's width) filled in."""
-        return self
+        """This solver with what it wants to know of the model, the data's width, filled in."""
+        if self.data_std is not None:
+            return self
+        return dataclasses.replace(self, data_std=float(getattr(model, "data_std", 1.0)))
 
     def with_budget(self, nfe: int, sde: GaussianSDE) -> TableSolver:
         """This solver with as many steps as `nfe` evaluations pay for.
