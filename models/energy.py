@@ -15,11 +15,11 @@ from sde.process import require_positive
 Function = Callable[[Tensor], Tensor]
 
 
-def gradient(function: Function, x: Tensor) -> Tensor:
-    """grad_x of a function of each sample, x `[batch, ...]` -> `[batch]`, by reverse-mode autograd.
+def value_and_gradient(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+    """f(x) `[batch]` and grad_x f of a function of each sample, x `[batch, ...]`, by reverse-mode autograd.
 
-    Can itself be differentiated, in x and in the function's parameters, where gradients are enabled:
-    that is how an energy is trained by its score.
+    The gradient can itself be differentiated, in x and in the function's parameters, where gradients
+    are enabled: that is how an energy is trained by its score.
 
     Raises:
         ValueError: if the function does not give one number for each sample.
@@ -32,7 +32,12 @@ def gradient(function: Function, x: Tensor) -> Tensor:
             raise ValueError(f"function: expected one number for each sample, [{len(x)}], got {list(value.shape)}")
         # Samples do not interact, so the gradient of the sum holds each sample's own.
         (slope,) = torch.autograd.grad(value.sum(), x, create_graph=create_graph)
-    return slope
+    return value if create_graph else value.detach(), slope
+
+
+def gradient(function: Function, x: Tensor) -> Tensor:
+    """The gradient of `value_and_gradient` alone."""
+    return value_and_gradient(function, x)[1]
 
 
 class LogDensity:
@@ -63,8 +68,13 @@ class LogDensity:
 
     def score(self, x: Tensor) -> Tensor:
         """grad l(x)/tau, shaped like `x` `[batch, ...]`."""
-        slope = gradient(self.function, x) if self.slope is None else self.slope(x)
-        return slope / self.temperature
+        return self.log_prob_and_score(x)[1] if self.slope is None else self.slope(x) / self.temperature
+
+    def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, for the price of one evaluation where the gradient is taken by autograd."""
+        if self.slope is None:
+            return value_and_gradient(self.log_prob, x)
+        return self.log_prob(x), self.slope(x) / self.temperature
 
     def tempered(self, temperature: float) -> LogDensity:
         """p^{1/temperature}, of this density as it is (temperatures multiply)."""
@@ -105,6 +115,10 @@ class Energy(nn.Module):
     def score(self, x: Tensor) -> Tensor:
         """-grad E(x)/tau, shaped like `x`."""
         return gradient(self.log_prob, x)
+
+    def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, for the price of one evaluation."""
+        return value_and_gradient(self.log_prob, x)
 
     def tempered(self, temperature: float) -> Energy:
         """The same network (its weights shared), p^{1/temperature} of this density as it is."""

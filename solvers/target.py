@@ -17,7 +17,8 @@ Evaluate = Callable[[Tensor], tuple[Tensor | None, Tensor]]
 class Target(Protocol):
     """A density p known up to its constant.
 
-    Samples of a batch must not interact. Short of this, a sampler takes
+    Samples of a batch must not interact. Where it has `log_prob_and_score(x)` as well, that is called
+    in place of the two. Short of this, a sampler takes
 
     - an object without `score`, or with one that wants more than x: the score by autograd;
     - a plain function x -> log p(x) + const: the same;
@@ -40,6 +41,9 @@ def evaluator(target: Any) -> Evaluate:
     Raises:
         ValueError: if it is none of them.
     """
+    both = getattr(target, "log_prob_and_score", None)
+    if both is not None and _takes_x_alone(both):
+        return both
     score = getattr(target, "score", None)
     score = score if _takes_x_alone(score) else None
     log_prob = getattr(target, "log_prob", target if score is None else None)
