@@ -101,11 +101,11 @@ class AngleFlow:
         steps far beyond it, where the flow has little left to do."""
         if grid is None:
             reach = math.log(5 * self.data_std)
-            ends = (u - math.log1p(math.exp(u - reach)) for u in (self.first, self.last))
-            even = torch.linspace(*ends, steps + 1, dtype=torch.float64)
+            low, high = (u - math.log1p(math.exp(u - reach)) for u in (self.first, self.last))
+            even = torch.linspace(low, high, steps + 1, dtype=torch.float64)
             nodes = even - torch.log1p(-torch.exp(even - reach))
             return [self.first, *nodes[1:-1].tolist(), self.last]
-        times = time_grid(grid, self.sde, steps, self.eps)
+        times = time_grid(grid, self.sde, steps, self.eps, self.data_std)
         return (-0.5 * self.sde.log_snr(times)).flip(0).tolist()
 
     def width(self, t: float) -> float:

@@ -74,13 +74,12 @@ class Adaptive(NamedTuple):
     Attributes:
         z: the state, `[batch, ...]`.
         integral: of the rates, `[k, batch]`.
-        z_error, integral_error: the sums of the steps' embedded errors.
+        integral_error: the sum of the absolute values of the steps' embedded errors, `[k, batch]`.
         nfe: evaluations of the field, `[batch]`.
     """
 
     z: Tensor
     integral: Tensor
-    z_error: Tensor
     integral_error: Tensor
     nfe: Tensor
 
@@ -104,14 +103,14 @@ def adaptive(
 
     u = torch.full((batch,), start, dtype=torch.float64, device=z.device)
     h = torch.full_like(u, sign * span / 50)
-    z, z_error = z.clone(), torch.zeros_like(z)
+    z = z.clone()
     integral, integral_error = z.new_zeros(k, batch), z.new_zeros(k, batch)
     active = torch.arange(batch, device=z.device)
     first, first_rate = rate(z, u, active)
     nfe = torch.ones(batch, dtype=torch.long, device=z.device)
     for _ in range(limit):
         if len(active) == 0:
-            return Adaptive(z, integral, z_error, integral_error, nfe)
+            return Adaptive(z, integral, integral_error, nfe)
         left = end - u[active]
         step = torch.where(h[active].abs() < left.abs(), h[active], left)
         base, wide = z[active], column(step)
@@ -134,13 +133,13 @@ def adaptive(
         worst = torch.where(worst.isfinite(), worst, torch.inf)
         taken = worst <= 1
         # No longer than a tenth of the way: where the field vanishes, the estimate cannot see what lies ahead.
-        h[active] = (step * (0.9 * worst.clamp(min=1e-10).pow(-1 / tableau.order)).clamp(0.2, 5.0)).clamp(
+        h[active] = (step * (0.9 * worst.clamp(min=1e-10).pow(-1 / tableau.order)).clamp(0.2, 2.0)).clamp(
             -span / 10, span / 10
         )
         done = active[taken]
-        z[done], z_error[done] = new[taken], z_error[done] + off[taken]
+        z[done] = new[taken]
         integral[:, done] += gain[:, taken]
-        integral_error[:, done] += gain_off[:, taken]
+        integral_error[:, done] += gain_off[:, taken].abs()
         first[done], first_rate[:, done] = slopes[-1][taken], rates[-1][:, taken]
         last = step == left
         u[done] = torch.where(last, end, u[active] + step)[taken]

@@ -90,7 +90,7 @@ def _carry(
     back: bool,
     steps: int = 32,
     method: Literal["rk4", "heun", "midpoint", "adaptive"] = "rk4",
-    grid: Grid = "log_snr",
+    grid: Grid | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     eps: float | None = None,
