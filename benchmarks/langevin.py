@@ -9,6 +9,17 @@ judged by the same function (arviz-stats) on as many gradients as their draws to
 least over the components, for the mean, for the standard deviation, and the lesser of the two. HMC
 is tuned by hand: each trajectory length is a row. A leapfrog step of HMC, a step of MALA and one of BAOAB take one
 gradient each; gradients of the warm-up are not counted, for anyone.
+
+Measured (8 chains of 1500 draws; ours the mean of 3 seeds, numpyro 0.22 one seed), ESS/gradient for
+means, for standard deviations:
+
+    MALA 0.104, 0.172    adjusted BAOAB 0.137, 0.122    BAOAB 0.118, 0.131    ULA 0.021, 0.049
+    HMC of length 1.6: 0.056, 0.172    1.8: 0.124, 0.164    2.0: 0.211, 0.098    2.2: 0.295, 0.059
+    NUTS 0.127, 0.057
+
+HMC is the better tool where its trajectory length can be tuned and means are what is wanted: past a
+quarter period its draws are anticorrelated. Its length has to be right, though (0.8 gave 0.002), and by the
+lesser of the two figures the one-gradient samplers are level with it, without a length to tune.
 """
 
 from __future__ import annotations
