@@ -8,9 +8,9 @@ from solvers.catalogue import CATALOGUE
 from solvers.chain import DDPM, Chain, ChainBound
 from solvers.corrector import (
     Corrector,
-    Langevin,
-    MetropolisLangevin,
-    OrnsteinUhlenbeckStep,
+    LangevinCorrector,
+    MetropolisCorrector,
+    OrnsteinUhlenbeckCorrector,
     PredictorCorrector,
 )
 from solvers.ddim import DDIM, Ancestral
@@ -76,12 +76,12 @@ __all__ = [
     "Heun",
     "Independent",
     "Information",
-    "Langevin",
+    "LangevinCorrector",
     "Likelihood",
-    "MetropolisLangevin",
+    "MetropolisCorrector",
     "MonteCarlo",
     "Noise",
-    "OrnsteinUhlenbeckStep",
+    "OrnsteinUhlenbeckCorrector",
     "ParallelTempering",
     "Points",
     "PositionLikelihood",

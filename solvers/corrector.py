@@ -50,7 +50,7 @@ class Corrector(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Langevin(Corrector):
+class LangevinCorrector(Corrector):
     """x' = x + delta score + sqrt(2 delta) z with Song's step size, for each sample alone:
 
         delta = 2 (alpha snr)^2 / max(|score|^2/dim, 1/R^2),    delta <= sigma^2/2,    R^2 = sigma^2 + alpha^2 d^2.
@@ -85,7 +85,7 @@ class Langevin(Corrector):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrnsteinUhlenbeckStep(Corrector):
+class OrnsteinUhlenbeckCorrector(Corrector):
     """A Langevin step that is exact where the data are normal with standard deviation d:
 
         x' = alpha D + rho (x - alpha D) + q z,    q^2 = R^2 (1 - kappa^2),
@@ -122,7 +122,7 @@ class OrnsteinUhlenbeckStep(Corrector):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetropolisLangevin(Corrector):
+class MetropolisCorrector(Corrector):
     """A Langevin step that may be refused, so that p_t stays exactly as it is (MALA, Roberts & Tweedie 1996):
 
         x' = x + delta score + sqrt(2 delta) z,    delta = h sigma^2.
@@ -172,7 +172,7 @@ class PredictorCorrector(Solver):
     """
 
     predictor: TableSolver = field(default_factory=EulerMaruyama)
-    corrector: Corrector = field(default_factory=Langevin)
+    corrector: Corrector = field(default_factory=LangevinCorrector)
     stochastic = True
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
