@@ -168,7 +168,8 @@ def log_likelihood(
         prior: stands for p_T: has `log_prob(x)`, `[batch]` in nats; the process's own by default.
         data_std: d; the model's own by default, or else 1.
         estimate_error: whether to spend evaluations on `solver_error`: the difference from a solve with
-            half the steps, or with ten times the tolerances (and the embedded errors added to it).
+            half the steps, or with ten times the tolerances (and the embedded errors added to it). The latter
+            is sound for tolerances of 1e-5 or less; looser ones can share their steps with the looser still.
         seed: of the probes.
         first: index of the first sample of x in the data set that x is a part of.
         chunk: how many of the products with the Jacobian are in memory at once; all by default.
