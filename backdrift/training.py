@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -159,6 +160,8 @@ class Trainer:
         self.sde = build(config, "sde")
         build(config, "solver")  # a mistake in what comes after training is told before it
         self.data: Data = build(config, "data") if data is None else data
+        if "path" in config.data:  # the run will be read from other folders
+            config.data.path = str(Path(config.data.path).expanduser().absolute())
         config.event = {"shape": list(self.data.shape), "classes": self.data.classes, "std": self.data.std}
         torch.manual_seed(mixed(self.recipe.seed, 0))
         self.network: nn.Module = build(config, "model")
