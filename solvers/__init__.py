@@ -27,6 +27,7 @@ from solvers.information import (
     relative_entropy,
 )
 from solvers.langevin import BAOAB, MALA, ULA, AdjustedBAOAB
+from solvers.latent import Encoded, decode, encode, interpolate
 from solvers.likelihood import Likelihood, log_likelihood
 from solvers.markov_chains import Chains
 from solvers.mcmc import mcmc
@@ -70,6 +71,7 @@ __all__ = [
     "DPMSolverPP2M",
     "DPMSolverPP2S",
     "Denoises",
+    "Encoded",
     "Euler",
     "EulerMaruyama",
     "ExponentialRK3",
@@ -104,9 +106,12 @@ __all__ = [
     "UniPC",
     "certify",
     "certify_strong",
+    "decode",
     "elbo",
+    "encode",
     "entropy",
     "execute",
+    "interpolate",
     "karras",
     "log_density",
     "log_likelihood",
