@@ -1,0 +1,223 @@
+"""What a trained denoiser knows of data: its error along the noise, information and entropy in nats."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from backdrift.data import Data
+    from backdrift.metrics import Estimate
+
+BATCH = 256
+"""Samples in memory at once. It changes no value: a sample does not know its neighbours."""
+
+COLUMNS = (
+    "t",
+    "log_snr",
+    "mmse_per_dim",
+    "mmse_standard_error",
+    "gaussian_mmse_per_dim",
+    "information_nats",
+    "information_standard_error",
+    "gaussian_information_nats",
+)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """A denoiser's error along the noise, and what follows from it (Guo, Shamai & Verdu 2005).
+
+    A network's error is at least the smallest possible one, so that its error, information and
+    entropy are, on average, upper bounds on those of the data.
+
+    Attributes:
+        t: times, rising, `[levels]`.
+        log_snr: log(alpha^2/sigma^2) there.
+        mmse: E|x_0 - D(x_t)|^2 / dim, x_0 in the model's units, an estimate for each level.
+        gaussian: the same of the best denoiser of normal data with the training set's covariance,
+            mean_i v_i/(1 + snr v_i), v_i the covariance's eigenvalues: the best linear denoiser.
+        information: I(x_0; x_t) in nats, an estimate for each level.
+        gaussian_information: that of the normal data, sum_i log(1 + snr v_i)/2.
+        entropy: -E log p in nats, in the data's own units (of v + u for discrete data).
+        dim: components of a sample.
+        levels: of discrete data, or None.
+        n: samples.
+        nfe: network evaluations for each sample, all told.
+        seed: of the draws.
+    """
+
+    t: list[float]
+    log_snr: list[float]
+    mmse: list[Estimate]
+    gaussian: list[float]
+    information: list[Estimate]
+    gaussian_information: list[float]
+    entropy: Estimate
+    dim: int
+    levels: int | None
+    n: int
+    nfe: int
+    seed: int
+
+    def __str__(self) -> str:
+        per_dim = ""
+        if self.levels is not None:
+            from backdrift.metrics import Estimate
+
+            unit = self.dim * math.log(2)
+            bits = Estimate(self.entropy.value / unit, self.entropy.standard_error / unit)
+            per_dim = f" ({bits} bits/dim, {self.levels} levels)"
+        middle = min(range(len(self.t)), key=lambda k: abs(self.log_snr[k]))
+        return (
+            f"entropy at most {self.entropy} nats{per_dim}; "
+            f"I(x_0; x_t) at most {self.information[0]} nats at log-SNR {self.log_snr[0]:.1f}, "
+            f"{self.information[middle]} at {self.log_snr[middle]:.1f}; "
+            f"{self.n} samples, {self.nfe} NFE each, seed {self.seed}"
+        )
+
+    def save(self, path: Path) -> None:
+        """A csv table with a row for each level of noise."""
+        import csv
+
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for k, t in enumerate(self.t):
+                mmse, gained = self.mmse[k], self.information[k]
+                errors = mmse.value, mmse.standard_error, self.gaussian[k]
+                writer.writerow(
+                    (t, self.log_snr[k], *errors, gained.value, gained.standard_error, self.gaussian_information[k])
+                )
+
+
+def know(
+    model: Any, data: Data, values: Tensor, *, levels: int = 16, strata: int = 12, draws: int = 2, seed: int = 0
+) -> Knowledge:
+    """Measure a denoiser on samples v of a data set.
+
+    Args:
+        model: has a Gaussian `sde` and `denoise(x, t)`.
+        data: says how v becomes what the model sees; its training set has the covariance compared with.
+        values: v, `[n, ...]`.
+        levels: of noise, the middles of so many equal parts of the process's range of log-SNR.
+        strata: parts of the range of log-SNR that each integral is taken in.
+        draws: of the noise in each part, and at each level.
+        seed: of the dequantisation and the noise.
+
+    Raises:
+        ValueError: for fewer than two samples, no level, or what the integrals refuse.
+    """
+    import torch
+
+    from backdrift.metrics import Estimate
+    from solvers import entropy, mutual_information
+    from solvers.solver import place_of
+
+    if levels < 1:
+        raise ValueError(f"levels={levels}: expected at least 1")
+    if len(values) < 2:
+        raise ValueError(f"n={len(values)}: expected at least 2 samples")
+    sde, (device, _) = model.sde, place_of(model)
+    x = data.to_model(values, torch.Generator().manual_seed(seed)).to(device)
+    first, last = (float(sde.log_snr(t)) for t in (sde.eps, sde.T))
+    log_snr = first + (last - first) * (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
+    t = sde.t_from_log_snr(log_snr).tolist()
+    settings = {"draws": draws, "seed": seed}
+    integral: dict[str, Any] = {**settings, "strata": strata}
+    parts = [(part, k * BATCH) for k, part in enumerate(x.split(BATCH))]
+
+    def joined(found: list[Tensor]) -> Estimate:
+        each = torch.cat(found).double()
+        return Estimate(float(each.mean()), float(each.std()) / math.sqrt(len(each)))
+
+    entropies = joined([-entropy(model, part, first=i, **integral).samples.value for part, i in parts])
+    train = data.to_model(data.train, torch.Generator().manual_seed(seed)).flatten(1).double()
+    # Divided by n, as the spread of what is at hand: more features than rows do no harm.
+    variances = torch.linalg.eigvalsh(torch.cov(train.T, correction=0).reshape(data.dim, data.dim)).clamp(min=0)
+    snr = log_snr.exp()[:, None]
+    return Knowledge(
+        t=t,
+        log_snr=log_snr.tolist(),
+        mmse=[joined([error(model, part, u, first=i, **settings) for part, i in parts]) for u in -0.5 * log_snr],
+        gaussian=(variances / (1 + snr * variances)).mean(1).tolist(),
+        information=[
+            joined([mutual_information(model, part, time, first=i, **integral).samples.value for part, i in parts])
+            for time in t
+        ],
+        gaussian_information=(0.5 * torch.log1p(snr * variances).sum(1)).tolist(),
+        entropy=Estimate(entropies.value - data.log_jacobian, entropies.standard_error),
+        dim=data.dim,
+        levels=data.levels,
+        n=len(x),
+        nfe=levels * draws + strata * draws + levels * (strata * draws + 1),
+        seed=seed,
+    )
+
+
+def error(model: Any, x: Tensor, u: Tensor, *, draws: int, seed: int, first: int) -> Tensor:
+    """|x - D(x + s e)|^2 / dim of each sample at log s = u, the mean over draws of e: `[n]`."""
+    import torch
+
+    from solvers import Noise
+    from solvers.information import denoise_at
+    from solvers.monte_carlo import NOISE
+
+    noise = Noise(seed, tuple(x.shape), first=first, stream=NOISE, dtype=x.dtype, device=x.device)
+    with torch.no_grad():
+        found = [(x - denoise_at(model, x + float(u.exp()) * noise(), u)).flatten(1).square() for _ in range(draws)]
+    return torch.stack(found).mean((0, 2))
+
+
+def draw(known: Knowledge) -> Figure:
+    """The error and the information against log-SNR, each with a band of two standard errors."""
+    from matplotlib.figure import Figure
+
+    from backdrift.figures import DPI, GENERATED, PALE
+
+    figure = Figure(figsize=(9.2, 3.8), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, 2)
+    shown = (
+        ("mmse per component", known.mmse, known.gaussian),
+        ("I(x_0; x_t), nats", known.information, known.gaussian_information),
+    )
+    for axes, (label, estimates, gaussian) in zip(panels, shown, strict=True):
+        low, high = ([e.value + side * 2 * e.standard_error for e in estimates] for side in (-1, 1))
+        axes.plot(known.log_snr, gaussian, color=PALE, lw=1.5, label="normal data of the same covariance")
+        axes.fill_between(known.log_snr, low, high, color=GENERATED, alpha=0.3, lw=0)
+        axes.plot(known.log_snr, [e.value for e in estimates], color=GENERATED, lw=1.5, label="the model's denoiser")
+        axes.set(xlabel="log-SNR", ylabel=label)
+        axes.legend(frameon=False)
+    return figure
+
+
+def main(config: DictConfig) -> None:
+    """Write `information.csv` and `information.png` into a new folder of the run."""
+    from backdrift.output import new_folder
+    from backdrift.run import Run
+
+    if config.split not in ("train", "test"):
+        raise ValueError(f"split={config.split}: expected train or test")
+    if config.n is not None and config.n < 2:
+        raise ValueError(f"n={config.n}: expected at least 2 samples, or null for all")
+    run = Run.open(config.run)
+    data, model = run.data(), run.model(config.weights)
+    values = (data.train if config.split == "train" else data.test)[: config.n]
+    settings = {name: config[name] for name in ("levels", "strata", "draws", "seed")}
+    known = know(model, data, values, **settings)
+    if not all(math.isfinite(e.value) for e in (known.entropy, *known.mmse, *known.information)):
+        raise ValueError("information: some values are NaN or infinite")
+    folder = new_folder(run, f"information-{config.split}", config)
+    known.save(folder / "information.csv")
+    draw(known).savefig(folder / "information.png")
+    print(f"{config.split} set: {known}")
+    for name in ("information.csv", "information.png"):
+        print(folder / name)
