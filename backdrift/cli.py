@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-COMMANDS = ("train", "resume", "sample", "likelihood", "solvers", "tune", "langevin")
+COMMANDS = ("train", "resume", "sample", "likelihood", "solvers", "tune", "langevin", "suggest", "information")
 """Each is a module `backdrift.<command>` with `main(config)` and a root config `conf/<command>.yaml`."""
 
 EPILOG = """\
