@@ -133,6 +133,8 @@ class TableSolver(Solver):
     def times(self, sde: GaussianSDE) -> Tensor:
         """The grid's times, from T down to eps."""
         eps = sde.eps if self.eps is None else float(self.eps)
+        if not (0 <= eps < sde.T and float(sde.sigma(eps)) > 0):
+            raise ValueError(f"eps: expected a time in [0, T = {sde.T:g}) at which sigma is positive, got {eps:g}")
         intervals = self.steps - (self.final != "stop")
         if intervals == 0:
             return torch.tensor([sde.T], dtype=torch.float64)

@@ -71,7 +71,10 @@ def test_gradients_go_through_given_times() -> None:
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ("linear", r"^grid: expected one of uniform, quadratic, log_snr, karras, a list of times or a function"),
+        (
+            "linear",
+            r"^grid: expected one of uniform, quadratic, log_snr, karras, .*a list of times or a function, got 'linear'",
+        ),
         ([1.0, 0.5, 0.5, 0.1], r"^grid: expected times that fall"),
         ([1.0, 0.2, 0.5, 0.1], r"^grid: expected times that fall"),
         ([0.1, 0.4, 0.5, 1.0], r"^grid: expected times that fall"),

@@ -1,0 +1,436 @@
+"""Every solver with every process: orders, convergence to the data, batch independence, errors that say what to do."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from models import GaussianMixture
+from sde import VE, VP, Brownian, CosineVP, FunctionModel, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP
+from solvers import (
+    DDIM,
+    Adams,
+    Ancestral,
+    DPMSolverPP2M,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    ReverseDiffusion,
+    RungeKutta,
+    TableSolver,
+    Trajectory,
+    execute,
+    sample,
+)
+from solvers.catalogue import CATALOGUE
+from solvers.order import RATIOS, TwoModes, certify, log_snr_times, slope, trajectory_error
+
+PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
+SOLVERS = {name: entry.solver for name, entry in CATALOGUE.items()}
+
+
+def mixture(sde: GaussianSDE, dtype: torch.dtype = torch.float64) -> GaussianMixture:
+    means = torch.tensor([[1.0, -1.0], [-1.5, 0.5], [0.5, 2.0]], dtype=dtype)
+    roots = torch.tensor([[[0.5, 0.0], [0.2, 0.3]], [[0.3, 0.0], [0.0, 0.6]], [[0.4, 0.0], [-0.3, 0.2]]], dtype=dtype)
+    return GaussianMixture(means, roots @ roots.mT, torch.tensor([0.5, 0.3, 0.2], dtype=dtype), sde)
+
+
+# Orders --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_order_is_as_claimed(name: str) -> None:
+    """Trajectories against the exact flow of two modes; variances through the table where it is stochastic."""
+    certificate = certify(SOLVERS[name], steps=(128, 512))
+    if abs(certificate.measured - certificate.claimed) > 0.1:  # not yet in the limit
+        certificate = certify(SOLVERS[name], steps=(512, 1024))
+    assert certificate.measured == pytest.approx(certificate.claimed, abs=0.15), str(certificate)
+
+
+@pytest.mark.parametrize("sde", [VE(), Rectified()], ids=repr)
+@pytest.mark.parametrize("name", ["euler", "deis", "euler_maruyama", "reverse_diffusion", "ddpm"])
+def test_order_where_the_process_matters(sde: GaussianSDE, name: str) -> None:
+    """Those whose steps depend on more than x/alpha and sigma/alpha; the others are the same in any process."""
+    certificate = certify(SOLVERS[name], sde, steps=(256, 1024))
+    assert certificate.measured == pytest.approx(certificate.claimed, abs=0.15), str(certificate)
+
+
+@pytest.mark.parametrize("predict", ["denoised", "noise", "velocity"])
+@pytest.mark.parametrize(
+    ("order", "start", "limit"), [(1, "ramp", 1), (2, "ramp", 2), (3, "runge_kutta", 3), (4, "runge_kutta", 4)]
+)
+def test_adams_order_in_every_prediction(predict: str, order: int, start: str, limit: int) -> None:
+    certificate = certify(Adams(order=order, predict=predict, start=start), steps=(128, 512))  # type: ignore[arg-type]
+    assert certificate.claimed == limit
+    assert certificate.measured == pytest.approx(limit, abs=0.15), str(certificate)
+
+
+@pytest.mark.parametrize("clock", ["sigma", "time", "angle"])
+def test_adams_order_in_every_clock(clock: str) -> None:
+    solver = Adams(order=4, predict="velocity", start="runge_kutta", clock=clock)  # type: ignore[arg-type]
+    certificate = certify(solver, steps=(128, 512))
+    assert certificate.measured == pytest.approx(4, abs=0.15), str(certificate)
+
+
+@pytest.mark.parametrize(
+    ("order", "start", "limit"), [(3, "ramp", 2), (4, "ramp", 2), (3, "corrector", 3), (4, "corrector", 3)]
+)
+def test_the_start_limits_the_order(order: int, start: str, limit: int) -> None:
+    """A multistep solver that starts with one first-order step is of order 2, seen when it starts where the score
+
+    bends (sigma/alpha = 4, twice the spread of the modes); mending that step from the second evaluation gives 3.
+    """
+    solver = Adams(order=order, predict="noise", start=start)  # type: ignore[arg-type]
+    certificate = certify(solver, steps=(256, 1024))
+    assert solver.claimed_order == limit
+    assert certificate.measured == pytest.approx(limit, abs=0.15), str(certificate)
+
+
+def test_a_poor_start_hides_at_large_sigma() -> None:
+    """From sigma/alpha = 400 the noise prediction is constant to 1e-5, so the ramp of order 3 seems above 2."""
+    hidden = certify(Adams(order=3, start="ramp"), VE(sigma_max=500.0), steps=(64, 128), ratios=(400.0, 0.1))
+    assert hidden.measured > 2.5
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+@pytest.mark.parametrize("predict", ["denoised", "noise"])
+def test_runge_kutta_order(order: int, predict: str) -> None:
+    certificate = certify(RungeKutta(order=order, predict=predict), steps=(64, 256))  # type: ignore[arg-type]
+    assert certificate.measured == pytest.approx(order, abs=0.15), str(certificate)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["dpm_solver_pp_2m", "dpm_solver_pp_3m", "adams_denoised_4", "adams_velocity_4", "unipc", "ipndm", "deis", "heun"],
+)
+def test_order_on_a_grid_of_uneven_steps(name: str) -> None:
+    """Steps in log-SNR that shrink and grow threefold: weights must know the grid."""
+    sde, steps, errors = VP(), (256, 1024), []
+    solver = dataclasses.replace(SOLVERS[name], final="stop")
+    for n in steps:
+        u = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+        first, last = (-2 * math.log(ratio) for ratio in RATIOS)
+        times = sde.t_from_log_snr(first + (last - first) * (u + 0.5 * torch.sin(2 * math.pi * u) / (2 * math.pi)))
+        errors.append(trajectory_error(solver, sde, times))
+    assert slope(steps, errors) == pytest.approx(solver.claimed_order, abs=0.25)
+
+
+def exact_flow(model: GaussianMixture, x: Tensor, times: Tensor) -> Tensor:
+    """The probability flow by DOP853 to 1e-12, in y = x/alpha with log(sigma/alpha) for time: no code of a solver's."""
+    sde = model.sde
+    first, last = (-0.5 * sde.log_snr(times[[0, -1]])).tolist()
+
+    def rate(u: float, y: np.ndarray) -> np.ndarray:
+        t = sde.t_from_log_snr(torch.tensor(-2 * u, dtype=torch.float64))
+        y_ = torch.from_numpy(y).reshape(x.shape)
+        return (y_ - model.denoise(sde.alpha(t) * y_, t)).numpy().ravel()
+
+    y = (x / sde.alpha(times[0])).numpy().ravel()
+    end = solve_ivp(rate, (first, last), y, "DOP853", rtol=1e-12, atol=1e-13).y[:, -1]
+    return sde.alpha(times[-1]) * torch.from_numpy(end).reshape(x.shape)
+
+
+@pytest.mark.parametrize("sde", [VP(), Rectified()], ids=repr)
+def test_order_against_an_independent_flow(sde: GaussianSDE) -> None:
+    """A mixture in the plane with full covariances: the certificates are no artefact of their line of two modes."""
+    model = mixture(sde)
+    start = 2.5 * torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    steps = (128, 512)
+    start = start * float(sde.alpha(log_snr_times(sde, 1, (2.5, 0.3))[0]))
+    exact = exact_flow(model, start, log_snr_times(sde, 1, (2.5, 0.3)))
+    for name in ("euler", "ddim", "heun", "dpm_solver_pp_2m", "dpm_solver_pp_3m", "adams_velocity_4", "dpm_solver_3"):
+        solver = dataclasses.replace(SOLVERS[name], final="stop").for_model(model)
+        errors = []
+        for n in steps:
+            ends = execute(solver.table(sde, log_snr_times(sde, n, (2.5, 0.3))), model.denoise, start)
+            errors.append(float((ends - exact).square().mean().sqrt()))
+        assert slope(steps, errors) == pytest.approx(solver.claimed_order, abs=0.2), name
+
+
+def test_the_certificates_own_flow() -> None:
+    """`TwoModes` against the mixture it is (denoiser) and against DOP853 (flow)."""
+    sde = VP()
+    modes = TwoModes(sde)
+    model = GaussianMixture(torch.tensor([[-1.0], [1.0]]).double(), 0.16, sde=sde)
+    times = log_snr_times(sde, 7, RATIOS)
+    x = torch.linspace(-3, 3, 8, dtype=torch.float64).unsqueeze(1)
+    for t in times:
+        torch.testing.assert_close(modes.denoise(x, t), model.denoise(x, t), rtol=1e-11, atol=1e-11)
+    flow = modes.flow(x, float(times[0]), float(times[-1]))
+    torch.testing.assert_close(flow, exact_flow(model, x, times), rtol=1e-9, atol=1e-9)
+
+
+# Weak order and convergence to the data ------------------------------------------------------------
+
+MEAN, VARIANCE = 0.7, 0.25
+
+
+def made(
+    solver: TableSolver, sde: GaussianSDE, times: Tensor | None, start: tuple[float, float]
+) -> tuple[float, float]:
+    """Mean and variance that a table makes of N(MEAN, VARIANCE) data, exactly: no Monte Carlo.
+
+    The denoiser is affine, so the state is one row of coefficients of (1, z_T, z_1, z_2, ...); the table runs on it.
+    """
+    model = GaussianMixture(torch.tensor([[MEAN]]).double(), VARIANCE, sde=sde)
+    table = solver.for_model(model).table(sde, times).numbers()
+    draws = sum(bool(row.noise) for row in table.rows)
+    unit = torch.eye(2 + draws, dtype=torch.float64)
+    kicks = iter(unit[2:])
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        gain = alpha * VARIANCE / (alpha.square() * VARIANCE + sigma.square())
+        return gain * x + (MEAN - gain * alpha * MEAN) * unit[0]
+
+    end = execute(table, denoise, start[0] * unit[0] + start[1] * unit[1], lambda: next(kicks))
+    return float(end[0]), float(end[1:].square().sum())
+
+
+@pytest.mark.parametrize("sde", [VP(), Rectified(), Brownian()], ids=repr)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        EulerMaruyama(stochasticity=0.5),
+        EulerMaruyama(),
+        EulerMaruyama(stochasticity=1.5),
+        Ancestral(),
+        Ancestral(variance="beta"),
+        DDIM(eta=1.0),
+        ReverseDiffusion(),
+    ],
+    ids=lambda s: f"{type(s).__name__}-{getattr(s, 'stochasticity', getattr(s, 'variance', ''))}",
+)
+def test_weak_order_of_mean_and_variance(solver: TableSolver, sde: GaussianSDE) -> None:
+    """From the exact p_t at sigma/alpha = 2 to 0.1: the error of both moments falls like the step."""
+    counts, errors = (256, 1024), []
+    for n in counts:
+        times = log_snr_times(sde, n, (2.0, 0.1))
+        alpha, sigma = sde.alpha(times), sde.sigma(times)
+        start, end = ((float(alpha[k]) * MEAN, float(alpha[k] ** 2 * VARIANCE + sigma[k] ** 2)) for k in (0, -1))
+        mean, variance = made(dataclasses.replace(solver, final="stop"), sde, times, (start[0], math.sqrt(start[1])))
+        errors.append((abs(mean - end[0]), abs(variance - end[1])))
+    for coarse, fine in zip(*errors, strict=True):
+        # Solvers of the posterior carry the mean exactly.
+        assert fine < 1e-12 or math.log(coarse / fine) / math.log(4) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_converges_to_the_data(name: str, sde: GaussianSDE) -> None:
+    """From the prior, on the default grid, with the default ending: mean and variance of normal data.
+
+    What is left is no more than the prior's own gap, its mean and variance being those of noise alone.
+    """
+    solver, std = SOLVERS[name], math.sqrt(VARIANCE)
+    alpha, prior = float(sde.alpha(sde.T)), sde.prior.std
+    gap = 1.05 * alpha * MEAN / prior
+    few, many = (made(dataclasses.replace(solver, steps=n), sde, None, (0.0, prior)) for n in (50, 200))
+    for (coarse, fine), limit in (
+        ([abs(mean - MEAN) / std for mean, _ in (few, many)], gap + 2e-3),
+        ([abs(variance / VARIANCE - 1) for _, variance in (few, many)], 2e-3),
+    ):
+        assert fine < max(0.4 * coarse, limit) or (name, fine) == ("euler_maruyama", pytest.approx(0, abs=4e-3))
+    assert solver.claimed_order == 1 or abs(many[1] / VARIANCE - 1) < 0.015
+
+
+def features(x: Tensor) -> Tensor:
+    """What a mixture's weights, means and covariances show in, `[6, n]`."""
+    first, second = x.unbind(1)
+    return torch.stack([first, second, first**2, second**2, first * second, (second > 1.2).double()])
+
+
+@pytest.mark.parametrize(
+    "name", ["euler", "dpm_solver_pp_2m", "adams_velocity_4", "unipc", "edm_churn", "ddpm", "er_sde"]
+)
+def test_samples_a_mixture(name: str) -> None:
+    """2000 samples of three correlated modes: moments and weights within 4.5 standard errors and 4% of bias."""
+    model, n = mixture(VP()), 2000
+    got = features(sample(model, dataclasses.replace(SOLVERS[name], steps=100), (n, 2), seed=3))
+    expected = features(model.sample(100_000, torch.Generator().manual_seed(1)))
+    errors = 4.5 * expected.std(1) / math.sqrt(n) + 0.04 * expected.std(1)
+    assert ((got.mean(1) - expected.mean(1)).abs() < errors).all()
+
+
+# Every pair ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_few_steps_of_any_shape_and_dtype(name: str, sde: GaussianSDE) -> None:
+    """1 to 4 steps, vectors, images and odd shapes, float32 and float64: finite."""
+    model = FunctionModel(lambda x, t: sde.alpha(t) / (sde.alpha(t).square() + sde.sigma(t).square()) * x, sde)
+    for steps in (1, 2, 3, 4):
+        solver = dataclasses.replace(SOLVERS[name], steps=steps)
+        for shape, dtype in (((3, 5), torch.float32), ((2, 1, 4, 4), torch.float64), ((2, 2, 3, 7), torch.float32)):
+            x = sample(model, solver, shape, seed=1, dtype=dtype)
+            assert x.shape == shape
+            assert x.dtype == dtype
+            assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("final", ["denoise", "stop", "half_step"])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_sample_alone_is_sample_in_a_batch(name: str, final: str) -> None:
+    model = mixture(VP())
+    solver = dataclasses.replace(SOLVERS[name], steps=12, final=final)
+    batch = sample(model, solver, (64, 2), seed=5)
+    for i in (0, 40, 63):
+        alone = sample(model, solver, (1, 2), seed=5, first=i)
+        torch.testing.assert_close(alone[0], batch[i], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_float32_is_float64_to_rounding(name: str) -> None:
+    """The same start and noise in both: coefficients of a table are made in float64, so only the states round."""
+    double = sample(mixture(VP()), SOLVERS[name], (32, 2), seed=2)
+    single = sample(mixture(VP(), torch.float32), SOLVERS[name], (32, 2), seed=2)
+    assert single.dtype == torch.float32
+    assert float((single.double() - double).abs().median()) < 2e-5
+    assert float((single.double() - double).abs().max()) < 1e-2  # near a watershed between modes rounding grows
+
+
+@pytest.mark.parametrize("grid", ["uniform", "quadratic", "log_snr", "karras"])
+@pytest.mark.parametrize("name", ["euler", "dpm_solver_pp_2m", "adams_noise_3"])
+def test_every_grid(name: str, grid: str) -> None:
+    model = mixture(VP())
+    coarse, fine, finest = (
+        sample(model, dataclasses.replace(SOLVERS[name], steps=n, grid=grid), (16, 2), seed=1) for n in (40, 160, 640)
+    )
+    assert float((fine - finest).abs().median()) < 0.6 * float((coarse - finest).abs().median())
+
+
+def test_processes_share_the_flow() -> None:
+    """The same x/alpha at the same sigma/alpha ends at the same sample, whatever the process."""
+    start = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ends = []
+    for sde in (VP(), SubVP(), CosineVP(), VE(), Rectified()):
+        times = log_snr_times(sde, 30, (60.0, 0.01))
+        solver = Adams(order=3, predict="denoised")
+        table = solver.table(sde, times)
+        ends.append(execute(table, mixture(sde).denoise, float(sde.alpha(times[0])) * 60 * start))
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0], rtol=1e-6, atol=1e-6)
+
+
+# The end -------------------------------------------------------------------------------------------
+
+
+def test_final_half_step_is_of_higher_order() -> None:
+    """x at sigma/alpha = s to the data, by one evaluation, against the exact flow of a mixture down to 0:
+
+    D(x) misses it by O(s^2), the half step (x/alpha + D)/2 by O(s^4).
+    """
+    sde, modes = VE(sigma_min=1e-4, sigma_max=4.0), TwoModes(VE(sigma_min=1e-4, sigma_max=4.0))
+    x = torch.tensor([-1.7, -0.5, 0.1, 0.8, 1.4], dtype=torch.float64).unsqueeze(1)
+    ratios = (0.05, 0.025)
+    for final, order in (("denoise", 2), ("half_step", 4)):
+        errors = []
+        for ratio in ratios:
+            t = float(sde.t_from_log_snr(torch.tensor(-2 * math.log(ratio)).double()))
+            at = modes.flow(x, 0.0, t)  # from sigma = 1e-4, whose own distance to the data is 1e-8
+            table = DDIM(final=final).table(sde, torch.tensor([t]).double())  # type: ignore[arg-type]
+            errors.append(float((execute(table, modes.denoise, at) - x).abs().max()))
+        assert math.log(errors[0] / errors[1]) / math.log(2) == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_endings_are_their_formulas(sde: GaussianSDE) -> None:
+    model = mixture(sde)
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.tensor(max(sde.eps, 1e-3 * sde.T), dtype=torch.float64)
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    half = x / alpha + (sigma / alpha).square() / 2 * alpha * model.score(x, t)  # the score of x/alpha is alpha s
+    for final, expected in (("denoise", model.denoise(x, t)), ("half_step", half), ("stop", x)):
+        table = Euler(final=final).table(sde, t[None])  # type: ignore[arg-type]
+        torch.testing.assert_close(execute(table, model.denoise, x), expected, rtol=1e-8, atol=1e-8)
+    assert float(Heun().table(sde).rows[-1].at) == pytest.approx(sde.eps, abs=1e-12)
+    assert float(Heun(eps=0.01 * sde.T).table(sde).rows[-1].at) == pytest.approx(0.01 * sde.T)
+
+
+def test_trajectories_begin_at_the_prior_and_end_at_the_sample() -> None:
+    model = mixture(VP())
+    for solver in (Heun(steps=6), Adams(steps=6, order=4, start="runge_kutta"), DDIM(steps=6, eta=1.0)):
+        path = sample(model, solver, (3, 2), seed=1, trajectory=True)
+        assert isinstance(path, Trajectory)
+        assert path.states.shape == (7, 3, 2)  # one state a step: stages are not on the path
+        torch.testing.assert_close(path.times[:-1], solver.times(VP()))
+        assert float(path.times[-1]) == 0
+        assert torch.equal(path.states[-1], path.x)
+        assert torch.equal(path.x, sample(model, solver, (3, 2), seed=1))
+        assert torch.equal(sample(model, solver, x_T=path.states[0], seed=1), path.x)
+
+
+def test_models_may_be_scores_or_functions() -> None:
+    model = mixture(VP())
+    score_only = type("ScoreOnly", (), {"sde": VP(), "score": lambda self, x, t: model.score(x, t)})()
+    denoiser_only = type("DenoiserOnly", (), {"sde": VP(), "denoise": lambda self, x, t: model.denoise(x, t)})()
+    x_T = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    solver = DPMSolverPP2M(steps=10)
+    expected = sample(model, solver, x_T=x_T)
+    for other in (score_only, denoiser_only, FunctionModel(model.noise, VP(), "noise")):
+        torch.testing.assert_close(sample(other, solver, x_T=x_T), expected, rtol=1e-7, atol=1e-7)
+
+
+# Non-sense -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Euler(steps=0), "steps"),
+        (lambda: Euler(steps=-3), "steps"),
+        (lambda: Euler(steps=1.5), "steps"),  # type: ignore[arg-type]
+        (lambda: Euler(steps=True), "steps"),
+        (lambda: Euler(steps="many"), "steps"),  # type: ignore[arg-type]
+        (lambda: Euler(final="zero"), "final"),  # type: ignore[arg-type]
+        (lambda: DDIM(eta=2.0), "eta"),
+        (lambda: DDIM(eta=-0.1), "eta"),
+        (lambda: DDIM(eta=float("nan")), "eta"),
+        (lambda: EulerMaruyama(stochasticity=-1.0), "stochasticity"),
+        (lambda: EulerMaruyama(stochasticity=float("nan")), "stochasticity"),
+        (lambda: Ancestral(variance="beta-tilde"), "variance"),  # type: ignore[arg-type]
+        (lambda: Heun(churn=-1.0), "churn"),
+        (lambda: Adams(order=5), "order"),
+        (lambda: Adams(order=0), "order"),
+        (lambda: Adams(order=2.5), "order"),  # type: ignore[arg-type]
+        (lambda: Adams(predict="score"), "predict"),  # type: ignore[arg-type]
+        (lambda: Adams(clock="lambda"), "clock"),  # type: ignore[arg-type]
+        (lambda: Adams(start="euler"), "start"),  # type: ignore[arg-type]
+        (lambda: RungeKutta(order=5), "order"),
+        (lambda: RungeKutta(predict="score"), "predict"),  # type: ignore[arg-type]
+        (lambda: Euler(grid="linear").table(VP()), "grid"),
+        (lambda: Euler(steps=3, grid=[1.0, 0.5, 0.7]).table(VP()), "grid"),
+        (lambda: Euler(steps=3, grid=[1.0, 0.5]).table(VP()), "grid"),
+        (lambda: Euler(steps=3, grid=[1.0, 0.5, 0.0]).table(VP()), "grid"),
+        (lambda: Euler(eps=-0.1).table(VP()), "eps"),
+        (lambda: Euler(eps=0.0).table(VP()), "eps"),
+        (lambda: Euler(eps=1.0).table(VP()), "eps"),
+        (lambda: Euler(eps=float("nan")).table(VP()), "eps"),
+        (lambda: Euler().with_budget(0, VP()), "nfe"),
+        (lambda: sample(mixture(VP()), Euler()), "shape"),
+        (lambda: sample(mixture(VP()), Euler(), (5,)), "shape"),
+        (lambda: sample(mixture(VP()), Euler(), (5, 2), x_T=torch.zeros(4, 2)), "shape"),
+        (lambda: sample(mixture(VP()), Euler(), (5, 2), seed=-1), "seed"),
+    ],
+)
+def test_what_makes_no_sense_is_named(make: Callable[[], object], name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: "):
+        make()
+
+
+@pytest.mark.parametrize("sde", [VE(), VE(sigma_min=0.05)], ids=repr)
+def test_zero_is_an_end_where_noise_is_left(sde: GaussianSDE) -> None:
+    assert sample(mixture(sde), Adams(eps=0.0), (4, 2)).isfinite().all()
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^model: expected an object with `sde`"):
+        sample(lambda x, t: x, Euler(), (5, 2))
+    with pytest.raises(TypeError, match=r"^model: expected `denoise\(x, t\)` or `score\(x, t\)`.*FunctionModel"):
+        sample(type("Nothing", (), {"sde": VP()})(), Euler(), (5, 2))
