@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 COMMANDS = ("train", "resume", "sample", "likelihood", "solvers", "tune", "langevin", "suggest", "information")
@@ -22,8 +24,9 @@ An error is one line; HYDRA_FULL_ERROR=1 shows where it came from."""
 
 
 def describe(command: str) -> str:
-    """The first line of the docstring of a command's module."""
-    return (importlib.import_module(f"backdrift.{command}").__doc__ or "").strip().split("\n")[0]
+    """The first line of the docstring of a command's module, read without the imports it needs to run."""
+    source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").split("\n")[0]
 
 
 class Parser(argparse.ArgumentParser):
