@@ -7,7 +7,14 @@ from models.loss import DenoisingLoss
 from models.mixture import GaussianMixture
 from models.mlp import MLP
 from models.score_diagnostics import ScoreDiagnostics, diagnose_score, score_residual
-from models.times import LikelihoodTimes, LogNormalTimes, TimeDistribution, UniformTimes
+from models.times import (
+    EDMLikelihoodTimes,
+    LikelihoodTimes,
+    LogNormalTimes,
+    MixedTimes,
+    TimeDistribution,
+    UniformTimes,
+)
 from models.unet import UNet
 
 __all__ = [
@@ -15,6 +22,7 @@ __all__ = [
     "ConservativeDenoiser",
     "Denoiser",
     "DenoisingLoss",
+    "EDMLikelihoodTimes",
     "Energy",
     "GaussianMixture",
     "HybridLoss",
@@ -22,6 +30,7 @@ __all__ = [
     "LikelihoodTimes",
     "LogDensity",
     "LogNormalTimes",
+    "MixedTimes",
     "ScoreDiagnostics",
     "TimeDistribution",
     "UNet",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,16 +32,38 @@ class TimeDistribution(ABC):
     """
 
     @abstractmethod
+    def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
+        """The inverse distribution function, like `u`, for numbers `u` in (0, 1)."""
+
+    @abstractmethod
+    def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
+        """q(t), per unit of time."""
+
     def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
         """Times and importance weights, both like `u`, for numbers `u` in (0, 1)."""
+        t = self.times(u, sde)
+        return t, 1 / ((sde.T - sde.eps) * self.density(t, sde))
+
+
+def log_ratio(t: Tensor | float, sde: GaussianSDE) -> Tensor:
+    """log s, s = sigma/alpha."""
+    return -0.5 * sde.log_snr(t)
+
+
+def log_ratio_slope(t: Tensor, sde: GaussianSDE) -> Tensor:
+    """d log(s)/dt = g^2/(2 sigma^2)."""
+    return 0.5 * (sde.g(t) / sde.sigma(t)).square()
 
 
 @dataclass(frozen=True)
 class UniformTimes(TimeDistribution):
     """t uniform on [eps, T]; every weight is 1."""
 
-    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
-        return sde.eps + (sde.T - sde.eps) * u, torch.ones_like(u)
+    def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
+        return sde.eps + (sde.T - sde.eps) * u
+
+    def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
+        return torch.full_like(t, 1 / (sde.T - sde.eps))
 
 
 @dataclass(frozen=True)
@@ -52,10 +74,43 @@ class LikelihoodTimes(TimeDistribution):
     one, so these times take most of its variance away (Song et al. 2021, ScoreFlow, section 4.3).
     """
 
-    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
+    def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
         first, last = float(sde.log_snr(sde.eps)), float(sde.log_snr(sde.T))
-        t = sde.t_from_log_snr(first + (last - first) * u)
-        return t, (first - last) / (sde.T - sde.eps) * (sde.sigma(t) / sde.g(t)).square()
+        return sde.t_from_log_snr(first + (last - first) * u)
+
+    def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
+        return log_ratio_slope(t, sde) / float(log_ratio(sde.T, sde) - log_ratio(sde.eps, sde))
+
+
+@dataclass(frozen=True)
+class EDMLikelihoodTimes(TimeDistribution):
+    """log s distributed as d^2/(s^2 + d^2), s = sigma/alpha between its ends: log(sin(phi)) uniform, phi = atan(s/d).
+
+    Under these times the weighting "edm" is, up to a constant, the likelihood's: |D - x_0|^2/s^2 per unit of log s
+    is (s^2 + d^2)/(s d)^2 |D - x_0|^2 times d^2/(s^2 + d^2). The loss stays of order one at every s.
+
+    Args:
+        data_std: d, the standard deviation of the data.
+    """
+
+    data_std: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_positive(data_std=self.data_std)
+
+    def _log_sine(self, t: float, sde: GaussianSDE) -> float:
+        return -0.5 * math.log1p(self.data_std**2 * math.exp(-2 * float(log_ratio(t, sde))))
+
+    def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
+        first, last = self._log_sine(sde.eps, sde), self._log_sine(sde.T, sde)
+        log_sine = first + (last - first) * u
+        # log s = log d + log sin - log cos, with cos^2 = 1 - sin^2
+        log_s = math.log(self.data_std) + log_sine - 0.5 * (-torch.expm1(2 * log_sine)).log()
+        return sde.t_from_log_snr(-2 * log_s).clamp(sde.eps, sde.T)
+
+    def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
+        share = torch.sigmoid(2 * (math.log(self.data_std) - log_ratio(t, sde)))  # d^2/(s^2 + d^2)
+        return share * log_ratio_slope(t, sde) / (self._log_sine(sde.T, sde) - self._log_sine(sde.eps, sde))
 
 
 @dataclass(frozen=True)
@@ -73,12 +128,47 @@ class LogNormalTimes(TimeDistribution):
     def __post_init__(self) -> None:
         require_positive(std=self.std)
 
-    def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
+    def _ends(self, sde: GaussianSDE) -> tuple[float, float]:
+        """The normal distribution function at the ends."""
         ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
-        low, high = torch.special.ndtr((-0.5 * sde.log_snr(ends) - self.mean) / self.std).tolist()
+        low, high = torch.special.ndtr((log_ratio(ends, sde) - self.mean) / self.std).tolist()
+        return low, high
+
+    def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
+        low, high = self._ends(sde)
         z = torch.special.ndtri(low + (high - low) * u)
-        t = sde.t_from_log_snr(-2 * (self.mean + self.std * z)).clamp(sde.eps, sde.T)
-        # d log(sigma/alpha)/dt = g^2/(2 sigma^2)
-        slope = 0.5 * (sde.g(t) / sde.sigma(t)).square()
-        density = (-0.5 * z.square()).exp() / (math.sqrt(2 * math.pi) * self.std * (high - low)) * slope
-        return t, 1 / ((sde.T - sde.eps) * density)
+        return sde.t_from_log_snr(-2 * (self.mean + self.std * z)).clamp(sde.eps, sde.T)
+
+    def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
+        low, high = self._ends(sde)
+        z = (log_ratio(t, sde) - self.mean) / self.std
+        normal = (-0.5 * z.square()).exp() / (math.sqrt(2 * math.pi) * self.std)
+        return normal * log_ratio_slope(t, sde) / (high - low)
+
+
+@dataclass(frozen=True)
+class MixedTimes(TimeDistribution):
+    """A share of the times from one distribution, the rest from another.
+
+    Args:
+        first, second: the distributions.
+        share: of `first`, in (0, 1).
+    """
+
+    first: TimeDistribution = field(default_factory=LogNormalTimes)
+    second: TimeDistribution = field(default_factory=EDMLikelihoodTimes)
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"share: expected a number between 0 and 1, got {self.share!r}")
+
+    def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
+        chosen = u < self.share
+        # Either one's numbers fill (0, 1) evenly again.
+        first = self.first.times(torch.where(chosen, u / self.share, 0.5), sde)
+        second = self.second.times(torch.where(chosen, 0.5, (u - self.share) / (1 - self.share)), sde)
+        return torch.where(chosen, first, second)
+
+    def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
+        return self.share * self.first.density(t, sde) + (1 - self.share) * self.second.density(t, sde)

@@ -7,13 +7,28 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from models import DenoisingLoss, GaussianMixture, LikelihoodTimes, LogNormalTimes, TimeDistribution, UniformTimes
+from models import (
+    DenoisingLoss,
+    EDMLikelihoodTimes,
+    GaussianMixture,
+    LikelihoodTimes,
+    LogNormalTimes,
+    MixedTimes,
+    TimeDistribution,
+    UniformTimes,
+)
 from models.loss import weight
 from models.times import stratified
 from sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, Time, as_time
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
-TIMES = [UniformTimes(), LikelihoodTimes(), LogNormalTimes(), LogNormalTimes(mean=0.0, std=2.0)]
+TIMES = [
+    UniformTimes(),
+    LikelihoodTimes(),
+    LogNormalTimes(),
+    LogNormalTimes(mean=0.0, std=2.0),
+    EDMLikelihoodTimes(0.7),
+]
 
 
 class Oracle:
@@ -146,6 +161,34 @@ def test_times_follow_their_laws(sde: GaussianSDE) -> None:
     low, high = -0.5 * last, -0.5 * first
     cut = ((-0.3 - low) / 0.7, (-0.3 - high) / 0.7)
     assert kstest(log_ratio.numpy(), "truncnorm", (-cut[0], -cut[1], -0.3, 0.7)).statistic < 1e-3
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_edm_weighting_under_its_likelihood_times_is_the_likelihood_weighting(sde: GaussianSDE) -> None:
+    """q(t) w_edm(t) is proportional to w_likelihood(t) at every t."""
+    d = 0.7
+    t = LikelihoodTimes()(torch.linspace(0.01, 0.99, 30, dtype=torch.float64), sde)[0]
+    product = EDMLikelihoodTimes(d).density(t, sde) * weight("edm", sde, t, d)
+    ratio = product / weight("likelihood", sde, t, d)
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_mixed_times_have_the_mixed_distribution(sde: GaussianSDE) -> None:
+    """Their distribution function is the mixture of the two, and so is the stated density, by its own integral."""
+    first, second, n = LogNormalTimes(-1.0, 1.0), LikelihoodTimes(), 100_000
+    u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    mixed = MixedTimes(first, second, share=0.3)
+    t = mixed(u, sde)[0]
+    edges = second(torch.linspace(0, 1, 4001, dtype=torch.float64), sde)[0]
+    density = mixed.density(edges, sde)
+    stated = torch.cat([edges.new_zeros(1), ((density[1:] + density[:-1]) / 2 * edges.diff()).cumsum(0)])
+    apart = [float((part(u, sde)[0] <= edges[2000]).double().mean()) for part in (first, second)]
+    drawn = float((t <= edges[2000]).double().mean())
+    assert drawn == pytest.approx(0.3 * apart[0] + 0.7 * apart[1], abs=3 / n)
+    assert drawn == pytest.approx(float(stated[2000]), abs=1e-4) and float(stated[-1]) == pytest.approx(1, abs=1e-4)
+    with pytest.raises(ValueError, match="share: expected a number between 0 and 1, got 1"):
+        MixedTimes(first, second, share=1)
 
 
 def test_log_normal_times_survive_the_far_tails() -> None:
