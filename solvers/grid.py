@@ -43,30 +43,24 @@ def karras(sde: GaussianSDE, steps: int, first: float, last: float, rho: float =
     return sde.t_from_log_snr(-2 * rho * root.log())
 
 
-def angle(
-    sde: GaussianSDE,
-    steps: int,
-    first: float,
-    last: float,
-    data_std: float = 1.0,
-    power: float = 3.0,
-    center: float = 0.35,
-) -> Tensor:
-    """Even in atan((s/c)^(1/power)), s = sigma/alpha and c = center d: log-SNR's grid around the scale c of the data's
-    finer structure, thinning out towards both ends, where the flow is nearly that of a normal density.
+def spread_angle(ratio: Tensor, data_std: float) -> Tensor:
+    """atan((s/c)^(1/3)) with s = sigma/alpha and c = 0.35 d: log s around the scale c of the data's finer structure,
+    levelling off towards both ends, where the flow is nearly that of a normal density.
 
-    Power 1 is the grid even in the angle of `solvers.prediction`. Power 3 and centre 0.35 are the best single
-    choice for fixed-grid samplers in our trials (benchmarks/solvers.py, other instances than those reported).
+    Power and centre are the best single choice for fixed-grid samplers in our trials on closed-form mixtures.
+    """
+    return torch.atan((ratio / (0.35 * data_std)) ** (1 / 3))
+
+
+def angle(sde: GaussianSDE, steps: int, first: float, last: float, data_std: float = 1.0) -> Tensor:
+    """Even in `spread_angle`.
 
     Args:
         data_std: d.
-        power: the width of the dense part, in log s.
-        center: c in units of d.
     """
-    c = center * data_std
     ends = torch.exp(-0.5 * sde.log_snr(torch.tensor([first, last], dtype=torch.float64)))
-    start, stop = torch.atan((ends / c) ** (1 / power)).tolist()
-    s = c * torch.tan(torch.linspace(start, stop, steps + 1, dtype=torch.float64)) ** power
+    start, stop = spread_angle(ends, data_std).tolist()
+    s = 0.35 * data_std * torch.tan(torch.linspace(start, stop, steps + 1, dtype=torch.float64)) ** 3
     return sde.t_from_log_snr(-2 * s.log())
 
 

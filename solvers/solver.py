@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -104,7 +105,9 @@ class TableSolver(Solver):
         final: how it ends. "denoise": the last of the steps is D(x, eps), one evaluation.
             "half_step": instead x/alpha + (sigma/alpha)^2/2 score, which is (x/alpha + D)/2, of second
             order in sigma for the same evaluation. "stop": at eps, still with noise sigma(eps).
-        eps: the time at which the grid ends; the process's own by default.
+        eps: the time at which the grid ends; the process's own by default. "auto" is for few steps N: where
+            sigma/alpha = d min(1/(2N), 8/N^2), so that none is wasted close to the data, which `final` reaches
+            with an error of the order of the solver's own; but not before the process's own.
         data_std: the data's standard deviation d, for the grids and coordinates that ask for it; the model's own
             by default, or else 1.
 
@@ -115,7 +118,7 @@ class TableSolver(Solver):
     steps: int = 20
     grid: Grid = "karras"
     final: Final = "denoise"
-    eps: float | None = None
+    eps: float | Literal["auto"] | None = None
     data_std: float | None = None
 
     claimed_order: ClassVar[int] = 1
@@ -125,6 +128,8 @@ class TableSolver(Solver):
         if self.final not in get_args(Final):
             raise ValueError(f"final: expected one of {', '.join(get_args(Final))}, got {self.final!r}")
         require_steps(self.steps)
+        if isinstance(self.eps, str) and self.eps != "auto":
+            raise ValueError(f"eps: expected a time, 'auto' or None, got {self.eps!r}")
 
     @abstractmethod
     def rows(self, points: Points) -> Iterable[Row]:
@@ -132,13 +137,22 @@ class TableSolver(Solver):
 
     def times(self, sde: GaussianSDE) -> Tensor:
         """The grid's times, from T down to eps."""
-        eps = sde.eps if self.eps is None else float(self.eps)
+        eps = self.end(sde)
         if not (0 <= eps < sde.T and float(sde.sigma(eps)) > 0):
             raise ValueError(f"eps: expected a time in [0, T = {sde.T:g}) at which sigma is positive, got {eps:g}")
         intervals = self.steps - (self.final != "stop")
         if intervals == 0:
             return torch.tensor([sde.T], dtype=torch.float64)
         return time_grid(self.grid, sde, intervals, eps, self.data_std or 1.0)
+
+    def end(self, sde: GaussianSDE) -> float:
+        """The time at which the grid ends."""
+        if self.eps is None:
+            return sde.eps
+        if self.eps != "auto":
+            return float(self.eps)
+        ratio = (self.data_std or 1.0) * min(0.5 / self.steps, 8 / self.steps**2)
+        return max(sde.eps, min(float(sde.t_from_log_snr(-2 * math.log(ratio))), 0.5 * sde.T))
 
     def table(self, sde: GaussianSDE, times: Tensor | None = None) -> Table:
         """The solver as a table for a process, on its own grid or on given times."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from solvers.adams import Adams
+from solvers.adams import Adams, Clock
 from solvers.noise import PRIOR, Noise
 from solvers.prediction import Predict
 from solvers.runge_kutta import RungeKutta
@@ -56,18 +55,13 @@ class Tuned:
 
 
 def candidates(nfe: int) -> list[TableSolver]:
-    """The steps worth trying: Adams of each prediction and order, on two grids."""
-    kinds: Sequence[tuple[Predict, int]] = [
-        ("noise", 3),
-        ("velocity", 3),
-        ("denoised", 3),
-        ("noise", 2),
-        ("velocity", 2),
-    ]
+    """The steps worth trying: Adams of each prediction and of orders 2 to 4, on the grid of few steps."""
+    kinds: tuple[Predict, ...] = ("rectified", "velocity", "noise", "denoised")
     return [
-        Adams(order=min(order, nfe), predict=predict, steps=nfe, grid=grid, final="half_step")
-        for predict, order in kinds
-        for grid in ("karras", "log_snr")
+        Adams(order=min(order, nfe), predict=predict, steps=nfe, clock=clock)
+        for predict in kinds
+        for order in (2, 3, 4)
+        for clock in get_args(Clock)[:2]
     ]
 
 
@@ -142,7 +136,7 @@ def tune(
         torch.nn.utils.clip_grad_norm_([steps], 1.0)
         optimiser.step()
         schedule.step()
-    tuned = dataclasses.replace(best, grid=tuple(grid_of(sde, first, kept).tolist()))
+    tuned = dataclasses.replace(best, grid=tuple(grid_of(sde, first, kept).tolist()), eps=None)
     used = sum(choice.table(sde).nfe for choice in choices)
     return Tuned(
         solver=tuned,
