@@ -129,7 +129,10 @@ class TableSolver(Solver):
             raise ValueError(f"final: expected one of {', '.join(get_args(Final))}, got {self.final!r}")
         require_steps(self.steps)
         if isinstance(self.eps, str) and self.eps != "auto":
-            raise ValueError(f"eps: expected a time, 'auto' or None, got {self.eps!r}")
+            try:
+                float(self.eps)  # a config whose default is "auto" hands a number over as text
+            except ValueError:
+                raise ValueError(f"eps: expected a time, 'auto' or None, got {self.eps!r}") from None
 
     @abstractmethod
     def rows(self, points: Points) -> Iterable[Row]:
