@@ -178,24 +178,29 @@ def error(model: Any, x: Tensor, u: Tensor, *, draws: int, seed: int, first: int
 
 
 def draw(known: Knowledge) -> Figure:
-    """The error and the information against log-SNR, each with a band of two standard errors."""
+    """The error, its share in the information, snr mmse/2 for all components, and the information, against log-SNR;
+    each with a band of two standard errors. Areas under the second are nats, differences of the third."""
     from matplotlib.figure import Figure
 
     from backdrift.figures import DPI, GENERATED, PALE
+    from backdrift.metrics import Estimate
 
-    figure = Figure(figsize=(9.2, 3.8), dpi=DPI, layout="constrained")
-    panels = figure.subplots(1, 2)
+    share = [0.5 * known.dim * math.exp(u) for u in known.log_snr]
+    rates = [Estimate(c * e.value, c * e.standard_error) for c, e in zip(share, known.mmse, strict=True)]
+    gaussian_rates = [c * value for c, value in zip(share, known.gaussian, strict=True)]
     shown = (
         ("mmse per component", known.mmse, known.gaussian),
+        ("nats for each unit of log-SNR", rates, gaussian_rates),
         ("I(x_0; x_t), nats", known.information, known.gaussian_information),
     )
-    for axes, (label, estimates, gaussian) in zip(panels, shown, strict=True):
+    figure = Figure(figsize=(12.6, 3.8), dpi=DPI, layout="constrained")
+    for axes, (label, estimates, gaussian) in zip(figure.subplots(1, 3), shown, strict=True):
         low, high = ([e.value + side * 2 * e.standard_error for e in estimates] for side in (-1, 1))
         axes.plot(known.log_snr, gaussian, color=PALE, lw=1.5, label="normal data of the same covariance")
         axes.fill_between(known.log_snr, low, high, color=GENERATED, alpha=0.3, lw=0)
         axes.plot(known.log_snr, [e.value for e in estimates], color=GENERATED, lw=1.5, label="the model's denoiser")
         axes.set(xlabel="log-SNR", ylabel=label)
-        axes.legend(frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 

@@ -39,7 +39,7 @@ def seen_by_the_model(truth: GaussianMixture, data: Data) -> GaussianMixture:
 def test_scores_are_in_the_units_of_the_data() -> None:
     truth = mixture()
     data = data_of(truth)
-    scores = score(seen_by_the_model(truth, data), data, data.test, probes="exact", steps=12)
+    scores = score(seen_by_the_model(truth, data), data, data.test, probes="exact", steps=24)
     error = (scores.log_prob - truth.log_prob(data.test)).abs()
     assert scores.unit == "nats"
     assert (error < 0.01 + 2 * scores.solver_error).all()
