@@ -164,17 +164,26 @@ def know(
 
 
 def error(model: Any, x: Tensor, u: Tensor, *, draws: int, seed: int, first: int) -> Tensor:
-    """|x - D(x + s e)|^2 / dim of each sample at log s = u, the mean over draws of e: `[n]`."""
+    """|x - D(x + s e)|^2 / dim of each sample at log s = u, the mean over draws of e: `[n]`.
+
+    The same error of the denoiser of N(0, d^2 I) is taken away at each draw and its mean given back, d the
+    model's `data_std` or else 1: only how far the data are from normal is left to chance.
+    """
     import torch
 
     from solvers import Noise
-    from solvers.information import denoise_at
+    from solvers.information import denoise_at, normal_error
     from solvers.monte_carlo import NOISE
 
     noise = Noise(seed, tuple(x.shape), first=first, stream=NOISE, dtype=x.dtype, device=x.device)
+    s, d = u.exp().to(x), float(getattr(model, "data_std", 1.0))
+    total = x.new_zeros(len(x))
     with torch.no_grad():
-        found = [(x - denoise_at(model, x + float(u.exp()) * noise(), u)).flatten(1).square() for _ in range(draws)]
-    return torch.stack(found).mean((0, 2))
+        for _ in range(draws):
+            e = noise()
+            here, mean = normal_error(x, e, s, d)
+            total += (x - denoise_at(model, x + s * e, u)).flatten(1).square().sum(1) - here + mean
+    return total / (draws * x[0].numel())
 
 
 def draw(known: Knowledge) -> Figure:
