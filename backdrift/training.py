@@ -156,13 +156,13 @@ class Trainer:
 
     def __init__(self, config: DictConfig, data: Data | None = None) -> None:
         self.config = config
-        self.recipe: Recipe = build(config, "train")
         self.sde = build(config, "sde")
         build(config, "solver")  # a mistake in what comes after training is told before it
         self.data: Data = build(config, "data") if data is None else data
         if "path" in config.data:  # the run will be read from other folders
             config.data.path = str(Path(config.data.path).expanduser().absolute())
         config.event = {"shape": list(self.data.shape), "classes": self.data.classes, "std": self.data.std}
+        self.recipe: Recipe = build(config, "train")  # may refer to the event
         torch.manual_seed(mixed(self.recipe.seed, 0))
         self.network: nn.Module = build(config, "model")
         self.classes = int(getattr(getattr(self.network, "conditioning", None), "classes", 0))
