@@ -173,9 +173,9 @@ def error(model: Any, x: Tensor, u: Tensor, *, draws: int, seed: int, first: int
 
     from solvers import Noise
     from solvers.information import denoise_at, normal_error
-    from solvers.monte_carlo import NOISE
+    from solvers.noise import FORWARD
 
-    noise = Noise(seed, tuple(x.shape), first=first, stream=NOISE, dtype=x.dtype, device=x.device)
+    noise = Noise(seed, tuple(x.shape), first=first, stream=FORWARD, dtype=x.dtype, device=x.device)
     s, d = u.exp().to(x), float(getattr(model, "data_std", 1.0))
     total = x.new_zeros(len(x))
     with torch.no_grad():

@@ -21,9 +21,9 @@ from backdrift.metrics import Estimate, mmd, sliced_wasserstein
 from backdrift.run import Run
 from backdrift.sample import draw, readable, readable_data
 from models import Denoiser
-from solvers import DDIM, Ancestral, DPMSolverPP2M, EulerMaruyama, Heun, TableSolver, sample
+from solvers import DDIM, Adams, Ancestral, DPMSolverPP2M, EulerMaruyama, Heun, TableSolver, sample
 
-SOLVERS: tuple[TableSolver, ...] = (DDIM(), DPMSolverPP2M(), Heun(), Ancestral(), EulerMaruyama())
+SOLVERS: tuple[TableSolver, ...] = (Adams(), DDIM(), DPMSolverPP2M(), Heun(), Ancestral(), EulerMaruyama())
 BUDGETS = (10, 20, 50)
 """Network evaluations a sample."""
 

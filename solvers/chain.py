@@ -12,8 +12,7 @@ from torch import Tensor
 
 from sde import GaussianSDE, as_time
 from solvers.information import denoise_at, normal_error
-from solvers.monte_carlo import NOISE
-from solvers.noise import Noise
+from solvers.noise import FORWARD, Noise
 
 Variance = Literal["small", "large"]
 
@@ -184,7 +183,7 @@ class Chain:
             raise ValueError(f"draws: expected an integer of at least 2, got {draws!r}")
         d = float(getattr(model, "data_std", 1.0) if data_std is None else data_std)
         dim = x[0].numel()
-        noise = Noise(seed, tuple(x.shape), first=first, stream=NOISE, dtype=x.dtype, device=x.device)
+        noise = Noise(seed, tuple(x.shape), first=first, stream=FORWARD, dtype=x.dtype, device=x.device)
         steps: list[Tensor] = []
         spread = x.new_zeros(len(x))
         decoder = spread
@@ -224,7 +223,7 @@ class Chain:
 
         (Bao et al. 2022, theorem 1), one draw of z_i for each sample.
         """
-        noise = Noise(seed, tuple(x.shape), stream=NOISE, dtype=x.dtype, device=x.device)
+        noise = Noise(seed, tuple(x.shape), stream=FORWARD, dtype=x.dtype, device=x.device)
         found = []
         for i in range(1, len(self) + 1):
             mean, std = self.marginal(x, i)

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solvers.noise import Noise
-
-NOISE, TIMES = 3, 4
-"""Streams of one sample, beside those of `solvers.noise`: its perturbations, and when they are made."""
+from solvers.noise import FORWARD, TIMES, Noise
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ def stratified(
     for name, value, least in (("strata", strata, 1), ("draws", draws, 2)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
-    noise = Noise(seed, tuple(x.shape), first=first, stream=NOISE, dtype=x.dtype, device=x.device)
+    noise = Noise(seed, tuple(x.shape), first=first, stream=FORWARD, dtype=x.dtype, device=x.device)
     times = Noise(seed, (len(x),), first=first, stream=TIMES, dtype=torch.float64, device=x.device)
     tally, width = Tally(x), (high - low) / strata
     for j in range(strata):

@@ -11,8 +11,9 @@ from torch import Tensor
 BLOCK = 512
 """Numbers that a stream draws at once, at least: small samples are drawn for several steps ahead."""
 
-PRIOR, STEPS, PROBES, ACCEPT = 0, 1, 2, 3
-"""Streams of one sample that must not touch: its starting point, steps, probes, Metropolis choices."""
+PRIOR, STEPS, PROBES, ACCEPT, FORWARD, TIMES = range(6)
+"""Streams of one sample that must not touch: its starting point, its steps, probes, Metropolis choices, and the noise
+and the times of its own forward process."""
 
 
 class Noise:

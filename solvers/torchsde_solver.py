@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE, GaussianSDE
-from solvers.noise import Noise
+from solvers.noise import STEPS, Noise
 from solvers.solver import OnStep, Solver, denoiser_of, require_steps, score_of
 
 Method = Literal["euler", "milstein", "srk", "midpoint", "heun", "reversible_heun", "euler_heun", "log_ode"]
@@ -135,7 +135,7 @@ class TorchSDE(Solver):
             channels = 1
         elif reverse.noise_type == "general":
             channels = reverse.diffusion(x, reverse.T).shape[-1]
-        increments = _Increments(noise.sibling((x.shape[0], channels), stream=1), (x.shape[0], channels))
+        increments = _Increments(noise.sibling((x.shape[0], channels), stream=STEPS), (x.shape[0], channels))
         # Whole numbers as times, so that steps of 1 meet them exactly; only the end is kept unless asked.
         marks = torch.arange(self.steps + 1.0, dtype=torch.float64, device=x.device)
         if on_step is None:

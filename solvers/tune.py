@@ -88,7 +88,7 @@ def tune(
         solver: a deterministic table solver, or None to choose one.
         nfe: evaluations per sample.
         shape: of one sample.
-        batch: trajectories to fit on, and as many to choose and to measure on.
+        batch: trajectories to fit on, as many to choose among fits, and as many to measure on.
         iterations: of Adam.
         rate: its learning rate.
         reference_steps: of the reference, four evaluations each.
@@ -102,11 +102,11 @@ def tune(
     began = time.perf_counter()
     sde, denoise = model.sde, denoiser_of(model)
     device, dtype = place_of(model)
-    x = sde.prior.std * Noise(seed, (2 * batch, *shape), stream=PRIOR, dtype=dtype, device=device)()
+    x = sde.prior.std * Noise(seed, (3 * batch, *shape), stream=PRIOR, dtype=dtype, device=device)()
     with torch.no_grad():
         reference = RungeKutta(steps=reference_steps + 1, grid="log_snr", final="half_step")
         exact = reference.solve(model, x)
-    fit, held_out = slice(0, batch), slice(batch, 2 * batch)
+    fit, choose, held_out = (slice(k * batch, (k + 1) * batch) for k in range(3))
 
     def distance(solver: TableSolver, part: slice) -> Tensor:
         with torch.no_grad():
@@ -122,13 +122,21 @@ def tune(
     steps = sde.log_snr(times).diff().log().requires_grad_()
     optimiser = torch.optim.Adam([steps], lr=rate, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
+
+    def fitted(steps: Tensor) -> TableSolver:
+        return dataclasses.replace(best, grid=tuple(grid_of(sde, first, steps.detach()).tolist()), eps=None)
+
     kept, least = steps.detach().clone(), math.inf
-    for _ in range(iterations):
+    for iteration in range(iterations + 1):
+        # The grid to begin with stands among those to choose from: tuning never makes it worse there.
+        if iteration % 10 == 0 or iteration == iterations:
+            reached = distance(fitted(steps), choose).log().mean().item()
+            if reached < least:
+                kept, least = steps.detach().clone(), reached
+        if iteration == iterations:
+            break
         table = best.table(sde, grid_of(sde, first, steps))
         loss = rms(differentiably(table, denoise, x[fit]) - exact[fit]).log().mean()
-        if loss.item() < least:
-            kept, least = steps.detach().clone(), loss.item()
-        optimiser.zero_grad()
         (gradient,) = torch.autograd.grad(loss, steps)
         if not bool(gradient.isfinite().all()):
             break
@@ -136,7 +144,7 @@ def tune(
         torch.nn.utils.clip_grad_norm_([steps], 1.0)
         optimiser.step()
         schedule.step()
-    tuned = dataclasses.replace(best, grid=tuple(grid_of(sde, first, kept).tolist()), eps=None)
+    tuned = fitted(kept)
     used = sum(choice.table(sde).nfe for choice in choices)
     return Tuned(
         solver=tuned,

@@ -15,8 +15,7 @@ from sde import VP, Brownian, GaussianSDE, Time, as_time
 from solvers.bounds import elbo
 from solvers.dequantisation import importance_bound, truncated_normal_noise, uniform_noise
 from solvers.information import Independent, entropy, log_density, mutual_information, relative_entropy
-from solvers.monte_carlo import NOISE
-from solvers.noise import Noise
+from solvers.noise import FORWARD, Noise
 
 
 def mixture(sde: GaussianSDE, dim: int = 6) -> GaussianMixture:
@@ -172,7 +171,7 @@ def test_bad_input_is_named() -> None:
 
 
 def test_dequantisation_noise_has_the_density_it_says() -> None:
-    noise = Noise(0, (4000, 1), stream=NOISE, dtype=torch.float64)
+    noise = Noise(0, (4000, 1), stream=FORWARD, dtype=torch.float64)
     u, log_q = uniform_noise(noise)
     assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
     assert bool((log_q == 0).all()) and float(u.min()) >= 0 and float(u.max()) < 1
@@ -190,7 +189,7 @@ def test_importance_bound_rises_to_the_mass_of_the_bin() -> None:
     law = stats.norm(2.0, 0.6)
     levels = torch.arange(5).repeat_interleave(400).double().unsqueeze(1)
     expected = torch.from_numpy(law.cdf(levels + 1) - law.cdf(levels)).log().flatten()
-    noise = Noise(0, tuple(levels.shape), stream=NOISE, dtype=torch.float64)
+    noise = Noise(0, tuple(levels.shape), stream=FORWARD, dtype=torch.float64)
     gaps, errors = [], []
     for k in (1, 4, 64):
         pairs = [truncated_normal_noise(noise, 0.3) for _ in range(k)]
