@@ -162,7 +162,10 @@ class TableSolver(Solver):
         points = Points(sde, self.times(sde) if times is None else times)
         rows = list(self.rows(points)) if len(points) > 1 else []
         last = points[-1]
-        if self.final == "denoise":
+        # For normal data the half step is the nearer of the two up to sigma/alpha = sqrt(8) d; beyond (a grid of one
+        # point, T) it would keep half of the noise.
+        far = float(last.ratio.detach()) > math.sqrt(8) * (self.data_std or 1.0)
+        if self.final == "denoise" or (self.final == "half_step" and far):
             rows.append(Row(0.0, 0.0, (1.0,), last.t))
         elif self.final == "half_step":
             rows.append(Row(0.0, 0.5 / last.alpha, (0.5,), last.t))

@@ -159,7 +159,7 @@ def test_trained_under_vp_sampled_under_others() -> None:
     model, solver, loss = Denoiser(MLP(2, 64, 2), VP(), std), Adams(steps=20, order=2), DenoisingLoss()
     assert two_sample_p_value(sample(model, solver, (n, 2), seed=7), held_out) < 0.02
     optimiser = torch.optim.Adam(model.parameters())
-    steps = 600
+    steps = 450
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=steps)
     generator = torch.Generator().manual_seed(6)
     for _ in range(steps):

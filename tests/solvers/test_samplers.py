@@ -51,7 +51,7 @@ def test_order_where_the_process_matters(sde: GaussianSDE, name: str) -> None:
     assert certificate.measured == pytest.approx(certificate.claimed, abs=0.15), str(certificate)
 
 
-@pytest.mark.parametrize("predict", ["denoised", "noise", "velocity"])
+@pytest.mark.parametrize("predict", ["denoised", "noise", "velocity", "rectified"])
 @pytest.mark.parametrize(
     ("order", "start", "limit"), [(1, "ramp", 1), (2, "ramp", 2), (3, "runge_kutta", 3), (4, "runge_kutta", 4)]
 )
@@ -61,7 +61,7 @@ def test_adams_order_in_every_prediction(predict: str, order: int, start: str, l
     assert certificate.measured == pytest.approx(limit, abs=0.15), str(certificate)
 
 
-@pytest.mark.parametrize("clock", ["sigma", "time", "angle"])
+@pytest.mark.parametrize("clock", ["log_snr", "sigma", "time", "angle"])
 def test_adams_order_in_every_clock(clock: str) -> None:
     solver = Adams(order=4, predict="velocity", start="runge_kutta", clock=clock)  # type: ignore[arg-type]
     certificate = certify(solver, steps=(128, 512))
@@ -70,12 +70,17 @@ def test_adams_order_in_every_clock(clock: str) -> None:
 
 def test_a_poor_start_hides_at_large_sigma() -> None:
     """From sigma/alpha = 400 the noise prediction is constant to 1e-5, so the ramp of order 3 seems above 2."""
-    hidden = certify(Adams(order=3, start="ramp"), VE(sigma_max=500.0), steps=(64, 128), ratios=(400.0, 0.1))
+    hidden = certify(
+        Adams(order=3, predict="noise", clock="log_snr", start="ramp"),
+        VE(sigma_max=500.0),
+        steps=(64, 128),
+        ratios=(400.0, 0.1),
+    )
     assert hidden.measured > 2.5
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
-@pytest.mark.parametrize("predict", ["denoised", "noise"])
+@pytest.mark.parametrize("predict", ["denoised", "noise", "rectified"])
 def test_runge_kutta_order(order: int, predict: str) -> None:
     certificate = certify(RungeKutta(order=order, predict=predict), steps=(64, 256))  # type: ignore[arg-type]
     assert certificate.measured == pytest.approx(order, abs=0.15), str(certificate)
@@ -329,6 +334,19 @@ def test_endings_are_their_formulas(sde: GaussianSDE) -> None:
         torch.testing.assert_close(execute(table, model.denoise, x), expected, rtol=1e-8, atol=1e-8)
     assert float(Heun().table(sde).rows[-1].at) == pytest.approx(sde.eps, abs=1e-12)
     assert float(Heun(eps=0.01 * sde.T).table(sde).rows[-1].at) == pytest.approx(0.01 * sde.T)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_one_step_is_the_denoiser(sde: GaussianSDE) -> None:
+    """From T a half step would keep half of the noise; for normal data it is the better ending below sqrt(8) d."""
+    model, x = mixture(sde), sde.prior.std * torch.ones(1, 2).double()
+    for final in ("denoise", "half_step"):
+        one = sample(model, DDIM(steps=1, final=final), x_T=x)  # type: ignore[arg-type]
+        torch.testing.assert_close(one, model.denoise(x, sde.T))
+    gain = lambda s: 1 / (1 + s**2)  # noqa: E731
+    for s, half in ((2.7, True), (2.95, False)):
+        exact = 1 / math.sqrt(1 + s**2)
+        assert (abs((1 + gain(s)) / 2 - exact) < abs(gain(s) - exact)) == half
 
 
 def test_trajectories_begin_at_the_prior_and_end_at_the_sample() -> None:

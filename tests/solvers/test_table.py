@@ -27,6 +27,8 @@ from solvers import (
     execute,
 )
 from solvers.adams import lagrange
+from solvers.grid import Points
+from solvers.prediction import coordinates, lambda_at
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Rectified()]
 N = 9
@@ -210,7 +212,7 @@ class TestAgainstThePapers:
             before.append((lam_t, denoised))
             return sde.sigma(s) / sde.sigma(t) * x + sde.alpha(s) * value
 
-        same(by_table(Adams(order=2, predict="denoised", start="ramp"), sde), by_loop(step, sde))
+        same(by_table(Adams(order=2, predict="denoised", clock="log_snr", start="ramp"), sde), by_loop(step, sde))
 
     def test_solvers_that_are_one_solver(self, sde: GaussianSDE) -> None:
         for predict in ("denoised", "noise"):
@@ -218,9 +220,9 @@ class TestAgainstThePapers:
         same(by_table(EulerMaruyama(stochasticity=0.0), sde), by_table(Euler(), sde))
         same(by_table(Ancestral(), sde), by_table(DDIM(eta=1.0), sde))
         same(by_table(Heun(), sde), by_table(RungeKutta(order=2, predict="noise"), sde))
-        # Any clock is the same at order 1, any start at order 2 (a corrector or Runge-Kutta first step apart).
-        for clock in ("sigma", "time", "angle"):
-            same(by_table(Adams(order=1, clock=clock), sde), by_table(DDIM(), sde))
+        # Any clock is the same at order 1.
+        for clock in ("log_snr", "sigma", "time", "angle"):
+            same(by_table(Adams(order=1, predict="noise", clock=clock), sde), by_table(DDIM(), sde))
 
     def test_an_isotropic_gaussian_is_solved_exactly_in_velocity(self, sde: GaussianSDE) -> None:
         """One step of any method, from T to 0.05: x_s = R_s/R_t x_t with R^2 = sigma^2 + alpha^2 d^2."""
@@ -248,10 +250,36 @@ def test_adams_in_its_own_clock_has_bashforths_weights() -> None:
         4: [55 / 24, -59 / 24, 37 / 24, -9 / 24],
     }
     for order, weights in classical.items():
-        rows = Adams(order=order, clock="sigma", start="ramp", final="stop").table(sde, times).numbers().rows
+        rows = (
+            Adams(order=order, predict="noise", clock="sigma", start="ramp", final="stop")
+            .table(sde, times)
+            .numbers()
+            .rows
+        )
         # A noise is -P/s, and the step in s is -0.2.
         last = [w * -float(sde.sigma(times[4 - j])) / -0.2 for j, w in enumerate(rows[4].weights)]
         assert last == pytest.approx(weights, rel=1e-6)
+
+
+@pytest.mark.parametrize("predict", ["denoised", "noise", "velocity", "rectified"])
+def test_coordinates_take_the_linear_part_away(predict: str) -> None:
+    """dy/dzeta = factor (D + slope x) along x' = velocity, y = x/scale, by derivatives in t."""
+    sde, d = CosineVP(), 0.7
+    model = mixture(sde)
+    t = torch.linspace(0.05, 0.95, 6, dtype=torch.float64)
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    here = coordinates(Points(sde, t), predict, d)  # type: ignore[arg-type]
+    h = 1e-6
+    ahead, behind = (coordinates(Points(sde, t + sign * h), predict, d) for sign in (1, -1))  # type: ignore[arg-type]
+    velocity = model.velocity(x, t)
+    y = [(x + sign * h * velocity) / there.scale[:, None] for sign, there in ((1, ahead), (-1, behind))]
+    change = (y[0] - y[1]) / (ahead.zeta - behind.zeta)[:, None]
+    value = here.factor[:, None] * (model.denoise(x, t) + here.slope[:, None] * x)
+    torch.testing.assert_close(change, value, rtol=1e-6, atol=1e-6)
+    lam = 0.5 * sde.log_snr(t)
+    torch.testing.assert_close(lambda_at(here.zeta, predict, d), lam, rtol=1e-9, atol=1e-9)  # type: ignore[arg-type]
+    density = (ahead.zeta - behind.zeta) / (0.5 * (sde.log_snr(t + h) - sde.log_snr(t - h)))
+    torch.testing.assert_close(here.density, density, rtol=1e-6, atol=1e-9)
 
 
 def test_lagrange_basis() -> None:
