@@ -11,10 +11,11 @@ oracle, the most that a user of that library could get. Ours come as
 
 - `default`: `Adams()` as it is, one setting for everything;
 - `tuned`: `tune()` on this model, from other noise;
-- `best of ours`: the same oracle over our own settings, of about as many.
+- `best of ours`: the same oracle over our own settings.
 
-Settings are screened on a part of the samples and the best three of each library run on all of them; above 20
-evaluations only those run that were within a factor of 4 of their library's best at 20.
+The settings run are those of `shortlist.json`: all that came within 25% of their library's best at 5, 8, 12 or 20
+evaluations on some problem of seed 0, out of the several hundred in `peers` (`--all` runs every one; torchdiffeq's
+always do). They are screened on a part of the samples and the best three of each library run on all of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import argparse
 import csv
 import importlib.metadata
 import itertools
+import json
 import platform
 import sys
 import time
@@ -85,13 +87,12 @@ def of_table(name: str, setting: str, model: Any, solver: TableSolver) -> Peer:
 def ours(model: Any) -> Iterator[Peer]:
     """The default by itself, then settings of ours for the same oracle as the peers'."""
     yield of_table("default", "Adams()", model, Adams())
-    grids = ("karras", "log_snr")
-    ends = [(low * model.data_std) ** 2 for low in (0.004, 0.03, 0.1)]
-    for grid, eps in itertools.product(grids, ends):
-        where = f"{grid}, ends {eps**0.5 / model.data_std:.3g} d"
+    ends = {f"ends {low} d": (low * model.data_std) ** 2 for low in (0.004, 0.03)} | {"ends auto": "auto"}
+    for grid, (end, eps) in itertools.product(("karras", "log_snr", "angle"), ends.items()):
+        where = f"{grid}, {end}"
         options: dict[str, Any] = {"grid": grid, "eps": eps, "final": "half_step"}
         for order, predict, clock in itertools.product(
-            (2, 3, 4), ("denoised", "noise", "velocity"), ("log_snr", "angle")
+            (2, 3, 4), ("denoised", "noise", "velocity", "rectified"), ("log_snr", "angle")
         ):
             solver: TableSolver = Adams(order=order, predict=predict, clock=clock, **options)  # type: ignore[arg-type]
             yield of_table("best of ours", f"Adams {order} {predict} {clock}, {where}", model, solver)
@@ -166,32 +167,28 @@ def score(y: Tensor, exact: Tensor) -> tuple[float, float]:
     return float(distance.median()), float(distance.square().mean().sqrt())
 
 
-def deterministic(problem: str, seed: int, n: int, budgets: Iterable[int], libraries: list[str]) -> list[Result]:
-    """All contenders on one problem."""
+def deterministic(
+    problem: str, seed: int, n: int, budgets: Iterable[int], libraries: list[str], every: bool
+) -> list[Result]:
+    """All contenders on one problem; of the peers those on the shortlist, or every setting."""
+    shortlist = json.loads(Path(__file__).with_name("shortlist.json").read_text())
     model = PROBLEMS[problem](seed)
     x = start(model, n, seed + 1)
     exact, error = exact_flow(model, x)
     print(f"{problem}: data_std {model.data_std:.3f}, reference good to {float(error.median()) / 15:.1e} (median)")
     contenders = list(ours(model))
     for library in libraries:
-        contenders += list(LIBRARIES[library](model.data_std))
+        peers = LIBRARIES[library](model.data_std)
+        contenders += [p for p in peers if every or library not in shortlist or p.setting in shortlist[library]]
     results = []
-    at_twenty: dict[Peer, float] = {}
     for nfe in budgets:
         began = time.perf_counter()
         screened: dict[str, list[tuple[float, int, Peer]]] = defaultdict(list)
-        best = {
-            name: min(v for p, v in at_twenty.items() if p.library == name) for name in {p.library for p in at_twenty}
-        }
         for index, peer in enumerate(contenders):
-            if nfe > 20 and at_twenty and at_twenty.get(peer, torch.inf) > 4 * best.get(peer.library, torch.inf):
-                continue
             y = end_of(peer, model, x[:SCREENED], nfe)
             if y is not None:
                 median = score(y, exact[:SCREENED])[0]
                 screened[peer.library].append((median, index, peer))
-                if nfe == 20:
-                    at_twenty[peer] = median
         for library, entries in screened.items():
             finals = []
             for _, _, peer in sorted(entries)[:3]:
@@ -278,7 +275,9 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--libraries", nargs="*", default=list(LIBRARIES), choices=list(LIBRARIES))
     parser.add_argument("--nfe", nargs="+", type=int, default=list(BUDGETS))
+    parser.add_argument("--all", action="store_true", help="every setting of every peer")
     parser.add_argument("--stochastic", action="store_true", help="compare the stochastic solvers instead")
+    parser.add_argument("--beside", type=Path, help="a csv of an earlier run: its rows for libraries not run now")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -287,10 +286,16 @@ def main() -> None:
         if given.stochastic:
             results += stochastic(problem, given.seed, given.draws, given.libraries)
         else:
-            results += deterministic(problem, given.seed, given.samples, given.nfe, given.libraries)
+            results += deterministic(problem, given.seed, given.samples, given.nfe, given.libraries, given.all)
 
+    if given.beside is not None:
+        present = {r.library for r in results}
+        with open(given.beside, newline="") as file:
+            rows = [Result(p, lib, s, int(n), float(a), float(b)) for p, lib, s, n, a, b in list(csv.reader(file))[1:]]
+        results += [r for r in rows if r.library not in present and r.problem in given.problems]
     given.out.mkdir(parents=True, exist_ok=True)
-    stem = given.out / f"{'stochastic' if given.stochastic else 'accuracy'}_{given.seed}"
+    only = f"_{given.problems[0]}" if len(given.problems) == 1 else ""
+    stem = given.out / f"{'stochastic' if given.stochastic else 'accuracy'}{only}_{given.seed}"
     with open(f"{stem}.csv", "w", newline="") as file:
         writer = csv.writer(file)
         names = ("distance", "standard_error") if given.stochastic else ("median", "rms")
