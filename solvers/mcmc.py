@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from solvers.adaptation import DualAveraging, Moments, Whitening, windows
-from solvers.markov_chains import Chains
 from solvers.langevin import Sampler, State, acceptance, accepted, choose
+from solvers.markov_chains import Chains
 from solvers.noise import ACCEPT, Noise
 from solvers.target import Evaluate, evaluator
 
