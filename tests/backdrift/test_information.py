@@ -135,7 +135,7 @@ def test_the_answers_of_the_true_denoiser_agree() -> None:
     data, covariance = normal(100)
     model = seen_by_the_model(data, covariance)
     scores = score(model, data, data.test, probes="exact", steps=12)
-    answers = agreement.compare(model, data, data.test, scores, chains=(8, 32, 128))
+    answers = agreement.compare(model, data, data.test, scores, chains=(4, 32, 128))
     exact = GaussianMixture(torch.tensor([[3.0, -500.0]], dtype=torch.float64), covariance[None]).log_prob(data.test)
     flow, bound, *chains, pointwise = answers
     for answer in (flow, bound, pointwise):

@@ -40,9 +40,11 @@ def test_the_true_score_makes_the_bound_an_equality(sde: GaussianSDE) -> None:
     model = mixture(sde)
     x = draws(model, 300, noisy=True)
     found = elbo(model, x, strata=32)
-    off = (found.value - model.log_prob(x, sde.eps)) / found.standard_error
-    assert within(float(off.mean()), 0.0, 1 / math.sqrt(300))
-    assert 0.8 < float(off.square().mean().sqrt()) < 1.25  # the error is what it says
+    off, error = found.value - model.log_prob(x, sde.eps), found.standard_error
+    assert within(float(off.mean()), 0.0, float(error.square().mean() / 300) ** 0.5)
+    # The error is what it says: E[off^2] = E[error^2]. (One by one they are skewed: where a rare draw is missing,
+    # both the value and its error are too small.) The ratio's own error is about 1/sqrt(2 x 300) = 0.04.
+    assert float((off.square().mean() / error.square().mean()).sqrt()) == pytest.approx(1, abs=0.16)
     assert found.nfe == 128
 
 
