@@ -215,23 +215,17 @@ def draw(known: Knowledge) -> Figure:
 
 def main(config: DictConfig) -> None:
     """Write `information.csv` and `information.png` into a new folder of the run."""
-    from backdrift.output import new_folder
+    from backdrift.output import chosen, new_folder, save_figures
     from backdrift.run import Run
 
-    if config.split not in ("train", "test"):
-        raise ValueError(f"split={config.split}: expected train or test")
-    if config.n is not None and config.n < 2:
-        raise ValueError(f"n={config.n}: expected at least 2 samples, or null for all")
     run = Run.open(config.run)
     data, model = run.data(), run.model(config.weights)
-    values = (data.train if config.split == "train" else data.test)[: config.n]
+    values, _ = chosen(config, data)
     settings = {name: config[name] for name in ("levels", "strata", "draws", "seed")}
     known = know(model, data, values, **settings)
     if not all(math.isfinite(e.value) for e in (known.entropy, *known.mmse, *known.information)):
         raise ValueError("information: some values are NaN or infinite")
     folder = new_folder(run, f"information-{config.split}", config)
     known.save(folder / "information.csv")
-    draw(known).savefig(folder / "information.png")
     print(f"{config.split} set: {known}")
-    for name in ("information.csv", "information.png"):
-        print(folder / name)
+    save_figures(folder, "information.csv", {"information.png": draw(known)})

@@ -146,18 +146,13 @@ def score(model: Any, data: Data, values: Tensor, seed: int = 0, **settings: Any
 def main(config: DictConfig) -> None:
     """Write `likelihood.csv`, `histogram.png` and `extremes.png` into a new folder of the run."""
     from backdrift import figures
-    from backdrift.output import new_folder
+    from backdrift.output import chosen, new_folder, save_figures
     from backdrift.run import Run
     from backdrift.sample import readable_data
 
-    if config.split not in ("train", "test"):
-        raise ValueError(f"split={config.split}: expected train or test")
-    if config.n is not None and config.n < 2:
-        raise ValueError(f"n={config.n}: expected at least 2 samples, or null for all")
     run = Run.open(config.run)
     data, model = run.data(), run.model(config.weights)
-    values, labels = (data.train, data.train_labels) if config.split == "train" else (data.test, data.test_labels)
-    values = values[: config.n]
+    values, labels = chosen(config, data)
     settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
     scores = score(model, data, values, **settings)
     broken = int((~scores.log_prob.isfinite()).sum())
@@ -168,10 +163,10 @@ def main(config: DictConfig) -> None:
 
     folder = new_folder(run, f"likelihood-{config.split}", config)
     scores.save(folder / "likelihood.csv", labels)
-    figures.likelihood_histogram({f"{config.split} set": scores.values}, scores.unit).savefig(folder / "histogram.png")
-    most_is = "high" if data.levels is None else "low"
-    shown = figures.most_and_least_likely(readable_data(data, values), scores.values, scores.unit, most_is)
-    shown.savefig(folder / "extremes.png")
     print(f"{config.split} set: {scores}")
-    for name in ("likelihood.csv", "histogram.png", "extremes.png"):
-        print(folder / name)
+    most_is = "high" if data.levels is None else "low"
+    drawn = {
+        "histogram.png": figures.likelihood_histogram({f"{config.split} set": scores.values}, scores.unit),
+        "extremes.png": figures.most_and_least_likely(readable_data(data, values), scores.values, scores.unit, most_is),
+    }
+    save_figures(folder, "likelihood.csv", drawn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,19 +12,19 @@ from torch import Tensor
 from sde import as_time
 from solvers.flow import AngleFlow
 from solvers.information import denoise_at
-from solvers.monte_carlo import MonteCarlo, stratified
+from solvers.monte_carlo import MonteCarlo, Sampling, stratified
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def elbo(
     model: Any,
     x: Tensor,
     *,
-    strata: int = 32,
-    draws: int = 2,
     eps: float | None = None,
     data_std: float | None = None,
-    seed: int = 0,
-    first: int = 0,
+    **sampling: Unpack[Sampling],
 ) -> MonteCarlo:
     r"""A lower bound on log p_eps(x) of each sample: that of the reverse SDE of the model's score S.
 
@@ -42,11 +42,9 @@ def elbo(
     Args:
         model: has a Gaussian `sde` and `denoise(x, t)`.
         x: `[batch, ...]`, taken as states at time eps.
-        strata, draws: parts of the range of log w, and draws in each, of two evaluations.
         eps: end time at the data; the process's own by default.
         data_std: d; the model's own by default, or else 1.
-        seed: of the draws.
-        first: index of the first sample of x.
+        sampling: strata, draws in each, seed and index of the first sample, see `Sampling`.
     """
     path = AngleFlow(model, data_std, eps)
     sde, dim, d2 = path.sde, x[0].numel(), path.data_std**2
@@ -65,9 +63,7 @@ def elbo(
         return 0.5 * w.to(x.dtype) * total
 
     with torch.no_grad():
-        found = stratified(
-            gap, x, path.first, path.last, strata=strata, draws=draws, seed=seed, first=first, evaluations=2
-        )
+        found = stratified(gap, x, path.first, path.last, **sampling, evaluations=2)
     norm = y.flatten(1).square().sum(1)
     spread = norm + dim * (end - start)  # E|y_T|^2
     prior = (sde.prior.std / float(sde.alpha(sde.T))) ** 2  # its variance in y

@@ -9,41 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from solvers.tableau import DORMAND_PRINCE, HEUN, KUTTA, MIDPOINT, Tableau
 
-class Tableau(NamedTuple):
-    """v_i = v(z + h sum_j a_ij v_j, u + c_i h), z <- z + h sum_i b_i v_i (Butcher 1964).
-
-    `e` is b less the weights of the embedded method, whose difference estimates the step's error.
-    """
-
-    c: tuple[float, ...]
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
-    order: int
-    e: tuple[float, ...] = ()
-
-
-TABLEAUS = {
-    "midpoint": Tableau((0, 1 / 2), ((), (1 / 2,)), (0, 1), 2),
-    "heun": Tableau((0, 1), ((), (1,)), (1 / 2, 1 / 2), 2),
-    "rk4": Tableau((0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), 4),
-}
-
-DORMAND_PRINCE = Tableau(  # RK5(4)7M, Dormand & Prince (1980), table 2: the last stage opens the next step
-    (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1),
-    (
-        (),
-        (1 / 5,),
-        (3 / 40, 9 / 40),
-        (44 / 45, -56 / 15, 32 / 9),
-        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-        (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-    ),
-    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0),
-    5,
-    (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
-)
+TABLEAUS = {"midpoint": MIDPOINT, "heun": HEUN, "rk4": KUTTA}
 
 Evaluate = Callable[[Tensor, float, float, float], Tensor]
 """(z, u, weight, place) -> the velocity there; it may add to an integral on the way, with that weight."""

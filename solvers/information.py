@@ -15,14 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from sde import GaussianSDE, as_time
 from solvers.flow import AngleFlow
-from solvers.monte_carlo import MonteCarlo, stratified
+from solvers.monte_carlo import MonteCarlo, Sampling, stratified
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,9 @@ def log_density(
     model: Any,
     x: Tensor,
     *,
-    strata: int = 32,
-    draws: int = 2,
     eps: float | None = None,
     data_std: float | None = None,
-    seed: int = 0,
-    first: int = 0,
+    **sampling: Unpack[Sampling],
 ) -> MonteCarlo:
     r"""log p_0(x) of each sample from the pointwise I-MMSE relation (Kong et al. 2023, eq. 9), as
 
@@ -95,11 +95,9 @@ def log_density(
     Args:
         model: has a Gaussian `sde` and `denoise(x, t)`.
         x: data, without noise, `[batch, ...]`.
-        strata, draws: parts of the range of u, and draws in each.
         eps: where the integral starts; the process's own by default.
         data_std: d; the model's own by default, or else 1.
-        seed: of the draws.
-        first: index of the first sample of x.
+        sampling: strata, draws in each, seed and index of the first sample, see `Sampling`.
     """
     path = AngleFlow(model, data_std, eps)
     d = path.data_std
@@ -110,7 +108,7 @@ def log_density(
         return (normal_error(x, noise, s, d)[0] - error) / s.flatten().square()
 
     with torch.no_grad():
-        found = stratified(excess, x, path.first, path.last, strata=strata, draws=draws, seed=seed, first=first)
+        found = stratified(excess, x, path.first, path.last, **sampling)
     normal = -0.5 * (x.flatten(1).square().sum(1) / d**2 + x[0].numel() * math.log(2 * math.pi * d**2))
     return replace(found, value=normal + found.value)
 
@@ -130,11 +128,8 @@ def mutual_information(
     x: Tensor,
     t: float,
     *,
-    strata: int = 32,
-    draws: int = 2,
     data_std: float | None = None,
-    seed: int = 0,
-    first: int = 0,
+    **sampling: Unpack[Sampling],
 ) -> Information:
     r"""I(x_0; x_t) in nats between data and their noised state:
 
@@ -149,10 +144,8 @@ def mutual_information(
         model: has a Gaussian `sde` and `denoise(x, t)`.
         x: draws of the data, `[n, ...]`.
         t: the time, above 0 and below T.
-        strata, draws: parts of the range of u, and draws in each.
         data_std: d; the model's own by default, or else 1.
-        seed: of the draws.
-        first: index of the first sample of x.
+        sampling: strata, draws in each, seed and index of the first sample, see `Sampling`.
 
     Raises:
         ValueError: if t is out of range.
@@ -166,7 +159,7 @@ def mutual_information(
         return (error - normal_error(x, noise, s, d)[0]) / s.flatten().square()
 
     with torch.no_grad():
-        found = stratified(excess, x, path.first, path.last, strata=strata, draws=draws, seed=seed, first=first)
+        found = stratified(excess, x, path.first, path.last, **sampling)
         end = torch.tensor(path.last, dtype=torch.float64)
         # What is left beyond T is of the order of snr(T): the noise in it is not worth a draw.
         rest = 0.5 * (x - denoise_at(model, x, end)).flatten(1).square().sum(1) * math.exp(-2 * path.last)
@@ -202,11 +195,8 @@ def relative_entropy(
     x: Tensor,
     *,
     by: Literal["difference", "errors"] = "difference",
-    strata: int = 32,
-    draws: int = 2,
     eps: float | None = None,
-    seed: int = 0,
-    first: int = 0,
+    **sampling: Unpack[Sampling],
 ) -> Information:
     r"""KL(p | q) in nats of two densities known by their denoisers, from draws of p:
 
@@ -223,10 +213,8 @@ def relative_entropy(
         p, q: have the same Gaussian `sde`, and `denoise(x, t)`.
         x: draws of p, `[n, ...]`.
         by: "difference" or "errors", the first or the second form.
-        strata, draws: parts of the range of u, and draws in each.
         eps: where the integral starts; the process's own by default.
-        seed: of the draws.
-        first: index of the first sample of x.
+        sampling: strata, draws in each, seed and index of the first sample, see `Sampling`.
     """
     if by not in ("difference", "errors"):
         raise ValueError(f"by: expected 'difference' or 'errors', got {by!r}")
@@ -240,7 +228,5 @@ def relative_entropy(
         return gap.flatten(1).sum(1) / s.flatten().square()
 
     with torch.no_grad():
-        found = stratified(
-            gap, x, path.first, path.last, strata=strata, draws=draws, seed=seed, first=first, evaluations=2
-        )
+        found = stratified(gap, x, path.first, path.last, **sampling, evaluations=2)
     return Information.of(found)

@@ -5,11 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from solvers.noise import FORWARD, TIMES, Noise
+
+
+class Sampling(TypedDict, total=False):
+    """How an integral over the noise is sampled, see `stratified`: all estimators here take these.
+
+    Attributes:
+        strata: parts of the range of log(sigma/alpha); 32 by default.
+        draws: in each part, at least 2, the default.
+        seed: of the draws; 0 by default.
+        first: index of the first sample of x in the data set that x is a part of; 0 by default.
+    """
+
+    strata: int
+    draws: int
+    seed: int
+    first: int
 
 
 @dataclass(frozen=True)
@@ -106,10 +123,10 @@ def stratified(
     low: float,
     high: float,
     *,
-    strata: int,
-    draws: int,
-    seed: int,
-    first: int,
+    strata: int = 32,
+    draws: int = 2,
+    seed: int = 0,
+    first: int = 0,
     evaluations: int = 1,
 ) -> MonteCarlo:
     """The integral from low to high of E[integrand(u, noise)] du, for each sample.

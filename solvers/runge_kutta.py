@@ -9,15 +9,9 @@ from solvers.grid import Points
 from solvers.prediction import Predict, coordinates, lambda_at, require_predict
 from solvers.solver import TableSolver
 from solvers.table import Row, by_step
+from solvers.tableau import HEUN, KUTTA, RALSTON, Tableau
 
-Tableau = tuple[tuple[float, ...], tuple[tuple[float, ...], ...], tuple[float, ...]]
-"""Butcher's c, a and b."""
-
-EXPLICIT: dict[int, Tableau] = {
-    2: ((0, 1), ((), (1,)), (1 / 2, 1 / 2)),  # Heun
-    3: ((0, 1 / 2, 3 / 4), ((), (1 / 2,), (0, 3 / 4)), (2 / 9, 1 / 3, 4 / 9)),  # Ralston (1962)
-    4: ((0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),  # Kutta (1901)
-}
+EXPLICIT = {tableau.order: tableau for tableau in (HEUN, RALSTON, KUTTA)}
 
 
 def runge_kutta_rows(points: Points, predict: Predict, data_std: float, tableau: Tableau) -> Iterator[Row]:
@@ -25,7 +19,7 @@ def runge_kutta_rows(points: Points, predict: Predict, data_std: float, tableau:
 
     y_i = y + h sum_j a_ij k_j,    y' = y + h sum_j b_j k_j,    k_j = value(y_j, zeta + c_j h).
     """
-    c, a, b = tableau
+    c, a, b = tableau.c, tableau.a, tableau.b
     here = coordinates(points, predict, data_std)
     start, h = here.zeta[:-1], here.zeta.diff()
     # The points of every stage, and of the end of the step.
