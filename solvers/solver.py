@@ -15,7 +15,7 @@ from torch import Tensor
 from sde import GaussianSDE, tweedie
 from solvers.grid import Grid, Points, time_grid
 from solvers.noise import PRIOR, STEPS, Noise
-from solvers.table import Row, Table, execute
+from solvers.table import Row, Table, by_step, execute
 
 Final = Literal["denoise", "stop", "half_step"]
 OnStep = Callable[[Tensor, Tensor], Tensor]
@@ -165,10 +165,11 @@ class TableSolver(Solver):
         # For normal data the half step is the nearer of the two up to sigma/alpha = sqrt(8) d; beyond (a grid of one
         # point, T) it would keep half of the noise.
         far = float(last.ratio.detach()) > math.sqrt(8) * (self.data_std or 1.0)
+        ((at, alpha),) = by_step(last.t[None], last.alpha[None])
         if self.final == "denoise" or (self.final == "half_step" and far):
-            rows.append(Row(0.0, 0.0, (1.0,), last.t))
+            rows.append(Row(0.0, 0.0, (1.0,), at))
         elif self.final == "half_step":
-            rows.append(Row(0.0, 0.5 / last.alpha, (0.5,), last.t))
+            rows.append(Row(0.0, 0.5 / alpha, (0.5,), at))
         return Table(tuple(rows))
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -66,9 +67,11 @@ class Table:
 
     def numbers(self) -> Table:
         """The same table with plain numbers for coefficients, brought over in one transfer."""
-        entries = [v for row in self.rows for v in (*row[:2], *row.weights, *row[3:]) if isinstance(v, Tensor)]
-        if not entries:
+        rows = self.rows
+        kinds = set(map(type, chain(chain.from_iterable(rows), chain.from_iterable(row.weights for row in rows))))
+        if not any(issubclass(kind, Tensor) for kind in kinds):
             return self
+        entries = [v for row in rows for v in (*row[:2], *row.weights, *row[3:]) if isinstance(v, Tensor)]
         values = iter(torch.stack(entries).tolist())
 
         def number(entry: Number) -> Any:
@@ -87,7 +90,7 @@ class Table:
                     noise=number(row.noise),
                     ends=row.ends,
                 )
-                for row in self.rows
+                for row in rows
             )
         )
 
@@ -141,22 +144,26 @@ def execute(
     rows = table.numbers().rows
     times = iter(sent([row.at for row in rows if row.at is not None], x))
     ends = iter(sent([row.to for row in rows if row.ends], x) if on_step is not None else ())
+    means = [len(row.weights) == 1 and abs(row.carry + row.weights[0] - 1) < 1e-15 for row in rows]
+    # A product with a 0-d tensor costs half of one with a number.
+    factors = iter(sent([row.carry for row, mean in zip(rows, means, strict=True) if not mean], x))
     # Lists, for torch.compile, which makes one graph of this loop, knows no max() of a generator.
     states = deque([x], maxlen=1 + max([0, *[row.base for row in rows]]))
     values: deque[Tensor] = deque(maxlen=max([1, *[len(row.weights) for row in rows]]))
-    for _, carry, weights, at, slope, base, std, end in rows:
+    for (_, carry, weights, at, slope, base, std, end), mean in zip(rows, means, strict=True):
         if at is not None:
             value = denoise(x, next(times))
             values.appendleft(torch.add(value, x, alpha=slope) if slope else value)
         # carry x_base + sum_j weights_j P_j + std z, in as few passes over the data as torch allows.
         total = states[-1 - base]
-        fresh = carry != 1  # whether `total` may be written to
-        if carry == 0 and weights == (1.0,):
-            total, fresh = values[0], False
+        if mean:
+            total, fresh = torch.lerp(total, values[0], weights[0]), True
         else:
+            factor = next(factors)
+            fresh = carry != 1  # whether `total` may be written to
             if fresh:
-                total = total * carry
-            for weight, value in zip(weights, values, strict=False):
+                total = total * factor
+            for weight, value in zip(weights, values):  # noqa: B905
                 if weight:
                     total = total.add_(value, alpha=weight) if fresh else torch.add(total, value, alpha=weight)
                     fresh = True
@@ -171,6 +178,6 @@ def execute(
     return x
 
 
-def sent(times: Sequence[float], x: Tensor) -> Sequence[Tensor]:
-    """Times as 0-d tensors in the dtype and on the device of `x`, sent there at once."""
-    return torch.tensor(times, dtype=x.dtype).to(x.device, non_blocking=True).unbind()
+def sent(numbers: Sequence[float], x: Tensor) -> Sequence[Tensor]:
+    """Numbers as 0-d tensors in the dtype and on the device of `x`, sent there at once."""
+    return torch.tensor(numbers, dtype=x.dtype).to(x.device, non_blocking=True).unbind()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import GaussianMixture
-from sde import VP
+from sde import VE, VP
 from solvers import (
     DDIM,
     Adams,
@@ -154,6 +154,15 @@ def test_operations_of_a_step(solver: TableSolver, operations: int) -> None:
 
     # The times of all steps come from one unbind, so a step adds no operation for its time.
     assert (total(60) - total(40)) / 20 <= operations
+
+
+def test_a_mean_of_two_is_one_operation() -> None:
+    """Where carry + weight = 1, as for DDIM under VE, a step is the model and one `lerp`."""
+    table = DDIM(steps=40).table(VE())
+    with Counting() as counting:
+        execute(table, double, torch.zeros(2, 3))
+    assert counting.calls["lerp"] == 40
+    assert counting.calls["mul"] == 40  # the model's own
 
 
 def test_drawing_noise_is_no_host_sync() -> None:
