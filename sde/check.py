@@ -67,7 +67,7 @@ def check(sde: GaussianSDE | Any, points: int = 65, tolerance: float = 1e-5) -> 
 
         d mean/dt = f mean,    d var/dt = 2 f var + g^2
 
-    (Sarkka & Solin 2019, eq. 5.50 and 5.51), started from the declared moments at an early time and
+    (Särkkä & Solin 2019, eq. 5.50 and 5.51), started from the declared moments at an early time and
     integrated to T; and f, g read off `drift` and `diffusion` with the derivatives of alpha and sigma.
     The two equations name the culprit: a wrong drift breaks the first alone once f is replaced
     by d log(alpha)/dt; a wrong alpha breaks it too, but then the second holds with the declared

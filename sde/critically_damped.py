@@ -12,7 +12,7 @@ from sde.process import require_positive
 
 
 class CriticallyDamped(LinearSDE):
-    """Critically damped Langevin diffusion (Dockhorn, Vahdat & Kreis 2022, eq. 5),
+    """Critically damped Langevin diffusion (Dockhorn, Vahdat & Kreis 2022),
 
         dx = v/M beta dt,    dv = -x beta dt - Gamma v/M beta dt + sqrt(2 Gamma beta) dw,
 
@@ -21,7 +21,7 @@ class CriticallyDamped(LinearSDE):
 
     Noise reaches x only through v, so the score of v alone is asked for, and paths of x are smooth.
     Velocities start from N(0, velocity M I) and are summed out: `marginal` takes (x_0, 0) and has
-    their variance in it (hybrid score matching, section 3.2 there).
+    their variance in it (hybrid score matching, appendix C there).
 
     Args:
         friction: Gamma; the mass is M = Gamma^2/4.

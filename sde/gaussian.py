@@ -60,7 +60,8 @@ class GaussianSDE(SDE):
     """dx = f(t) x dt + g(t) dw, whose marginals given x_0 are N(alpha(t) x_0, sigma(t)^2 I).
 
     A subclass must give `alpha` and `sigma` as functions of a tensor t of any shape; drift and
-    diffusion follow by differentiation (Karras et al. 2022, eq. 10 to 14; Kingma et al. 2021, eq. 9):
+    diffusion follow by differentiation (Kingma et al. 2021, appendix D; Karras et al. 2022, eq. 28
+    and 34, whose sigma is our sigma/alpha):
 
         f = d log(alpha)/dt,    g^2 = d(sigma^2)/dt - 2 f sigma^2,
 
@@ -152,7 +153,7 @@ class GaussianSDE(SDE):
         return mean + std * (torch.randn_like(x0) if noise is None else noise)
 
     def transition(self, x_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of x_t given x_s, for s <= t (Kingma et al. 2021, eq. 24, 25):
+        """Mean and standard deviation of x_t given x_s, for s <= t (Kingma et al. 2021, appendix A.1):
 
             mean = (alpha_t / alpha_s) x_s,    std^2 = sigma_t^2 (1 - SNR_t / SNR_s).
 
@@ -168,7 +169,9 @@ class GaussianSDE(SDE):
             mean = (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x_t + alpha_s h x_0,
             std^2 = sigma_s^2 h,    h = 1 - SNR_t / SNR_s,
 
-        Ho et al. (2020), eq. 6 and 7, for any two times (Kingma et al. 2021, eq. 30).
+        Ho et al. (2020), eq. 6 and 7, for any two times (Kingma et al. 2021, appendix A.2). The lecture
+        notes after Bishop have sqrt(1 - alpha_{t-1}) for sqrt(alpha_{t-1}) before x_0. McAllester's (2023)
+        variance for Brownian motion, t - s, is this one, (t - s) s/t, to first order in t - s.
 
         Raises:
             ValueError: if any s > t.

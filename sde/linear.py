@@ -248,7 +248,7 @@ class LinearSDE(SDE):
             mean = m + K (x_t - Phi m),    m = E[x_s given x_0],    K = P Phi^T (Phi P Phi^T + R)^{-1},
             cov = (I - K Phi) P (I - K Phi)^T + K R K^T,
 
-        Joseph's form of Kalman's update, a sum of positive matrices (Särkkä & Solin 2019, section 10.3).
+        Joseph's form of Kalman's update, a sum of positive matrices (Bucy & Joseph 1968).
 
         Raises:
             ValueError: if any s > t.
@@ -291,7 +291,7 @@ class LinearSDE(SDE):
 
             dPhi/dt = F(t) Phi,    dP/dt = F P + P F^T + G G^T
 
-        (Särkkä & Solin 2019, eq. 6.2), which finds a clock whose two functions disagree, or a subclass
+        (Särkkä & Solin 2019, section 6.1), which finds a clock whose two functions disagree, or a subclass
         whose drift is not the one its moments belong to. Same report as `sde.check`.
         """
         from scipy.integrate import solve_ivp  # slow to import, and only here

@@ -84,7 +84,10 @@ class SDE(ABC):
 
         Zero where g does not depend on x. Otherwise from the Jacobian of g g^T, of size d^3 a
         sample (d^2 where the noise is diagonal): give a closed form in the subclass where d is
-        large. Anderson (1982), eq. 3.4.
+        large. Anderson (1982); Song et al. (2021), eq. 16 and 17.
+
+        By it the flux f p - div(g g^T p)/2 of the Fokker-Planck equation differs from McAllester's
+        (2023) f p - g^2/2 grad p, which is right where g does not depend on x.
         """
         if not self.state_dependent:
             return torch.zeros_like(x)
@@ -128,7 +131,7 @@ class ReverseSDE(SDE):
 
     with stochasticity lambda: 0 is the probability-flow ODE, 1 Anderson's reverse SDE, and every
     lambda >= 0 has the marginals p_t of the forward process (Anderson 1982; Song et al. 2021,
-    eq. 6 and 13; Zhang & Chen 2022, prop. 1).
+    eq. 16 and 17; Zhang & Chen 2023).
 
     McAllester (2023, last slide) writes for Brownian motion drift (1 + lambda)/2 score with noise
     lambda. By the Fokker-Planck equation noise of variance lambda^2 per unit time needs the drift

@@ -22,6 +22,9 @@ class Rectified(GaussianSDE):
 
     Args:
         T: end time, below 1.
+
+    Raises:
+        ValueError: naming the parameter, if it is not positive, or not below 1.
     """
 
     T: float = 0.999

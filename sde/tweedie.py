@@ -20,7 +20,8 @@ def affine(sde: GaussianSDE, t: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
 
     - denoised: D = E[x_0 | x_t];
     - noise: eps = (x - alpha D)/sigma = E[eps | x_t];
-    - score: s = (alpha D - x)/sigma^2 = grad log p_t(x), Robbins (1956), Efron (2011);
+    - score: s = (alpha D - x)/sigma^2 = grad log p_t(x), Robbins (1956), Efron (2011); McAllester's
+      (2023) slide has "ln P_t(z) is the score function", but uses its gradient, as here;
     - velocity: v = f x - g^2/2 s, the drift of the probability-flow ODE, Song et al. (2021), eq. 13.
 
     Args:
@@ -54,6 +55,12 @@ def tweedie(value: Tensor, x: Tensor, t: Time, sde: GaussianSDE, given: Kind, wa
         sde: the process x_t comes from.
         given: what `value` is: "denoised", "score", "noise" or "velocity".
         wanted: what to return.
+
+    Returns:
+        The wanted quantity, shaped like `x`.
+
+    Raises:
+        ValueError: if `given` or `wanted` is none of the four, or `t` fits no sample.
     """
     if given == wanted:
         return value
@@ -97,6 +104,9 @@ class FunctionModel(Model):
         function: called with x `[batch, ...]` and t (scalar or `[batch]`).
         sde: the process that its x_t comes from.
         predicts: what it returns: "denoised", "score", "noise" or "velocity".
+
+    Raises:
+        ValueError: if `predicts` is none of the four.
     """
 
     def __init__(

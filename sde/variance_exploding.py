@@ -20,6 +20,9 @@ class Brownian(GaussianSDE):
 
     Args:
         T: end time, the variance of the noise at the end; let sqrt(T) be well above the data's width.
+
+    Raises:
+        ValueError: naming the parameter, if it is not positive.
     """
 
     T: float = 2500.0
@@ -58,6 +61,9 @@ class VE(GaussianSDE):
         sigma_min: standard deviation of the noise at t = 0, in the units of the data.
         sigma_max: standard deviation of the noise at t = T.
         T: end time.
+
+    Raises:
+        ValueError: naming the parameter, if it is not positive, or sigma_max <= sigma_min.
     """
 
     sigma_min: float = 0.002

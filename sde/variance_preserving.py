@@ -23,6 +23,9 @@ class LinearBeta(GaussianSDE):
         beta_min: rate at t = 0, per unit time.
         beta_max: rate at t = T, per unit time.
         T: end time.
+
+    Raises:
+        ValueError: naming the parameter, if it is not positive, or beta_max < beta_min.
     """
 
     beta_min: float = 0.1
@@ -77,7 +80,7 @@ class VP(LinearBeta):
 class SubVP(LinearBeta):
     """Sub-VP: dx = -beta/2 x dt + sqrt(beta (1 - exp(-2B))) dw, sigma = 1 - exp(-B).
 
-    Song et al. (2021), eq. 13 (its sigma is a standard deviation, smaller than VP's).
+    Song et al. (2021), eq. 12 and 29; its noise is less than VP's at every t.
     """
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -100,11 +103,14 @@ class CosineVP(GaussianSDE):
     """Variance preserving with alpha(t) = cos(a(t)) / cos(a(0)), a = pi/2 (t + offset)/(1 + offset).
 
     Nichol & Dhariwal (2021), eq. 17, whose alpha-bar is our alpha^2. alpha vanishes at t = 1, where
-    the drift is infinite; T = 0.9946 is where Lu et al. (2022, appendix D.3) stop.
+    the drift is infinite; T = 0.9946 is where Lu et al. (2022a) stop.
 
     Args:
         offset: Nichol & Dhariwal's s.
         T: end time, below 1.
+
+    Raises:
+        ValueError: naming the parameter, if it is not positive, or T is not below 1.
     """
 
     offset: float = 0.008
@@ -159,6 +165,9 @@ class OrnsteinUhlenbeck(GaussianSDE):
         rate: speed of mean reversion, per unit time.
         std: standard deviation of the stationary density, in the units of x.
         T: end time.
+
+    Raises:
+        ValueError: naming the parameter, if it is not positive.
     """
 
     rate: float = 1.0

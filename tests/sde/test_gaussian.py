@@ -173,6 +173,27 @@ def test_bridge_is_gaussian_conditioning(sde: GaussianSDE) -> None:
     torch.testing.assert_close(got_std[:, 0].square(), variance, rtol=1e-9, atol=0)
 
 
+def test_bridges_of_the_lectures() -> None:
+    """q(x_{t-1} | x_t, x_0): Isachenko (2023) is right; the notes after Bishop have sqrt(1 - alpha_{t-1}) for
+    sqrt(alpha_{t-1}) before x_0; McAllester (2023) has Brownian motion's mean exactly, its variance to first order."""
+    x_t, x0 = torch.tensor([[0.7, -1.2]]).double(), torch.tensor([[2.0, 0.5]]).double()
+    sde, s, t = VP(), 0.3, 0.35
+    bar_s, bar_t = float(sde.alpha(s)) ** 2, float(sde.alpha(t)) ** 2
+    alpha = bar_t / bar_s  # alpha_t = 1 - beta_t
+    mean, std = sde.bridge(x_t, x0, s, t)
+    kept = math.sqrt(alpha) * (1 - bar_s) / (1 - bar_t) * x_t
+    torch.testing.assert_close(mean, kept + math.sqrt(bar_s) * (1 - alpha) / (1 - bar_t) * x0, rtol=1e-12, atol=0)
+    assert float(std) ** 2 == pytest.approx((1 - alpha) * (1 - bar_s) / (1 - bar_t), rel=1e-12)
+    assert float((mean - kept - math.sqrt(1 - bar_s) * (1 - alpha) / (1 - bar_t) * x0).abs().max()) > 0.1
+
+    t, gaps = 4.0, []
+    for step in (0.5, 0.25):
+        mean, std = Brownian(T=9.0).bridge(x_t, x0, t - step, t)
+        torch.testing.assert_close(mean, x_t + step * (x0 - x_t) / t, rtol=1e-12, atol=0)
+        gaps.append(step - float(std) ** 2)
+    assert gaps == pytest.approx([0.5**2 / t, 0.25**2 / t], rel=1e-12)
+
+
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 def test_bridge_ends_at_the_data(sde: GaussianSDE) -> None:
     x0, x_t = torch.tensor([[1.0, 2.0]]).double(), torch.tensor([[-3.0, 0.5]]).double()

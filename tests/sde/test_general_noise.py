@@ -114,6 +114,25 @@ def test_general_noise_agrees_with_its_diagonal_and_scalar_cases() -> None:
         torch.testing.assert_close(small.apply_diffusion(x, t, v), full.apply_diffusion(x, t, v))
 
 
+def test_the_lectures_fokker_planck_equation_leaves_a_term_out() -> None:
+    """The lognormal density of geometric Brownian motion obeys dp/dt = -d(f p - d(g^2 p)/dx/2)/dx; McAllester
+    (2023) writes g^2 dp/dx for d(g^2 p)/dx, without the divergence of g^2 = nu^2 x^2."""
+    gbm = GeometricBrownian()
+    x = torch.linspace(0.5, 2, 7, dtype=torch.float64).reshape(-1, 1).requires_grad_()
+    t = torch.full((), 0.4, dtype=torch.float64, requires_grad=True)
+    mean, variance = (gbm.mu - 0.5 * gbm.nu**2) * t, 0.1 + gbm.nu**2 * t
+    p = (-(x.log() - mean).square() / (2 * variance)).exp() / (x * (2 * math.pi * variance).sqrt())
+
+    def slope(y: Tensor) -> Tensor:
+        return torch.autograd.grad(y.sum(), x, create_graph=True)[0]
+
+    rate = torch.stack([torch.autograd.grad(value, t, retain_graph=True)[0] for value in p.flatten()])
+    slide = slope(gbm.drift(x, t) * p - 0.5 * gbm.apply_diffusion(x, t, slope(p))).flatten()
+    left_out = slope(0.5 * gbm.noise_divergence(x, t) * p).flatten()
+    torch.testing.assert_close(rate, left_out - slide, rtol=1e-12, atol=1e-14)
+    assert float((rate + slide).detach().abs().max()) > 0.1
+
+
 def lognormal_score(x: Tensor, mean: float, variance: float) -> Tensor:
     """d log p/dx of log x ~ N(mean, variance)."""
     return -(1 + (x.log() - mean) / variance) / x
