@@ -27,6 +27,9 @@ class Denoiser(nn.Module, Model):
             variance, c_noise `[batch]`.
         sde: the process that the times t belong to.
         data_std: d, the standard deviation of the data over all components.
+
+    Raises:
+        ValueError: if `data_std` is not positive.
     """
 
     def __init__(self, network: nn.Module, sde: GaussianSDE, data_std: float = 0.5) -> None:

@@ -29,13 +29,13 @@ class HybridScore(nn.Module):
     """The score of the velocity, -eps_v/F_vv, for a network that predicts the noise eps_v.
 
     x_t = Phi x_0 + F eps with F lower triangular, eps = (eps_x, eps_v), so that grad_v log p = -E[eps_v given
-    x_t]/F_vv (Dockhorn, Vahdat & Kreis 2022, section 3.2). The network adds to what would be right for
+    x_t]/F_vv (Dockhorn, Vahdat & Kreis 2022, appendix C). The network adds to what would be right for
     normal data of variance d^2,
 
         eps_v = w . u + c network(W u),    w = S^{-1} F e_v,    c^2 = 1 - e_v^T F^T S^{-1} F e_v,
 
     S the state's covariance at t for such data, W S W^T = 1: input and target have unit variance, as
-    in Karras et al. (2022), whose argument this is; Dockhorn et al.'s mixed score (section 3.2) is
+    in Karras et al. (2022), whose argument this is; Dockhorn et al.'s mixed score is
     its case c = 1 with the velocity's variance in place of S.
 
     Args:
@@ -44,6 +44,9 @@ class HybridScore(nn.Module):
             second half is used.
         sde: the process.
         data_std: d, the standard deviation of the data over all components.
+
+    Raises:
+        ValueError: if `sde` is another process or `data_std` is not positive.
     """
 
     def __init__(self, network: nn.Module, sde: CriticallyDamped, data_std: float = 1.0) -> None:
@@ -104,7 +107,7 @@ def _wide(t: Time) -> Tensor:
 
 @dataclass(frozen=True)
 class HybridLoss:
-    """|(eps_v - w . u)/c - network|^2 per component: hybrid score matching, Dockhorn et al. (2022), section 3.2.
+    """|(eps_v - w . u)/c - network|^2 per component: hybrid score matching, Dockhorn et al. (2022).
 
     u is drawn given x_0 alone, the starting velocity summed out; the weighting is 1/c^2 in the error
     of eps_v, a target of unit variance at all t.

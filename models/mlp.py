@@ -22,13 +22,16 @@ class Conditioning(nn.Module):
     .. math:: e = W_2 \, silu(W_1 [\cos 2 \pi f c, \sin 2 \pi f c]) + E[label]
 
     The frequencies f are a fixed geometric ladder, 1/8 to 8 cycles for each unit of c, rather than
-    random ones (Song et al. 2021, appendix C), so that two networks of one size agree. Row
+    random ones (Song et al. 2021, appendix H.2), so that two networks of one size agree. Row
     `classes` of E is the null class of classifier-free guidance (Ho & Salimans 2022).
 
     Args:
         width: length of e.
         classes: number of classes; 0 for an unconditional network.
         frequencies: number of frequencies f.
+
+    Raises:
+        ValueError: naming the number that is too small.
     """
 
     frequencies: Tensor
@@ -96,6 +99,9 @@ class MLP(nn.Module):
         depth: number of residual blocks.
         classes: number of classes; 0 for an unconditional network.
         dropout: probability of dropping a unit inside a block, in training mode.
+
+    Raises:
+        ValueError: naming the size that is too small.
     """
 
     def __init__(

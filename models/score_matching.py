@@ -27,7 +27,7 @@ def _half_square(x: Tensor) -> Tensor:
 def explicit(score: Score, x: Tensor, true_score: Tensor) -> Tensor:
     """1/2 |s(x) - grad log p(x)|^2, the Fisher divergence where the data's score is known.
 
-    Hyvarinen (2005), eq. 2.
+    Hyvärinen (2005), eq. 2.
 
     Args:
         score: s.
@@ -38,7 +38,7 @@ def explicit(score: Score, x: Tensor, true_score: Tensor) -> Tensor:
 
 
 def implicit(score: Score, x: Tensor) -> Tensor:
-    """tr grad s(x) + 1/2 |s(x)|^2, Hyvarinen (2005), theorem 1: J less 1/2 E |grad log p|^2.
+    """tr grad s(x) + 1/2 |s(x)|^2, Hyvärinen (2005), theorem 1: J less 1/2 E |grad log p|^2.
 
     The trace is exact, at one backward pass for each component of x: for small dimensions.
     It needs p(x) s(x) to vanish at infinity.
@@ -69,9 +69,9 @@ def sliced(
 ) -> Tensor:
     r"""v . grad s(x) v + 1/2 |s(x)|^2, averaged over random directions v with E v v^T = I.
 
-    Song et al. (2019), eq. 8: `implicit` in expectation, at one backward pass for each probe.
+    Song et al. (2019), SSM-VR: `implicit` in expectation, at one backward pass for each probe.
     1/2 |s|^2 is 1/2 E (v . s)^2 taken exactly; without variance reduction it is
-    1/2 (v . s)^2, their eq. 7. Rademacher probes (v_i = +-1) are exact where grad s is diagonal.
+    1/2 (v . s)^2, their SSM. Rademacher probes (v_i = +-1) are exact where grad s is diagonal.
 
     Args:
         score: s, differentiable in x.
@@ -106,7 +106,7 @@ def sliced(
 
 
 def denoising(score: Score, x0: Tensor, noise: Tensor, sigma: Tensor | float, alpha: Tensor | float = 1.0) -> Tensor:
-    """1/2 |s(alpha x_0 + sigma eps) + eps/sigma|^2, Vincent (2011), eq. 11.
+    """1/2 |s(alpha x_0 + sigma eps) + eps/sigma|^2, denoising score matching: Vincent (2011).
 
     `explicit` at the noised density, plus a constant. For a score of many noise levels at once use
     `models.loss.DenoisingLoss`, which weights them; this is the one-level loss of an energy.

@@ -78,6 +78,9 @@ class IllConditionedGaussian(Target):
     Args:
         dim: dimension.
         condition: largest over smallest variance.
+
+    Raises:
+        ValueError: naming the number that is not positive.
     """
 
     def __init__(self, dim: int = 10, condition: float = 100.0) -> None:
@@ -101,6 +104,9 @@ class Mixture(Target):
 
     Args:
         distance: of the means from the origin.
+
+    Raises:
+        ValueError: if `distance` is not positive.
     """
 
     def __init__(self, distance: float = 4.0) -> None:
@@ -133,6 +139,9 @@ class Funnel(Target):
     Args:
         dim: 1 for v and the number of x.
         scale: standard deviation of v; Neal's is 3.
+
+    Raises:
+        ValueError: if `dim` is below 2 or `scale` is not positive.
     """
 
     def __init__(self, dim: int = 10, scale: float = 3.0) -> None:
@@ -169,6 +178,9 @@ class Banana(Target):
     Args:
         width: standard deviation of x1.
         bend: curvature.
+
+    Raises:
+        ValueError: naming the number that is not positive.
     """
 
     def __init__(self, width: float = 3.0, bend: float = 0.3) -> None:

@@ -71,7 +71,7 @@ class LikelihoodTimes(TimeDistribution):
     """q(t) proportional to g^2/sigma^2, that is log-SNR uniform between its ends.
 
     The likelihood weighting g^2/2 of the score's error is g^2/sigma^2 times a noise error of order
-    one, so these times take most of its variance away (Song et al. 2021, ScoreFlow, section 4.3).
+    one, so these times take most of its variance away (Song et al. 2021, ScoreFlow, section 5.1).
     """
 
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
@@ -91,6 +91,9 @@ class EDMLikelihoodTimes(TimeDistribution):
 
     Args:
         data_std: d, the standard deviation of the data.
+
+    Raises:
+        ValueError: if `data_std` is not positive.
     """
 
     data_std: float = 0.5
@@ -120,6 +123,9 @@ class LogNormalTimes(TimeDistribution):
     Args:
         mean: of log(sigma/alpha), sigma/alpha in the units of the data.
         std: of log(sigma/alpha).
+
+    Raises:
+        ValueError: if `std` is not positive.
     """
 
     mean: float = -1.2
@@ -153,6 +159,9 @@ class MixedTimes(TimeDistribution):
     Args:
         first, second: the distributions.
         share: of `first`, in (0, 1).
+
+    Raises:
+        ValueError: if `share` is not between 0 and 1.
     """
 
     first: TimeDistribution = field(default_factory=LogNormalTimes)

@@ -40,6 +40,9 @@ class UNet(nn.Module):
         dropout: probability of dropping a unit inside a block, in training mode.
         fourier: the exponents k of the sinusoids; empty for none.
         patch: side of the square of pixels that become the channels of one position of level 0.
+
+    Raises:
+        ValueError: naming the size that is too small, or a level that is none.
     """
 
     def __init__(
