@@ -56,7 +56,7 @@ def factor(covariance: Tensor, definite: bool = False) -> Tensor:
 
     Cholesky's factor of the correlation matrix, scaled back, so that entries of very different size
     (a position's variance ~ t^3 beside a velocity's ~ t) keep their digits: the method's error is
-    that of the scaled matrix (Higham 2002, section 10.1.1). Singular matrices go by eigenvalues.
+    that of the scaled matrix (Higham 2002, chapter 10). Singular matrices go by eigenvalues.
 
     Args:
         covariance: C.

@@ -35,7 +35,8 @@ class StationarySDE(SDE):
     current is p (Q grad l + tau div Q), which circulates; without a curl there is none, and the
     process is its own reverse.
 
-    - D = 1, Q = 0, tau = 1 is the Langevin SDE dx = grad log p dt + sqrt(2) dw;
+    - D = 1, Q = 0, tau = 1 is the Langevin SDE dx = grad log p dt + sqrt(2) dw; the random-walk slides'
+      chain x + eps f + sqrt(eps) z with f = grad log p has half that noise, tau = 1/2, and density p^2;
     - on the state (x, v), D = diag(0, Gamma), Q = [[0, -1], [1, 0]] and l = log p(x) - v^2/(2M) make
       the underdamped Langevin SDE: `CriticallyDamped` is that for a normal p.
 
