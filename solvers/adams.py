@@ -87,9 +87,9 @@ class Adams(TableSolver):
         y_s = y_t + integral of value(zeta) dzeta from t to s,
 
     where value is replaced by the polynomial through its last `order` values in a clock, and the
-    integral is taken exactly (Gauss-Legendre in lambda, 32 nodes). Hochbruck & Ostermann (2010), section
-    5; order 1 is DDIM in denoised and noise prediction, denoised in log-SNR is DPM-Solver++ (2M, 3M),
-    noise in time is DEIS-tAB (Zhang & Chen 2023, eq. 13), in sigma DEIS-rhoAB.
+    integral is taken exactly (Gauss-Legendre in lambda, 32 nodes). Hochbruck & Ostermann (2010), exponential
+    multistep methods; order 1 is DDIM in denoised and noise prediction, denoised in log-SNR is DPM-Solver++ (2M, 3M),
+    noise in time is DEIS-tAB (Zhang & Chen 2023), in sigma DEIS-rhoAB.
 
     Global order: `order`, if the start keeps it. Starting with one first-order step ("ramp") leaves, in
     the limit, order 2. "corrector" mends the first step from the evaluation that the second needs anyway,
@@ -104,6 +104,9 @@ class Adams(TableSolver):
         predict: "denoised", "noise", "velocity" or "rectified".
         clock: "angle", "log_snr", "sigma" or "time".
         start: "corrector", "ramp" or "runge_kutta".
+
+    Raises:
+        ValueError: naming the argument that makes no sense.
     """
 
     order: int | None = None
@@ -229,12 +232,15 @@ class IPNDM(TableSolver):
 
         x_s = alpha_s/alpha_t x_t + alpha_s (s_s - s_t) sum_j b_j eps_(t-j),    s = sigma/alpha,
 
-    b = (1), (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24 whatever the grid. Zhang & Chen (2023), appendix H.2,
+    b = (1), (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24 whatever the grid. Zhang & Chen (2023),
     after Liu et al. (2022). On a grid that is not even in s the weights match to first order in the step only, so the
     order is 2 at most.
 
     Args:
         order: 1 to 4, the number of values used.
+
+    Raises:
+        ValueError: if `order` is none of these.
     """
 
     order: int = 4

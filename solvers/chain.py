@@ -165,6 +165,9 @@ class Chain:
 
             H(y) = sum of the terms with the true reverse kernels <= the same with p's.
 
+        His slides write E[ln -P(y|z_1)] for E[-ln P(y|z_1)], and leave out L_T where they sum the KLs: it is 0 only
+        in the limit of infinite t_N.
+
         The KLs are exact. Their mean over z_i is a mean over draws, from which the same error of the
         denoiser of N(0, d^2 I), whose mean is known, is taken away.
 
@@ -178,6 +181,9 @@ class Chain:
             data_std: d; the model's own by default, or else 1.
             seed: of the draws.
             first: index of the first sample of x.
+
+        Raises:
+            ValueError: if `draws` is below 2.
         """
         if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
             raise ValueError(f"draws: expected an integer of at least 2, got {draws!r}")
@@ -286,6 +292,9 @@ class DiscreteVP(GaussianSDE):
 
     Args:
         betas: beta_1, ..., beta_N in (0, 1).
+
+    Raises:
+        ValueError: if a beta is not between 0 and 1.
     """
 
     def __init__(self, betas: Sequence[float] | Tensor) -> None:
@@ -358,7 +367,8 @@ class DDPM(Chain):
 
     def simple_loss(self, model: Any, x: Tensor, i: Tensor, noise: Tensor) -> Tensor:
         """|eps - eps_theta(z_i)|^2 of each sample, `[batch]`: L_simple, whose mean over uniform i in
-        1 .. N and noise is trained on (Ho et al. 2020, eq. 14). Differentiable in the model.
+        1 .. N and noise is trained on (Ho et al. 2020, eq. 14). Differentiable in the model. i = 1 is in it, though
+        beta~_1 = 0: there it stands for the decoder. (Isachenko 2023 has i from 2 in one slide, from 1 in the next.)
 
         Args:
             model: has a Gaussian `sde` and `denoise(x, t)`.

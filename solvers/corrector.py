@@ -37,6 +37,9 @@ class Corrector(ABC):
 
     Args:
         steps: how many moves after each predictor step.
+
+    Raises:
+        ValueError: if `steps` is below 1.
     """
 
     steps: int = 1
@@ -64,6 +67,9 @@ class LangevinCorrector(Corrector):
     Args:
         snr: Song's r, the ratio of the drift's length to the noise's.
         data_std: d; the model's own by default.
+
+    Raises:
+        ValueError: if a number is not positive.
     """
 
     snr: float = 0.16
@@ -97,6 +103,9 @@ class OrnsteinUhlenbeckCorrector(Corrector):
     Args:
         h: step size in units of sigma^2.
         data_std: d; the model's own by default.
+
+    Raises:
+        ValueError: if a number is not positive.
     """
 
     h: float = 0.1
@@ -136,6 +145,9 @@ class MetropolisCorrector(Corrector):
 
     Args:
         h: step size in units of sigma^2.
+
+    Raises:
+        ValueError: if a number is not positive.
     """
 
     h: float = 0.1

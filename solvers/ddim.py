@@ -26,6 +26,9 @@ class DDIM(TableSolver):
 
     Args:
         eta: between 0 (deterministic) and 1 (the posterior's own variance).
+
+    Raises:
+        ValueError: if `eta` is not in [0, 1].
     """
 
     eta: float = 0.0
@@ -58,6 +61,9 @@ class Ancestral(TableSolver):
 
     Args:
         variance: "beta_tilde" or "beta".
+
+    Raises:
+        ValueError: if `variance` is neither.
     """
 
     variance: Variance = "beta_tilde"

@@ -4,7 +4,7 @@ A level v = 0 .. levels - 1 is the bin [v, v + 1). With noise u of density q(u |
 
     log P(v) >= E_q[log p(v + u) - log q(u | v)]
 
-(Theis et al. 2016, eq. 5; Ho et al. 2019, eq. 8), and the mean over several u inside the logarithm
+(Theis et al. 2016; Ho et al. 2019), and the mean over several u inside the logarithm
 is nearer still (Burda et al. 2016, theorem 1).
 """
 
@@ -33,7 +33,7 @@ def truncated_normal_noise(noise: Noise, std: float) -> tuple[Tensor, Tensor]:
 
         log q = sum_i [-e_i^2/2 - log(std sqrt(2 pi)) - log(2 Phi(1/(2 std)) - 1)]
 
-    (Zheng et al. 2023, section 4.3). With std = sigma/alpha at eps in units of a bin, v + u is
+    (Zheng et al. 2023). With std = sigma/alpha at eps in units of a bin, v + u is
     what the process itself makes of the bin's middle, so that nothing is asked of the model that it
     has not been trained for; the truncation matters only where std is not small against 1/2.
 
@@ -59,7 +59,7 @@ def importance_bound(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
 
     .. math:: \log \sum_k \exp(\log p_k - \log q_k) - \log k
 
-    (Burda et al. 2016, eq. 8). Of one draw it is log p - log q, whose error is unknown (nan).
+    (Burda et al. 2016). Of one draw it is log p - log q, whose error is unknown (nan).
 
     Args:
         log_p: log-densities at v + u_k in the data's own units (a bin of width 1), `[k, batch]`.

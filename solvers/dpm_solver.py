@@ -37,6 +37,9 @@ class DPMSolver(TableSolver):
 
     Args:
         order: 2 or 3; as many evaluations a step.
+
+    Raises:
+        ValueError: if `order` is neither.
     """
 
     order: int = 3
@@ -100,7 +103,7 @@ class DPMSolverPP2S(TableSolver):
 
 @dataclass(frozen=True, kw_only=True)
 class ExponentialRK3(TableSolver):
-    """The third-order exponential Runge-Kutta method of Hochbruck & Ostermann (2005, eq. 5.9, c2 = 1/2, c3 = 2/3) on
+    """The third-order exponential Runge-Kutta method of Hochbruck & Ostermann (2005, c2 = 1/2, c3 = 2/3) on
 
         dx^/dlambda = -x^ + D,    x^ = x/alpha:
 

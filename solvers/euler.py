@@ -39,6 +39,9 @@ class EulerMaruyama(TableSolver):
 
     Args:
         stochasticity: lambda >= 0; 1 is Anderson's reverse SDE.
+
+    Raises:
+        ValueError: if `stochasticity` is negative.
     """
 
     stochasticity: float = 1.0

@@ -53,6 +53,9 @@ class AngleFlow:
         model: has `sde`, a GaussianSDE, and `denoise(x, t)`; perhaps `posterior_variance(x, t)`, `[batch]`.
         data_std: d; the model's own `data_std` by default, or else 1.
         eps: the time at which the data's end is; the process's `eps` by default.
+
+    Raises:
+        ValueError: if `data_std` is not positive, or there is no noise at eps.
     """
 
     def __init__(self, model: Any, data_std: float | None = None, eps: float | None = None) -> None:
@@ -118,7 +121,7 @@ class TimeFlow:
 
     .. math:: dx/dt = f - (div(g g^T) + g g^T score) / 2
 
-    Song et al. (2021), eq. 37.
+    Song et al. (2021), eq. 17.
 
     Args:
         model: has `sde`, any SDE, and `score(x, t)`.

@@ -3,7 +3,7 @@
     dp/dt = -sum_i d(f_i p)/dx_i + sum_ij d^2(D_ij p)/dx_i dx_j,    D = g g^T/2.
 
 In finite volumes the equation becomes that of a Markov chain on the cells (Kushner & Dupuis 2001,
-section 5.3): probability jumps from a cell to its neighbours at rates that are never negative, so
+chapter 5): probability jumps from a cell to its neighbours at rates that are never negative, so
 mass is conserved and no density falls below zero, whatever the step. Across a face of width h with
 drift f, the rates are
 
@@ -84,7 +84,11 @@ class Cells:
         return torch.from_numpy(np.stack(np.meshgrid(*axes, indexing="ij"), -1))
 
     def average(self, p: Start) -> np.ndarray:
-        """A density in the cells, `[*count]`: as given, or a function of points `[n, dim]` at the centres."""
+        """A density in the cells, `[*count]`: as given, or a function of points `[n, dim]` at the centres.
+
+        Raises:
+            ValueError: if it is negative or not finite somewhere, or of another shape.
+        """
         if callable(p):
             points = self.points().reshape(-1, self.dim)
             p = torch.as_tensor(p(points)).reshape(self.count)

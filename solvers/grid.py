@@ -22,12 +22,12 @@ def uniform(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
 
 
 def quadratic(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
-    """Even in sqrt(t), so that steps shrink towards the data (Song, Meng & Ermon 2021, section D.2)."""
+    """Even in sqrt(t), so that steps shrink towards the data (Song, Meng & Ermon 2021, appendix D.2)."""
     return torch.linspace(math.sqrt(first), math.sqrt(last), steps + 1, dtype=torch.float64).square()
 
 
 def log_snr(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
-    """Even in log-SNR (Lu et al. 2022, section 3.3)."""
+    """Even in log-SNR (Lu et al. 2022a)."""
     ends = sde.log_snr(torch.tensor([first, last], dtype=torch.float64))
     return sde.t_from_log_snr(torch.linspace(0, 1, steps + 1, dtype=torch.float64) * (ends[1] - ends[0]) + ends[0])
 

@@ -26,6 +26,9 @@ class Heun(TableSolver):
         churn: S_churn; gamma = min(churn/steps, sqrt(2) - 1), so steps of pure noise raise s by at most sqrt(2).
         s_min, s_max: gamma is 0 outside this range of s.
         s_noise: inflation of the churn noise.
+
+    Raises:
+        ValueError: if `churn` is negative.
     """
 
     churn: float = 0.0

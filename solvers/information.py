@@ -84,7 +84,7 @@ def log_density(
     data_std: float | None = None,
     **sampling: Unpack[Sampling],
 ) -> MonteCarlo:
-    r"""log p_0(x) of each sample from the pointwise I-MMSE relation (Kong et al. 2023, eq. 9), as
+    r"""log p_0(x) of each sample from the pointwise I-MMSE relation (Kong et al. 2023), as
 
     .. math:: \log p(x) = \log N(x; 0, d^2 I) + \int E_\epsilon[|x - D_N|^2 - |x - D|^2] / s^2 \, du
 
@@ -136,8 +136,8 @@ def mutual_information(
     .. math:: I = \int_{u(t)}^\infty E|x_0 - D|^2 / s^2 \, du = \tfrac12 \int_0^{snr(t)} mmse \, d(snr)
 
     (Guo, Shamai & Verdu 2005, theorem 1), for Brownian motion McAllester's (2023) integral over t' > t of
-    E|y - E[y|z(t')]|^2/(2 t'^2). A network's error is at least the mmse, so that its integral is an
-    upper bound. Beyond T the error is that at T, so that the rest of the integral is half of that
+    E|y - E[y|z(t')]|^2/(2 t'^2), the mean over y and z(t') (his slides have z(t) there). A network's
+    error is at least the mmse, so that its integral is an upper bound. Beyond T the error is that at T, so that the rest of the integral is half of that
     error over s^2.
 
     Args:
@@ -176,6 +176,9 @@ class Independent:
     Args:
         models: of each part; they share a process.
         sizes: how many components of the last axis each has.
+
+    Raises:
+        ValueError: if there is not one size for each model.
     """
 
     def __init__(self, models: Sequence[Any], sizes: Sequence[int]) -> None:
@@ -202,11 +205,11 @@ def relative_entropy(
 
     .. math:: KL = \int E_p|D_p - D_q|^2 / s^2 \, du = \int E_p[|x - D_q|^2 - |x - D_p|^2] / s^2 \, du
 
-    (Verdu 2010, eq. 12). The first form has the smaller variance and takes D_p for the truth, the second
+    (Verdu 2010). The first form has the smaller variance and takes D_p for the truth, the second
     takes neither. Both are mutual information for the right p and q:
 
     - I(a; b) with p the density of a given b and q that of a, x the a's of pairs whose b's p is
-      conditioned on (Franzese et al. 2024, eq. 18; Kong et al. 2024);
+      conditioned on (Franzese et al. 2024; Kong et al. 2024);
     - I(a; b) with p the joint density and q = `Independent` of the two marginals, x the pairs.
 
     Args:
@@ -215,6 +218,9 @@ def relative_entropy(
         by: "difference" or "errors", the first or the second form.
         eps: where the integral starts; the process's own by default.
         sampling: strata, draws in each, seed and index of the first sample, see `Sampling`.
+
+    Raises:
+        ValueError: if `by` is neither.
     """
     if by not in ("difference", "errors"):
         raise ValueError(f"by: expected 'difference' or 'errors', got {by!r}")

@@ -181,6 +181,9 @@ class BAOAB(Sampler):
         friction: gamma > 0, per unit time of the whitened dynamics; 2 damps a unit Gaussian critically.
             Less serves means better, more serves variances: on a 31-dimensional logistic posterior 0.7
             does about as well by both.
+
+    Raises:
+        ValueError: if `friction` is not positive.
     """
 
     goal: float = 5e-4

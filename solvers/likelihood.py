@@ -102,7 +102,11 @@ class Likelihood:
         return [dict(zip(columns, row, strict=True)) for row in values]
 
     def save(self, path: str | Path) -> None:
-        """Write `rows` to a .csv file, or them, the latents and the settings to an .npz file."""
+        """Write `rows` to a .csv file, or them, the latents and the settings to an .npz file.
+
+        Raises:
+            ValueError: if the name ends in neither.
+        """
         path = Path(path)
         rows = self.rows()
         if path.suffix == ".csv":

@@ -79,7 +79,7 @@ class Tally:
 
     Of k > 1 draws the spread is the noise's. A single one is compared with the next, which "rk4" and "heun"
     make at the same place on the path; elsewhere the change of the mean itself is counted as noise, so
-    that the error is stated too large, never too small. Degrees of freedom by Welch (1947), eq. 28.
+    that the error is stated too large, never too small. Degrees of freedom by Welch (1947).
 
     Args:
         x: a batch, whose length, dtype and device are meant.
@@ -132,7 +132,7 @@ def stratified(
     """The integral from low to high of E[integrand(u, noise)] du, for each sample.
 
     Each of the equal `strata` of [low, high] gets `draws` points, uniform in it, each with its own
-    noise; the spread within strata is the variance (Cochran 1977, eq. 5.6).
+    noise; the spread within strata is the variance (Cochran 1977, chapter 5).
 
     Args:
         integrand: of u `[batch]` in float64 and noise ~ N(0, I) like x; gives `[batch]`.

@@ -21,13 +21,16 @@ class Restart(TableSolver):
         x^ <- x^ + sqrt(s_max^2 - s_min^2) z,
 
     and comes down again, `repeats` times: the noise contracts the errors made so far, the ODE makes few new ones.
-    Xu et al. (2023), algorithm 1. Both ends are taken from the grid, the lowest of its times with s >= s_min and
+    Xu et al. (2023). Both ends are taken from the grid, the lowest of its times with s >= s_min and
     the highest with s <= s_max (at least one step apart), and each way down goes through the same times again.
 
     Args:
         base: what takes the steps; its own grid and number of steps are not used.
         s_min, s_max: the interval, in units of the data.
         repeats: K, how often it goes back up.
+
+    Raises:
+        ValueError: if `base` is stochastic, a number is not positive, or s_max <= s_min.
     """
 
     base: TableSolver = field(default_factory=Heun)

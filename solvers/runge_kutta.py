@@ -47,6 +47,9 @@ class RungeKutta(TableSolver):
     Args:
         order: 2 (Heun), 3 (Ralston) or 4 (Kutta); as many evaluations a step.
         predict: the coordinates, "denoised", "noise", "velocity" or "rectified".
+
+    Raises:
+        ValueError: if `order` or `predict` is none of these.
     """
 
     order: int = 4

@@ -30,6 +30,9 @@ class ProbabilityFlow(Solver):
         eps: end time; the process's own by default.
         denoise: end with D(x, eps) in place of x, where the process is Gaussian.
         max_evaluations: give up on a sample that needs more.
+
+    Raises:
+        ValueError: naming the argument that makes no sense.
     """
 
     method: Method = "RK45"

@@ -139,7 +139,11 @@ class TableSolver(Solver):
         """The rows that lead from each point of the grid to the next."""
 
     def times(self, sde: GaussianSDE) -> Tensor:
-        """The grid's times, from T down to eps."""
+        """The grid's times, from T down to eps.
+
+        Raises:
+            ValueError: if `eps` is not in [0, T), or sigma is 0 there.
+        """
         eps = self.end(sde)
         if not (0 <= eps < sde.T and float(sde.sigma(eps)) > 0):
             raise ValueError(f"eps: expected a time in [0, T = {sde.T:g}) at which sigma is positive, got {eps:g}")

@@ -27,8 +27,8 @@ class StochasticAdams(TableSolver):
     noise is exchanged on the way: phi = s^(1 + lambda^2) is the reverse SDE of stochasticity lambda (lambda = 0
     the probability flow, 1 Anderson's), phi = s (exp(s^0.3) + 10) is ER-SDE's. Exact for a constant denoiser.
 
-    lambda = 1 with order 1, 2, 3 is SDE-DPM-Solver++ (Lu et al. 2022b, section 5; its 2M and 3M in exact
-    weights); other lambda is SA-Solver's predictor (Xue et al. 2023, eq. 14); phi of ER-SDE: Cui et al. (2023), eq. 14.
+    lambda = 1 with order 1, 2, 3 is SDE-DPM-Solver++ (Lu et al. 2022b; its 2M and 3M in exact
+    weights); other lambda is SA-Solver's predictor (Xue et al. 2023); phi of ER-SDE: Cui et al. (2023).
 
     Weak order: 1 for order 1, else 2.
 
@@ -37,6 +37,9 @@ class StochasticAdams(TableSolver):
         stochasticity: lambda >= 0 of phi's power.
         scale: "power" or "er".
         clock: the variable of the polynomials, "log_snr", "sigma" or "time".
+
+    Raises:
+        ValueError: naming the argument that makes no sense.
     """
 
     order: int = 2
@@ -122,6 +125,9 @@ class SASolver(StochasticAdams):
 
     Args:
         corrector_order: 1 to 3, the number of denoisers the corrector uses, the new one included.
+
+    Raises:
+        ValueError: naming the argument that makes no sense.
     """
 
     corrector_order: int = 2

@@ -27,7 +27,7 @@ class SymmetricSplitting(Solver):
         A:  dx = C A^T C^{-1} x + L dw,    the reverse of the stationary process, solved exactly;
         S:  dx = L L^T (score + C^{-1} x),    which vanishes where p_t is stationary already.
 
-    For `CriticallyDamped` this is SSCS of Dockhorn, Vahdat & Kreis (2022, section 3.3), who take S by
+    For `CriticallyDamped` this is SSCS of Dockhorn, Vahdat & Kreis (2022), who take S by
     one Euler step: one evaluation, and the law of x is then right to order 1, as Euler is in S. A
     midpoint step in S, two evaluations, makes the whole of order 2 (Strang 1968).
 

@@ -140,6 +140,9 @@ def execute(
 
     Returns:
         The last state.
+
+    Raises:
+        ValueError: if the table is stochastic and there is no `noise`.
     """
     rows = table.numbers().rows
     times = iter(sent([row.at for row in rows if row.at is not None], x))

@@ -14,7 +14,11 @@ from solvers.target import Evaluate
 
 
 def geometric(hottest: float, replicas: int) -> tuple[float, ...]:
-    """Temperatures 1, q, q^2, ... `hottest`: the ladder for densities of constant heat capacity."""
+    """Temperatures 1, q, q^2, ... `hottest`: the ladder for densities of constant heat capacity.
+
+    Raises:
+        ValueError: if one of the numbers is not above 1.
+    """
     if replicas < 2 or not hottest > 1:
         raise ValueError(f"hottest, replicas: expected numbers above 1, got {hottest!r} and {replicas!r}")
     return tuple(hottest ** (k / (replicas - 1)) for k in range(replicas))

@@ -63,7 +63,7 @@ class _Increments:
     """Brownian motion for a solver that asks for one interval after another, from per-sample streams.
 
     Gives W over [a, b] and, where asked, U = int_a^b (W_r - W_a) dr, normal with the right joint law
-    (Kloeden & Platen 1992, eq. 10.4.2). Costs one draw a step where torchsde's own interval tree,
+    (Kloeden & Platen 1992, section 10.4). Costs one draw a step where torchsde's own interval tree,
     which can be asked for any interval, costs many.
     """
 

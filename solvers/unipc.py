@@ -21,13 +21,13 @@ Variant = Literal["B1", "B2"]
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC(TableSolver):
-    """UniPC-p (Zhao et al. 2023, algorithms 1 and 2). With h = lambda_s - lambda_t, z = -h (denoised) or h (noise):
+    """UniPC-p (Zhao et al. 2023). With h = lambda_s - lambda_t, z = -h (denoised) or h (noise):
 
         x_s = carry x_t - N_s [expm1(z) P_0 + B(z) sum_m rho_m (P_m - P_0)/r_m],
 
     P_m the values at earlier points (and, in the corrector, at the new one), r_m = (lambda_m - lambda_t)/h, and rho
     from the order conditions sum_m r_m^(n-1) rho_m = b_n. B1: B(z) = z; B2: B(z) = expm1(z). Where one rho is left
-    it is 1/2 (their appendix F), the only place where B matters: elsewhere it cancels, and the step is that
+    it is 1/2, as theirs, the only place where B matters: elsewhere it cancels, and the step is that
     of `Adams` with a corrector.
 
     Order p in the predictor and p + 1 in the corrector, hence p + 1 in the limit where the corrector runs at each step.
@@ -37,6 +37,9 @@ class UniPC(TableSolver):
         predict: "denoised" or "noise".
         variant: "B1" or "B2".
         corrector: whether to correct; without it this is UniP.
+
+    Raises:
+        ValueError: naming the argument that makes no sense.
     """
 
     order: int = 3
