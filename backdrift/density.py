@@ -191,6 +191,9 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         Args:
             n_samples: how many.
             random_state: of the draws; the first rows of a seed are the same for any `n_samples`.
+
+        Raises:
+            ValueError: if `n_samples` is below 1.
         """
         check_is_fitted(self)
         if n_samples < 1:

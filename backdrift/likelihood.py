@@ -25,7 +25,7 @@ class Scores:
     """Log-likelihoods of samples of a data set, in its own units.
 
     Discrete data are dequantised by one uniform draw for each component, so that `log_prob` is that
-    of v + u, whose mean bounds the mean log-probability of the levels from below (Theis et al. 2016, eq. 5).
+    of v + u, whose mean bounds the mean log-probability of the levels from below (Theis et al. 2016).
 
     Attributes:
         log_prob: in nats, `[n]`.

@@ -46,7 +46,7 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> Estimate:
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Estimate:
-    """2 E|x - y| - E|x - x'| - E|y - y'|, the unbiased estimate (Székely & Rizzo 2013, eq. 2.1).
+    """2 E|x - y| - E|x - x'| - E|y - y'|, the unbiased estimate (Székely & Rizzo 2013).
 
     In the units of the samples; 0 on average for two samples of one distribution, and then possibly
     negative. Its standard error is the jackknife's, over both sets.
@@ -67,7 +67,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 128, seed: int =
 
         SW = sqrt(mean over theta of W^2(<theta, x>, <theta, y>)),    W^2 = integral_0^1 (F^-1(u) - G^-1(u))^2 du,
 
-    theta uniform on the sphere, in orthonormal blocks (Bonneel et al. 2015, eq. 5; Rowland et al. 2019). Each
+    theta uniform on the sphere, in orthonormal blocks (Bonneel et al. 2015; Rowland et al. 2019). Each
     W is exact for the two empirical distributions, of any two sizes. Two finite samples of one
     distribution are a positive distance apart: compare at equal sizes. The standard error is that of
     a jackknife over tenths of both sets, with the directions held fixed.
@@ -114,7 +114,7 @@ def permutation_test(
     """p-value of the hypothesis that `x` and `y` come from one distribution, by permuting who belongs where.
 
     The statistic is `mmd`; under the hypothesis the p-value is at most u with probability at most u, at
-    any sample size (Phipson & Smyth 2010, eq. 2: (1 + number of statistics as large) / (1 + permutations)).
+    any sample size (Phipson & Smyth 2010: (1 + number of statistics as large) / (1 + permutations)).
 
     Args:
         x: samples, `[n, ...]`.

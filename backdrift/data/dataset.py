@@ -12,7 +12,7 @@ class Data:
     """Training and test samples, and the map between the data's own units v and the model's x.
 
     Discrete data (pictures) are whole numbers v in 0..levels-1, dequantised afresh on each call
-    (Theis et al. 2016, section 3.1) and scaled to [-1, 1]:
+    (Theis et al. 2016) and scaled to [-1, 1]:
 
         x = 2 (v + u)/levels - 1,    u uniform on [0, 1) for each component;
 

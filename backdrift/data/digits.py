@@ -42,7 +42,11 @@ class Mnist5k(Data):
 def stratified_split(
     images: np.ndarray, labels: np.ndarray, test: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Train and test images (uint8) and their labels, every class in both by its share."""
+    """Train and test images (uint8) and their labels, every class in both by its share.
+
+    Raises:
+        ValueError: if a part would hold fewer than two images.
+    """
     from sklearn.model_selection import train_test_split
 
     if not 2 <= test <= len(images) - 2:

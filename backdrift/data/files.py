@@ -46,7 +46,12 @@ class Files(Data):
 
 
 def read(path: Path) -> Samples:
-    """The samples at `path`, by the reader that its kind asks for."""
+    """The samples at `path`, by the reader that its kind asks for.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if it is empty or of no kind known here.
+    """
     if not path.exists():
         raise FileNotFoundError(f"path={path}: there is no such file or folder")
     if path.is_dir():

@@ -71,6 +71,9 @@ class Ring(Toy):
         radius: of the circle.
         noise: standard deviation of each.
         seed: of the draw.
+
+    Raises:
+        ValueError: if `modes` is below 1.
     """
 
     def __init__(
