@@ -137,8 +137,8 @@ def mutual_information(
 
     (Guo, Shamai & Verdu 2005, theorem 1), for Brownian motion McAllester's (2023) integral over t' > t of
     E|y - E[y|z(t')]|^2/(2 t'^2), the mean over y and z(t') (his slides have z(t) there). A network's
-    error is at least the mmse, so that its integral is an upper bound. Beyond T the error is that at T, so that the rest of the integral is half of that
-    error over s^2.
+    error is at least the mmse, so that its integral is an upper bound. Beyond T the error is that at T,
+    so that the rest of the integral is half of that error over s^2.
 
     Args:
         model: has a Gaussian `sde` and `denoise(x, t)`.
