@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sde.process import require_positive
+from solvers.dormand_prince import DensePath, Solved, adaptive
 from solvers.flow import AngleFlow
-from solvers.flow_solvers import adaptive
 from solvers.noise import Noise
 from solvers.solver import OnStep, Solver, denoiser_of
 
@@ -19,9 +20,9 @@ from solvers.solver import OnStep, Solver, denoiser_of
 class Adaptive(Solver):
     """Dormand & Prince's embedded 5(4) pair on dz/dphi = -F in log-SNR, with a step size for each sample.
 
-    z = x/(alpha R) and phi = atan(s/d) as in `solvers.prediction`: no stiff linear part is left, and z keeps unit
-    scale, so that one tolerance serves the whole way. A sample that has arrived leaves the batch; its answer is
-    the same alone and in any batch. The field is never asked outside [eps, T].
+    z = x/(alpha R) and phi = atan(s/d) as in `solvers.prediction`: no linear part is left for an exponential
+    integrator to take care of, and z keeps unit scale, so that one tolerance serves the whole way. A sample that has
+    arrived leaves the batch; its answer is the same alone and in any batch. The field is never asked outside [eps, T].
 
     Dormand & Prince (1980); step control after Hairer, Norsett & Wanner (1993), section II.4.
 
@@ -33,7 +34,7 @@ class Adaptive(Solver):
         max_steps: give up on samples that need more.
 
     Raises:
-        RuntimeError: if a sample does not arrive, naming it, its time and its step.
+        RuntimeError: if a sample does not arrive or its step underflows, naming the sample and its time.
     """
 
     rtol: float = 1e-4
@@ -47,17 +48,56 @@ class Adaptive(Solver):
         require_positive(rtol=self.rtol, atol=self.atol, max_steps=self.max_steps)
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        """See `Solver.solve`; `on_step` is called at the end only: samples share no other time. `path` has the rest."""
         flow = AngleFlow(model, self.data_std, self.eps)
-        none = x.new_zeros(0, len(x))
-
-        def rate(z: Tensor, u: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-            return flow.velocity(z, u), none[:, : len(z)]
-
-        end = adaptive(
-            x / flow.width(model.sde.T), flow.last, flow.first, rate, 0, self.rtol, self.atol, self.max_steps
-        )
-        x = flow.width(flow.eps) * end.z
-        t = torch.tensor(flow.eps).to(x)
+        x = flow.width(flow.eps) * self._solved(flow, x).z
+        t = x.new_tensor(flow.eps)
         if self.denoise:
             x = denoiser_of(model)(x, t)
         return x if on_step is None else on_step(x, t)
+
+    def path(self, model: Any, x: Tensor) -> FlowPath:
+        """The states on the way from `x` `[batch, ...]` at T to eps: a function of time, from one solve.
+
+        It takes the memory of three states for each step of each sample.
+        """
+        flow = AngleFlow(model, self.data_std, self.eps)
+        solved = self._solved(flow, x, dense=True)
+        assert solved.path is not None
+        return FlowPath(flow, solved.path, solved.nfe)
+
+    def _solved(self, flow: AngleFlow, x: Tensor, dense: bool = False) -> Solved:
+        z = x / flow.width(flow.sde.T)
+        return adaptive(flow, z, back=True, rtol=self.rtol, atol=self.atol, limit=self.max_steps, dense=dense)
+
+
+@dataclass(frozen=True)
+class FlowPath:
+    """x(t) of each sample of an adaptive solve, between steps to the fourth order; see `DensePath`.
+
+    Attributes:
+        flow: whose path it is.
+        dense: z(u) in the coordinates of the flow.
+        nfe: evaluations that each sample took, `[batch]`.
+    """
+
+    flow: AngleFlow
+    dense: DensePath
+    nfe: Tensor
+
+    def __call__(self, t: Tensor | float | Sequence[float]) -> Tensor:
+        """The states at times t, one for all samples, `[batch, ...]`, or several, `[m]`: `[m, batch, ...]`.
+
+        Raises:
+            ValueError: if a time is outside [eps, T].
+        """
+        times = torch.as_tensor(t, dtype=torch.float64, device=self.dense.knots.device)
+        sde, eps = self.flow.sde, self.flow.eps
+        slack = 1e-6 * sde.T  # of a time that was rounded to float32
+        if times.ndim > 1 or not bool(((times >= eps - slack) & (times <= sde.T + slack)).all()):
+            raise ValueError(f"t: expected times in [eps = {eps:.6g}, T = {sde.T:g}], got {times.tolist()}")
+        flat = times.reshape(-1).clamp(eps, sde.T)
+        z = self.dense(-0.5 * sde.log_snr(flat))
+        scale = torch.hypot(sde.alpha(flat) * self.flow.data_std, sde.sigma(flat))
+        x = scale.to(z.dtype).reshape(-1, *(1,) * (z.ndim - 1)) * z
+        return x if times.ndim else x[0]

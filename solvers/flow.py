@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from sde import SDE, GaussianSDE, ReverseSDE, as_time
+from sde import SDE, GaussianSDE, ReverseSDE
 from sde.process import require_positive
 from solvers.grid import Grid, time_grid
 from solvers.solver import denoiser_of, score_of
@@ -27,14 +28,38 @@ class Flow(Protocol):
     def leave(self, z: Tensor) -> tuple[Tensor, float]:
         """x at t = T for z at u = last, and the log|dz/dx| of one component there."""
 
-    def velocity(self, z: Tensor, u: float | Tensor) -> Tensor:
-        """dz/du, for z `[batch, ...]` and one u for all or one each, `[batch]`."""
+    def velocity(self, z: Tensor, u: Any) -> Tensor:
+        """dz/du, for z `[batch, ...]` and one u for all or one each, `[batch]`, or one of `places`."""
 
-    def divergence(self, z: Tensor, u: float | Tensor) -> Tensor | None:
+    def divergence(self, z: Tensor, u: Any) -> Tensor | None:
         """div of the velocity, `[batch]`, where it is known in closed form."""
+
+    def places(self, u: Tensor, z: Tensor) -> Sequence[Any]:
+        """For each of k times, u `[k, batch]` or `[k]`, what `velocity` takes in place of it for states like z: all
+        that does not depend on the state, worked out for the k at once."""
+
+    def time(self, u: float) -> float:
+        """t at u."""
 
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
         """The steps + 1 values of u, rising, of a time grid, or of the flow's own."""
+
+
+class Place(NamedTuple):
+    """What `AngleFlow.velocity` needs to know of a time, shaped to broadcast against z.
+
+    Attributes:
+        u: the time, `[]` or `[batch]`.
+        t: the process's.
+        scale: alpha R, x = scale z.
+        keep, gain: d^2/R^2 and -1/R.
+    """
+
+    u: Tensor
+    t: Tensor
+    scale: Tensor
+    keep: Tensor
+    gain: Tensor
 
 
 class AngleFlow:
@@ -47,7 +72,7 @@ class AngleFlow:
     F = 0 for normal data of width d. The flow is the same for every Gaussian process.
 
     Steps are taken in u = log s, half the negative log-SNR, where a feature of any scale has the same
-    width: dphi/du = s d/R^2.
+    width: dphi/du = s d/R^2, so that dz/du = (d^2 z - R D)/R^2.
 
     Args:
         model: has `sde`, a GaussianSDE, and `denoise(x, t)`; perhaps `posterior_variance(x, t)`, `[batch]`.
@@ -76,28 +101,33 @@ class AngleFlow:
         scale = self.width(float(self.sde.T))
         return z * scale, -math.log(scale)
 
-    def velocity(self, z: Tensor, u: float | Tensor) -> Tensor:
-        u = torch.as_tensor(u, dtype=torch.float64)
-        t = self.sde.t_from_log_snr(-2 * u).clamp(self.eps, self.sde.T)
-        s, d = u.exp(), self.data_std
-        square = s.square() + d**2
-        root = square.sqrt()
-        scale, skip, out, rate = (
-            as_time(c, z) for c in (self.sde.alpha(t) * root, d**2 / root, s * d / root, s * d / square)
-        )
-        denoised = self.denoise(scale * z, t.to(z.dtype))
-        raw = (denoised - skip * z) / out
-        return -rate * raw
+    def velocity(self, z: Tensor, u: float | Tensor | Place) -> Tensor:
+        at = self._place(u, z)
+        return torch.addcmul(at.keep * z, at.gain, self.denoise(at.scale * z, at.t))
 
-    def divergence(self, z: Tensor, u: float | Tensor) -> Tensor | None:
+    def divergence(self, z: Tensor, u: float | Tensor | Place) -> Tensor | None:
         """dim d^2/R^2 - V/s^2, with V = tr Cov[x_0 | x_t] where the model has `posterior_variance`."""
         if self.posterior_variance is None:
             return None
-        u = torch.as_tensor(u, dtype=torch.float64)
-        t = self.sde.t_from_log_snr(-2 * u).clamp(self.eps, self.sde.T)
-        square, d2 = (2 * u).exp(), self.data_std**2
-        variance = self.posterior_variance(as_time(self.sde.alpha(t) * (square + d2).sqrt(), z) * z, t.to(z.dtype))
+        at = self._place(u, z)
+        square, d2 = (2 * at.u).exp(), self.data_std**2
+        variance = self.posterior_variance(at.scale * z, at.t)
         return (z[0].numel() * d2 / (square + d2)).to(z) - variance / square.to(z)
+
+    def places(self, u: Tensor, z: Tensor) -> list[Place]:
+        t = self.sde.t_from_log_snr(-2 * u).clamp_(self.eps, self.sde.T)
+        square = (2 * u).exp_().add_(self.data_std**2)
+        root = square.sqrt()
+        shape = (*u.shape, *(1,) * (z.ndim - 1)) if u.ndim == 2 else u.shape
+        columns = torch.stack([self.sde.alpha(t) * root, self.data_std**2 / square, -1 / root])
+        scale, keep, gain = columns.to(z).reshape(3, *shape)
+        return list(map(Place, u, t.to(z), scale, keep, gain))
+
+    def time(self, u: float) -> float:
+        return float(self.sde.t_from_log_snr(torch.tensor(-2 * u, dtype=torch.float64)).clamp(self.eps, self.sde.T))
+
+    def _place(self, u: float | Tensor | Place, z: Tensor) -> Place:
+        return u if isinstance(u, Place) else self.places(torch.as_tensor(u, dtype=torch.float64).unsqueeze(0), z)[0]
 
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
         """The flow's own grid is even in log(s/(s + 5 d)): in log-SNR up to the data's width, with longer
@@ -145,6 +175,12 @@ class TimeFlow:
 
     def divergence(self, z: Tensor, u: float | Tensor) -> Tensor | None:
         return None
+
+    def places(self, u: Tensor, z: Tensor) -> Sequence[Tensor]:
+        return u.unbind()
+
+    def time(self, u: float) -> float:
+        return u
 
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
         """Even in t, whatever the grid: the others are made for Gaussian processes."""

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from solvers.dormand_prince import adaptive
 from solvers.flow import Flow, flow
-from solvers.flow_solvers import TABLEAUS, adaptive, fixed
+from solvers.flow_solvers import TABLEAUS, fixed
 from solvers.grid import Grid
 
 
@@ -101,8 +102,7 @@ def _carry(
     scale_in, scale_out = (at_noise, at_data) if back else (at_data, at_noise)
     z = x / scale_in
     if method == "adaptive":
-        start, end = (path.last, path.first) if back else (path.first, path.last)
-        z = adaptive(z, start, end, lambda y, u, _: (path.velocity(y, u), y.new_zeros(0, len(y))), 0, rtol, atol).z
+        z = adaptive(path, z, back=back, rtol=rtol, atol=atol).z
     elif method in TABLEAUS:
         nodes = path.nodes(grid, steps)
         nodes = nodes[::-1] if back else nodes

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from sde import GaussianSDE
 from solvers.divergence import Field, divergence, products
+from solvers.dormand_prince import adaptive
 from solvers.flow import Flow, flow
-from solvers.flow_solvers import TABLEAUS, Tableau, adaptive, fixed
+from solvers.flow_solvers import TABLEAUS, Tableau, fixed
 from solvers.grid import Grid
 from solvers.monte_carlo import Tally, student
 from solvers.noise import PROBES, Noise
@@ -322,14 +323,14 @@ def _adaptive(
     """The same probes all along, so that there is a smooth path to follow."""
     still = None if probe.count == 0 else probe.draw(probe.count)
 
-    def rate(y: Tensor, u: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    def rate(y: Tensor, u: Any, which: Tensor) -> tuple[Tensor, Tensor]:
         if still is not None:
             return products(_at(path, u), y, still[:, which], chunk)
         value, along = _exact(path, y, u, chunk)
         return value, along.unsqueeze(0)
 
     k = 1 if still is None else len(still)
-    end = adaptive(z, path.first, path.last, rate, k, rtol, atol)
+    end = adaptive(path, z, rate=rate, integrals=k, rtol=rtol, atol=atol)
     variance, degrees = torch.zeros_like(end.integral[0]), torch.full_like(end.integral[0], math.inf)
     if still is not None:
         variance = end.integral.var(0) / k if k > 1 else torch.full_like(variance, math.nan)
@@ -338,17 +339,17 @@ def _adaptive(
     margin, nfe = torch.full_like(variance, math.nan), end.nfe
     rival, gain = end.z, margin
     if estimate:
-        loose = adaptive(z, path.first, path.last, rate, k, 10 * rtol, 10 * atol)
+        loose = adaptive(path, z, rate=rate, integrals=k, rtol=10 * rtol, atol=10 * atol)
         rival, gain, nfe = loose.z, (loose.integral - end.integral).mean(0), nfe + loose.nfe
         margin = end.integral_error.mean(0)
     return Solved(end.z, end.integral.mean(0), variance, degrees, rival, gain, margin, nfe)
 
 
-def _at(path: Flow, u: float | Tensor) -> Field:
+def _at(path: Flow, u: Any) -> Field:
     return lambda y: path.velocity(y, u)
 
 
-def _exact(path: Flow, y: Tensor, u: float | Tensor, chunk: int | None) -> tuple[Tensor, Tensor]:
+def _exact(path: Flow, y: Tensor, u: Any, chunk: int | None) -> tuple[Tensor, Tensor]:
     """The velocity and its divergence: the flow's closed form, or else all unit vectors."""
     known = path.divergence(y, u)
     return divergence(_at(path, u), y, chunk) if known is None else (path.velocity(y, u), known)

@@ -52,8 +52,8 @@ class ProbabilityFlow(Solver):
         eps = float(getattr(model.sde, "eps", 0.0)) if self.eps is None else self.eps
         ends = torch.cat([self._solve_one(flow, one, eps) for one in x.split(1)])
         if self.denoise and hasattr(model.sde, "alpha"):
-            ends = denoiser_of(model)(ends, torch.tensor(eps).to(x))
-        return ends if on_step is None else on_step(ends, torch.tensor(eps).to(x))
+            ends = denoiser_of(model)(ends, x.new_tensor(eps))
+        return ends if on_step is None else on_step(ends, x.new_tensor(eps))
 
     def _solve_one(self, flow: Any, x: Tensor, eps: float) -> Tensor:
         from scipy.integrate import solve_ivp  # slow to import, and only here

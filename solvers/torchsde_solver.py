@@ -146,5 +146,5 @@ class TorchSDE(Solver):
                 on_step(state.reshape(x.shape), clocked.time(u.to(x))[0])
         x = path[-1].reshape(x.shape)
         if self.denoise and isinstance(model.sde, GaussianSDE):
-            x = denoiser_of(model)(x, torch.tensor(eps).to(x))
+            x = denoiser_of(model)(x, x.new_tensor(eps))
         return x
