@@ -8,12 +8,16 @@ short one over the difference of their steps, so that building tables and schedu
 it, in milliseconds, for a run of 20 steps). One thread, processor time, the least of repeats
 that take turns: what a busy machine disturbs least. The floor is the same formula in a hand-written loop of fused torch
 operations, with its coefficients as Python numbers. Operations are counted by a dispatch mode.
+
+Adaptive solvers have a table of their own: a solve, divided by its evaluations, and (with peers) what a step for each
+sample costs and gives beside one step for all, on the mixture `modes` of `problems`.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -23,8 +27,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sde import VE
-from solvers import Adams, DPMSolverPP2M, Euler, EulerMaruyama, Noise, UniPC
+from sde import VE, FunctionModel
+from solvers import Adams, Adaptive, DPMSolverPP2M, Euler, EulerMaruyama, Noise, UniPC
+from solvers.flow import AngleFlow
 
 SHAPES = {"64x2": (64, 2), "4x3x8x8": (4, 3, 8, 8), "64x3x32x32": (64, 3, 32, 32)}
 SHORT, LONG = 20, 60
@@ -173,6 +178,89 @@ def peers() -> dict[str, tuple[str, Make]]:
     }
 
 
+Solve = Callable[[Tensor, Callable[[Tensor], Tensor]], Any]
+"""(x, network) -> a whole adaptive solve."""
+
+
+def adaptive_solvers(with_peers: bool) -> dict[str, Solve]:
+    """Dormand and Prince's pair: ours with a step for each sample, torchdiffeq's with one for all."""
+
+    def ours(x: Tensor, network: Callable[[Tensor], Tensor]) -> Any:
+        return Adaptive(denoise=False, data_std=0.5).solve(FunctionModel(lambda x, t: network(x), VE()), x)
+
+    found: dict[str, Solve] = {"Adaptive": ours}
+    if with_peers:
+        odeint = importlib.import_module("torchdiffeq").odeint
+
+        def by_torchdiffeq(field: Callable[[Tensor, Tensor], Tensor]) -> Solve:
+            def solve(x: Tensor, network: Callable[[Tensor], Tensor]) -> Any:
+                ends = torch.tensor([math.log(80.0), math.log(0.002)])
+                return odeint(lambda u, x: field(x, network(x)), x, ends, method="dopri5", rtol=1e-4, atol=1e-4)
+
+            return solve
+
+        found["torchdiffeq dopri5, dx/dlog(sigma) = x - D"] = by_torchdiffeq(lambda x, d: x - d)
+        found["torchdiffeq dopri5, a field for nothing"] = by_torchdiffeq(lambda x, d: d)
+    return found
+
+
+def measure_stage(solve: Solve, shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
+    """Microseconds and operations of an adaptive solve, all included, for each call of the network."""
+    x, value = 80 * torch.randn(shape), 0.3 * torch.randn(shape)
+    calls = 0
+
+    def network(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return value if len(x) == len(value) else value[: len(x)]
+
+    with torch.no_grad(), Count() as count:
+        solve(x, network)
+    operations, used = count.total / calls, calls
+    with torch.no_grad():
+        least = min(seconds(lambda: solve(x, network)) for _ in range(repeats))
+    return 1e6 * least / used, operations
+
+
+class Counted:
+    """A model that notes how many states it is asked about."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.sde, self.data_std = model, model.sde, model.data_std
+        self.asked: list[int] = []
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        self.asked.append(len(x))
+        return self.model.denoise(x, t)
+
+
+def own_steps(samples: int = 64, tolerance: float = 1e-5, seed: int = 100, sigma: float = 1e-4) -> str:
+    """What steps of one's own cost and give: calls and errors on `modes`, in the same coordinates and tolerance."""
+    problems, odeint = (importlib.import_module(name) for name in ("problems", "torchdiffeq"))
+    model = Counted(problems.modes(seed))
+    x = problems.start(model.model, samples, seed + 1)
+    exact, _ = problems.exact_flow(model.model, x)
+    flow = AngleFlow(model, eps=sigma**2)
+
+    def own() -> Tensor:
+        return Adaptive(rtol=tolerance, atol=tolerance, denoise=False, eps=sigma**2).solve(model, x)
+
+    def shared() -> Tensor:
+        ends = torch.tensor([flow.last, flow.first], dtype=torch.float64)
+        z = x / flow.width(problems.SDE.T)
+        z = odeint.odeint(lambda u, z: flow.velocity(z, u), z, ends, method="dopri5", rtol=tolerance, atol=tolerance)
+        return flow.width(flow.eps) * z[-1]
+
+    lines = ["| | calls | states evaluated | median error | worst error |", "|---" * 5 + "|"]
+    for name, run in {"Adaptive, a step for each sample": own, "torchdiffeq dopri5, one step for all": shared}.items():
+        model.asked.clear()
+        y = run()
+        cost = f"{len(model.asked)} | {sum(model.asked)}"
+        error = ((y + model.model.denoise(y, sigma**2)) / 2 - exact).norm(dim=1)
+        lines.append(f"| {name} | {cost} | {float(error.median()):.1e} | {float(error.max()):.1e} |")
+    return "\n".join(lines)
+
+
 def seconds(run: Callable[[], Any]) -> float:
     """Processor time of the one thread that everything runs on: what neighbours take is not in it."""
     began = time.thread_time()
@@ -226,6 +314,14 @@ def main() -> None:
             floor = name if name.startswith("floor") else f"floor: {contenders[name][0]}"
             cells.append(f"{step:.1f} | {step / measured[label][floor][0]:.2f} | {operations:.1f}")
         print(f"| {name} | " + " | ".join(cells) + f" | {measured['64x2'][name][2]:.1f} |")
+
+    print(f"\n| | {' | '.join(f'{label} us a stage | ops' for label in SHAPES)} |")
+    print("|---" * (2 * len(SHAPES) + 1) + "|")
+    for name, solve in adaptive_solvers(given.peers).items():
+        cells = [measure_stage(solve, shape, min(given.repeats, 7)) for shape in SHAPES.values()]
+        print(f"| {name} | " + " | ".join(f"{us:.1f} | {ops:.1f}" for us, ops in cells) + " |")
+    if given.peers:
+        print(f"\n{own_steps()}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ class Adaptive(Solver):
     integrator to take care of, and z keeps unit scale, so that one tolerance serves the whole way. A sample that has
     arrived leaves the batch; its answer is the same alone and in any batch. The field is never asked outside [eps, T].
 
+    Steps of one's own cost calls and save states: of 64 samples of 32 modes at tolerance 1e-5 the last arrives after
+    133 calls of the network, which saw 7258 states; one step for all takes 116 calls and 7424 states, and leaves the
+    worst sample five times farther from the exact flow (`benchmarks/overhead.py --peers`).
+
     Dormand & Prince (1980); step control after Hairer, Norsett & Wanner (1993), section II.4.
 
     Args:
