@@ -32,7 +32,11 @@ class Clock(Protocol):
 
 @dataclass(frozen=True)
 class ConstantClock:
-    """beta(t) = rate, B(t) = rate t."""
+    """beta(t) = rate, B(t) = rate t.
+
+    Raises:
+        ValueError: if `rate` is not positive.
+    """
 
     rate: float = 1.0
 

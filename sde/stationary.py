@@ -30,7 +30,7 @@ class StationarySDE(SDE):
         dx = [(D + Q) grad l + tau div(D + Q)] dt + sqrt(2 tau D) dw,
 
     D(x) symmetric positive semi-definite, Q(x) skew-symmetric, (div M)_i = sum_j dM_ij/dx_j. Every
-    process with this stationary density has this form (Ma, Chen & Fox 2015, eq. 3, theorems 1 and 2;
+    process with this stationary density has this form (Ma, Chen & Fox 2015, theorems 1 and 2;
     their D is tau D here, so that tau -> 0 leaves the gradient flow of l). In the end the probability
     current is p (Q grad l + tau div Q), which circulates; without a curl there is none, and the
     process is its own reverse.

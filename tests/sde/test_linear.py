@@ -172,7 +172,7 @@ def test_a_sample_is_the_same_alone() -> None:
 
 def published_cld(t: float, beta: float, gamma: float, m: float, start: float) -> tuple[np.ndarray, np.ndarray]:
     """Perturbation kernel of CLD as a formula. The drift matrix has the double eigenvalue -2/Gamma, so
-    e^{A tau} = e^{-2 tau/Gamma} (I + N tau), N = A + 2/Gamma I nilpotent (Dockhorn et al. 2022, appendix B.1);
+    e^{A tau} = e^{-2 tau/Gamma} (I + N tau), N = A + 2/Gamma I nilpotent (Dockhorn et al. 2022, appendix B);
     since the process leaves diag(1, M) as it is, Sigma = diag(1, M) - Phi diag(1, M) Phi^T."""
     tau = beta * t
     a = np.array([[0, 1 / m], [-1, -gamma / m]])
