@@ -58,6 +58,6 @@ CATALOGUE: dict[str, Entry] = {
     "sde_dpm_solver_pp_2m": Entry(StochasticAdams(order=2), "Lu et al. 2022b (SDE-DPM-Solver++(2M))"),
     "sde_dpm_solver_pp_3m": Entry(StochasticAdams(order=3), "Lu et al. 2022b, to third order"),
     "er_sde": Entry(StochasticAdams(order=3, scale="er", clock="sigma"), "Cui et al. 2023 (ER-SDE-Solver-3)"),
-    "sa_solver": Entry(SASolver(order=3, corrector_order=3), "Xue et al. 2023, alg. 1"),
+    "sa_solver": Entry(SASolver(order=3, corrector_order=3), "Xue et al. 2023"),
     "restart": Entry(Restart(), "Xu et al. 2023"),
 }

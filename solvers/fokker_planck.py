@@ -71,6 +71,7 @@ class Cells:
 
     @property
     def dim(self) -> int:
+        """Number of axes, 1 or 2."""
         return len(self.count)
 
     def along(self, axis: int, faces: bool = False) -> np.ndarray:

@@ -113,10 +113,12 @@ class Points:
 
     @functools.cached_property
     def alpha(self) -> Tensor:
+        """Scale of the data, `[n]`."""
         return self.sde.alpha(self.t)
 
     @functools.cached_property
     def sigma(self) -> Tensor:
+        """Standard deviation of the noise, `[n]`."""
         return self.sde.sigma(self.t)
 
     @functools.cached_property
@@ -131,10 +133,12 @@ class Points:
 
     @functools.cached_property
     def f(self) -> Tensor:
+        """Drift rate, `[n]`, per unit time."""
         return self.sde.f(self.t)
 
     @functools.cached_property
     def g(self) -> Tensor:
+        """Noise rate, `[n]`, per square root of unit time."""
         return self.sde.g(self.t)
 
     def __len__(self) -> int:

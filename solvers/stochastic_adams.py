@@ -119,7 +119,7 @@ class SASolver(StochasticAdams):
     """SA-Solver: `StochasticAdams` as predictor, and a corrector through the new denoiser as well.
 
     Predict x_s; evaluate there; take the step again with the new denoiser as one more node and the same noise.
-    The evaluation also serves the next prediction, so a step still costs one. Xue et al. (2023), algorithm 1.
+    The evaluation also serves the next prediction, so a step still costs one. Xue et al. (2023).
 
     Weak order: 1 with a corrector of order 1, else 2, also with a predictor of order 1.
 

@@ -63,6 +63,7 @@ class Table:
 
     @property
     def stochastic(self) -> bool:
+        """Whether any row draws noise."""
         return any(float(row.noise) != 0 for row in self.rows)
 
     def numbers(self) -> Table:

@@ -24,7 +24,7 @@ RALSTON = Tableau((0, 1 / 2, 3 / 4), ((), (1 / 2,), (0, 3 / 4)), (2 / 9, 1 / 3, 
 KUTTA = Tableau(  # Kutta (1901)
     (0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), 4
 )
-DORMAND_PRINCE = Tableau(  # RK5(4)7M, Dormand & Prince (1980), table 2: the last stage opens the next step
+DORMAND_PRINCE = Tableau(  # RK5(4)7M, Dormand & Prince (1980): the last stage opens the next step
     (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1),
     (
         (),

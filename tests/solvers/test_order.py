@@ -51,7 +51,7 @@ def test_unipc(predict: str, variant: str, order: int, corrector: bool, limit: i
 
 
 def test_unip_2_with_b2_is_dpm_solver_pp_2m() -> None:
-    """Zhao et al. (2023), section 3.4."""
+    """Zhao et al. (2023)."""
     times = log_snr_times(VP(), 7, (4.0, 0.1))
     ours = UniPC(order=2, corrector=False, final="stop").table(VP(), times).numbers().rows
     theirs = DPMSolverPP2M(final="stop").table(VP(), times).numbers().rows
