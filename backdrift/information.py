@@ -214,7 +214,11 @@ def draw(known: Knowledge) -> Figure:
 
 
 def main(config: DictConfig) -> None:
-    """Write `information.csv` and `information.png` into a new folder of the run."""
+    """Write `information.csv` and `information.png` into a new folder of the run.
+
+    Raises:
+        ValueError: if some values are not finite.
+    """
     from backdrift.output import chosen, new_folder, save_figures
     from backdrift.run import Run
 

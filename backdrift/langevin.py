@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def main(config: DictConfig) -> None:
-    """Write `draws.npz`, `trace.png`, `density.png` and `report.md` into a new run folder."""
+    """Write `draws.npz`, `trace.png`, `density.png` and `report.md` into a new run folder.
+
+    Raises:
+        ValueError: if `chains` or `reference` is out of range.
+    """
     import numpy as np
 
     from backdrift import chain_figures

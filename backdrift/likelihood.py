@@ -144,7 +144,11 @@ def score(model: Any, data: Data, values: Tensor, seed: int = 0, **settings: Any
 
 
 def main(config: DictConfig) -> None:
-    """Write `likelihood.csv`, `histogram.png` and `extremes.png` into a new folder of the run."""
+    """Write `likelihood.csv`, `histogram.png` and `extremes.png` into a new folder of the run.
+
+    Raises:
+        ValueError: if some log-likelihoods are not finite.
+    """
     from backdrift import figures
     from backdrift.output import chosen, new_folder, save_figures
     from backdrift.run import Run

@@ -160,12 +160,14 @@ def comparable(data: Data, values: Tensor) -> Tensor:
 
 
 def distances(x: Tensor, test: Tensor) -> Comparison:
+    """How far samples x are from the test set, `[n, ...]` both; nothing where x is not finite."""
     if not bool(x.isfinite().all()):
         return Comparison(None, None)
     return Comparison(mmd(x, test), sliced_wasserstein(x, test))
 
 
 def training(run: Run, model: Denoiser, data: Data) -> str:
+    """The section on what was trained, on what, and for how long."""
     parameters = sum(value.numel() for value in model.network.parameters())
     lines = [
         f"- data: {data}",
@@ -183,6 +185,7 @@ def training(run: Run, model: Denoiser, data: Data) -> str:
 
 
 def solvers_section(data: Data, n: int, floor: Comparison, table: dict[tuple[str, int], Comparison]) -> str:
+    """The section on solvers: each distance by solver and budget, and the training set's, the floor."""
     names = list(dict.fromkeys(name for name, _ in table))
     scale = 10 ** max(0, 1 - math.ceil(math.log10(max(floor.mmd.standard_error, 1e-12)))) if floor.mmd else 1
 
@@ -223,6 +226,7 @@ def solvers_section(data: Data, n: int, floor: Comparison, table: dict[tuple[str
 
 
 def versions_section(run: Run) -> str:
+    """The section on what the run was made with."""
     file = run.path / "versions.json"
     if not file.exists():
         return "## Made with\n\nunknown versions"

@@ -18,7 +18,11 @@ BATCH = 256
 
 
 def main(config: DictConfig) -> None:
-    """Write `samples.npz` (in the data's own units) and `samples.png` into a new folder of the run."""
+    """Write `samples.npz` (in the data's own units) and `samples.png` into a new folder of the run.
+
+    Raises:
+        ValueError: if `n` is below 1, or some samples are not finite.
+    """
     import time
 
     import numpy as np
