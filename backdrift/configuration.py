@@ -166,8 +166,8 @@ def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
 def check_kinds(config: DictConfig, defaults: DictConfig) -> None:
     """Compare the kind of every value with that of its default, which says what is expected.
 
-    Whole numbers do for real ones, and numbers for text (`name=7`), which they become. Where the
-    default is null or refers to another key, its own class has to judge.
+    Whole numbers do for real ones. Where the default is null or refers to another key, and where a number
+    comes for text (`name=7`, or `eps=0.01` where the default is "auto"), who takes the value has to judge.
 
     Raises:
         ValueError: naming the key, the value and what was expected.
@@ -177,9 +177,7 @@ def check_kinds(config: DictConfig, defaults: DictConfig) -> None:
         default = expected.get(key)
         if value is None or default is None or MISSING in (value, default):
             continue
-        if isinstance(default, str) and isinstance(value, (int, float)) and not isinstance(value, bool):
-            OmegaConf.update(config, key, str(value))
-        elif not _same_kind(value, default):
+        if not _same_kind(value, default):
             shown = value if isinstance(value, (str, bool, int, float)) else OmegaConf.to_container(value)
             shown = "{…}" if isinstance(shown, dict) else shown
             raise ValueError(f"{key}={shown}: expected {_kind(default)}, such as the default {default}")
@@ -190,6 +188,8 @@ def _same_kind(value: Any, default: Any) -> bool:
         return isinstance(value, bool) and isinstance(default, bool)
     if isinstance(default, float):
         return isinstance(value, (int, float))
+    if isinstance(default, str):
+        return isinstance(value, (str, int, float))
     if isinstance(default, ListConfig):
         return isinstance(value, ListConfig) and all(
             _same_kind(element, default[0]) for element in value if len(default) > 0 and default[0] is not None
@@ -214,10 +214,15 @@ def build(config: DictConfig, key: str) -> Any:
         found = re.search(r"full_key: (\S+)", str(error))
         cause = error.__cause__
         plain = cause is not None and not isinstance(cause, (ImportError, AttributeError, HydraException))
-        message, full = one_line(cause if plain else error), found[1] if found else key
-        named = re.match(r"(\w+)[=:]", message)
-        joint = "." if named and named[1] in OmegaConf.select(config, full, default={}) else ": "
-        raise ValueError(f"{full}{joint}{message}") from error
+        raise blamed(config, found[1] if found else key, cause if plain else error) from error
+
+
+def blamed(config: DictConfig, key: str, error: BaseException | None) -> ValueError:
+    """An error in one line that begins with the key it is about, or with its group's."""
+    message = one_line(error)
+    named = re.match(r"(\w+)[=:]", message)
+    joint = "." if named and named[1] in OmegaConf.select(config, key, default={}) else ": "
+    return ValueError(f"{key}{joint}{message}")
 
 
 def one_line(error: BaseException | None) -> str:

@@ -47,7 +47,7 @@ class Run:
     def create(cls, config: DictConfig) -> Run:
         """A new folder `<config.runs>/<date-time>-<config.name>`, with a number where that exists already."""
         stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{config.name}"
-        parent = Path(config.runs).expanduser()
+        parent = Path(str(config.runs)).expanduser()
         parent.mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
@@ -62,14 +62,14 @@ class Run:
         return cls(path, config)
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: str | int | Path) -> Run:
         """The run in an existing folder.
 
         Raises:
             FileNotFoundError: if there is no such folder.
             ValueError: if it is not a run folder, or holds no checkpoint.
         """
-        path = Path(path).expanduser()
+        path = Path(str(path)).expanduser()
         if not path.is_dir():
             raise FileNotFoundError(f"run={path}: there is no such folder")
         if not (path / "config.yaml").is_file():

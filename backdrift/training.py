@@ -14,18 +14,20 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from backdrift import checkpoint
-from backdrift.configuration import build
+from backdrift.configuration import blamed, build
 from backdrift.data import Data
 from backdrift.progress import Progress
 from backdrift.run import Run
-from models import Denoiser, DenoisingLoss
+from models import Denoiser, DenoisingLoss, GaussianMixture
 from models.times import stratified
+from sde import GaussianSDE
+from solvers import log_likelihood, sample
 
 Decay = Literal["cosine", "linear", "constant"]
 
@@ -142,6 +144,26 @@ def seed_device(device: torch.device, seed: int) -> None:
         torch.manual_seed(seed)
 
 
+def rehearse(config: DictConfig, sde: GaussianSDE) -> None:
+    """Solve and score two points of a closed form: no mistake in what comes after training waits for its end.
+
+    Raises:
+        ValueError: beginning with the key at fault.
+    """
+    solver, normal = build(config, "solver"), GaussianMixture(torch.zeros(1, 1), 1.0, sde=sde)
+    settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
+    if isinstance(settings.get("steps"), int) and "grid" not in settings:
+        settings["steps"] = min(settings["steps"], 1)  # enough to judge the others
+    for key, attempt in (
+        ("solver", lambda: sample(normal, solver, (2, 1))),
+        ("likelihood", lambda: log_likelihood(normal, torch.zeros(2, 1), **settings)),
+    ):
+        try:
+            attempt()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise blamed(config, key, error) from error
+
+
 class Trainer:
     """Everything that a config asks for, made and checked before anything is written.
 
@@ -157,10 +179,10 @@ class Trainer:
     def __init__(self, config: DictConfig, data: Data | None = None) -> None:
         self.config = config
         self.sde = build(config, "sde")
-        build(config, "solver")  # a mistake in what comes after training is told before it
+        rehearse(config, self.sde)
         self.data: Data = build(config, "data") if data is None else data
         if "path" in config.data:  # the run will be read from other folders
-            config.data.path = str(Path(config.data.path).expanduser().absolute())
+            config.data.path = str(Path(str(config.data.path)).expanduser().absolute())
         config.event = {"shape": list(self.data.shape), "classes": self.data.classes, "std": self.data.std}
         self.recipe: Recipe = build(config, "train")  # may refer to the event
         torch.manual_seed(mixed(self.recipe.seed, 0))

@@ -129,10 +129,7 @@ class TableSolver(Solver):
             raise ValueError(f"final: expected one of {', '.join(get_args(Final))}, got {self.final!r}")
         require_steps(self.steps)
         if isinstance(self.eps, str) and self.eps != "auto":
-            try:
-                float(self.eps)  # a config whose default is "auto" hands a number over as text
-            except ValueError:
-                raise ValueError(f"eps: expected a time, 'auto' or None, got {self.eps!r}") from None
+            raise ValueError(f"eps: expected a time, 'auto' or None, got {self.eps!r}")
 
     @abstractmethod
     def rows(self, points: Points) -> Iterable[Row]:
@@ -157,7 +154,7 @@ class TableSolver(Solver):
         if self.eps is None:
             return sde.eps
         if self.eps != "auto":
-            return float(self.eps)
+            return self.eps
         ratio = (self.data_std or 1.0) * min(0.5 / self.steps, 8 / self.steps**2)
         return max(sde.eps, min(float(sde.t_from_log_snr(-2 * math.log(ratio))), 0.5 * sde.T))
 

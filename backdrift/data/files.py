@@ -34,7 +34,7 @@ class Files(Data):
     """
 
     def __init__(self, path: str, test: float = 0.1, seed: int = 0, levels: int | None = None) -> None:
-        found = Path(path).expanduser()
+        found = Path(str(path)).expanduser()  # a name that is a number comes as one
         samples = read(found)
         levels = samples.levels if levels is None else levels
         train_labels, test_labels = samples.labels, samples.test_labels

@@ -8,6 +8,7 @@ from PIL import Image
 from backdrift.cli import COMMANDS, main
 from backdrift.configuration import Job, build, config_folder
 from backdrift.run import Run
+from sde import VP
 
 SMALL = (
     "data=moons",
@@ -51,6 +52,11 @@ def empty_folder(tmp_path, monkeypatch):
         ("train train.optimizer.lr=-1", "train.optimizer: Invalid learning rate: -1"),
         ("train sde.beta_min=-1", "sde.beta_min: expected a positive number"),
         ("train solver.steps=0", "solver.steps: expected an integer of at least 1"),
+        ("train data=moons solver.grid=karas", "solver.grid: expected one of uniform"),
+        ("train data=moons solver.eps=3", "solver.eps: expected a time in [0, T = 1)"),
+        ("train data=moons likelihood.method=euler", "likelihood.method: expected one of rk4"),
+        ("train data=moons likelihood.probes=0", "likelihood.probes: expected a positive integer"),
+        ("train data=moons +likelihood.nosuch=3", "unexpected keyword argument 'nosuch'"),
         ("train +model.nosuch=3", "unexpected keyword argument 'nosuch'"),
         ("train sde._target_=sde.Nosuch", "sde: Error locating target 'sde.Nosuch'"),
         ("train data=moons model=unet", "model: does not take data of shape [2]"),
@@ -144,9 +150,26 @@ def test_a_folder_of_own_configs(tmp_path):
     assert "mine" in Job("train", (), str(tmp_path)).help()
 
 
-def test_numbers_do_for_text_and_whole_numbers_for_real_ones():
-    config = Job("train", ("name=2024", "sde.beta_max=20")).config()
-    assert config.name == "2024" and build(config, "sde").beta_max == 20
+def test_whole_numbers_do_for_real_ones():
+    assert build(Job("train", ("sde.beta_max=20",)).config(), "sde").beta_max == 20
+
+
+def test_a_default_that_is_text_keeps_the_kind_that_comes():
+    """A time in place of "auto" stays a number: the grid ends there."""
+    solver = build(Job("train", ("solver.eps=0.03",)).config(), "solver")
+    assert solver.eps == 0.03 and float(solver.times(VP())[-1]) == pytest.approx(0.03)
+    assert build(Job("train", ("solver.eps=1e-3",)).config(), "solver").end(VP()) == 1e-3
+    assert main(["train", "solver.eps=automatic"]) == 1
+
+
+def test_names_and_folders_may_be_numbers(capsys, empty_folder):
+    assert main(["train", *SMALL, "train.steps=1", "runs=2024", "name=7"]) == 0
+    (path,) = (empty_folder / "2024").iterdir()
+    assert path.name.endswith("-7")
+    path.rename("1")
+    assert main(["resume", "run=1"]) == 0
+    assert main(["train", "data=array", "data.path=2"]) == 1
+    assert "data.path=2: there is no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("group", ["sde", "solver"])
