@@ -34,7 +34,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Knowledge:
-    """A denoiser's error along the noise, and what follows from it (Guo, Shamai & Verdu 2005).
+    """A denoiser's error along the noise, and what follows from it (Guo, Shamai & Verdú 2005).
 
     A network's error is at least the smallest possible one, so that its error, information and
     entropy are, on average, upper bounds on those of the data.

@@ -20,7 +20,7 @@ def weight(weighting: Weighting, sde: GaussianSDE, t: Tensor, data_std: float) -
 
     - edm: (s^2 + d^2)/(s d)^2, a unit loss for the preconditioned network at every s (Karras et al. 2022);
     - likelihood: g^2/2 (alpha/sigma^2)^2, the score's error weighted by g^2/2, whose integral over t
-      bounds KL(data | model) but for constants (Song et al. 2021, ScoreFlow, theorem 1);
+      bounds KL(data | model) but for constants (Song, Durkan, Murray & Ermon 2021, theorem 1);
     - snr: 1/s^2, which is the same as
     - noise: the error of the predicted noise, |eps_hat - eps|^2, the lecture's simple loss
       (Ho et al. 2020, eq. 14; Salimans & Ho 2022, section 4, for the identity; the notes after

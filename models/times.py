@@ -71,7 +71,7 @@ class LikelihoodTimes(TimeDistribution):
     """q(t) proportional to g^2/sigma^2, that is log-SNR uniform between its ends.
 
     The likelihood weighting g^2/2 of the score's error is g^2/sigma^2 times a noise error of order
-    one, so these times take most of its variance away (Song et al. 2021, ScoreFlow, section 5.1).
+    one, so these times take most of its variance away (Song, Durkan, Murray & Ermon 2021, section 5.1).
     """
 
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:

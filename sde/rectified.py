@@ -17,7 +17,7 @@ class Rectified(GaussianSDE):
 
         dx = -x/(1 - t) dt + sqrt(2t/(1 - t)) dw.
 
-    Its probability flow has velocity E[eps - x_0 | x_t]. Liu et al. (2022); Lipman et al. (2023).
+    Its probability flow has velocity E[eps - x_0 | x_t]. Liu, Gong & Liu (2022); Lipman et al. (2023).
     The SDE is singular at t = 1, where alpha vanishes, so T stays below it.
 
     Args:

@@ -233,8 +233,8 @@ class IPNDM(TableSolver):
         x_s = alpha_s/alpha_t x_t + alpha_s (s_s - s_t) sum_j b_j eps_(t-j),    s = sigma/alpha,
 
     b = (1), (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24 whatever the grid. Zhang & Chen (2023),
-    after Liu et al. (2022). On a grid that is not even in s the weights match to first order in the step only, so the
-    order is 2 at most.
+    after Liu, Ren, Lin & Zhao (2022). On a grid that is not even in s the weights match to first order in the step,
+    so that the order is 2 at most.
 
     Args:
         order: 1 to 4, the number of values used.

@@ -46,7 +46,7 @@ class Moments:
 
     L L^T is the symmetric positive X with X Cov(score) X = Cov(x). For a Gaussian Cov(score) = P C P
     whatever covariance C the chain has seen so far, P being the precision, so that X = P^-1 exactly, however
-    short or slow the chain: the scores know the curvature. Seyboldt et al. (2024) derive it as
+    short or slow the chain: the scores know the curvature. Seyboldt et al. (2026) derive it as
     the minimum of a Fisher divergence.
 
     Args:

@@ -28,7 +28,7 @@ class Adaptive(Solver):
     133 calls of the network, which saw 7258 states; one step for all takes 116 calls and 7424 states, and leaves the
     worst sample five times farther from the exact flow (`benchmarks/overhead.py --peers`).
 
-    Dormand & Prince (1980); step control after Hairer, Norsett & Wanner (1993), section II.4.
+    Dormand & Prince (1980); step control after Hairer, Nørsett & Wanner (1993), section II.4.
 
     Args:
         rtol, atol: tolerances of a step's error in z, whose components are of order 1.

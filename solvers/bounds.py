@@ -35,7 +35,7 @@ def elbo(
 
     (Song, Durkan, Murray & Ermon 2021, theorem 3, in its denoising form; Huang et al. 2021). It is an
     equality for the true score, and bounds the same density that `log_likelihood` finds. Draws
-    are even in log w (the importance density of Song et al. 2021, section 5.1, and Kingma et al. 2021), come in
+    are even in log w (the importance density of their section 5.1, and Kingma et al. 2021), come in
     pairs e and -e, which keeps the variance finite as delta goes to 0, and the same bound of
     N(0, d^2 I), which is known, is taken away at the same draws.
 

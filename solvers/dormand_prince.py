@@ -212,7 +212,7 @@ class DensePath:
     .. math:: z(u_n + \theta h) = H(\theta) + h \theta^2 (1 - \theta)^2 \sum_i d_i v_i
 
     with H the cubic that has the step's states and slopes at both ends, and d = `BUBBLE`: Shampine's
-    (1986) interpolant of Dormand & Prince's stages, as Hairer, Norsett & Wanner (1993), section II.6, have it.
+    (1986) interpolant of Dormand & Prince's stages, as Hairer, Nørsett & Wanner (1993), section II.6, have it.
 
     Attributes:
         sign: of the steps.

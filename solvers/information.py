@@ -1,6 +1,6 @@
 """What a denoiser knows: information, entropy and densities as integrals of its error over the noise.
 
-All of them follow from one identity, the I-MMSE relation (Guo, Shamai & Verdu 2005, theorem 1). With
+All of them follow from one identity, the I-MMSE relation (Guo, Shamai & Verdú 2005, theorem 1). With
 s = sigma/alpha and u = log s,
 
     dI(x_0; x_t)/d(snr) = E|x_0 - D(x_t)|^2 / 2,    that is    dI/du = -E|x_0 - D|^2 / s^2.
@@ -135,7 +135,7 @@ def mutual_information(
 
     .. math:: I = \int_{u(t)}^\infty E|x_0 - D|^2 / s^2 \, du = \tfrac12 \int_0^{snr(t)} mmse \, d(snr)
 
-    (Guo, Shamai & Verdu 2005, theorem 1), for Brownian motion McAllester's (2023) integral over t' > t of
+    (Guo, Shamai & Verdú 2005, theorem 1), for Brownian motion McAllester's (2023) integral over t' > t of
     E|y - E[y|z(t')]|^2/(2 t'^2), the mean over y and z(t') (his slides have z(t) there). A network's
     error is at least the mmse, so that its integral is an upper bound. Beyond T the error is that at T,
     so that the rest of the integral is half of that error over s^2.
@@ -205,7 +205,7 @@ def relative_entropy(
 
     .. math:: KL = \int E_p|D_p - D_q|^2 / s^2 \, du = \int E_p[|x - D_q|^2 - |x - D_p|^2] / s^2 \, du
 
-    (Verdu 2010). The first form has the smaller variance and takes D_p for the truth, the second
+    (Verdú 2010). The first form has the smaller variance and takes D_p for the truth, the second
     takes neither. Both are mutual information for the right p and q:
 
     - I(a; b) with p the density of a given b and q that of a, x the a's of pairs whose b's p is

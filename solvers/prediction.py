@@ -12,9 +12,9 @@ and the denoiser, and a time zeta of its own:
 with R^2 = s^2 + d^2 and d the data's standard deviation. The first two are Lu et al. (2022b;
 2022a, prop. 3.1). In the third, y at phi is a rotation of data and noise, and for normal data of
 standard deviation d the value is 0: the flow is solved exactly by any method. In the fourth, y goes
-along the straight line from data in units of d to noise, with rectified flow's velocity (Liu et al. 2022).
-Any method is exact where the value is constant: denoised and noise for data at a point, rectified
-also in directions much wider than d.
+along the straight line from data in units of d to noise, with rectified flow's velocity (Liu, Gong &
+Liu 2022). Any method is exact where the value is constant: denoised and noise for data at a point,
+rectified also in directions much wider than d.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class TorchSDE(Solver):
     """The reverse SDE of any process by `torchsde.sdeint` (Li et al. 2020), fixed steps.
 
     Args:
-        method: "euler" (strong 0.5, or 1 for additive noise), "milstein" (1) or "srk" (1.5, Rossler
+        method: "euler" (strong 0.5, or 1 for additive noise), "milstein" (1) or "srk" (1.5, Rößler
             2010) in the Ito sense.
         steps: number of steps.
         stochasticity: lambda of the reverse SDE; 0 is the probability flow.

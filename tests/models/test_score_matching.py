@@ -52,7 +52,7 @@ def data():
 
 
 def test_implicit_minimiser_of_a_gaussian_energy_is_the_sample_covariance(data):
-    # Hyvarinen (2005), section 3.1: the minimiser in closed form is that of maximum likelihood.
+    # Hyvärinen (2005), section 3.1: the minimiser in closed form is that of maximum likelihood.
     network = Quadratic(3)
     energy = Energy(network)
     optimiser = torch.optim.LBFGS(network.parameters(), max_iter=300, **LBFGS)

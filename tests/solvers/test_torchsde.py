@@ -73,7 +73,7 @@ def test_reverse_of_a_gaussian(sde: GaussianSDE, stochasticity: float) -> None:
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("srk", 3)])
 def test_probability_flow_converges(method: str, order: int) -> None:
-    """stochasticity 0 on the exact map; the deterministic part of Rossler's SRI2, torchsde's srk, is of order 3."""
+    """stochasticity 0 on the exact map; the deterministic part of Rößler's SRI2, torchsde's srk, is of order 3."""
     sde, errors = VP(), []
     (mean_T, var_T), (mean, variance) = moments(sde, 1.0), moments(sde, 0.05)
     x_T = torch.tensor([[-1.0], [0.5], [2.0]], dtype=torch.float64)
