@@ -16,7 +16,7 @@ class GaussianMixture(Model):
 
     The oracle of every solver and estimator: its score, denoiser and density are exact at any t.
     The denoiser is E[x_0 | x_t] = sum_k r_k (m_k + alpha C_k S_k^-1 (x - alpha m_k)), with S_k the
-    noised covariance and r_k the responsibilities (Bishop 2006, eq. 2.116 and 9.13). One component
+    noised covariance and r_k the responsibilities (Bishop 2006, eq. 2.81 and 9.13). One component
     makes it a Gaussian. Covariances are diagonalised once, so a call costs K d^2 a sample.
 
     Args:
