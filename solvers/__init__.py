@@ -4,6 +4,7 @@ from solvers.adams import IPNDM, Adams, DPMSolverPP2M
 from solvers.adaptive import Adaptive
 from solvers.annealed import AnnealedLangevin
 from solvers.bounds import elbo
+from solvers.brownian import BrownianPath
 from solvers.catalogue import CATALOGUE
 from solvers.chain import DDPM, Chain, ChainBound
 from solvers.corrector import (
@@ -62,6 +63,7 @@ __all__ = [
     "AdjustedBAOAB",
     "Ancestral",
     "AnnealedLangevin",
+    "BrownianPath",
     "Certificate",
     "Chain",
     "ChainBound",

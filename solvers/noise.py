@@ -11,9 +11,9 @@ from torch import Tensor
 BLOCK = 512
 """Numbers that a stream draws at once, at least: small samples are drawn for several steps ahead."""
 
-PRIOR, STEPS, PROBES, ACCEPT, FORWARD, TIMES = range(6)
-"""Streams of one sample that must not touch: its starting point, its steps, probes, Metropolis choices, and the noise
-and the times of its own forward process."""
+PRIOR, STEPS, PROBES, ACCEPT, FORWARD, TIMES, PATH = range(7)
+"""Streams of one sample that must not touch: its starting point, its steps, probes, Metropolis choices, the noise
+and the times of its own forward process, and a path (`BrownianPath`)."""
 
 
 class Noise:
@@ -44,9 +44,7 @@ class Noise:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        for name, value in (("seed", seed), ("first", first)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}: expected a non-negative integer, got {value!r}")
+        require_seed(seed=seed, first=first)
         self.seed, self.first = seed, first
         self.shape, self.dtype, self.device = tuple(shape), dtype, torch.device(device)
         self._generators = [
@@ -71,6 +69,13 @@ class Noise:
     def sibling(self, shape: tuple[int, ...], stream: int) -> Noise:
         """Another stream of the same samples, with draws of another shape."""
         return Noise(self.seed, shape, first=self.first, stream=stream, dtype=self.dtype, device=self.device)
+
+
+def require_seed(**values: int) -> None:
+    """Raise `ValueError`, naming the argument, unless every value is a non-negative integer."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{name}: expected a non-negative integer, got {value!r}")
 
 
 def key(seed: int, stream: int, index: int) -> int:

@@ -8,11 +8,20 @@ import torch
 from torch import Tensor
 
 from sde import SDE
+from solvers.brownian import BrownianPath
 from solvers.noise import Noise
 
 
 @torch.no_grad()
-def simulate(sde: SDE, x0: Tensor, times: Tensor | Sequence[float], seed: int = 0, *, first: int = 0) -> Tensor:
+def simulate(
+    sde: SDE,
+    x0: Tensor,
+    times: Tensor | Sequence[float],
+    seed: int = 0,
+    *,
+    first: int = 0,
+    path: BrownianPath | None = None,
+) -> Tensor:
     """Euler-Maruyama paths of any SDE, the lectures' x + h f(x) + sqrt(h) g z:
 
         x' = x + f(x, t) (t' - t) + g(x, t) sqrt(|t' - t|) z.
@@ -26,12 +35,13 @@ def simulate(sde: SDE, x0: Tensor, times: Tensor | Sequence[float], seed: int = 
         times: rising or falling, `[n]`.
         seed: path i of a seed is the same whatever the batch.
         first: index of the first path, when the batch is a part of a larger one.
+        path: the Brownian motion w, in place of fresh noise of the seed: solves on other times can share it.
 
     Returns:
         The whole path, `[n, batch, ...]`, its first entry x0.
 
     Raises:
-        ValueError: if the times do not rise or fall throughout.
+        ValueError: if the times do not rise or fall throughout, or the path has not the shape of w.
     """
     times = torch.as_tensor(times, dtype=torch.float64)
     steps = times.diff()
@@ -42,14 +52,18 @@ def simulate(sde: SDE, x0: Tensor, times: Tensor | Sequence[float], seed: int = 
         shape = (shape[0], *(1,) * (len(shape) - 1))
     elif sde.noise_type == "general":
         shape = (shape[0], sde.diffusion(x0, float(times[0])).shape[-1])
-    noise = Noise(seed, shape, first=first, dtype=x0.dtype, device=x0.device)
-    path = x0.new_empty(len(times), *x0.shape)
-    path[0] = x = x0
+    if path is not None and path.shape != shape:
+        raise ValueError(
+            f"path: expected one of shape {list(shape)} for {sde.noise_type} noise, got {list(path.shape)}"
+        )
+    noise = Noise(seed, shape, first=first, dtype=x0.dtype, device=x0.device) if path is None else path.along(times)
+    states = x0.new_empty(len(times), *x0.shape)
+    states[0] = x = x0
     now = times.to(x0)  # a time on the device of x, so that the loop waits for nothing
     for k, h in enumerate(steps.tolist()):
         t = now[k]
         push = sde.diffusion(x, t)
         kick = (push @ noise().unsqueeze(-1)).squeeze(-1) if sde.noise_type == "general" else push * noise()
         x = x + h * sde.drift(x, t) + abs(h) ** 0.5 * kick
-        path[k + 1] = x
-    return path
+        states[k + 1] = x
+    return states
