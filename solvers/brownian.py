@@ -18,7 +18,7 @@ class BrownianPath:
     r"""Brownian motion W on [start, end], W(start) = 0: a function of time, for every sample of a seed its own.
 
     It is the same whichever times are asked for, in whatever order, so solves on any grids can share it. Halfway
-    in a cell [a, b] of a dyadic tree lies, by the bridge (Levy 1948),
+    in a cell [a, b] of a dyadic tree lies, by the bridge (Lévy 1948),
 
     .. math:: W\left(\frac{a + b}{2}\right) = \frac{W(a) + W(b)}{2} + \frac{\sqrt{b - a}}{2} z,
 
