@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from backdrift import launching
+
 COMMANDS = ("train", "resume", "sample", "likelihood", "solvers", "tune", "langevin", "suggest", "information")
 """Each is a module `backdrift.<command>` with `main(config)` and a root config `conf/<command>.yaml`."""
 
@@ -92,6 +94,8 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     # Every job's config is composed and checked before the first one starts.
     configs = [part.config() for part in (job.split() if options.multirun else [job])]
+    if command in ("train", "resume") and not options.cfg and (processes := launching.asked()) > 1:
+        return launching.start(processes, arguments)
     for number, config in enumerate(configs, start=1):
         if options.cfg:
             print(OmegaConf.to_yaml(config))

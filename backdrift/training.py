@@ -189,7 +189,9 @@ class Trainer:
         self.network: nn.Module = build(config, "model")
         self.classes = int(getattr(getattr(self.network, "conditioning", None), "classes", 0))
         self._check_fit()
-        self.accelerator = Accelerator(mixed_precision=self.recipe.mixed_precision)
+        # Told that there are CPUs only, it lets the processes of any launcher meet; else each would train alone.
+        on_cpu = not torch.accelerator.is_available()
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=self.recipe.mixed_precision)
         self.network.to(self.accelerator.device)
         if self.recipe.channels_last:
             self.network.to(memory_format=torch.channels_last)

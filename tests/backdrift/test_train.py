@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from backdrift import launching
 from backdrift.cli import main
 from backdrift.configuration import Job
 from backdrift.run import Run
@@ -144,10 +145,7 @@ def test_labels_reach_a_conditional_network(empty_folder):
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_processes_share_one_global_batch(launcher, empty_folder):
-    """Two processes give the loss curve of one, to rounding.
-
-    `accelerate launch --cpu` starts a single process unless it is given MPI; `torchrun` starts two.
-    """
+    """Two processes give the loss curve of one, to rounding."""
     overrides = [*SMALL, "train.steps=20", "train.log_every=1"]
     alone = trained(*overrides[len(SMALL) :]).read_metrics()
     launch = {
@@ -156,12 +154,43 @@ def test_processes_share_one_global_batch(launcher, empty_folder):
     }[launcher]
     command = [sys.executable, "-m", *launch, "-m", "backdrift", "train", *overrides, "runs=launched"]
     path = os.pathsep.join(filter(None, sys.path))
-    environment = {**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert ("2 x cpu" if launcher == "torchrun" else "1 x cpu") in done.stdout
+    assert "2 x cpu" in done.stdout
     (path,) = (empty_folder / "launched").iterdir()
     together = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in together] == [row["step"] for row in alone]
     for one, two in zip(alone, together, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("line", "processes"),
+    [
+        ("python -m accelerate.commands.launch --num_processes 2 --cpu -m backdrift train", 2),
+        ("/usr/bin/python /opt/bin/accelerate launch --cpu --num-processes=3 -m backdrift train name=launch", 3),
+        ("python /opt/bin/accelerate-launch --config_file four.yaml script.py --num_processes 5", 4),
+        ("python -m accelerate.commands.launch --cpu -m backdrift train", 1),
+        ("bash -c accelerate", 1),
+    ],
+)
+def test_number_of_processes_that_accelerate_was_asked_for(line, processes, empty_folder):
+    (empty_folder / "four.yaml").write_text("distributed_type: MULTI_CPU\nnum_processes: 4\nuse_cpu: true\n")
+    assert launching.number(line.split()) == processes
+
+
+@pytest.mark.parametrize("known", [{}, {"RANK": "0"}, {"OMPI_COMM_WORLD_SIZE": "2"}])
+def test_only_a_process_without_a_rank_starts_others(known, monkeypatch):
+    class Accelerate:
+        def parent(self):
+            return self
+
+        def cmdline(self):
+            return ["accelerate", "launch", "--num_processes", "2", "--cpu", "-m", "backdrift", "train"]
+
+    monkeypatch.setattr("psutil.Process", Accelerate)
+    assert launching.asked() == 1
+    for name, value in {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", **known}.items():
+        monkeypatch.setenv(name, value)
+    assert launching.asked() == (1 if known else 2)
