@@ -25,7 +25,7 @@ def asked() -> int:
     if os.environ["ACCELERATE_USE_CPU"].lower() != "true" and torch.accelerator.is_available():
         return 1
     try:
-        line = psutil.Process().parent().cmdline()  # type: ignore[union-attr]
+        line = psutil.Process().parent().cmdline()
     except (AttributeError, psutil.Error):
         return 1
     return number(line)
