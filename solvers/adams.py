@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -14,7 +14,7 @@ from solvers.grid import Grid, Points, spread_angle
 from solvers.prediction import Predict, coordinates, require_predict
 from solvers.runge_kutta import EXPLICIT, runge_kutta_rows
 from solvers.solver import Final, TableSolver
-from solvers.table import Row, by_step
+from solvers.table import Row, by_step, correction
 
 Clock = Literal["angle", "log_snr", "sigma", "time"]
 Start = Literal["corrector", "ramp", "runge_kutta"]
@@ -27,6 +27,11 @@ BASHFORTH = {
 }
 
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(32))
+
+
+def by_budget(steps: int) -> tuple[int, int]:
+    """How many values predictor and corrector use where nothing is said."""
+    return (3, 0) if steps < 15 else (4, 0)
 
 
 def clock_of(points: Points, clock: Clock, data_std: float) -> Tensor:
@@ -80,6 +85,22 @@ def integrate(
     return (basis * measure[:, None]).sum(-1)
 
 
+Weights = Callable[[Points, slice, list[int]], Tensor]
+"""(points, steps, lags) -> the weights of the values at the start of each step minus each lag, `[steps, len(lags)]`."""
+
+
+def ramp(points: Points, values: int, newest: int, weights: Weights) -> list[tuple[Any, ...]]:
+    """Weights of every step, of as many values as there are, up to `values`, from lag `newest` on."""
+    found: list[tuple[Any, ...]] = []
+    n = len(points) - 1
+    for used in range(1, values + 1):
+        # What step k can use: its own start and all before, and with newest = -1 its end as well.
+        last = n if used == values else min(used + newest, n)
+        if len(found) < last:
+            found += listed(weights(points, slice(len(found), last), list(range(newest, newest + used))))
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adams(TableSolver):
     """Exponential Adams-Bashforth in any prediction: with y = x/N and zeta of `solvers.prediction`,
@@ -110,6 +131,7 @@ class Adams(TableSolver):
     """
 
     order: int | None = None
+    corrector: int | None = None
     predict: Predict = "rectified"
     clock: Clock = "angle"
     start: Start = "corrector"
@@ -121,6 +143,8 @@ class Adams(TableSolver):
         super().__post_init__()
         if self.order not in (None, 1, 2, 3, 4):
             raise ValueError(f"order: expected 1, 2, 3, 4 or None, got {self.order!r}")
+        if self.corrector not in (None, 0, 2, 3, 4):
+            raise ValueError(f"corrector: expected 0, 2, 3, 4 or None, got {self.corrector!r}")
         require_predict(self.predict)
         if self.clock not in get_args(Clock):
             raise ValueError(f"clock: expected one of {', '.join(get_args(Clock))}, got {self.clock!r}")
@@ -128,13 +152,16 @@ class Adams(TableSolver):
             raise ValueError(f"start: expected one of {', '.join(get_args(Start))}, got {self.start!r}")
 
     @property
-    def values(self) -> int:
-        """How many values are used."""
-        return (3 if self.steps < 15 else 4) if self.order is None else self.order
+    def values(self) -> tuple[int, int]:
+        """How many values the predictor and the corrector use."""
+        order, corrector = by_budget(self.steps)
+        return order if self.order is None else self.order, corrector if self.corrector is None else self.corrector
 
     @property
     def claimed_order(self) -> int:  # type: ignore[override]
-        return min(self.values, {"ramp": 2, "corrector": 3, "runge_kutta": 4}[self.start])
+        order, corrector = self.values
+        start = {"ramp": 2, "corrector": 3, "runge_kutta": 4}[self.start]
+        return min(min(order + 1, corrector) if corrector else order, start)
 
     def weights(self, points: Points, steps: slice, lags: list[int]) -> Tensor:
         """N_s times the integral of each Lagrange basis polynomial, times its value's factor, `[steps, len(lags)]`.
@@ -156,31 +183,46 @@ class Adams(TableSolver):
         )
         return here.scale[index + 1, None] * integrals * here.factor[index[:, None] - torch.tensor(lags)]
 
+    def corrections(self, points: Points) -> list[tuple[Any, ...]]:
+        """The corrector's weights of every step that is corrected, of the value at its end first."""
+        _, corrector = self.values
+        if corrector:
+            return ramp(points, corrector, -1, self.weights)
+        # The first step alone, by the trapezoid through both its ends.
+        mends = self.start == "corrector" and self.values[0] > 2 and len(points) > 2
+        return listed(self.weights(points, slice(0, 1), [-1, 0])) if mends else []
+
     def rows(self, points: Points) -> Iterator[Row]:
         d = self.data_std or 1.0
         here = coordinates(points, self.predict, d)
-        n = len(points) - 1
-        weights: list[tuple[Any, ...]] = []
-        for order in range(1, self.values + 1):
-            last = n if order == self.values else order
-            weights += listed(self.weights(points, slice(order - 1, min(last, n)), list(range(order))))
-        begun = min(self.values - 1, n) if self.start == "runge_kutta" else 0
+        n, order = len(points) - 1, self.values[0]
+        predictions, corrections = ramp(points, order, 0, self.weights), self.corrections(points)
+        begun = min(order - 1, n) if self.start == "runge_kutta" else 0
+        method = EXPLICIT[order] if begun else EXPLICIT[2]
         if begun:
-            method = EXPLICIT[self.values]
             yield from runge_kutta_rows(points[: begun + 1], self.predict, d, method)
-            weights = [spread(w, k, begun, len(method[2])) for k, w in enumerate(weights)]
-        steps = list(by_step(points.t[:-1], points.t[1:], here.scale[1:] / here.scale[:-1], here.slope[:-1]))
-        for k in range(begun, n):
-            at, to, carry, slope = steps[k]
-            if k == 1 and self.start == "corrector" and self.values > 2:
-                # x_1 once more, by the trapezoid through both its ends: what it adds to Euler's x_1.
-                trapezoid = self.weights(points, slice(0, 1), [-1, 0])
-                euler = self.weights(points, slice(0, 1), [0])
-                (mend,) = listed(trapezoid - torch.cat([torch.zeros_like(euler), euler], 1))
-                yield Row(at, 1.0, mend, at, slope)
-                yield Row(to, carry, weights[k])
+        columns = by_step(points.t[:-1], points.t[1:], here.scale[1:] / here.scale[:-1], here.slope[:-1])
+        for k, (at, to, carry, slope) in enumerate(columns):
+            if k < begun:
+                continue
+            predicted = spread(predictions[k], k, begun, len(method[2]))
+            if begun < k <= len(corrections):
+                mend = correction(at, slope, corrections[k - 1], predictions[k - 1])
+                yield mend._replace(weights=spread(mend.weights, k, begun, len(method[2])))
+                yield Row(to, carry, predicted)
             else:
-                yield Row(to, carry, weights[k], at, slope)
+                yield Row(to, carry, predicted, at, slope)
+
+    def half_step(self, points: Points) -> Row:
+        row = super().half_step(points)
+        corrections, n = self.corrections(points), len(points) - 1
+        if not 0 < n <= len(corrections):
+            return row
+        # The evaluation there corrects the state as well: (x + sum_j m_j P_j)/(2 alpha) + (P_0 - slope x)/2.
+        ((slope,),) = by_step(coordinates(points, self.predict, self.data_std or 1.0).slope[-1:])
+        predicted = ramp(points, self.values[0], 0, self.weights)[-1]
+        mend = [m * row.carry for m in correction(row.at, slope, corrections[-1], predicted).weights]
+        return Row(0.0, row.carry - 0.5 * slope, (mend[0] + 0.5, *mend[1:]), row.at, slope)
 
 
 def listed(array: Tensor) -> list[tuple[Any, ...]]:
@@ -190,7 +232,7 @@ def listed(array: Tensor) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in array.tolist()]
 
 
-def spread(weights: tuple[Any, ...], k: int, begun: int, stages: int) -> tuple[Any, ...]:
+def spread(weights: Sequence[Any], k: int, begun: int, stages: int) -> tuple[Any, ...]:
     """Weights of the values at points k, k - 1, ... as weights of evaluations, the newest first.
 
     Each of the first `begun` steps made `stages` evaluations, of which the first is at a point.

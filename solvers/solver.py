@@ -166,12 +166,17 @@ class TableSolver(Solver):
         # For normal data the half step is the nearer of the two up to sigma/alpha = sqrt(8) d; beyond (a grid of one
         # point, T) it would keep half of the noise.
         far = float(last.ratio.detach()) > math.sqrt(8) * (self.data_std or 1.0)
-        ((at, alpha),) = by_step(last.t[None], last.alpha[None])
         if self.final == "denoise" or (self.final == "half_step" and far):
+            ((at,),) = by_step(last.t[None])
             rows.append(Row(0.0, 0.0, (1.0,), at))
         elif self.final == "half_step":
-            rows.append(Row(0.0, 0.5 / alpha, (0.5,), at))
+            rows.append(self.half_step(points))
         return Table(tuple(rows))
+
+    def half_step(self, points: Points) -> Row:
+        """The row from the last point to the data that `final="half_step"` asks for."""
+        ((at, alpha),) = by_step(points.t[-1:], points.alpha[-1:])
+        return Row(0.0, 0.5 / alpha, (0.5,), at)
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         return execute(self.for_model(model).table(model.sde), denoiser_of(model), x, noise, on_step)

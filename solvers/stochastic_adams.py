@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from solvers.adams import Clock, clock_of, integrate, listed
+from solvers.adams import Clock, clock_of, integrate, ramp
 from solvers.grid import Points
 from solvers.solver import TableSolver
-from solvers.table import Number, Row, by_step
+from solvers.table import Row, by_step, correction
 
 Scale = Literal["power", "er"]
 
@@ -95,22 +95,10 @@ class StochasticAdams(TableSolver):
         noise = s.sigma * (-torch.expm1(2 * (log_kept + s.lam - t.lam))).clamp(min=0).sqrt()
         return s.alpha / t.alpha * log_kept.exp(), noise
 
-    def ramp(self, points: Points, order: int, newest: int) -> list[tuple[Number, ...]]:
-        """Weights of every step, of as many denoisers as there are up to `order`, from lag `newest` on."""
-        n = len(points) - 1
-        weights: list[tuple[Number, ...]] = []
-        for used in range(1, order + 1):
-            # What step k can use: its own start and all before, and with newest = -1 its end as well.
-            last = n if used == order else min(used + newest, n)
-            steps = slice(len(weights), last)
-            if len(weights) < last:
-                weights += listed(self.weights(points, steps, list(range(newest, newest + used))))
-        return weights
-
     def rows(self, points: Points) -> Iterator[Row]:
         t, s = points.steps()
         columns = by_step(t.t, s.t, *self.transport(points))
-        for w, (at, to, carry, q) in zip(self.ramp(points, self.order, 0), columns, strict=True):
+        for w, (at, to, carry, q) in zip(ramp(points, self.order, 0, self.weights), columns, strict=True):
             yield Row(to, carry, w, at, noise=q if self.stochastic else 0.0)
 
 
@@ -144,19 +132,7 @@ class SASolver(StochasticAdams):
     def rows(self, points: Points) -> Iterator[Row]:
         predictions = list(super().rows(points))
         yield from predictions[:1]
-        corrections = self.ramp(points, self.corrector_order, -1)
+        corrections = ramp(points, self.corrector_order, -1, self.weights)
         for k, row in enumerate(predictions[1:], start=1):
-            yield correction(points.t[k], row.slope, corrections[k - 1], predictions[k - 1].weights)
+            yield correction(row.at, row.slope, corrections[k - 1], predictions[k - 1].weights)
             yield row._replace(at=None)
-
-
-def correction(t: Tensor, slope: Number, corrected: Sequence[Number], predicted: Sequence[Number]) -> Row:
-    """Evaluate at a predicted state and replace the predictor's weights by the corrector's.
-
-    Only the difference is added, so the noise of the step stays what it was.
-    """
-    at = t if t.requires_grad else t.item()
-    length = max(len(corrected), len(predicted) + 1)
-    new = (*corrected, *(0.0,) * (length - len(corrected)))
-    old = (0.0, *predicted, *(0.0,) * (length - 1 - len(predicted)))
-    return Row(at, 1.0, tuple(a - b for a, b in zip(new, old, strict=True)), at, slope)

@@ -120,6 +120,17 @@ def one_evaluation_rows(
         yield Row(to, c, (w,), at, noise=q)
 
 
+def correction(at: Number, slope: Number, corrected: Sequence[Number], predicted: Sequence[Number]) -> Row:
+    """Evaluate at a predicted state and replace the predictor's weights by the corrector's, of the new value first.
+
+    Only the difference is added, so the noise of the step stays what it was.
+    """
+    length = max(len(corrected), len(predicted) + 1)
+    new = (*corrected, *(0.0,) * (length - len(corrected)))
+    old = (0.0, *predicted, *(0.0,) * (length - 1 - len(predicted)))
+    return Row(at, 1.0, tuple(a - b for a, b in zip(new, old, strict=True)), at, slope)
+
+
 def execute(
     table: Table,
     denoise: Denoise,

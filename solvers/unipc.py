@@ -13,8 +13,7 @@ from solvers.adams import listed
 from solvers.grid import Points
 from solvers.prediction import coordinates
 from solvers.solver import TableSolver
-from solvers.stochastic_adams import correction
-from solvers.table import Row, by_step
+from solvers.table import Row, by_step, correction
 
 Variant = Literal["B1", "B2"]
 
@@ -112,7 +111,7 @@ class UniPC(TableSolver):
         columns = by_step(points.t[:-1], points.t[1:], carry, here.slope[:-1])
         for k, (at, to, c, slope) in enumerate(columns):
             if k and self.corrector:
-                yield correction(points.t[k], slope, correctors[k - 1], predictors[k - 1])
+                yield correction(at, slope, correctors[k - 1], predictors[k - 1])
                 yield Row(to, c, predictors[k])
             else:
                 yield Row(to, c, predictors[k], at, slope)
