@@ -1,4 +1,4 @@
-"""Fit a solver's time grid to a trained model, for a given number of evaluations."""
+"""Fit a solver to a trained model, for a given number of evaluations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write(tuned: Tuned, folder: Path) -> Path:
         number += 1
     fields: dict[str, Any] = {"_target_": f"solvers.{type(tuned.solver).__name__}"}
     fields |= {field.name: getattr(tuned.solver, field.name) for field in dataclasses.fields(tuned.solver)}
-    fields["grid"] = list(fields["grid"])
+    fields |= {name: list(value) for name, value in fields.items() if isinstance(value, tuple)}
     how = f"batch {tuned.batch}, {tuned.iterations} iterations, seed {tuned.seed}"
     header = "".join(f"# {line}\n" for line in (*str(tuned).split("; "), how))
     path.write_text(header + OmegaConf.to_yaml(OmegaConf.create(fields)))

@@ -34,6 +34,7 @@ from solvers.markov_chains import Chains
 from solvers.mcmc import mcmc
 from solvers.monte_carlo import MonteCarlo
 from solvers.noise import Noise
+from solvers.non_stationary import NonStationary
 from solvers.order import Certificate, certify, certify_strong
 from solvers.position_likelihood import PositionLikelihood, position_log_likelihood
 from solvers.restart import Restart
@@ -85,6 +86,7 @@ __all__ = [
     "MetropolisCorrector",
     "MonteCarlo",
     "Noise",
+    "NonStationary",
     "OrnsteinUhlenbeckCorrector",
     "ParallelTempering",
     "Points",

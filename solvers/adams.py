@@ -30,8 +30,8 @@ _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss
 
 
 def by_budget(steps: int) -> tuple[int, int]:
-    """How many values predictor and corrector use where nothing is said."""
-    return (3, 0) if steps < 15 else (4, 0)
+    """How many values predictor and corrector use where nothing is said: the more, the more steps there are."""
+    return (2, 3) if steps < 12 else (3, 4) if steps < 18 else (4, 4) if steps < 45 else (5, 5)
 
 
 def clock_of(points: Points, clock: Clock, data_std: float) -> Tensor:
@@ -112,16 +112,22 @@ class Adams(TableSolver):
     multistep methods; order 1 is DDIM in denoised and noise prediction, denoised in log-SNR is DPM-Solver++ (2M, 3M),
     noise in time is DEIS-tAB (Zhang & Chen 2023), in sigma DEIS-rhoAB.
 
-    Global order: `order`, if the start keeps it. Starting with one first-order step ("ramp") leaves, in
-    the limit, order 2. "corrector" mends the first step from the evaluation that the second needs anyway,
-    which keeps order 3 at no cost (and gives 3 for order 4); "runge_kutta" takes the first order - 1 steps by
-    a Runge-Kutta method of the same order, for (order - 1)^2 evaluations more.
+    With a corrector (Adams-Moulton), each step is taken again through the value at its predicted end, which the next
+    step asks for anyway: evaluate at the predicted x_s, correct it, go on from there, one evaluation a step (UniPC's
+    order of business, Zhao et al. 2023, in any prediction and clock).
 
-    The defaults are the best single choice for few evaluations in our trials (`benchmarks/`): the straight line's
-    coordinates, a grid even in the clock, and an end that depends on the number of steps.
+    Global order: `order`, or the lesser of order + 1 and `corrector`, if the start keeps it. Starting with one
+    first-order step ("ramp") leaves, in the limit, order 2. "corrector" mends the first step as a corrector does,
+    which keeps order 3 at no cost; "runge_kutta" takes the first order - 1 steps by a Runge-Kutta method of the
+    same order, for (order - 1)^2 evaluations more.
+
+    The defaults are the best single choice in our trials (`benchmarks/`): the straight line's coordinates, a grid even
+    in the clock, and more values and a nearer end the more steps there are.
 
     Args:
-        order: 1 to 4, the number of values used; None for 3 below 15 steps and 4 from there on.
+        order: 1 to 5, the number of values the predictor uses; None for as many as suit the steps, with a corrector.
+        corrector: 2 to 5, the number of values the corrector uses, the new one among them; 0 for no corrector; None
+            for as many as suit the steps where order is None, else 0.
         predict: "denoised", "noise", "velocity" or "rectified".
         clock: "angle", "log_snr", "sigma" or "time".
         start: "corrector", "ramp" or "runge_kutta".
@@ -141,21 +147,25 @@ class Adams(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order not in (None, 1, 2, 3, 4):
-            raise ValueError(f"order: expected 1, 2, 3, 4 or None, got {self.order!r}")
-        if self.corrector not in (None, 0, 2, 3, 4):
-            raise ValueError(f"corrector: expected 0, 2, 3, 4 or None, got {self.corrector!r}")
+        if self.order not in (None, 1, 2, 3, 4, 5):
+            raise ValueError(f"order: expected 1 to 5 or None, got {self.order!r}")
+        if self.corrector not in (None, 0, 2, 3, 4, 5):
+            raise ValueError(f"corrector: expected 0, 2 to 5 or None, got {self.corrector!r}")
         require_predict(self.predict)
         if self.clock not in get_args(Clock):
             raise ValueError(f"clock: expected one of {', '.join(get_args(Clock))}, got {self.clock!r}")
         if self.start not in get_args(Start):
             raise ValueError(f"start: expected one of {', '.join(get_args(Start))}, got {self.start!r}")
+        if self.start == "runge_kutta" and self.values[0] not in (1, *EXPLICIT):
+            raise ValueError(f"start: no Runge-Kutta method of order {self.values[0]} here; take order 4 or less")
 
     @property
     def values(self) -> tuple[int, int]:
-        """How many values the predictor and the corrector use."""
+        """How many values the predictor and the corrector use, 0 for no corrector."""
         order, corrector = by_budget(self.steps)
-        return order if self.order is None else self.order, corrector if self.corrector is None else self.corrector
+        if self.order is not None:
+            order, corrector = self.order, 0
+        return order, corrector if self.corrector is None else self.corrector
 
     @property
     def claimed_order(self) -> int:  # type: ignore[override]

@@ -43,13 +43,15 @@ def karras(sde: GaussianSDE, steps: int, first: float, last: float, rho: float =
     return sde.t_from_log_snr(-2 * rho * root.log())
 
 
-def spread_angle(ratio: Tensor, data_std: float) -> Tensor:
-    """atan((s/c)^(1/3)) with s = sigma/alpha and c = 0.35 d: log s around the scale c of the data's finer structure,
-    levelling off towards both ends, where the flow is nearly that of a normal density.
+CENTRE, POWER = 0.9, 0.4
+"""Of `spread_angle`: the best single choice for fixed-grid samplers in our trials on closed-form mixtures."""
 
-    Power and centre are the best single choice for fixed-grid samplers in our trials on closed-form mixtures.
+
+def spread_angle(ratio: Tensor, data_std: float) -> Tensor:
+    """atan((s/c)^0.4) with s = sigma/alpha and c = 0.9 d: log s around the width of the data, levelling off
+    towards both ends, where the flow is nearly that of a normal density.
     """
-    return torch.atan((ratio / (0.35 * data_std)) ** (1 / 3))
+    return torch.atan((ratio / (CENTRE * data_std)) ** POWER)
 
 
 def angle(sde: GaussianSDE, steps: int, first: float, last: float, data_std: float = 1.0) -> Tensor:
@@ -60,7 +62,8 @@ def angle(sde: GaussianSDE, steps: int, first: float, last: float, data_std: flo
     """
     ends = torch.exp(-0.5 * sde.log_snr(torch.tensor([first, last], dtype=torch.float64)))
     start, stop = spread_angle(ends, data_std).tolist()
-    s = 0.35 * data_std * torch.tan(torch.linspace(start, stop, steps + 1, dtype=torch.float64)) ** 3
+    u = torch.linspace(start, stop, steps + 1, dtype=torch.float64)
+    s = CENTRE * data_std * torch.tan(u) ** (1 / POWER)
     return sde.t_from_log_snr(-2 * s.log())
 
 

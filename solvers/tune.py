@@ -1,21 +1,25 @@
-"""Solvers fitted to a model: the time grid, and the kind of step, that come closest to its exact flow."""
+"""Solvers fitted to a model: the times, the kind of step and its weights that come closest to its exact flow."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
+from sde import GaussianSDE
 from solvers.adams import Adams, Clock
+from solvers.grid import Points
 from solvers.noise import PRIOR, Noise
+from solvers.non_stationary import NonStationary, canonical, non_stationary_rows
 from solvers.prediction import Predict
 from solvers.runge_kutta import RungeKutta
-from solvers.solver import TableSolver, denoiser_of, place_of
+from solvers.solver import Solver, TableSolver, denoiser_of, place_of
 from solvers.table import Denoise, Table
 
 
@@ -24,7 +28,7 @@ class Tuned:
     """A solver made for one model and one budget.
 
     Attributes:
-        solver: the solver, its grid the fitted times.
+        solver: the one begun with on fitted times, or a `NonStationary` where weights are fitted too.
         nfe: evaluations per sample.
         before: median distance to the exact end point of the best untuned candidate, on held-out samples, in
             units of the data and per root component.
@@ -35,7 +39,7 @@ class Tuned:
         batch, iterations, seed: what it used.
     """
 
-    solver: TableSolver
+    solver: TableSolver | NonStationary
     nfe: int
     before: float
     after: float
@@ -55,14 +59,15 @@ class Tuned:
 
 
 def candidates(nfe: int) -> list[TableSolver]:
-    """The steps worth trying: Adams of each prediction and of orders 2 to 4, on the grid of few steps."""
+    """The steps worth trying: Adams as it is, and in each prediction of 2 to 4 values, with a corrector or without."""
     kinds: tuple[Predict, ...] = ("rectified", "velocity", "noise", "denoised")
-    return [
-        Adams(order=min(order, nfe), predict=predict, steps=nfe, clock=clock)
+    adams = [
+        Adams(order=min(order, nfe), corrector=corrector, predict=predict, steps=nfe, clock=clock)
         for predict in kinds
-        for order in (2, 3, 4)
+        for order, corrector in ((2, 0), (2, 3), (3, 0), (3, 4), (4, 0), (4, 4))
         for clock in get_args(Clock)[:2]
     ]
+    return [Adams(steps=nfe), *adams]
 
 
 def tune(
@@ -71,34 +76,43 @@ def tune(
     nfe: int = 8,
     *,
     shape: tuple[int, ...],
+    weights: bool | None = None,
     batch: int = 128,
     iterations: int = 120,
     rate: float = 0.05,
     reference_steps: int = 128,
     seed: int = 0,
 ) -> Tuned:
-    """Fit the times of a solver to a model, by gradient descent through the sampler.
+    """Fit a solver to a model, by gradient descent through the sampler: its times, then the weights of its steps.
 
     The loss is the mean log-distance between the solver's end points and those of a fine Runge-Kutta solution
-    from the same noise; the parameters are the steps in log-SNR, their sum, and so the end time, included.
-    The model's weights are left alone. Without a solver, the best of `candidates` is taken.
+    from the same noise. The parameters are the steps in log-SNR, their sum, and so the end time, included; then
+    with them the numbers of a `NonStationary` solver that begins as the fitted one (Shaul et al. 2024), its samples
+    still moving along when the data are moved. The model's weights are left alone. Without a solver, the best of
+    `candidates` is taken. Fits are compared on trajectories they were not made on, and none is kept that is worse
+    there than what it began with.
 
     Args:
         model: has `sde` and `denoise(x, t)`, differentiable in both.
         solver: a deterministic table solver, or None to choose one.
         nfe: evaluations per sample.
         shape: of one sample.
+        weights: whether to fit the weights as well as the times; by default where no solver is given.
         batch: trajectories to fit on, as many to choose among fits, and as many to measure on.
-        iterations: of Adam.
-        rate: its learning rate.
+        iterations: of Adam, for the times and again for the weights.
+        rate: its learning rate for the times.
         reference_steps: of the reference, four evaluations each.
         seed: of the noise.
 
     Raises:
-        ValueError: if the solver is stochastic, or the budget pays for no step of it.
+        ValueError: if the solver is stochastic, the budget pays for no step of it, or weights are asked for where a
+            step takes several evaluations.
     """
     if solver is not None and solver.stochastic:
         raise ValueError(f"solver: expected a deterministic one, got {type(solver).__name__}")
+    weights = solver is None if weights is None else weights
+    if weights and solver is not None and solver.table(model.sde).nfe != solver.steps:
+        raise ValueError(f"weights: fitted where a step takes one evaluation, not for {type(solver).__name__}")
     began = time.perf_counter()
     sde, denoise = model.sde, denoiser_of(model)
     device, dtype = place_of(model)
@@ -108,9 +122,15 @@ def tune(
         exact = reference.solve(model, x)
     fit, choose, held_out = (slice(k * batch, (k + 1) * batch) for k in range(3))
 
-    def distance(solver: TableSolver, part: slice) -> Tensor:
+    def distance(solver: TableSolver | NonStationary, part: slice) -> Tensor:
         with torch.no_grad():
             return rms(solver.solve(model, x[part]) - exact[part])
+
+    def loss(table: Table) -> Tensor:
+        return rms(differentiably(table, denoise, x[fit]) - exact[fit]).log().mean()
+
+    def score(solver: TableSolver | NonStationary) -> float:
+        return distance(solver, choose).log().mean().item()
 
     choices = candidates(nfe) if solver is None else [solver.with_budget(nfe, sde)]
     choices = [choice.for_model(model) for choice in choices]
@@ -119,45 +139,125 @@ def tune(
 
     times = best.times(sde)
     first = float(sde.log_snr(times[0]))
-    steps = sde.log_snr(times).diff().log().requires_grad_()
-    optimiser = torch.optim.Adam([steps], lr=rate, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
 
-    def fitted(steps: Tensor) -> TableSolver:
-        return dataclasses.replace(best, grid=tuple(grid_of(sde, first, steps.detach()).tolist()), eps=None)
+    def on_times(steps: Tensor) -> TableSolver:
+        return dataclasses.replace(best, grid=tuple(grid_of(sde, first, steps).tolist()), eps=None)
 
-    kept, least = steps.detach().clone(), math.inf
-    for iteration in range(iterations + 1):
-        # The grid to begin with stands among those to choose from: tuning never makes it worse there.
-        if iteration % 10 == 0 or iteration == iterations:
-            reached = distance(fitted(steps), choose).log().mean().item()
-            if reached < least:
-                kept, least = steps.detach().clone(), reached
-        if iteration == iterations:
-            break
-        table = best.table(sde, grid_of(sde, first, steps))
-        loss = rms(differentiably(table, denoise, x[fit]) - exact[fit]).log().mean()
-        (gradient,) = torch.autograd.grad(loss, steps)
-        if not bool(gradient.isfinite().all()):
-            break
-        steps.grad = gradient
-        torch.nn.utils.clip_grad_norm_([steps], 1.0)
-        optimiser.step()
-        schedule.step()
-    tuned = fitted(kept)
-    used = sum(choice.table(sde).nfe for choice in choices)
+    tuned: TableSolver | NonStationary
+    tuned, (steps,) = descend(
+        [sde.log_snr(times).diff().log()],
+        lambda steps: loss(best.table(sde, grid_of(sde, first, steps))),
+        on_times,
+        score,
+        iterations,
+        rate,
+    )
+    used = sum(choice.table(sde).nfe for choice in choices) + 3 * nfe * iterations
+    if weights:
+        points = Points(sde, grid_of(sde, first, steps))
+        around = Around(sde, first, steps, *canonical(best.table(sde, points.t), points))
+        tuned, _ = descend(
+            around.origin(), lambda *p: loss(around.table(*p)), around.solver, score, iterations, rate / 5
+        )
+        used += 3 * nfe * iterations
     return Tuned(
         solver=tuned,
         nfe=nfe,
         before=float(distance(best, held_out).median()),
         after=float(distance(tuned, held_out).median()),
         start=best,
-        cost=reference.table(sde).nfe + used + 3 * nfe * iterations,
+        cost=reference.table(sde).nfe + used,
         seconds=time.perf_counter() - began,
         batch=batch,
         iterations=iterations,
         seed=seed,
     )
+
+
+Solvers = TypeVar("Solvers", bound=Solver)
+
+
+def descend(
+    parameters: list[Tensor],
+    loss: Callable[..., Tensor],
+    solver: Callable[..., Solvers],
+    score: Callable[[Solvers], float],
+    iterations: int,
+    rate: float,
+) -> tuple[Solvers, list[Tensor]]:
+    """Adam on `loss(*parameters)`; of the solvers on the way, the beginning among them, the one of the least score."""
+    now = [parameter.detach().clone().requires_grad_() for parameter in parameters]
+    optimiser = torch.optim.Adam(now, lr=rate, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))
+    kept, least = [parameter.detach().clone() for parameter in now], math.inf
+    for iteration in range(iterations + 1):
+        if iteration % 10 == 0 or iteration == iterations:
+            here = [parameter.detach().clone() for parameter in now]
+            reached = score(solver(*here))
+            if reached < least:
+                kept, least = here, reached
+        if iteration == iterations:
+            break
+        gradients = torch.autograd.grad(loss(*now), now)
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            break
+        for parameter, gradient in zip(now, gradients, strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(now, 1.0)
+        optimiser.step()
+        schedule.step()
+    return solver(*kept), kept
+
+
+@dataclass(frozen=True)
+class Around:
+    """The `NonStationary` solvers around a given one, by parameters that are 0 there.
+
+    What is free: the steps in log-SNR, a factor of each carry, and every weight but that of the newest value, which
+    keeps carry + sum_j weights_j as it was.
+
+    Args:
+        sde: the process.
+        first: log-SNR at T.
+        steps: logarithms of the steps in log-SNR, `[n - 1]`.
+        carries: `[n]`.
+        weights: lower triangular `[n, n]`, a row's in the order of the values.
+    """
+
+    sde: GaussianSDE
+    first: float
+    steps: Tensor
+    carries: Tensor
+    weights: Tensor
+
+    def origin(self) -> list[Tensor]:
+        n = len(self.carries)
+        return [torch.zeros(size, dtype=torch.float64) for size in (n - 1, n, n * (n - 1) // 2)]
+
+    def numbers(self, steps: Tensor, carries: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Times, carries and weights."""
+        n = len(self.carries)
+        times = grid_of(self.sde, self.first, self.steps + steps)
+        # A carry is above all the ratio of the noise after and before: it goes along with the times.
+        noise = 0.5 * (self.steps.exp() - (self.steps + steps).exp())
+        carry = self.carries * (carries + torch.cat([noise, noise.new_zeros(1)])).exp()
+        below = torch.tril_indices(n, n, -1)
+        free = self.weights.tril(-1).index_put((below[0], below[1]), weights, accumulate=True)
+        newest = self.carries + self.weights.sum(1) - carry - free.sum(1)
+        return times, carry, free + torch.diag(newest)
+
+    def table(self, *parameters: Tensor) -> Table:
+        times, carries, weights = self.numbers(*parameters)
+        rows = [row[: k + 1].flip(0).unbind() for k, row in enumerate(weights)]
+        return Table(tuple(non_stationary_rows(Points(self.sde, times), list(carries), rows)))
+
+    def solver(self, *parameters: Tensor) -> NonStationary:
+        times, carries, weights = self.numbers(*parameters)
+        return NonStationary(
+            ratios=torch.exp(-0.5 * self.sde.log_snr(times)).tolist(),
+            carries=carries.tolist(),
+            weights=[row[: k + 1].flip(0).tolist() for k, row in enumerate(weights)],
+        )
 
 
 def grid_of(sde: Any, first: float, steps: Tensor) -> Tensor:

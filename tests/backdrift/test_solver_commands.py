@@ -10,7 +10,7 @@ from backdrift.cli import main
 from backdrift.configuration import Job, build
 from backdrift.run import Run
 from backdrift.training import Trainer
-from solvers import CATALOGUE, Adams, TableSolver
+from solvers import CATALOGUE, NonStationary, TableSolver
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_tune_writes_a_solver_that_sample_takes(run: Run, capsys: pytest.Capture
     written = OmegaConf.load(path)
     job = Job("sample", (f"run={run.path}", "solver=tuned_5"), str(run.path / "conf"))
     solver = build(job.config(), "solver")
-    assert isinstance(solver, Adams) and list(solver.grid) == list(written.grid)
+    assert isinstance(solver, NonStationary) and list(solver.ratios) == list(written.ratios)
     assert solver.table(run.model().sde).nfe == 5
     # The line it prints is one that can be pasted.
     pasted = said.strip().splitlines()[-1].split()[1:]

@@ -29,6 +29,7 @@ from solvers import (
 from solvers.catalogue import CATALOGUE
 
 SOLVERS = {name: entry.solver for name, entry in CATALOGUE.items()}
+SOLVERS["adams"] = Adams(order=4, corrector=4)  # which by itself takes more values where there are more steps
 
 
 class Counting(TorchDispatchMode):

@@ -28,7 +28,9 @@ from solvers import (
     sample,
 )
 from solvers.catalogue import CATALOGUE
+from solvers.grid import Points
 from solvers.order import RATIOS, TwoModes, certify, log_snr_times, slope, trajectory_error
+from solvers.prediction import coordinates
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
 SOLVERS = {name: entry.solver for name, entry in CATALOGUE.items()}
@@ -59,6 +61,49 @@ def test_adams_order_in_every_prediction(predict: str, order: int, start: str, l
     certificate = certify(Adams(order=order, predict=predict, start=start), steps=(128, 512))  # type: ignore[arg-type]
     assert certificate.claimed == limit
     assert certificate.measured == pytest.approx(limit, abs=0.15), str(certificate)
+
+
+@pytest.mark.parametrize("predict", ["denoised", "noise", "velocity", "rectified"])
+@pytest.mark.parametrize(
+    ("order", "corrector", "start", "limit"),
+    [
+        (1, 2, "corrector", 2),  # the trapezoid
+        (2, 2, "corrector", 2),
+        (2, 3, "corrector", 3),  # one order more than the predictor's
+        (3, 4, "runge_kutta", 4),
+        (4, 4, "corrector", 3),  # the start's
+    ],
+)
+def test_a_corrector_adds_an_order(predict: str, order: int, corrector: int, start: str, limit: int) -> None:
+    solver = Adams(order=order, corrector=corrector, predict=predict, start=start)  # type: ignore[arg-type]
+    certificate = certify(solver, steps=(128, 512))
+    assert certificate.claimed == limit
+    assert certificate.measured == pytest.approx(limit, abs=0.15), str(certificate)
+    assert solver.table(VP()).nfe == 20 + (order - 1) ** 2 * (start == "runge_kutta")  # an evaluation a step
+
+
+@pytest.mark.parametrize("final", ["half_step", "denoise"])
+def test_the_last_step_is_corrected_too(final: str) -> None:
+    """By hand: predict, evaluate there, correct, and (x/alpha + D)/2 from the corrected state."""
+    sde, d = VP(), 0.7
+    solver = Adams(steps=2, order=1, corrector=2, final=final, data_std=d)  # type: ignore[arg-type]
+    model = mixture(sde)
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    points = Points(sde, solver.times(sde))
+    here = coordinates(points, "rectified", d)
+
+    def value(k: int, x: Tensor) -> Tensor:
+        return model.denoise(x, points.t[k]) + here.slope[k] * x
+
+    def step(weights: Tensor, *values: Tensor) -> Tensor:
+        return here.scale[1] / here.scale[0] * x + sum(w * v for w, v in zip(weights[0], values, strict=True))
+
+    first = value(0, x)
+    predicted = step(solver.weights(points, slice(0, 1), [0]), first)
+    corrected = step(solver.weights(points, slice(0, 1), [-1, 0]), value(1, predicted), first)
+    denoised = model.denoise(predicted, points.t[1])
+    expected = denoised if final == "denoise" else (corrected / points.alpha[1] + denoised) / 2
+    torch.testing.assert_close(execute(solver.table(sde), model.denoise, x), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("clock", ["log_snr", "sigma", "time", "angle"])
@@ -392,7 +437,9 @@ def test_models_may_be_scores_or_functions() -> None:
         (lambda: EulerMaruyama(stochasticity=float("nan")), "stochasticity"),
         (lambda: Ancestral(variance="beta-tilde"), "variance"),  # type: ignore[arg-type]
         (lambda: Heun(churn=-1.0), "churn"),
-        (lambda: Adams(order=5), "order"),
+        (lambda: Adams(order=6), "order"),
+        (lambda: Adams(corrector=1), "corrector"),
+        (lambda: Adams(order=5, start="runge_kutta"), "start"),
         (lambda: Adams(order=0), "order"),
         (lambda: Adams(order=2.5), "order"),  # type: ignore[arg-type]
         (lambda: Adams(predict="score"), "predict"),  # type: ignore[arg-type]

@@ -5,7 +5,9 @@ import torch
 
 from models import GaussianMixture
 from sde import VE, VP
-from solvers import Adams, EulerMaruyama, Heun, tune
+from solvers import Adams, DPMSolverPP2M, EulerMaruyama, Heun, NonStationary, RungeKutta, TableSolver, tune
+from solvers.grid import Points
+from solvers.non_stationary import canonical
 from solvers.table import execute
 from solvers.tune import differentiably
 
@@ -21,6 +23,47 @@ def test_tuning_brings_held_out_samples_closer_by_half() -> None:
     assert tuned.after < tuned.before / 1.5
     assert tuned.solver.table(VE()).nfe == 6
     assert "6 NFE" in str(tuned)
+
+
+@pytest.mark.parametrize(
+    "solver", [Adams(steps=5), DPMSolverPP2M(steps=5), Heun(steps=3), RungeKutta(steps=2)], ids=str
+)
+def test_every_table_is_a_non_stationary_one(solver: TableSolver) -> None:
+    """The same samples to rounding, by the numbers of the table alone, and in another process too."""
+    model = modes(VP())
+    table = solver.for_model(model).table(model.sde).numbers()
+    points = Points(model.sde, torch.tensor([row.at for row in table.rows if row.at is not None], dtype=torch.float64))
+    carries, weights = canonical(table, points)
+    numbers = NonStationary(
+        ratios=points.ratio.tolist(),
+        carries=carries.tolist(),
+        weights=[row[: k + 1].flip(0).tolist() for k, row in enumerate(weights)],
+    )
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = solver.solve(model, x)
+    torch.testing.assert_close(numbers.solve(model, x), expected, rtol=1e-9, atol=1e-9)
+    ve = VE(sigma_max=float(points.ratio[0]))
+    torch.testing.assert_close(numbers.solve(model.under(ve), x / points.alpha[0]), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_non_stationary_numbers_must_fit() -> None:
+    good = {"ratios": [10.0, 1.0], "carries": [0.1, 0.0], "weights": [[0.9], [1.0, 0.0]]}
+    for name, wrong in (("ratios", [1.0, 10.0]), ("carries", [0.1]), ("weights", [[0.9], [1.0]])):
+        with pytest.raises(ValueError, match=rf"^{name}: "):
+            NonStationary(**{**good, name: wrong})
+    with pytest.raises(ValueError, match="begins at sigma/alpha = 10"):
+        NonStationary(**good).table(VE())
+
+
+def test_samples_move_along_with_the_data() -> None:
+    """carry + sum of weights stays 1 in every step of a fit that begins so: data moved by m give samples moved by m."""
+    model = modes(VE())
+    tuned = tune(model, Adams(), 5, shape=(2,), weights=True, batch=32, iterations=20, reference_steps=48)
+    assert isinstance(tuned.solver, NonStationary)
+    assert tuned.after < tuned.before
+    x, m = 80 * torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64), 3.0
+    moved = GaussianMixture(model.means + m, 0.02, sde=VE())
+    torch.testing.assert_close(tuned.solver.solve(moved, x + m), tuned.solver.solve(model, x) + m, rtol=1e-9, atol=1e-9)
 
 
 def test_tuning_a_given_solver_keeps_it() -> None:
@@ -50,6 +93,11 @@ def test_gradient_through_the_table_is_that_of_its_numbers() -> None:
 def test_stochastic_solvers_are_refused() -> None:
     with pytest.raises(ValueError, match="solver: expected a deterministic one, got EulerMaruyama"):
         tune(modes(VP()), EulerMaruyama(), shape=(2,))
+
+
+def test_weights_of_several_evaluations_a_step_are_not_fitted() -> None:
+    with pytest.raises(ValueError, match="weights: fitted where a step takes one evaluation, not for Heun"):
+        tune(modes(VP()), Heun(), shape=(2,), weights=True)
 
 
 def test_no_step_for_no_money() -> None:
