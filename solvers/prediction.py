@@ -13,7 +13,7 @@ with R^2 = s^2 + d^2, d the data's standard deviation and c = 0.3 d that of its 
 Lu et al. (2022b; 2022a, prop. 3.1). In the third, y at phi is a rotation of data and noise, and for normal data of
 standard deviation d the value is 0: the flow is solved exactly by any method. In the fourth, y goes along the straight
 line from data in units of c to noise, with rectified flow's velocity (Liu, Gong & Liu 2022). Any method is exact where
-the value is constant: denoised, noise and rectified for data at a point, rectified also in directions much wider than c.
+the value is constant: all but velocity for data at a point, rectified also in directions much wider than c.
 """
 
 from __future__ import annotations
