@@ -47,6 +47,7 @@ from solvers.symmetric_splitting import SymmetricSplitting
 from solvers.table import Row, Table, execute
 from solvers.target import Target
 from solvers.tempering import ParallelTempering
+from solvers.torchdiffeq_solver import TorchDiffEq
 from solvers.torchsde_solver import TorchSDE
 from solvers.tune import Tuned, tune
 from solvers.unipc import UniPC
@@ -104,6 +105,7 @@ __all__ = [
     "Table",
     "TableSolver",
     "Target",
+    "TorchDiffEq",
     "TorchSDE",
     "Trajectory",
     "Tuned",
