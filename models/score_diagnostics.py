@@ -10,9 +10,29 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sde import GaussianSDE, Time
+from sde import CriticallyDamped, GaussianSDE, Time
+from sde.linear import factor
 
 ProbeCount = int | Literal["exact"]
+
+
+class Size(NamedTuple):
+    """A relative size, the root of a ratio of means over samples, and its standard error."""
+
+    value: float
+    error: float
+
+
+def relative_size(part: Tensor, whole: Tensor) -> Size:
+    """sqrt(E part / E whole) for squares of each sample, `[n]`, or estimates of them, of which some may be negative.
+
+    The error is that of the ratio, carried through the root upwards, so that it is finite at 0.
+    """
+    part, whole = part.double(), whole.double()
+    ratio = float(part.mean() / whole.mean())
+    spread = (part - ratio * whole).std() if len(part) > 1 else torch.tensor(math.nan)
+    error, low = float(spread / whole.mean()) / math.sqrt(len(part)), max(ratio, 0.0)
+    return Size(math.sqrt(low), math.sqrt(low + error) - math.sqrt(low))
 
 
 class Residual(NamedTuple):
@@ -29,7 +49,12 @@ class Residual(NamedTuple):
     @property
     def relative(self) -> float:
         """sqrt(E|residual|^2 / E|rate|^2); 0 for a true score."""
-        return float((self.residual.square().mean() / self.rate.square().mean()).sqrt())
+        return self.size(self).value
+
+    def size(self, other: Residual) -> Size:
+        """`relative` and its standard error, from the product with another estimate at the same points: where the
+        two have probes of their own, these add noise to it and no bias."""
+        return relative_size(_inner(self.residual, other.residual), _inner(self.rate, other.rate))
 
 
 def score_residual(
@@ -59,7 +84,8 @@ def score_residual(
     sde, score = model.sde, model.score
     if sde.state_dependent:
         raise ValueError(f"model: expected a process whose noise does not depend on x, got {type(sde).__name__}")
-    x, t = x.contiguous(), torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    # A time for each sample: forward mode makes the slope in a single one a float64 tensor.
+    x, t = x.contiguous(), torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x)).contiguous()
     directions = _directions(x, probes, generator)
     weight = 1.0 if probes == "exact" else 1.0 / len(directions)
 
@@ -82,7 +108,7 @@ def score_residual(
 
 def curl(
     score: Callable[[Tensor], Tensor], x: Tensor, probes: ProbeCount = "exact", generator: torch.Generator | None = None
-) -> float:
+) -> Size:
     """sqrt(E|J - J^T|^2 / E|2 J|^2) of the score's Jacobian J, in Frobenius norms: 0 for a gradient, 1
     for a field that only turns. By E|M z|^2 = |M|^2 with the products J z and J^T z, no Jacobian is formed.
 
@@ -92,15 +118,16 @@ def curl(
         probes: Rademacher probes z, or "exact", the unit vectors.
         generator: of the probes.
     """
-    turning, total = x.new_zeros(()), x.new_zeros(())
+    turning, total = x.new_zeros(len(x)), x.new_zeros(len(x))
     with torch.no_grad():
         back = torch.func.vjp(score, x)[1]
         for v in _directions(x, probes, generator):
             v = v.expand_as(x).contiguous()
             forward = torch.func.jvp(score, (x,), (v,))[1]
-            turning += (forward - back(v)[0]).square().sum()
-            total += forward.square().sum()
-    return float((turning / (4 * total)).sqrt())
+            turn = forward - back(v)[0]
+            turning += _inner(turn, turn)
+            total += _inner(forward, forward)
+    return relative_size(turning, 4 * total)
 
 
 @dataclass(frozen=True)
@@ -115,7 +142,7 @@ class Diagnosis:
         stein: 1 + E[x . score]/dim: zero for a true score.
         stein_error: its standard error.
         curl: share of the Jacobian that is not symmetric, 0 to 1.
-        residual: relative residual of the score Fokker-Planck equation.
+        residual: relative residual of the score Fokker-Planck equation; None where the score is of a part alone.
     """
 
     t: float
@@ -124,8 +151,8 @@ class Diagnosis:
     mean_error: float
     stein: float
     stein_error: float
-    curl: float
-    residual: float
+    curl: Size
+    residual: Size | None
 
 
 @dataclass(frozen=True)
@@ -135,10 +162,10 @@ class ScoreDiagnostics:
     rows: list[Diagnosis]
 
     def __str__(self) -> str:
-        head = f"{'t':>8}{'noise':>9}  {'|E score|':>17}  {'1 + E[x.score]/d':>19}{'curl':>10}{'FP residual':>13}"
+        head = f"{'t':>8}{'noise':>9}  {'|E score|':>17}  {'1 + E[x.score]/d':>19}{'curl':>19}{'FP residual':>19}"
         lines = [
             f"{r.t:>8.3g}{r.noise:>9.3g}  {r.mean:>8.2g} (~{r.mean_error:>6.2g})  "
-            f"{r.stein:>9.2g} ± {r.stein_error:>7.2g}{r.curl:>10.2g}{r.residual:>13.2g}"
+            f"{r.stein:>9.2g} ± {r.stein_error:>7.2g}{_pm(r.curl)}{_pm(r.residual)}"
             for r in self.rows
         ]
         return "\n".join([head, *lines])
@@ -162,48 +189,103 @@ def diagnose_score(
     added to the score, with c = sigma^2/(alpha^2 d^2 + sigma^2) for data of standard deviation d, which for
     normal data leaves alpha^2 d^2/(alpha^2 d^2 + sigma^2) of the variance of E[score].
 
+    Of critically damped diffusion the velocity's score is looked at, with the position held fixed in
+    curl; the residual asks for the position's score too, which no model has.
+
     Args:
-        model: has `sde`, a GaussianSDE, and `score(x, t)`.
+        model: has `sde`, a GaussianSDE or CriticallyDamped, and `score(x, t)`.
         x0: data, `[batch, ...]`.
         times: where; five by default, even in log-SNR inside [eps, T].
-        probes: for curl and residual: a number, or "exact", with the cost of one for each component.
+        probes: for curl and residual: a number, or "exact", with the cost of one for each component. The
+            residual is the product of two estimates with probes of their own.
         seed: of noise and probes.
 
     Raises:
-        ValueError: if the process is not Gaussian or there are fewer than two samples.
+        ValueError: if the process is another or there are fewer than two samples.
     """
     sde = model.sde
-    if not isinstance(sde, GaussianSDE):
-        raise ValueError(f"model: expected a GaussianSDE, got {type(sde).__name__}; score_residual takes any")
+    if not isinstance(sde, (GaussianSDE, CriticallyDamped)):
+        raise ValueError(
+            f"model: expected a GaussianSDE or CriticallyDamped, got {type(sde).__name__}; score_residual takes any"
+        )
     if len(x0) < 2:
         raise ValueError(f"x0: expected at least two samples, got {len(x0)}")
-    if times is None:
-        ends = sde.log_snr(torch.tensor([sde.eps, sde.T], dtype=torch.float64))
-        share = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
-        times = sde.t_from_log_snr(ends[0] + share * (ends[1] - ends[0])).tolist()
     generator = torch.Generator(x0.device).manual_seed(seed)
     data_std, rows = float(x0.std()), []
-    for t in times:
-        eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        x, alpha, sigma = sde.perturb(x0, t, eps), float(sde.alpha(t)), float(sde.sigma(t))
-        c = sigma**2 / ((alpha * data_std) ** 2 + sigma**2)
+    for t in _spread(sde) if times is None else times:
+        x, eps, sigma, c, score_at, noise = _noised(model, x0, float(t), data_std, generator)
         with torch.no_grad():
-            score = (model.score(x, t) + c / sigma * eps).flatten(1)
+            score = (score_at(x) + c / sigma * eps).flatten(1)
         n, dim = score.shape
         stein = 1 - c + (x.flatten(1) * score).sum(1) / dim
+        residual = None
+        if isinstance(sde, GaussianSDE):
+            first = score_residual(model, x, t, probes, generator)
+            second = first if probes == "exact" else score_residual(model, x, t, probes, generator)
+            residual = first.size(second)
         rows.append(
             Diagnosis(
                 t=float(t),
-                noise=sigma / alpha,
+                noise=noise,
                 mean=sigma * float(score.mean(0).square().mean().sqrt()),
                 mean_error=sigma * float((score.var(0).mean() / n).sqrt()),
                 stein=float(stein.mean()),
                 stein_error=float(stein.std()) / math.sqrt(n),
-                curl=curl(lambda y, t=t: model.score(y, t), x, probes, generator),  # type: ignore[misc]
-                residual=score_residual(model, x, t, probes, generator).relative,
+                curl=curl(score_at, x, probes, generator),
+                residual=residual,
             )
         )
     return ScoreDiagnostics(rows)
+
+
+class _Noised(NamedTuple):
+    """What has a score, the noise eps in it and its standard deviation, the share c of the control variate, the
+    score as a function, and sigma/alpha of the data."""
+
+    x: Tensor
+    eps: Tensor
+    sigma: float
+    c: float
+    score: Callable[[Tensor], Tensor]
+    noise: float
+
+
+def _noised(model: Any, x0: Tensor, t: float, data_std: float, generator: torch.Generator) -> _Noised:
+    sde = model.sde
+    shape = (len(x0), *sde.state_shape(tuple(x0.shape[1:])))
+    eps = torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device)
+    state = sde.perturb(sde.lift(x0), t, eps)
+    if isinstance(sde, GaussianSDE):
+        alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+        c = sigma**2 / ((alpha * data_std) ** 2 + sigma**2)
+        return _Noised(state, eps, sigma, c, lambda x: model.score(x, t), sigma / alpha)
+    own, (phi, _) = sde.covariance_at(t), sde.moments(0.0, t)
+    kick = float(factor(own)[1, 1])
+    signal = data_std * phi[:, 0]
+    c = kick**2 * float(torch.linalg.inv(own + torch.outer(signal, signal))[1, 1])
+    alpha, sigma = (float(value) for value in sde.position_marginal(t))
+    position = state[:, 0]
+
+    def of_velocity(v: Tensor) -> Tensor:
+        return model.score(torch.stack([position, v], 1), t)[:, 1]
+
+    return _Noised(state[:, 1].contiguous(), eps[:, 1], kick, c, of_velocity, sigma / alpha)
+
+
+def _spread(sde: GaussianSDE | CriticallyDamped, n: int = 5) -> list[float]:
+    """Times even in log(sigma/alpha) of the data, inside [eps, T]."""
+    share = torch.linspace(0.1, 0.9, n, dtype=torch.float64)
+    if isinstance(sde, GaussianSDE):
+        first, last = sde.log_snr(torch.tensor([sde.eps, sde.T], dtype=torch.float64))
+        return sde.t_from_log_snr(first + share * (last - first)).tolist()
+    times = torch.logspace(math.log10(sde.eps), math.log10(sde.T), 1000, dtype=torch.float64)
+    alpha, sigma = sde.position_marginal(times)
+    level = (sigma / alpha).log()
+    return times[torch.searchsorted(level, level[0] + share * (level[-1] - level[0]))].tolist()
+
+
+def _pm(size: Size | None) -> str:
+    return " " * 19 if size is None else f"{size.value:>9.2g} ± {size.error:>7.1g}"
 
 
 def _directions(x: Tensor, probes: ProbeCount, generator: torch.Generator | None) -> Tensor:

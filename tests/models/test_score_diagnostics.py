@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models import GaussianMixture
-from models.score_diagnostics import curl, diagnose_score, score_residual
+from models.score_diagnostics import curl, diagnose_score, relative_size, score_residual
 from sde import VE, VP, CriticallyDamped, GaussianSDE, OrnsteinUhlenbeck, StationarySDE, SubVP, Time, as_time
 
 
@@ -83,7 +83,8 @@ def test_curl_is_the_formula(omega: float) -> None:
     expected = omega / math.hypot(a, omega)
     for probes in ("exact", 3):  # in two dimensions signs are exact here: J - J^T is one number
         found = curl(lambda x: -a * x + omega * x @ turn.mT, x, probes, torch.Generator().manual_seed(0))  # type: ignore
-        assert found == pytest.approx(expected, abs=1e-12)
+        assert found.value == pytest.approx(expected, abs=1e-12)
+        assert found.error < 1e-7  # the same at every sample
 
 
 def test_the_exact_mixture_passes_all() -> None:
@@ -92,8 +93,8 @@ def test_the_exact_mixture_passes_all() -> None:
     for row in report.rows:
         assert row.mean < 3 * row.mean_error
         assert abs(row.stein) < 4 * row.stein_error
-        assert row.curl < 1e-12
-        assert row.residual < 1e-8
+        assert row.curl.value < 1e-12
+        assert row.residual is not None and row.residual.value < 1e-8
     assert report.rows[-1].mean_error < 0.1 / math.sqrt(4000)  # 1/sqrt(n) without the noise as control variate
     assert report.rows[-1].stein_error < 0.25 * math.sqrt(2 / 8000)  # sqrt(2/(n dim)) without it
     assert len(str(report).splitlines()) == 6
@@ -112,10 +113,10 @@ def test_wrong_scores_fail_by_the_size_they_are_wrong() -> None:
     moved = diagnose(lambda x, t: model.score(x, t) + 0.5)
     assert abs(moved.mean - 0.5 * sigma) < 4 * moved.mean_error
     turned = diagnose(lambda x, t: model.score(x, t) + 0.5 * torch.stack([-x[:, 1], x[:, 0]], 1))
-    assert turned.curl > 0.05
+    assert turned.curl.value > 0.05
     stale = diagnose(lambda x, t: model.score(x, 0.8 * torch.as_tensor(t)))
-    assert stale.residual > 0.1
-    assert stale.curl < 1e-12  # still a gradient
+    assert stale.residual.value > 0.1
+    assert stale.curl.value < 1e-12  # still a gradient
 
 
 def test_bad_input_is_refused_by_name() -> None:
@@ -127,5 +128,55 @@ def test_bad_input_is_refused_by_name() -> None:
         score_residual(model, randn(2, 2), 0.1, probes=0)
     with pytest.raises(ValueError, match="x0: expected at least two"):
         diagnose_score(model, randn(1, 2))
-    with pytest.raises(ValueError, match="GaussianSDE"):
-        diagnose_score(Scored(CriticallyDamped(), model.score), randn(2, 2))
+    with pytest.raises(ValueError, match="expected a GaussianSDE or CriticallyDamped, got StationarySDE"):
+        diagnose_score(Scored(noisy, model.score), randn(2, 2))
+
+
+def test_a_relative_size_has_the_error_of_the_delta_method() -> None:
+    """part = 0.25 whole (1 + e): the root is 1/2, its error 1/2 * 0.25 std(e whole)/(E whole sqrt(n)) / 0.5 = std/4."""
+    n, whole = 400, 1 + randn(400, seed=5).square()
+    part = 0.25 * whole * (1 + 0.2 * randn(n, seed=6))
+    found = relative_size(part, whole)
+    ratio = float(part.mean() / whole.mean())
+    spread = float((part - ratio * whole).std() / whole.mean()) / math.sqrt(n)
+    assert found.value == pytest.approx(math.sqrt(ratio), rel=1e-12)
+    assert found.error == pytest.approx(spread / (2 * found.value), rel=0.02)
+    # Over many draws the values scatter by the error.
+    many = [relative_size(0.25 * whole * (1 + 0.2 * randn(n, seed=s)), whole).value for s in range(100, 300)]
+    assert torch.tensor(many).std() == pytest.approx(found.error, rel=0.2)  # four standard errors: 4/sqrt(400)
+    assert relative_size(torch.zeros(3), torch.ones(3)) == (0.0, 0.0)
+
+
+def test_residuals_with_probes_of_their_own_are_not_biased() -> None:
+    """For a score with a wrong clock: E r1 . r2 is the exact |r|^2 where E|r1|^2 is not."""
+    model = mixture(VP())
+    late = Scored(VP(), lambda x, t: model.score(x, 0.8 * torch.as_tensor(t)))
+    x, generator = randn(2000, 2, seed=3), torch.Generator().manual_seed(1)
+    exact = score_residual(late, x, 0.3).relative
+    first, second = (score_residual(late, x, 0.3, probes=1, generator=generator) for _ in range(2))
+    found = first.size(second)
+    assert abs(found.value - exact) < 4 * found.error
+    assert first.relative - exact > 4 * found.error
+
+
+def test_the_exact_velocity_score_of_a_matrix_process_passes() -> None:
+    """Critically damped diffusion of normal data: E[score] = 0 and Stein's identity within standard errors, no curl;
+    a score 1.1 times too long fails by 0.1, one that turns fails by its curl."""
+    sde, d, n = CriticallyDamped(), 0.7, 2000
+    start = torch.tensor([[d**2, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+
+    def score(u: Tensor, t: Time) -> Tensor:  # u [batch, 2, 2]: two independent copies
+        phi, _ = sde.moments(0.0, t)
+        return -torch.linalg.solve(phi @ start @ phi.mT + sde.covariance_at(t), u)
+
+    data = d * randn(n, 2, seed=7)
+    for row in diagnose_score(Scored(sde, score), data).rows:
+        assert row.mean < 3 * row.mean_error
+        assert abs(row.stein) < 4 * row.stein_error + 1e-12
+        assert row.curl.value < 1e-12
+        assert row.residual is None
+    for row in diagnose_score(Scored(sde, lambda u, t: 1.1 * score(u, t)), data).rows:
+        assert abs(row.stein + 0.1) < 4 * row.stein_error + 1e-12
+    for row in diagnose_score(Scored(sde, lambda u, t: score(u, t) @ (torch.eye(2) + turn)), data).rows:
+        assert row.curl.value == pytest.approx(math.sqrt(0.5), abs=1e-9)
