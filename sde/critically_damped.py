@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sde.linear import Clock, LinearSDE
-from sde.process import require_positive
+from sde.process import Time, require_positive
 
 
 class CriticallyDamped(LinearSDE):
@@ -52,6 +52,15 @@ class CriticallyDamped(LinearSDE):
             eps=eps,
             initial=[[0.0, 0.0], [0.0, self.velocity * self.mass]],
         )
+
+    def state_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(2, *shape): the data and their velocities."""
+        return (2, *shape)
+
+    def position_marginal(self, t: Time) -> tuple[Tensor, Tensor]:
+        """alpha and sigma of the position, x_t given x_0 ~ N(alpha x_0, sigma^2), in float64 and shaped like `t`."""
+        phi, _ = self.moments(0.0, t)
+        return phi[..., 0, 0], self.covariance_at(t)[..., 0, 0].sqrt()
 
     def lift(self, x: Tensor) -> Tensor:
         """The state (x, 0) `[batch, 2, ...]` of data x `[batch, ...]`, to be given to `marginal` as x_0."""

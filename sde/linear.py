@@ -183,9 +183,17 @@ class LinearSDE(SDE):
         return self.clock.beta(as_time(t, x)) * apply(self.A, x)
 
     def diffusion(self, x: Tensor, t: Time) -> Tensor:
-        """sqrt(beta(t)) L, `[batch, d, m]`."""
+        """sqrt(beta(t)) L, `[batch, d, m]`, of one copy."""
         rate = self.clock.beta(as_time(t, x)).reshape(-1, 1, 1)
         return (rate.sqrt() * self.L.to(x)).expand(len(x), -1, -1)
+
+    def noise_shape(self, x: Tensor) -> tuple[int, ...]:
+        """`[batch, m, ...]`: each copy has m Brownian motions of its own."""
+        return len(x), self.L.shape[1], *x.shape[2:]
+
+    def apply_noise(self, x: Tensor, t: Time, z: Tensor) -> Tensor:
+        """sqrt(beta(t)) L z along axis 1."""
+        return self.clock.beta(as_time(t, x)).sqrt() * apply(self.L, z)
 
     def apply_diffusion(self, x: Tensor, t: Time, v: Tensor) -> Tensor:
         """beta(t) L L^T v."""

@@ -52,7 +52,7 @@ class SDE(ABC):
 
     - `"diagonal"`: g broadcasts against x, one Brownian motion for each component;
     - `"scalar"`: g broadcasts against x, one Brownian motion for the whole sample;
-    - `"general"`: g is `[batch, d, m]` for x `[batch, d]`, m Brownian motions.
+    - `"general"`: g is `[batch, d, m]` for the d components of a sample, flattened, m Brownian motions.
 
     `state_dependent` says whether g depends on x; only then has the reverse process the extra
     drift of `noise_divergence`. Declaring False for a g that does depend on x is an error that
@@ -71,12 +71,35 @@ class SDE(ABC):
     def diffusion(self, x: Tensor, t: Time) -> Tensor:
         """g(x, t): a tensor that broadcasts against `x`, or `[batch, d, m]` for general noise."""
 
+    def noise_shape(self, x: Tensor) -> tuple[int, ...]:
+        """The shape `[batch, ...]` of the Brownian motions that drive x `[batch, ...]`."""
+        if self.noise_type == "general":
+            return len(x), self.diffusion(x, self.T).shape[-1]
+        return tuple(x.shape) if self.noise_type == "diagonal" else (len(x), *(1,) * (x.ndim - 1))
+
+    def apply_noise(self, x: Tensor, t: Time, z: Tensor) -> Tensor:
+        """g(x, t) z, shaped like `x`, for z of shape `noise_shape(x)`."""
+        g = self.diffusion(x, t)
+        return (g @ z.unsqueeze(-1)).reshape(x.shape) if self.noise_type == "general" else g * z
+
+    def state_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a state for data of shape `shape`, each without the batch."""
+        return tuple(shape)
+
+    def lift(self, x: Tensor) -> Tensor:
+        """The state that stands for data x `[batch, ...]` at t = 0; x itself unless the process adds to it."""
+        return x
+
+    def position(self, state: Tensor) -> Tensor:
+        """The data's part of a state."""
+        return state
+
     def covariance(self, x: Tensor, t: Time) -> Tensor:
-        """g g^T at every sample of `x` `[batch, d]`, as a matrix `[batch, d, d]`."""
+        """g g^T at every sample of `x` `[batch, ...]`, as a matrix `[batch, d, d]` of its d components, flattened."""
         g = self.diffusion(x, t)
         if self.noise_type == "general":
             return g @ g.mT
-        g = g.expand_as(x)
+        g = g.expand_as(x).flatten(1)
         return g.unsqueeze(-1) * g.unsqueeze(-2) if self.noise_type == "scalar" else g.square().diag_embed()
 
     def noise_divergence(self, x: Tensor, t: Time) -> Tensor:
@@ -112,7 +135,7 @@ class SDE(ABC):
         """g(x, t) g(x, t)^T v for a vector field v shaped like `x`."""
         g = self.diffusion(x, t)
         if self.noise_type == "general":
-            return (g @ (g.mT @ v.unsqueeze(-1))).squeeze(-1)
+            return (g @ (g.mT @ v.flatten(1).unsqueeze(-1))).reshape(v.shape)
         if self.noise_type == "scalar":
             g = g.expand_as(x)
             inner = (g * v).flatten(1).sum(1)
@@ -165,3 +188,9 @@ class ReverseSDE(SDE):
 
     def diffusion(self, x: Tensor, t: Time) -> Tensor:
         return self.stochasticity * self.forward.diffusion(x, t)
+
+    def noise_shape(self, x: Tensor) -> tuple[int, ...]:
+        return self.forward.noise_shape(x)
+
+    def apply_noise(self, x: Tensor, t: Time, z: Tensor) -> Tensor:
+        return self.stochasticity * self.forward.apply_noise(x, t, z)

@@ -47,11 +47,7 @@ def simulate(
     steps = times.diff()
     if times.ndim != 1 or not (bool((steps > 0).all()) or bool((steps < 0).all())):
         raise ValueError(f"times: expected times that rise or fall throughout, got {times.tolist()}")
-    shape = tuple(x0.shape)
-    if sde.noise_type == "scalar":
-        shape = (shape[0], *(1,) * (len(shape) - 1))
-    elif sde.noise_type == "general":
-        shape = (shape[0], sde.diffusion(x0, float(times[0])).shape[-1])
+    shape = sde.noise_shape(x0)
     if path is not None and path.shape != shape:
         raise ValueError(
             f"path: expected one of shape {list(shape)} for {sde.noise_type} noise, got {list(path.shape)}"
@@ -61,9 +57,6 @@ def simulate(
     states[0] = x = x0
     now = times.to(x0)  # a time on the device of x, so that the loop waits for nothing
     for k, h in enumerate(steps.tolist()):
-        t = now[k]
-        push = sde.diffusion(x, t)
-        kick = (push @ noise().unsqueeze(-1)).squeeze(-1) if sde.noise_type == "general" else push * noise()
-        x = x + h * sde.drift(x, t) + abs(h) ** 0.5 * kick
+        x = x + h * sde.drift(x, now[k]) + abs(h) ** 0.5 * sde.apply_noise(x, now[k], noise())
         states[k + 1] = x
     return states

@@ -20,7 +20,8 @@ ITO = ("euler", "milstein", "srk")
 class _Clocked(torch.nn.Module):
     """A reverse SDE with the clock torchsde asks for: u rises from 0 to `steps` as t falls from T to eps.
 
-    With t(u) and rate = -dt/du > 0 the drift is -rate f and the diffusion sqrt(rate) g.
+    With t(u) and rate = -dt/du > 0 the drift is -rate f and the diffusion sqrt(rate) g. States and
+    Brownian motions are flattened to `[batch, channels]`.
     """
 
     sde_type = "ito"
@@ -28,7 +29,8 @@ class _Clocked(torch.nn.Module):
     def __init__(self, reverse: SDE, shape: torch.Size, eps: float, clock: str, forward: SDE, steps: int) -> None:
         super().__init__()
         self.reverse, self.shape, self.eps, self.clock, self.forward_sde = reverse, shape, eps, clock, forward
-        self.noise_type = reverse.noise_type
+        additive = reverse.noise_type == "general" and not reverse.state_dependent
+        self.noise_type = "additive" if additive else reverse.noise_type
         self.steps = steps
         if clock == "log_snr":
             assert isinstance(forward, GaussianSDE)
@@ -49,13 +51,20 @@ class _Clocked(torch.nn.Module):
         t, rate = self.time(u.to(y))
         return -rate * self.reverse.drift(y.reshape(self.shape), t).reshape(y.shape)
 
+    def g_prod(self, u: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        """g w for the Brownian motions w: full matrices are never formed where the process has none."""
+        t, rate = self.time(u.to(y))
+        x = y.reshape(self.shape)
+        return rate.sqrt() * self.reverse.apply_noise(x, t, w.reshape(self.reverse.noise_shape(x))).reshape(y.shape)
+
+
+class _ClockedElementwise(_Clocked):
+    """With g itself, for diagonal and scalar noise, whose higher orders ask for it."""
+
     def g(self, u: Tensor, y: Tensor) -> Tensor:
         t, rate = self.time(u.to(y))
         x = y.reshape(self.shape)
-        g = rate.sqrt() * self.reverse.diffusion(x, t)
-        if self.noise_type == "general":
-            return g
-        g = g.expand_as(x).reshape(y.shape)
+        g = (rate.sqrt() * self.reverse.diffusion(x, t)).expand_as(x).reshape(y.shape)
         return g.unsqueeze(-1) if self.noise_type == "scalar" else g
 
 
@@ -91,21 +100,21 @@ class TorchSDE(Solver):
 
     Args:
         method: "euler" (strong 0.5, or 1 for additive noise), "milstein" (1) or "srk" (1.5, Rößler
-            2010) in the Ito sense.
+            2010) in the Ito sense. Full noise that depends on the state is for "euler" alone.
         steps: number of steps.
         stochasticity: lambda of the reverse SDE; 0 is the probability flow.
-        clock: in what the steps are even: "log_snr" (Gaussian processes) or "t".
+        clock: in what the steps are even: "log_snr" (Gaussian processes, their default) or "t".
         eps: end time; the process's own by default.
         denoise: end with D(x, eps) in place of x, where the process is Gaussian.
 
     Raises:
-        ValueError: for a Stratonovich method, or a clock that the process has not.
+        ValueError: for a Stratonovich method, or a method or clock that does not fit the process.
     """
 
     method: Method = "srk"
     steps: int = 100
     stochasticity: float = 1.0
-    clock: Literal["log_snr", "t"] = "log_snr"
+    clock: Literal["log_snr", "t"] | None = None
     eps: float | None = None
     denoise: bool = True
     stochastic = True
@@ -116,7 +125,7 @@ class TorchSDE(Solver):
             raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {self.method!r}")
         if self.method not in ITO:
             raise ValueError(f"method: {self.method!r} is of the Stratonovich kind; an Ito SDE takes {', '.join(ITO)}")
-        if self.clock not in ("log_snr", "t"):
+        if self.clock not in ("log_snr", "t", None):
             raise ValueError(f"clock: expected 'log_snr' or 't', got {self.clock!r}")
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
@@ -124,23 +133,29 @@ class TorchSDE(Solver):
 
         if noise is None:
             raise ValueError("noise: this solver is stochastic; give a source of noise")
-        if self.clock == "log_snr" and not isinstance(model.sde, GaussianSDE):
+        gaussian = isinstance(model.sde, GaussianSDE)
+        clock = self.clock or ("log_snr" if gaussian else "t")
+        if clock == "log_snr" and not gaussian:
             raise ValueError(f"clock: {type(model.sde).__name__} has no log-SNR; use clock='t'")
         eps = float(getattr(model.sde, "eps", 0.0)) if self.eps is None else self.eps
         reverse = model.sde.reverse(score_of(model), self.stochasticity)
-        clocked = _Clocked(reverse, x.shape, eps, self.clock, model.sde, self.steps)
+        kind = _Clocked if reverse.noise_type == "general" else _ClockedElementwise
+        clocked = kind(reverse, x.shape, eps, clock, model.sde, self.steps)
+        if clocked.noise_type == "general" and self.method != "euler":
+            raise ValueError(
+                f"method: {self.method!r} does not take the full, state-dependent noise of {type(model.sde).__name__}; "
+                "use method='euler'"
+            )
         y = x.flatten(1)
-        channels = y.shape[1]
-        if reverse.noise_type == "scalar":
-            channels = 1
-        elif reverse.noise_type == "general":
-            channels = reverse.diffusion(x, reverse.T).shape[-1]
+        channels = math.prod(reverse.noise_shape(x)[1:])
         increments = _Increments(noise.sibling((x.shape[0], channels), stream=STEPS), (x.shape[0], channels))
         # Whole numbers as times, so that steps of 1 meet them exactly; only the end is kept unless asked.
         marks = torch.arange(self.steps + 1.0, dtype=torch.float64, device=x.device)
         if on_step is None:
             marks = marks[[0, -1]]
-        path = torchsde.sdeint(clocked, y, marks, bm=increments, method=self.method, dt=1.0)
+        # Milstein's (dg/dx) g for one Brownian motion: torchsde's derivative has it transposed, its difference has not.
+        options = {"grad_free": True} if self.method == "milstein" and clocked.noise_type == "scalar" else {}
+        path = torchsde.sdeint(clocked, y, marks, bm=increments, method=self.method, dt=1.0, options=options)
         if on_step is not None:
             for u, state in zip(marks[1:], path[1:], strict=True):
                 on_step(state.reshape(x.shape), clocked.time(u.to(x))[0])

@@ -163,7 +163,7 @@ def test_trajectory_and_denoised_end() -> None:
         (lambda: TorchSDE(steps=0), "steps"),
         (lambda: TorchSDE(clock="sigma"), "clock"),  # type: ignore[arg-type]
         (lambda: TorchSDE().solve(gaussian(VP()), torch.zeros(1, 1)), "noise"),
-        (lambda: sample(LogNormalModel(), TorchSDE(), x_T=torch.ones(1, 1)), "clock"),
+        (lambda: sample(LogNormalModel(), TorchSDE(clock="log_snr"), x_T=torch.ones(1, 1)), "clock"),
         (lambda: sample(gaussian(VP()), TorchSDE(stochasticity=-1.0), (1, 1)), "stochasticity"),
     ],
 )
