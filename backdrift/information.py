@@ -223,7 +223,7 @@ def main(config: DictConfig) -> None:
     from backdrift.run import Run
 
     run = Run.open(config.run)
-    data, model = run.data(), run.model(config.weights)
+    data, model = run.data(), run.gaussian_model(config.weights)
     values, _ = chosen(config, data)
     settings = {name: config[name] for name in ("levels", "strata", "draws", "seed")}
     known = know(model, data, values, **settings)

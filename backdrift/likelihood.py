@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
 
     from backdrift.data import Data
     from backdrift.metrics import Estimate
+    from sde import SDE
 
 BATCH = 256
 """Samples in memory at once. It changes no value: a sample does not know its neighbours."""
@@ -101,6 +103,14 @@ class Scores:
             writer.writerows(zip(*columns.values(), strict=True))
 
 
+def density_of(sde: SDE) -> Callable[..., Any]:
+    """The function of `solvers` that scores data under such a process."""
+    from sde import CriticallyDamped
+    from solvers import log_likelihood, position_log_likelihood
+
+    return position_log_likelihood if isinstance(sde, CriticallyDamped) else log_likelihood
+
+
 def score(model: Any, data: Data, values: Tensor, seed: int = 0, **settings: Any) -> Scores:
     """Log-likelihoods of samples v of a data set, in its own units.
 
@@ -109,20 +119,20 @@ def score(model: Any, data: Data, values: Tensor, seed: int = 0, **settings: Any
         data: says how v becomes what the model sees, and the Jacobian of that.
         values: v, `[n, ...]`.
         seed: of the dequantisation and of the probes.
-        settings: passed on to `solvers.log_likelihood`.
+        settings: passed on to `solvers.log_likelihood`, or to `solvers.position_log_likelihood` where the process
+            gives the data velocities.
 
     Raises:
-        ValueError: what `solvers.log_likelihood` raises.
+        ValueError: what they raise.
     """
     import torch
 
-    from solvers import log_likelihood
     from solvers.solver import place_of
 
     x = data.to_model(values, torch.Generator().manual_seed(seed))
     device, _ = place_of(model)
     parts = [
-        log_likelihood(model, part.to(device), seed=seed, first=k * BATCH, **settings)
+        density_of(model.sde)(model, part.to(device), seed=seed, first=k * BATCH, **settings)
         for k, part in enumerate(x.split(BATCH))
     ]
 

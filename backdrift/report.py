@@ -13,17 +13,36 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from backdrift import agreement, figures
+from backdrift import agreement, figures, score_checks
 from backdrift.configuration import build
 from backdrift.data import Data
 from backdrift.likelihood import Scores, score
 from backdrift.metrics import Estimate, mmd, sliced_wasserstein
 from backdrift.run import Run
 from backdrift.sample import draw, readable, readable_data
-from models import Denoiser
-from solvers import DDIM, Adams, Ancestral, DPMSolverPP2M, EulerMaruyama, Heun, TableSolver, sample
+from models import ConservativeDenoiser
+from sde import GaussianSDE
+from solvers import (
+    DDIM,
+    Adams,
+    Ancestral,
+    DPMSolverPP2M,
+    EulerMaruyama,
+    Heun,
+    SymmetricSplitting,
+    TableSolver,
+    sample,
+)
+from solvers.solver import score_of
 
-SOLVERS: tuple[TableSolver, ...] = (Adams(), DDIM(), DPMSolverPP2M(), Heun(), Ancestral(), EulerMaruyama())
+Budgeted = TableSolver | SymmetricSplitting
+SOLVERS: tuple[Budgeted, ...] = (Adams(), DDIM(), DPMSolverPP2M(), Heun(), Ancestral(), EulerMaruyama())
+MATRIX_SOLVERS: tuple[Budgeted, ...] = (
+    SymmetricSplitting(inner="euler", grid="quadratic"),
+    SymmetricSplitting(inner="midpoint", grid="quadratic"),
+)
+"""For processes that are linear with a matrix."""
+
 BUDGETS = (10, 20, 50)
 """Network evaluations a sample."""
 
@@ -51,11 +70,13 @@ def write(run: Run) -> None:
     solver = build(run.config, "solver")
     print(f"report: samples by {solver}", flush=True)
     draw_pictures(run, model, data, solver)
-    n = min(affordable(model, data.shape, len(SOLVERS) * sum(BUDGETS)), len(data.test), len(data.train))
-    print(f"report: {len(SOLVERS)} solvers at {', '.join(map(str, BUDGETS))} evaluations, {n} samples each", flush=True)
-    floor, table = compare(model, data, n)
+    gaussian = isinstance(model.sde, GaussianSDE)
+    solvers = SOLVERS if gaussian else MATRIX_SOLVERS
+    n = min(affordable(model, data.shape, len(solvers) * sum(BUDGETS)), len(data.test), len(data.train))
+    print(f"report: {len(solvers)} solvers at {', '.join(map(str, BUDGETS))} evaluations, {n} samples each", flush=True)
+    floor, table = compare(model, data, n, solvers)
     scores = score_test_set(run, model, data)
-    answers = three_answers(model, data, scores)
+    answers = [three_answers(model, data, scores)] if gaussian else []
     text = "\n\n".join(
         [
             f"# {run.config.name}",
@@ -65,7 +86,8 @@ def write(run: Run) -> None:
             solvers_section(data, n, floor, table),
             f"## Likelihood\n\nTest set: {scores}.\n\n"
             "![histogram](likelihood.png)\n\n![most and least likely](extremes.png)",
-            answers,
+            *answers,
+            check_score(model, data),
             versions_section(run),
             f"The report took {time.perf_counter() - began:.0f} s.",
         ]
@@ -76,15 +98,18 @@ def write(run: Run) -> None:
     hidden.replace(run.path / "report.md")
 
 
-def draw_pictures(run: Run, model: Denoiser, data: Data, solver: Any, n: int = 64) -> None:
+def draw_pictures(run: Run, model: Any, data: Data, solver: Any, n: int = 64) -> None:
     """`samples.png`, `trajectory.png` and `loss.png`."""
     n = n if data.is_picture else min(500, len(data.test))
-    path = sample(model, solver, (n, *data.shape), seed=0, trajectory=True)
+    sde = model.sde
+    path = sample(model, solver, (n, *sde.state_shape(data.shape)), seed=0, trajectory=True)
     real = readable_data(data, data.test[: max(n, 64)])
-    figures.samples(readable(data, path.x.cpu()), real).savefig(run.path / "samples.png")
-    times, states = path.times.double(), path.states
-    alpha = torch.where(times > 0, model.sde.alpha(times), 1.0)
-    ratio = torch.where(times > 0, model.sde.sigma(times) / alpha, 0.0)
+    figures.samples(readable(data, sde.position(path.x).cpu()), real).savefig(run.path / "samples.png")
+    times, states = path.times.double(), torch.stack([sde.position(state) for state in path.states])
+    gaussian = isinstance(sde, GaussianSDE)
+    alpha, sigma = (sde.alpha(times), sde.sigma(times)) if gaussian else sde.position_marginal(times)
+    alpha = torch.where(times > 0, alpha, 1.0)
+    ratio = torch.where(times > 0, sigma / alpha, 0.0)
     if data.is_picture:
         # Between pure noise and the end, the states where the noise is 8 to 0.05 times the data: there it happens.
         levels = data.std * torch.logspace(math.log10(8), math.log10(0.05), 8, dtype=torch.float64)
@@ -102,20 +127,25 @@ def draw_pictures(run: Run, model: Denoiser, data: Data, solver: Any, n: int = 6
         figures.loss_curve(steps, losses, window=10).savefig(run.path / "loss.png")
 
 
-def affordable(model: Denoiser, shape: tuple[int, ...], evaluations: int, work: float = WORK) -> int:
+def affordable(model: Any, shape: tuple[int, ...], evaluations: int, work: float = WORK) -> int:
     """How many samples `work` pays for at `evaluations` of the network each, at least 64 and at most 1000."""
-    x = torch.zeros(1, *shape)
+    x, gradient = torch.zeros(1, *model.sde.state_shape(shape)), isinstance(model, ConservativeDenoiser)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.denoise(x, torch.tensor(model.sde.T / 2))
-    return int(min(1000, max(64, work / (evaluations * max(1, counter.get_total_flops())))))
+        if gradient:  # the counter does not look inside one
+            model.network(x, torch.zeros(1))
+        else:
+            score_of(model)(x, torch.tensor(model.sde.T / 2))
+    operations = (3 if gradient else 1) * max(1, counter.get_total_flops())
+    return int(min(1000, max(64, work / (evaluations * operations))))
 
 
-def score_test_set(run: Run, model: Denoiser, data: Data) -> Scores:
+def score_test_set(run: Run, model: Any, data: Data) -> Scores:
     """Log-likelihoods of the test set, or of as many of its first samples as `WORK` pays for, as
     `likelihood` in the run's config says; with `likelihood.png`, and `extremes.png` of the most and least likely."""
     settings: dict[str, Any] = OmegaConf.to_container(run.config.likelihood)  # type: ignore[assignment]
     # rk4 and the estimate of its error take 6 evaluations a step; one with its derivative costs about five plain ones.
-    values = data.test[: affordable(model, data.shape, 30 * settings.get("steps", 16))]
+    draws = 1 if isinstance(model.sde, GaussianSDE) else settings.get("draws", 8)  # of the velocity
+    values = data.test[: affordable(model, data.shape, 30 * draws * settings.get("steps", 16))]
     print(f"report: log-likelihood of {len(values)} test samples", flush=True)
     scores = score(model, data, values, **settings)
     figures.likelihood_histogram({"test set": scores.values}, scores.unit).savefig(run.path / "likelihood.png")
@@ -125,7 +155,7 @@ def score_test_set(run: Run, model: Denoiser, data: Data) -> Scores:
     return scores
 
 
-def three_answers(model: Denoiser, data: Data, scores: Scores) -> str:
+def three_answers(model: Any, data: Data, scores: Scores) -> str:
     """The section "Three answers agree", for a tenth of `WORK`."""
     n = min(len(scores.log_prob), 100, affordable(model, data.shape, agreement.evaluations(), WORK / 10))
     print(f"report: three answers on {n} test samples", flush=True)
@@ -133,8 +163,20 @@ def three_answers(model: Denoiser, data: Data, scores: Scores) -> str:
     return agreement.section(agreement.compare(model, data, values, scores, n=n), scores, n)
 
 
+def check_score(model: Any, data: Data) -> str:
+    """The section "Score", for a tenth of `WORK`."""
+    n = min(len(data.test), affordable(model, data.shape, score_checks.evaluations(data.dim), WORK / 10))
+    print(f"report: score on {n} test samples", flush=True)
+    return score_checks.section(model, data.to_model(data.test[:n], torch.Generator().manual_seed(0)))
+
+
+def label(solver: Budgeted) -> str:
+    """A solver's name, and which of its kind it is."""
+    return type(solver).__name__ + (f", {solver.inner}" if isinstance(solver, SymmetricSplitting) else "")
+
+
 def compare(
-    model: Any, data: Data, n: int, solvers: tuple[TableSolver, ...] = SOLVERS, seed: int = 0
+    model: Any, data: Data, n: int, solvers: tuple[Budgeted, ...] = SOLVERS, seed: int = 0
 ) -> tuple[Comparison, dict[tuple[str, int], Comparison]]:
     """The distance to the test set of `n` training samples, and of `n` samples of every solver at every budget.
 
@@ -150,7 +192,7 @@ def compare(
     for solver in solvers:
         for nfe in BUDGETS:
             x = draw(model, solver.with_budget(nfe, model.sde), data.shape, n, seed)
-            table[type(solver).__name__, nfe] = distances(comparable(data, readable(data, x)), test)
+            table[label(solver), nfe] = distances(comparable(data, readable(data, x)), test)
     return floor, table
 
 
@@ -166,7 +208,7 @@ def distances(x: Tensor, test: Tensor) -> Comparison:
     return Comparison(mmd(x, test), sliced_wasserstein(x, test))
 
 
-def training(run: Run, model: Denoiser, data: Data) -> str:
+def training(run: Run, model: Any, data: Data) -> str:
     """The section on what was trained, on what, and for how long."""
     parameters = sum(value.numel() for value in model.network.parameters())
     lines = [

@@ -8,6 +8,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from backdrift import checkpoint
 from backdrift.checkpoint import Checkpoint
@@ -22,7 +24,6 @@ from backdrift.configuration import build
 
 if TYPE_CHECKING:
     from backdrift.data import Data
-    from models import Denoiser
 
 REPORTED = ("backdrift", "torch", "numpy", "scipy", "accelerate", "safetensors", "hydra-core", "torchsde")
 
@@ -112,20 +113,33 @@ class Run:
     def _data(self) -> Data:
         return build(self.config, "data")
 
-    def model(self, weights: str = "ema", device: torch.device | str = "cpu") -> Denoiser:
-        """The trained denoiser in evaluation mode, from the newest checkpoint; the data need not be there.
+    def model(self, weights: str = "ema", device: torch.device | str = "cpu") -> Any:
+        """The trained model in evaluation mode, from the newest checkpoint; the data need not be there.
 
         Args:
             weights: "ema" for the running average, "model" for the weights as trained.
             device: where to.
         """
-        from models import Denoiser
-
         newest = self.latest_checkpoint()
         network = build(self.config, "model")
         network.load_state_dict(newest.weights(weights))
-        denoiser = Denoiser(network, build(self.config, "sde"), self.config.event.std)
-        return denoiser.to(device).eval().requires_grad_(False)
+        model = preconditioning(self.config)(network, build(self.config, "sde"), self.config.event.std)
+        return model.to(device).eval().requires_grad_(False)
+
+    def gaussian_model(self, weights: str = "ema") -> Any:
+        """`model`, for what asks for a log-SNR.
+
+        Raises:
+            ValueError: if the run's process is not Gaussian.
+        """
+        from sde import GaussianSDE
+
+        model = self.model(weights)
+        if not isinstance(model.sde, GaussianSDE):
+            raise ValueError(
+                f"run={self.path}: expected a run of a Gaussian process, got one of {type(model.sde).__name__}"
+            )
+        return model
 
     def log(self, step: int, **values: float) -> None:
         """Add a line to `metrics.jsonl`."""
@@ -150,6 +164,13 @@ class Run:
         hidden.write_text("".join(json.dumps(row) + "\n" for row in kept))
         checkpoint.force(hidden)
         hidden.replace(self.metrics)
+
+
+def preconditioning(config: DictConfig) -> Callable[[nn.Module, Any, float], nn.Module]:
+    """What makes a model of a network, a process and the data's standard deviation; `Denoiser` in configs without."""
+    from models import Denoiser
+
+    return build(config, "preconditioning") if "preconditioning" in config else Denoiser
 
 
 def versions() -> dict[str, Any]:

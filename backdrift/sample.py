@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from backdrift.data import Data
+    from sde import SDE
     from solvers import Solver
 
 BATCH = 256
@@ -55,15 +56,40 @@ def main(config: DictConfig) -> None:
 
 
 def draw(model: Any, solver: Solver, shape: tuple[int, ...], n: int, seed: int) -> Tensor:
-    """`n` samples x `[n, *shape]` in the model's units, on the host."""
+    """`n` samples x `[n, *shape]` in the model's units, on the host: the data's part of the states."""
     import torch
 
     from solvers import sample
 
+    sde = model.sde
+    require_fit(solver, sde)
+    state = sde.state_shape(shape)
     parts = [
-        sample(model, solver, (min(BATCH, n - first), *shape), seed, first=first).cpu() for first in range(0, n, BATCH)
+        sde.position(sample(model, solver, (min(BATCH, n - first), *state), seed, first=first)).cpu()
+        for first in range(0, n, BATCH)
     ]
     return torch.cat(parts)
+
+
+def require_fit(solver: Solver, sde: SDE) -> None:
+    """Raise `ValueError`, saying what to take, where one of our solvers is not for such a process."""
+    from sde import GaussianSDE, LinearSDE
+    from solvers import ProbabilityFlow, SymmetricSplitting, TorchSDE
+
+    name, process = type(solver).__name__, type(sde).__name__
+    if isinstance(solver, SymmetricSplitting):
+        if not isinstance(sde, LinearSDE):
+            raise ValueError(
+                f"{name} is for linear processes with a matrix, such as sde=cld, the process is {process}; "
+                "take solver=adams or another"
+            )
+        return
+    ours = type(solver).__module__.startswith("solvers.")
+    if ours and not isinstance(solver, (ProbabilityFlow, TorchSDE)) and not isinstance(sde, GaussianSDE):
+        raise ValueError(
+            f"{name} is for Gaussian processes, the process is {process}; "
+            "take solver=symmetric_splitting, solver=torchsde or solver=probability_flow"
+        )
 
 
 def readable(data: Data, x: Tensor) -> Tensor:

@@ -22,12 +22,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from backdrift import checkpoint
 from backdrift.configuration import blamed, build
 from backdrift.data import Data
+from backdrift.likelihood import density_of
 from backdrift.progress import Progress
-from backdrift.run import Run
-from models import Denoiser, DenoisingLoss, GaussianMixture
+from backdrift.run import Run, preconditioning
+from backdrift.sample import draw
+from models import ConservativeDenoiser
 from models.times import stratified
-from sde import GaussianSDE
-from solvers import log_likelihood, sample
+from sde import SDE, Time
 
 Decay = Literal["cosine", "linear", "constant"]
 
@@ -37,7 +38,7 @@ class Recipe:
     """How a network is trained.
 
     Args:
-        loss: of a batch, one number a sample.
+        loss: of a batch, one number a sample, called as `loss(model, x0, u, noise, label)`: `models.DenoisingLoss`, …
         optimizer: makes the optimiser of the parameters, at the highest learning rate.
         steps: number of optimiser steps.
         batch: samples in a step, over all processes together.
@@ -57,7 +58,7 @@ class Recipe:
         ValueError: naming the argument that makes no sense.
     """
 
-    loss: DenoisingLoss
+    loss: Callable[..., Tensor]
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     steps: int
     batch: int
@@ -144,19 +145,29 @@ def seed_device(device: torch.device, seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def rehearse(config: DictConfig, sde: GaussianSDE) -> None:
-    """Solve and score two points of a closed form: no mistake in what comes after training waits for its end.
+@dataclass(frozen=True)
+class NormalScore:
+    """A process with the score of N(0, 1) at all times, in place of a model."""
+
+    sde: SDE
+
+    def score(self, x: Tensor, t: Time) -> Tensor:
+        return -x
+
+
+def rehearse(config: DictConfig, sde: SDE) -> None:
+    """Solve and score two points of a normal density: no mistake in what comes after training waits for its end.
 
     Raises:
         ValueError: beginning with the key at fault.
     """
-    solver, normal = build(config, "solver"), GaussianMixture(torch.zeros(1, 1), 1.0, sde=sde)
+    solver, normal = build(config, "solver"), NormalScore(sde)
     settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
     if isinstance(settings.get("steps"), int) and "grid" not in settings:
         settings["steps"] = min(settings["steps"], 1)  # enough to judge the others
     for key, attempt in (
-        ("solver", lambda: sample(normal, solver, (2, 1))),
-        ("likelihood", lambda: log_likelihood(normal, torch.zeros(2, 1), **settings)),
+        ("solver", lambda: draw(normal, solver, (1,), 2, seed=0)),
+        ("likelihood", lambda: density_of(sde)(normal, torch.zeros(2, 1), **settings)),
     ):
         try:
             attempt()
@@ -183,10 +194,14 @@ class Trainer:
         self.data: Data = build(config, "data") if data is None else data
         if "path" in config.data:  # the run will be read from other folders
             config.data.path = str(Path(str(config.data.path)).expanduser().absolute())
-        config.event = {"shape": list(self.data.shape), "classes": self.data.classes, "std": self.data.std}
+        self.state = self.sde.state_shape(self.data.shape)
+        lead = len(self.state) - len(self.data.shape) + 1  # axes that the process adds are channels to the network
+        shape = [math.prod(self.state[:lead]), *self.state[lead:]]
+        config.event = {"shape": shape, "classes": self.data.classes, "std": self.data.std}
         self.recipe: Recipe = build(config, "train")  # may refer to the event
         torch.manual_seed(mixed(self.recipe.seed, 0))
         self.network: nn.Module = build(config, "model")
+        self.model_of = preconditioning(config)
         self.classes = int(getattr(getattr(self.network, "conditioning", None), "classes", 0))
         self._check_fit()
         # Told that there are CPUs only, it lets the processes of any launcher meet; else each would train alone.
@@ -204,8 +219,8 @@ class Trainer:
             raise ValueError(f"train.batch={self.recipe.batch}: expected a multiple of the {processes} processes")
 
     def _check_fit(self) -> None:
-        """One evaluation of the network on zeros."""
-        z = torch.zeros(2, *self.data.shape)
+        """One evaluation of the network, and one of the loss, on zeros."""
+        z = torch.zeros(2, *self.config.event.shape)
         try:
             with torch.no_grad():
                 shape = self.network.eval()(z, torch.zeros(2)).shape
@@ -214,8 +229,22 @@ class Trainer:
             raise ValueError(
                 f"model: does not take data of shape {list(self.data.shape)} ({error}); {choice}"
             ) from error
-        if shape != z.shape:
-            raise ValueError(f"model: returns shape {list(shape)} for data of shape {list(z.shape)}")
+        try:
+            model = self.model_of(self.network, self.sde, self.data.std)
+        except ValueError as error:
+            raise ValueError(f"preconditioning: {error}") from error
+        wanted = z.shape[:1] if isinstance(model, ConservativeDenoiser) else z.shape
+        if shape != wanted:
+            raise ValueError(
+                f"model: returns shape {list(shape)} for data of shape {list(z.shape)}, {type(model).__name__} "
+                f"(preconditioning) expects {list(wanted)}; model=energy returns a number for each sample"
+            )
+        x0, u = torch.zeros(2, *self.data.shape), torch.full((2,), 0.5, dtype=torch.float64)
+        try:
+            with torch.no_grad():
+                self.recipe.loss(model, x0, u, torch.zeros(2, *self.state))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"train.loss: {error}") from error
         if self.classes and self.data.train_labels is None:
             raise ValueError(f"model.classes: the data set {self.data.name} has no labels; set model.classes=0")
 
@@ -269,7 +298,7 @@ class Trainer:
 
         # The network alone is wrapped: half precision ends there, and gradients are averaged there.
         prepared, stepper = accelerator.prepare(network, optimizer)
-        model = Denoiser(prepared, self.sde, self.data.std)
+        model = self.model_of(prepared, self.sde, self.data.std)
         values = self.data.train.to(device)
         labels = self.data.train_labels.to(device) if self.classes and self.data.train_labels is not None else None
         order = Order(len(values), recipe.batch, recipe.seed)
@@ -286,7 +315,7 @@ class Trainer:
                 index = order(step).to(device)
                 x0 = self.data.to_model(values[index], generator)
                 u = stratified(recipe.batch, generator, device)
-                noise = torch.randn(x0.shape, generator=generator, device=device)
+                noise = torch.randn(len(x0), *self.state, generator=generator, device=device)
                 label = None if labels is None else self._withheld(labels[index], generator)[mine]
                 if recipe.channels_last and x0.ndim == 4:
                     x0 = x0.contiguous(memory_format=torch.channels_last)

@@ -22,7 +22,7 @@ def main(config: DictConfig) -> None:
     run = Run.open(config.run)
     start = None if config.solver.start is None else build(config.solver, "start")
     tuned = tune(
-        run.model(config.weights).requires_grad_(False),
+        run.gaussian_model(config.weights).requires_grad_(False),
         start,
         config.solver.nfe,
         shape=run.data().shape,

@@ -1,7 +1,7 @@
 """What stands for the score: networks, preconditioning, losses and closed-form densities."""
 
 from models.denoiser import Denoiser
-from models.energy import ConservativeDenoiser, Energy, LogDensity
+from models.energy import ConservativeDenoiser, Energy, LogDensity, Potential
 from models.hybrid_score import HybridLoss, HybridScore
 from models.loss import DenoisingLoss
 from models.mixture import GaussianMixture
@@ -31,6 +31,7 @@ __all__ = [
     "LogDensity",
     "LogNormalTimes",
     "MixedTimes",
+    "Potential",
     "ScoreDiagnostics",
     "TimeDistribution",
     "UNet",

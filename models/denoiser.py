@@ -29,12 +29,16 @@ class Denoiser(nn.Module, Model):
         data_std: d, the standard deviation of the data over all components.
 
     Raises:
-        ValueError: if `data_std` is not positive.
+        ValueError: if the process is not Gaussian or `data_std` is not positive.
     """
 
     def __init__(self, network: nn.Module, sde: GaussianSDE, data_std: float = 0.5) -> None:
         super().__init__()
         require_positive(data_std=data_std)
+        if not isinstance(sde, GaussianSDE):
+            raise ValueError(
+                f"sde: expected a GaussianSDE, got {type(sde).__name__}; models.HybridScore is for CriticallyDamped"
+            )
         self.network = network
         self.sde = sde
         self.data_std = float(data_std)

@@ -128,6 +128,30 @@ class Energy(nn.Module):
         return other
 
 
+class Potential(nn.Module):
+    r"""A scalar network psi(z, c) = z . N(z, c) from any that returns a tensor like z: its gradient is N + (dN/dz)^T z.
+
+    Smooth where N is, and 0 where N's last layer starts at 0, so that the untrained denoiser is the
+    Gaussian one. Du et al. (2023) make energies of diffusion networks, in this way among others.
+
+    Args:
+        network: N, called as `network(z, c_noise)` or `network(z, c_noise, label)`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def conditioning(self) -> nn.Module:
+        """That of N: it knows the number of classes."""
+        return self.network.conditioning  # type: ignore[return-value]
+
+    def forward(self, z: Tensor, c_noise: Tensor, *label: Tensor) -> Tensor:
+        """psi, `[batch]`, for z `[batch, ...]` and c_noise `[batch]`."""
+        return (z * self.network(z, c_noise, *label)).flatten(1).sum(1)
+
+
 class ConservativeDenoiser(Denoiser):
     r"""A denoiser that is a gradient: the raw output is F = grad_z psi of a scalar network psi(z, c_noise).
 
@@ -150,7 +174,15 @@ class ConservativeDenoiser(Denoiser):
 
     def raw(self, z: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """grad_z psi, shaped like `z`."""
-        return gradient(lambda z: self._potential(z, c_noise, label), z)
+
+        def potential(z: Tensor) -> Tensor:
+            return self._potential(z, c_noise, label)
+
+        # torch.func can be differentiated again in forward mode, as the likelihood does; a network of several
+        # processes cannot be called inside it.
+        if isinstance(self.network, nn.parallel.DistributedDataParallel):
+            return gradient(potential, z)
+        return torch.func.grad(lambda z: potential(z).sum())(z)
 
     def log_prob(self, x: Tensor, t: Time) -> Tensor:
         """log p_t(x) but for a constant that depends on t, in nats, `[batch]`."""

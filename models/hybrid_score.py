@@ -132,6 +132,8 @@ class HybridLoss:
             label: a class for each sample, `[batch]`, or None.
             generator: of `u` and `noise` where they are drawn here.
         """
+        if not isinstance(model, HybridScore):
+            raise ValueError(f"model: expected HybridScore (preconditioning=hybrid), got {type(model).__name__}")
         sde = model.sde
         u = stratified(len(x0), generator, x0.device) if u is None else u
         t = sde.eps + (sde.T - sde.eps) * u

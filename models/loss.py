@@ -85,6 +85,8 @@ class DenoisingLoss:
             generator: of `u` and `noise` where they are drawn here.
         """
         denoiser = getattr(model, "module", model)
+        if not isinstance(denoiser.sde, GaussianSDE):
+            raise ValueError(f"model: expected one of a GaussianSDE, got one of {type(denoiser.sde).__name__}")
         u = stratified(len(x0), generator, x0.device) if u is None else u
         if noise is None:
             noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)

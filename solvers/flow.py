@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sde import SDE, GaussianSDE, ReverseSDE
+from sde import SDE, CriticallyDamped, GaussianSDE, ReverseSDE
 from sde.process import require_positive
 from solvers.grid import Grid, time_grid
 from solvers.solver import denoiser_of, score_of
@@ -183,8 +183,11 @@ class TimeFlow:
         return u
 
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
-        """Even in t, whatever the grid: the others are made for Gaussian processes."""
-        return torch.linspace(self.first, self.last, steps + 1, dtype=torch.float64).tolist()
+        """Even in t, or with velocities in sqrt(t), whatever the grid: the others are made for Gaussian processes."""
+        power = 2 if isinstance(self.reverse.forward, CriticallyDamped) else 1
+        ends = self.first ** (1 / power), self.last ** (1 / power)
+        inner = torch.linspace(*ends, steps + 1, dtype=torch.float64).pow(power)[1:-1].tolist()
+        return [self.first, *inner, self.last]
 
 
 def flow(model: Any, data_std: float | None = None, eps: float | None = None) -> Flow:

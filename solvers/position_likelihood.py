@@ -21,15 +21,26 @@ class PositionLikelihood:
     Attributes:
         log_prob: log of the mean over draws of p(x, v)/q(v), nats, `[batch]`. Its expectation is at most
             log p(x), and tends to it with the number of draws (Burda et al. 2016).
-        standard_error: of `log_prob` over the draws, nats, `[batch]`; nan for a single draw.
+        standard_error: of `log_prob` over the draws and their probes, nats, `[batch]`; nan for a single draw.
+        solver_error: estimate of the integration's own error, nats, `[batch]`: the draws' by their weights.
+        nfe: evaluations of the model for a sample, over all its draws, `[batch]`.
+        prior_gap: KL(N(m, v) | prior) in nats for the mean and variances of these samples: what is left of them at T.
         bound: the mean over draws of log p(x, v)/q(v), the bound of Dockhorn et al. (2022), nats, `[batch]`.
         joint: the result for the states (x, v), `[batch draws]`, sample by sample.
     """
 
     log_prob: Tensor
     standard_error: Tensor
+    solver_error: Tensor
+    nfe: Tensor
+    prior_gap: float
     bound: Tensor
     joint: Likelihood
+
+    @property
+    def eps(self) -> float:
+        """The time at which the density is meant."""
+        return self.joint.eps
 
 
 def position_log_likelihood(
@@ -68,4 +79,21 @@ def position_log_likelihood(
     log_ratio = joint.log_prob.reshape(len(x), draws) - log_q
     log_prob = log_ratio.logsumexp(1) - math.log(draws)
     spread = (log_ratio - log_prob.unsqueeze(1)).exp().std(1) if draws > 1 else torch.full_like(log_prob, math.nan)
-    return PositionLikelihood(log_prob, spread / math.sqrt(draws), log_ratio.mean(1), joint)
+    solver_error = (log_ratio.softmax(1) * joint.solver_error.reshape(len(x), draws)).sum(1)
+    nfe = joint.nfe.reshape(len(x), draws).sum(1)
+    gap = prior_gap(sde, x, eps)
+    return PositionLikelihood(log_prob, spread / math.sqrt(draws), solver_error, nfe, gap, log_ratio.mean(1), joint)
+
+
+def prior_gap(sde: CriticallyDamped, x: Tensor, eps: float) -> float:
+    """KL(N(m, v) | prior) in nats for the mean and variances that data x have in the state at T:
+
+        sum_i [ q m_i^2 + q v_i - log(1 + q v_i) ] / 2,    q = phi^T C^{-1} phi,
+
+    phi the part of Phi that carries the position from eps, C the prior's covariance.
+    """
+    phi, _ = sde.moments(eps, sde.T)
+    q = float(phi[:, 0] @ torch.linalg.solve(sde.prior.covariance, phi[:, 0]))
+    x = x.flatten(1).double()
+    excess = q * x.var(0, correction=0)
+    return 0.5 * float((q * x.mean(0).square() + excess - excess.log1p()).sum())

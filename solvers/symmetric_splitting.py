@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from sde import LinearSDE
+from sde import SDE, LinearSDE
 from sde.linear import apply, factor
 from solvers.grid import Grid, time_grid
 from solvers.noise import Noise
@@ -59,6 +60,17 @@ class SymmetricSplitting(Solver):
     def nfe(self) -> int:
         """Evaluations of the score for a sample."""
         return self.steps * (1 if self.inner == "euler" else 2)
+
+    def with_budget(self, nfe: int, sde: SDE) -> SymmetricSplitting:
+        """This solver with as many steps as `nfe` evaluations pay for.
+
+        Raises:
+            ValueError: if they do not pay for one step.
+        """
+        cost = self.nfe // self.steps
+        if nfe < cost:
+            raise ValueError(f"nfe: {nfe} evaluations do not pay for a step of {type(self).__name__}")
+        return dataclasses.replace(self, steps=nfe // cost)
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         """The state at eps, from `x` `[batch, d, ...]` at T.

@@ -35,7 +35,7 @@ def empty_folder(tmp_path, monkeypatch):
         ("nosuch", "nosuch: there is no such command"),
         ("train train.stps=3", "train.stps: there is no such key; did you mean train.steps?"),
         ("train nosuch=3", "nosuch: there is no such key"),
-        ("train sde=nosuch", "sde=nosuch: there is no such option; expected one of brownian, cosine"),
+        ("train sde=nosuch", "sde=nosuch: there is no such option; expected one of brownian, cld, cosine"),
         ("train train.steps=abc", "train.steps=abc: expected a whole number, such as the default"),
         ("train train.steps=1.5", "train.steps=1.5: expected a whole number"),
         ("train train.steps=true", "train.steps=True: expected a whole number"),
@@ -128,7 +128,7 @@ def test_help_lists_groups_and_every_default(capsys):
         assert "Every default" in out
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
-    for part in ("sde=vp", "brownian, cosine", "beta_max: 20.0", "solver=", "likelihood=", "checkpoint_every:"):
+    for part in ("sde=vp", "brownian, cld, cosine", "beta_max: 20.0", "solver=", "likelihood=", "checkpoint_every:"):
         assert part in out
 
 
