@@ -74,7 +74,7 @@ def draw(model: Any, solver: Solver, shape: tuple[int, ...], n: int, seed: int) 
 def require_fit(solver: Solver, sde: SDE) -> None:
     """Raise `ValueError`, saying what to take, where one of our solvers is not for such a process."""
     from sde import GaussianSDE, LinearSDE
-    from solvers import ProbabilityFlow, SymmetricSplitting, TorchSDE
+    from solvers import ProbabilityFlow, SymmetricSplitting, TorchDiffEq, TorchSDE
 
     name, process = type(solver).__name__, type(sde).__name__
     if isinstance(solver, SymmetricSplitting):
@@ -85,7 +85,7 @@ def require_fit(solver: Solver, sde: SDE) -> None:
             )
         return
     ours = type(solver).__module__.startswith("solvers.")
-    if ours and not isinstance(solver, (ProbabilityFlow, TorchSDE)) and not isinstance(sde, GaussianSDE):
+    if ours and not isinstance(solver, (ProbabilityFlow, TorchDiffEq, TorchSDE)) and not isinstance(sde, GaussianSDE):
         raise ValueError(
             f"{name} is for Gaussian processes, the process is {process}; "
             "take solver=symmetric_splitting, solver=torchsde or solver=probability_flow"
