@@ -48,8 +48,9 @@ with a tuned HMC; against NUTS, which tunes itself, they are ahead by every figu
 **HMC is the better tool where means alone are wanted and its length can be tuned**: past a quarter period its draws
 are anticorrelated, and it gets more than twice as many effective draws a gradient for means (ours are below half of it
 there). That length is several times worse for standard deviations; 2.0 is a good one for both, ahead of ours for means
-and level for standard deviations; 1.3, too short, is worse than anything else here. Theory gives it the advantage in many dimensions too: gradients for a draw grow like d^(1/4) (Beskos et al.
-2013) where MALA's grow like d^(1/3) (Roberts & Rosenthal 1998)."""
+and level for standard deviations; 1.3, too short, is worse than anything else here. Theory gives it the advantage in
+many dimensions too: gradients for a draw grow like d^(1/4) (Beskos et al. 2013) where MALA's grow like d^(1/3)
+(Roberts & Rosenthal 1998)."""
 
 
 class Result(NamedTuple):
