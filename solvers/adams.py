@@ -208,31 +208,28 @@ class Adams(TableSolver):
         n, order = len(points) - 1, self.values[0]
         predictions, corrections = ramp(points, order, 0, self.weights), self.corrections(points)
         begun = min(order - 1, n) if self.start == "runge_kutta" else 0
-        method = EXPLICIT[order] if begun else EXPLICIT[2]
+        tableau = EXPLICIT[order] if begun else EXPLICIT[2]
         if begun:
-            yield from runge_kutta_rows(points[: begun + 1], self.predict, d, method)
+            yield from runge_kutta_rows(points[: begun + 1], self.predict, d, tableau)
+
+        def by_evaluation(k: int, weights: Sequence[Any]) -> tuple[Any, ...]:
+            return spread(weights, k, begun, stages=len(tableau[2]))
+
+        def corrected(k: int, at: Any, slope: Any) -> Row:
+            row = correction(at, slope, corrections[k - 1], predictions[k - 1])
+            return row._replace(weights=by_evaluation(k, row.weights))
+
         columns = by_step(points.t[:-1], points.t[1:], here.scale[1:] / here.scale[:-1], here.slope[:-1])
         for k, (at, to, carry, slope) in enumerate(columns):
             if k < begun:
                 continue
-            predicted = spread(predictions[k], k, begun, len(method[2]))
-            if begun < k <= len(corrections):
-                mend = correction(at, slope, corrections[k - 1], predictions[k - 1])
-                yield mend._replace(weights=spread(mend.weights, k, begun, len(method[2])))
-                yield Row(to, carry, predicted)
-            else:
-                yield Row(to, carry, predicted, at, slope)
-
-    def half_step(self, points: Points) -> Row:
-        row = super().half_step(points)
-        corrections, n = self.corrections(points), len(points) - 1
-        if not 0 < n <= len(corrections):
-            return row
-        # The evaluation there corrects the state as well: (x + sum_j m_j P_j)/(2 alpha) + (P_0 - slope x)/2.
-        ((slope,),) = by_step(coordinates(points, self.predict, self.data_std or 1.0).slope[-1:])
-        predicted = ramp(points, self.values[0], 0, self.weights)[-1]
-        mend = [m * row.carry for m in correction(row.at, slope, corrections[-1], predicted).weights]
-        return Row(0.0, row.carry - 0.5 * slope, (mend[0] + 0.5, *mend[1:]), row.at, slope)
+            asked = begun < k <= len(corrections)
+            if asked:
+                yield corrected(k, at, slope)
+            yield Row(to, carry, by_evaluation(k, predictions[k]), *((None, 0.0) if asked else (at, slope)))
+        if self.final == "half_step" and begun < n <= len(corrections):
+            ((at, slope),) = by_step(points.t[-1:], here.slope[-1:])
+            yield corrected(n, at, slope)
 
 
 def listed(array: Tensor) -> list[tuple[Any, ...]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sde import GaussianSDE, tweedie
 from solvers.grid import Grid, Points, time_grid
 from solvers.noise import PRIOR, STEPS, Noise
-from solvers.table import Row, Table, by_step, execute
+from solvers.table import Row, Table, by_step, execute, is_correction
 
 Final = Literal["denoise", "stop", "half_step"]
 OnStep = Callable[[Tensor, Tensor], Tensor]
@@ -162,21 +162,21 @@ class TableSolver(Solver):
         """The solver as a table for a process, on its own grid or on given times."""
         points = Points(sde, self.times(sde) if times is None else times)
         rows = list(self.rows(points)) if len(points) > 1 else []
-        last = points[-1]
+        if self.final == "stop":
+            return Table(tuple(rows))
+        ((at, alpha),) = by_step(points.t[-1:], points.alpha[-1:])
+        # The last evaluation corrects the state as well, where a solver says so.
+        last = rows.pop() if rows and is_correction(rows[-1]) else Row(at, 1.0, (0.0,), at)
         # For normal data the half step is the nearer of the two up to sigma/alpha = sqrt(8) d; beyond (a grid of one
         # point, T) it would keep half of the noise.
-        far = float(last.ratio.detach()) > math.sqrt(8) * (self.data_std or 1.0)
-        if self.final == "denoise" or (self.final == "half_step" and far):
-            ((at,),) = by_step(last.t[None])
+        near = float(points.ratio[-1].detach()) <= math.sqrt(8) * (self.data_std or 1.0)
+        if self.final == "half_step" and near:
+            # (x + sum_j m_j P_j)/(2 alpha) + D/2, with D = P_0 - slope x
+            newest, *others = (0.5 / alpha * weight for weight in last.weights)
+            rows.append(Row(0.0, 0.5 / alpha - 0.5 * last.slope, (newest + 0.5, *others), at, last.slope))
+        else:
             rows.append(Row(0.0, 0.0, (1.0,), at))
-        elif self.final == "half_step":
-            rows.append(self.half_step(points))
         return Table(tuple(rows))
-
-    def half_step(self, points: Points) -> Row:
-        """The row from the last point to the data that `final="half_step"` asks for."""
-        ((at, alpha),) = by_step(points.t[-1:], points.alpha[-1:])
-        return Row(0.0, 0.5 / alpha, (0.5,), at)
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         return execute(self.for_model(model).table(model.sde), denoiser_of(model), x, noise, on_step)

@@ -131,6 +131,11 @@ def correction(at: Number, slope: Number, corrected: Sequence[Number], predicted
     return Row(at, 1.0, tuple(a - b for a, b in zip(new, old, strict=True)), at, slope)
 
 
+def is_correction(row: Row) -> bool:
+    """Whether a row only asks at its own time and adds to the state, as those of `correction` do."""
+    return row.base == 0 and bool(row.carry == 1) and row.at is not None and bool(row.at == row.to)
+
+
 def execute(
     table: Table,
     denoise: Denoise,

@@ -115,3 +115,6 @@ class UniPC(TableSolver):
                 yield Row(to, c, predictors[k])
             else:
                 yield Row(to, c, predictors[k], at, slope)
+        if self.final == "half_step" and self.corrector and len(points) > 1:
+            ((at, slope),) = by_step(points.t[-1:], here.slope[-1:])
+            yield correction(at, slope, correctors[-1], predictors[-1])
