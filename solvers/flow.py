@@ -129,17 +129,14 @@ class AngleFlow:
     def _place(self, u: float | Tensor | Place, z: Tensor) -> Place:
         return u if isinstance(u, Place) else self.places(torch.as_tensor(u, dtype=torch.float64).unsqueeze(0), z)[0]
 
+    def gradient(self, z: Tensor, u: float, velocity: Tensor) -> Tensor:
+        """The score of z, -z - (R/s)^2 dz/du, from the velocity at u."""
+        return -z - (1 + self.data_std**2 * math.exp(-2 * u)) * velocity
+
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
-        """The flow's own grid is even in log(s/(s + 5 d)): in log-SNR up to the data's width, with longer
-        steps far beyond it, where the flow has little left to do."""
-        if grid is None:
-            reach = math.log(5 * self.data_std)
-            low, high = (u - math.log1p(math.exp(u - reach)) for u in (self.first, self.last))
-            even = torch.linspace(low, high, steps + 1, dtype=torch.float64)
-            nodes = even - torch.log1p(-torch.exp(even - reach))
-            return [self.first, *nodes[1:-1].tolist(), self.last]
-        times = time_grid(grid, self.sde, steps, self.eps, self.data_std)
-        return (-0.5 * self.sde.log_snr(times)).flip(0).tolist()
+        """The flow's own grid is "angle"."""
+        times = time_grid("angle" if grid is None else grid, self.sde, steps, self.eps, self.data_std)
+        return [self.first, *(-0.5 * self.sde.log_snr(times)).flip(0)[1:-1].tolist(), self.last]
 
     def width(self, t: float) -> float:
         """alpha R, the standard deviation of x_t for data of width d."""

@@ -74,12 +74,21 @@ def student(level: float, degrees: Tensor) -> Tensor:
     return torch.as_tensor(quantile, dtype=degrees.dtype, device=degrees.device)
 
 
+NEIGHBOURS = 4
+"""Draws that a single one is compared with, half of them on each side."""
+
+SHARED = 2.63
+"""Such comparisons share draws: the variance of a sum of their squares is that of independent ones times so much.
+At even places their weights are (1, -4, 6, -4, 1)/6, with autocorrelations -0.8, 0.4, -0.11, 0.01, and this is one and
+twice the squares of those."""
+
+
 class Tally:
     """The sum over j of w_j mean_k(g_jk) for noisy g_jk, and its variance.
 
-    Of k > 1 draws the spread is the noise's. A single one is compared with the next, which "rk4" and "heun"
-    make at the same place on the path; elsewhere the change of the mean itself is counted as noise, so
-    that the error is stated too large, never too small. Degrees of freedom by Welch (1947).
+    Of k > 1 draws the spread is the noise's. Single ones are compared with one another: two made at the same place
+    on the path, as by "rk4" and "heun"; or else each with the cubic through its four neighbours, so that a mean
+    that changes along the path is not taken for noise. Degrees of freedom by Welch (1947).
 
     Args:
         x: a batch, whose length, dtype and device are meant.
@@ -88,7 +97,8 @@ class Tally:
     def __init__(self, x: Tensor) -> None:
         self.total, self.variance, self.fourth = (x.new_zeros(len(x)) for _ in range(3))
         self.noise = torch.full_like(self.total, math.nan)  # the latest estimate of one draw's variance
-        self.single: tuple[float, Tensor, float] | None = None  # a single draw not yet compared
+        self.single: list[tuple[Tensor, float]] = []  # values and places of the latest single draws
+        self.waiting: list[float] = []  # squares of the weights of those whose noise is not yet known
 
     def add(self, weight: float, draws: Tensor, place: float) -> None:
         """Another term: its weight, its draws `[k, batch]`, and where on the path they were made."""
@@ -96,25 +106,43 @@ class Tally:
         self.total += weight * value
         if k > 1:
             self._note(weight**2 / k * draws.var(0), k - 1)
-        elif self.single is None:
-            self.single = weight, value, place
-        else:
-            other_weight, other, other_place = self.single
-            self.noise = (value - other).square() / 2
-            self.single = None if place == other_place else (weight, value, place)
-            self._note((other_weight**2 + (weight**2 if place == other_place else 0)) * self.noise, 1)
+            return
+        self.single.append((value, place))
+        self.waiting.append(weight**2)
+        if len(self.single) > 1 and self.single[-2][1] == place:
+            self._compare(self.single[-2:], 0)
+            self.single.clear()
+        elif len(self.single) == NEIGHBOURS + 1:
+            self._compare(self.single, NEIGHBOURS // 2)
+            self.single.pop(0)
 
     def error(self) -> tuple[Tensor, Tensor]:
         """The variance of the sum and its degrees of freedom."""
-        if self.single is not None:
-            self._note(self.single[0] ** 2 * self.noise, 1)
-            self.single = None
+        if len(self.waiting) == len(self.single) > 1:
+            self._compare(self.single, 0)
+        if self.waiting:
+            self._note(sum(self.waiting) * self.noise, 1, SHARED)
+            self.waiting.clear()
         degrees = (self.variance.square() / self.fourth - 2).clamp(min=1)
         return self.variance, degrees.masked_fill(self.variance == 0, math.inf)
 
-    def _note(self, variance: Tensor, degrees: int) -> None:
+    def _compare(self, single: list[tuple[Tensor, float]], later: int) -> None:
+        """Count all that waits, but for the latest few, as having the noise of these draws' middle one."""
+        middle = len(single) // 2
+        value, here = single[middle]
+        others = [draw for k, draw in enumerate(single) if k != middle]
+        # Lagrange's polynomials at the middle one's place.
+        shares = [math.prod((here - q) / (p - q) for _, q in others if q != p) for _, p in others]
+        off = value - sum(share * other for share, (other, _) in zip(shares, others, strict=True))
+        self.noise = off.square() / (1 + sum(share**2 for share in shares))
+        known = len(self.waiting) - later
+        self._note(sum(self.waiting[:known]) * self.noise, 1, SHARED if len(others) > 1 else 1.0)
+        del self.waiting[:known]
+
+    def _note(self, variance: Tensor, degrees: int, shared: float = 1.0) -> None:
+        """Count a term's variance, known with so many degrees of freedom."""
         self.variance += variance
-        self.fourth += variance.square() / (degrees + 2)
+        self.fourth += shared * variance.square() / (degrees + 2)
 
 
 def stratified(

@@ -15,10 +15,13 @@ from torch import Tensor
 
 from models import Denoiser, GaussianMixture
 from sde import SDE, VE, VP, Brownian, CosineVP, GaussianSDE, Rectified, SubVP, Time, as_time
-from solvers.divergence import divergence, products
+from solvers.divergence import divergence
 from solvers.flow import AngleFlow
 from solvers.latent import decode, encode, interpolate, slerp
 from solvers.likelihood import log_likelihood, prior_gap
+
+STEPS = {"rk4": 16, "score_corrected": 63}
+"""64 evaluations."""
 
 PROCESSES = [VP(), SubVP(), VE(), Brownian(), CosineVP(), Rectified()]
 
@@ -28,8 +31,10 @@ def gaussian(sde: GaussianSDE, dim: int = 6, dtype: torch.dtype = torch.float64)
     return GaussianMixture(torch.zeros(1, dim).double(), (root @ root.mT)[None], sde=sde).to(dtype)
 
 
-def mixture(sde: GaussianSDE, dim: int = 2, parts: int = 4, dtype: torch.dtype = torch.float64) -> GaussianMixture:
-    generator = torch.Generator().manual_seed(2)
+def mixture(
+    sde: GaussianSDE, dim: int = 2, parts: int = 4, dtype: torch.dtype = torch.float64, seed: int = 2
+) -> GaussianMixture:
+    generator = torch.Generator().manual_seed(seed)
     root = torch.randn(parts, dim, dim, generator=generator, dtype=torch.float64) / math.sqrt(dim)
     means = torch.randn(parts, dim, generator=generator, dtype=torch.float64)
     return GaussianMixture(means, 0.3 * root @ root.mT + 0.02 * torch.eye(dim).double(), sde=sde).to(dtype)
@@ -78,7 +83,7 @@ def test_normal_data_of_the_assumed_width_have_a_still_flow() -> None:
     assert float(found.standard_error.nan_to_num().max()) < 1e-9
 
 
-@pytest.mark.parametrize(("method", "order"), [("midpoint", 2), ("heun", 2), ("rk4", 4)])
+@pytest.mark.parametrize(("method", "order"), [("midpoint", 2), ("heun", 2), ("rk4", 4), ("score_corrected", 4)])
 def test_order_of_convergence(method: Any, order: int) -> None:
     model = gaussian(VP())
     x = states(model, 16)
@@ -90,14 +95,14 @@ def test_order_of_convergence(method: Any, order: int) -> None:
             x,
             steps=steps,
             method=method,
-            grid="log_snr",  # the flow's own grid comes to its order later: 3.8 from 192 to 384 steps
+            grid="log_snr",
             probes="exact",
             prior=truth(model),
             estimate_error=False,
         )
         return float((found.log_prob - expected).abs().mean())
 
-    steps = (128, 256) if order == 2 else (48, 96)
+    steps = {"rk4": (48, 96), "score_corrected": (192, 384)}.get(method, (128, 256))
     slope = math.log2(error(steps[0]) / error(steps[1]))
     assert abs(slope - order) < 0.25
 
@@ -155,23 +160,6 @@ def test_any_sde_in_its_own_coordinates() -> None:
         torch.testing.assert_close(found.latent, x * math.exp(c), atol=1e-5, rtol=0)
 
 
-def test_divergence_exact_and_by_probes() -> None:
-    matrix = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).double()
-    z = torch.randn(3, 5, generator=torch.Generator().manual_seed(1)).double()
-
-    def field(z: Tensor) -> Tensor:
-        return torch.sin(z @ matrix)
-
-    expected = torch.stack([torch.func.jacrev(field)(row).trace() for row in z])
-    for chunk in (None, 1, 2, 7):
-        value, found = divergence(field, z, chunk)
-        torch.testing.assert_close(value, field(z))
-        torch.testing.assert_close(found, expected)
-    units = torch.eye(5).double().unsqueeze(1)
-    for chunk in (None, 2):
-        torch.testing.assert_close(products(field, z, units, chunk)[1].sum(0), expected)
-
-
 def test_closed_form_divergence_is_that_of_the_jacobian() -> None:
     model = mixture(VP(), dim=5)
     path = AngleFlow(model, 0.8)
@@ -181,7 +169,18 @@ def test_closed_form_divergence_is_that_of_the_jacobian() -> None:
         torch.testing.assert_close(path.divergence(z, u), expected)
 
 
-@pytest.mark.parametrize("settings", [{}, {"probes": 3}, {"probe_kind": "gaussian"}, {"method": "heun"}])
+COVERED: list[dict[str, Any]] = [
+    {},
+    {"probes": 3},
+    {"probe_kind": "gaussian"},
+    {"probe_kind": "hutch++", "probes": 4},
+    {"method": "heun"},
+    {"method": "score_corrected", "steps": 64},
+    {"method": "score_corrected", "steps": 64, "probe_kind": "hutch++", "probes": 2},
+]
+
+
+@pytest.mark.parametrize("settings", COVERED)
 def test_probe_intervals_cover(settings: dict[str, Any]) -> None:
     """200 trials here; the slow test below does as many as the claim needs."""
     assert 0.9 <= coverage(settings, 200) <= 0.99
@@ -191,7 +190,7 @@ def coverage(settings: dict[str, Any], trials: int) -> float:
     """How often a 95% interval holds the value that the exact divergence gives on the same grid."""
     model = mixture(VP(), dim=8)
     x = states(model, 1)
-    exact = log_likelihood(model, x, steps=16, probes="exact", **{"estimate_error": False} | _method(settings))
+    exact = log_likelihood(model, x, probes="exact", **{"steps": 16, "estimate_error": False} | _method(settings))
     found = log_likelihood(
         model, x.expand(trials, -1), **({"steps": 16, "estimate_error": False, "seed": 1} | settings)
     )
@@ -200,35 +199,59 @@ def coverage(settings: dict[str, Any], trials: int) -> float:
 
 
 def _method(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key in ("method", "rtol", "atol")}
+    return {key: value for key, value in settings.items() if key in ("method", "steps", "rtol", "atol")}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"probes": 3}, {"probe_kind": "gaussian"}, {"method": "heun"}, {"method": "adaptive", "probes": 8}],
-)
+@pytest.mark.parametrize("settings", [*COVERED, {"method": "adaptive", "probes": 8}])
 def test_probe_intervals_cover_as_often_as_they_say(settings: dict[str, Any]) -> None:
     assert 0.93 <= coverage(settings, 2000) <= 0.97
 
 
 @pytest.mark.slow
-def test_solver_error_covers() -> None:
-    """Of 1000 states of a mixture: measured 94.6%, 94.3%, 96.2% and 98.2% at 12, 16, 32 and 64 steps, where
-    the stated error is on average seven to nine times the true one."""
+@pytest.mark.parametrize(("method", "steps"), [("rk4", 16), ("rk4", 32), ("score_corrected", 32)])
+def test_solver_error_covers(method: Any, steps: int) -> None:
+    """Of 1000 states of a mixture: measured 95.3%, 95.8% and 94.2%, where the stated error is on average 4.6, 10.3 and
+    7.2 times the true one. With 64 steps of "score_corrected" (98.7%) it is 31 times."""
     model = mixture(VP(), dim=8)
     x = states(model, 1000)
     expected = model.log_prob(x, model.sde.eps)
-    for steps in (12, 16, 32):
-        found = log_likelihood(model, x, steps=steps, probes="exact", prior=truth(model))
-        assert float(((found.log_prob - expected).abs() <= found.solver_error).double().mean()) >= 0.93
+    found = log_likelihood(model, x, steps=steps, method=method, probes="exact", prior=truth(model))
+    assert 0.93 <= float(((found.log_prob - expected).abs() <= found.solver_error).double().mean()) <= 0.97
 
 
-@pytest.mark.parametrize("method", ["rk4", "heun", "midpoint", "adaptive"])
-def test_alone_and_in_a_batch(method: Any) -> None:
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("sde", [VP(), CosineVP(), Brownian()], ids=lambda sde: type(sde).__name__)
+def test_sixty_four_evaluations_are_right_to_a_thousandth_of_a_bit(sde: GaussianSDE, seed: int) -> None:
+    """In 64 dimensions, on average over samples. Measured 1.3e-5 to 3.9e-4 bits/dim; rk4 at the same cost 9e-4 to
+    2.2e-3."""
+    model = mixture(sde, dim=64, parts=5, seed=seed)
+    x = states(model, 100)
+    found = log_likelihood(
+        model, x, steps=63, method="score_corrected", probes="exact", prior=truth(model), estimate_error=False
+    )
+    assert int(found.nfe[0]) == 64
+    off = (found.log_prob - model.log_prob(x, sde.eps)).abs() / (64 * math.log(2))
+    assert float(off.mean()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"method": "rk4"},
+        {"method": "heun"},
+        {"method": "midpoint"},
+        {"method": "score_corrected"},
+        {"method": "adaptive"},
+        {"probe_kind": "hutch++", "probes": 4},
+        {"probe_kind": "gaussian", "chunk": 1},
+    ],
+    ids=lambda case: "-".join(map(str, case.values())),
+)
+def test_alone_and_in_a_batch(method: dict[str, Any]) -> None:
     model = mixture(VP(), dim=3)
     x = states(model, 3)
-    settings: dict[str, Any] = {"method": method, "steps": 4, "rtol": 1e-3, "atol": 1e-3, "probes": 2, "seed": 3}
+    settings: dict[str, Any] = {"steps": 4, "rtol": 1e-3, "atol": 1e-3, "probes": 2, "seed": 3} | method
     together = log_likelihood(model, x, **settings)
     for i in (0, 2):
         alone = log_likelihood(model, x[i : i + 1], first=i, **settings)
@@ -238,18 +261,18 @@ def test_alone_and_in_a_batch(method: Any) -> None:
     assert bool((other.log_prob != together.log_prob).any())
 
 
-@pytest.mark.parametrize("method", ["rk4", "adaptive"])
+@pytest.mark.parametrize("method", ["rk4", "score_corrected", "adaptive"])
 def test_single_precision_agrees_within_the_stated_error(method: Any) -> None:
     double, single = mixture(VP(), dim=16), mixture(VP(), dim=16, dtype=torch.float32)
     x = states(double, 8).float()
     a, b = (
-        log_likelihood(OnlyDenoises(m), x.to(m.means.dtype), method=method, steps=16, probes="exact")
+        log_likelihood(OnlyDenoises(m), x.to(m.means.dtype), method=method, steps=STEPS.get(method), probes="exact")
         for m in (double, single)
     )
     assert b.log_prob.dtype == torch.float32
     gap = (a.log_prob - b.log_prob.double()).abs()
     assert float(gap.max()) < 5e-3
-    if method == "rk4":
+    if method != "adaptive":
         assert bool((gap <= a.solver_error + 2e-3).all())
 
 
@@ -314,6 +337,9 @@ def test_bits_rows_and_files(tmp_path: Any) -> None:
     [
         ({"probes": 0}, "probes"),
         ({"probes": "some"}, "probes"),
+        ({"probes": 1, "probe_kind": "hutch++"}, "probes"),
+        ({"probes": 4, "probe_kind": "hutch++"}, "probes"),
+        ({"probes": 2, "probe_kind": "hutch++", "method": "adaptive"}, "probe_kind"),
         ({"method": "euler"}, "method"),
         ({"probe_kind": "sphere"}, "probe_kind"),
         ({"steps": 0}, "steps"),
