@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ class Job:
             ValueError: for an unknown key, group or option, a value of the wrong kind or one that is missing.
         """
         with _hydra(self.config_dir) as loader:
-            overrides = OverridesParser.create(loader).parse_overrides(list(self.overrides))
+            readable = [as_read(override) for override in self.overrides]
+            overrides = OverridesParser.create(loader).parse_overrides(readable)
             for override in overrides:
                 if override.is_sweep_override():
                     raise ValueError(f"{override.input_line}: several values make several runs; ask for them with -m")
@@ -82,7 +84,7 @@ class Job:
                 _check_option(override, loader)
             defaults = _compose(self.command, [str(override.input_line) for override in chosen])
             try:
-                config = _compose(self.command, list(self.overrides))
+                config = _compose(self.command, readable)
             except ConfigCompositionException as error:
                 _explain_unknown(error, defaults)
                 raise
@@ -95,22 +97,43 @@ class Job:
     def split(self) -> list[Job]:
         """One job for each combination of the values of a multirun, in Hydra's language of sweeps."""
         with _hydra(self.config_dir) as loader:
-            overrides = OverridesParser.create(loader).parse_overrides(list(self.overrides))
+            overrides = OverridesParser.create(loader).parse_overrides([as_read(each) for each in self.overrides])
             (jobs,) = BasicSweeper.split_arguments(overrides, None)
         return [Job(self.command, tuple(job), self.config_dir) for job in jobs]
 
     def help(self) -> str:
         """Config groups with their options, and every default."""
         with _hydra(self.config_dir) as loader:
-            config = _compose(self.command, list(self.overrides))
+            config = _compose(self.command, [as_read(override) for override in self.overrides])
             choices = HydraConfig.get().runtime.choices
             groups = [
-                f"  {f'{group}={choices[group]}':<20} of {', '.join(loader.get_group_options(group))}"
+                textwrap.fill(
+                    f"  {f'{group}={choices[group]}':<20} of {', '.join(loader.get_group_options(group))}",
+                    width=100,
+                    subsequent_indent=26 * " ",
+                )
                 for group in choices
                 if not group.startswith("hydra/")
             ]
         listed = ["Config groups, what is chosen and what there is:", "", *groups, ""] if groups else []
         return "\n".join([*listed, "Every default, to change with key=value:", "", OmegaConf.to_yaml(config)])
+
+
+def as_read(override: str) -> str:
+    """An override in Hydra's language: a value that it cannot read, such as a path with = or letters beyond ASCII, is text.
+
+    Raises:
+        ValueError: if it is not of the form key=value.
+    """
+    try:
+        OverridesParser.create().parse_override(override)
+        return override
+    except HydraException:
+        key, mark, value = override.partition("=")
+        if not (key and mark):
+            raise ValueError(f"{override}: expected key=value") from None
+        quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+        return f"{key}='{quoted}'"
 
 
 def _compose(command: str, overrides: list[str]) -> DictConfig:
@@ -131,6 +154,7 @@ def _chooses(override: Override, loader: ConfigLoader) -> bool:
 def _check_option(override: Override, loader: ConfigLoader) -> None:
     """Raise `ValueError` if a group has no such option."""
     option, options = override.value(), loader.get_group_options(override.key_or_group)
+    option = "null" if option is None else option
     if isinstance(option, str) and option not in options and not override.is_delete():
         listed = ", ".join(options)
         raise ValueError(f"{override.key_or_group}={option}: there is no such option; expected one of {listed}")
@@ -166,8 +190,9 @@ def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
 def check_kinds(config: DictConfig, defaults: DictConfig) -> None:
     """Compare the kind of every value with that of its default, which says what is expected.
 
-    Whole numbers do for real ones. Where the default is null or refers to another key, and where a number
-    comes for text (`name=7`, or `eps=0.01` where the default is "auto"), who takes the value has to judge.
+    Whole numbers do for real ones. Where the default is null or refers to another key, and where a
+    number or a list comes for text (`name=7`, `eps=0.01` for "auto", a grid's times for its name), who takes the
+    value has to judge.
 
     Raises:
         ValueError: naming the key, the value and what was expected.
@@ -189,7 +214,7 @@ def _same_kind(value: Any, default: Any) -> bool:
     if isinstance(default, float):
         return isinstance(value, (int, float))
     if isinstance(default, str):
-        return isinstance(value, (str, int, float))
+        return isinstance(value, (str, int, float, ListConfig))
     if isinstance(default, ListConfig):
         return isinstance(value, ListConfig) and all(
             _same_kind(element, default[0]) for element in value if len(default) > 0 and default[0] is not None

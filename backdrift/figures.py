@@ -96,8 +96,9 @@ def loss_curve(steps: Sequence[float], losses: Sequence[float], window: int = 50
     figure = Figure(figsize=(6.4, 3.6), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     x, y = np.asarray(steps, float), np.asarray(losses, float)
-    axes.plot(x, y, color=PALE, lw=0.8, label="as recorded")
-    if len(y) > 2 * window:
+    long = len(y) > 2 * window
+    axes.plot(x, y, color=PALE if long else REAL, lw=0.8 if long else 1.6, label="as recorded")
+    if long:
         mean = np.convolve(y, np.full(window, 1 / window), "valid")
         axes.plot(x[window // 2 :][: len(mean)], mean, color=REAL, lw=1.6, label=f"mean of {window} records")
     axes.set(xlabel="step", ylabel="loss")
@@ -121,7 +122,7 @@ def likelihood_histogram(values: Mapping[str, Tensor], unit: str) -> Figure:
     for colour, (name, v) in zip((REAL, GENERATED, PALE), arrays.items(), strict=False):
         axes.hist(v, bins=edges, density=True, color=colour, alpha=0.55, label=f"{name}, mean {v.mean():.3g}")
         axes.axvline(v.mean(), color=colour, lw=1.5)
-    axes.set(xlabel=unit, ylabel="density")
+    axes.set(xlabel=_named(unit), ylabel="density")
     axes.legend(frameon=False)
     return figure
 
@@ -280,6 +281,11 @@ def _lines(a: Tensor, b: Tensor, names: Sequence[str], rows: int = 5) -> Figure:
     return figure
 
 
+def _named(unit: str) -> str:
+    """What is measured in the unit: bits/dim say it themselves."""
+    return "log-density (nats)" if unit == "nats" else unit
+
+
 def _marked(x: np.ndarray, values: np.ndarray, unit: str) -> Figure:
     """Vectors coloured by their value."""
     points, _, labels = _coordinates(x, x, most=2)
@@ -287,8 +293,8 @@ def _marked(x: np.ndarray, values: np.ndarray, unit: str) -> Figure:
     axes = figure.subplots()
     y = points[:, 1] if points.shape[1] > 1 else values
     shown = axes.scatter(points[:, 0], y, c=values, s=10, cmap="viridis", lw=0)
-    figure.colorbar(shown, label=unit)
-    axes.set(xlabel=labels[0], ylabel=labels[1] if len(labels) > 1 else unit)
+    figure.colorbar(shown, label=_named(unit))
+    axes.set(xlabel=labels[0], ylabel=labels[1] if len(labels) > 1 else _named(unit))
     return figure
 
 

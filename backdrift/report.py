@@ -245,7 +245,7 @@ def solvers_section(data: Data, n: int, floor: Comparison, table: dict[tuple[str
         ends = f"| *training set* | {shown(getattr(floor, key), factor)} |" + " |" * (len(BUDGETS) - 1)
         return [*head, *body, ends]
 
-    m = min(len(data.test), 1000)
+    m = f"{'first 1000' if len(data.test) > 1000 else len(data.test)}"
     units = "brightness from 0 to 1" if data.is_picture else "standard deviations of the data"
     return "\n".join(
         [

@@ -46,7 +46,13 @@ class Run:
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
-        """A new folder `<config.runs>/<date-time>-<config.name>`, with a number where that exists already."""
+        """A new folder `<config.runs>/<date-time>-<config.name>`, with a number where that exists already.
+
+        Raises:
+            ValueError: if the name is none, or that of a path.
+        """
+        if not str(config.name) or {"/", "\\", "\0"} & set(str(config.name)):
+            raise ValueError(f"name={config.name}: expected a name without slashes")
         stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{config.name}"
         parent = Path(str(config.runs)).expanduser()
         parent.mkdir(parents=True, exist_ok=True)

@@ -180,7 +180,8 @@ def main(config: DictConfig) -> None:
 
     data = build(config, "data")
     found = suggest((data.train.double() - data.shift) / data.scale, config.seed)
-    print(f"{data}\n{found}\n\nbackdrift train data={config.name} {' '.join(found.overrides())}")
+    path = f" 'data.path={config.data.path}'" if "path" in config.data else ""
+    print(f"{data}\n{found}\n\nbackdrift train data={config.name}{path} {' '.join(found.overrides())}")
 
 
 def _spectrum(x: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Recipe:
         warmup: steps in which the learning rate rises to its highest.
         decay: how it falls to 0 at the end: "cosine", "linear", or "constant" (it does not).
         clip: the largest norm of the gradient, or null for any.
-        ema: decay of the weights' running average, a step.
+        ema: decay of the weights' running average, a step; less at the start, see `decay_of_average`.
         mixed_precision: "no", "bf16" or "fp16" inside the network; null leaves it to accelerate's own settings.
         label_dropout: the share of labels withheld, for classifier-free guidance (networks with classes).
         channels_last: hold images and kernels with the channels innermost.
@@ -75,6 +75,9 @@ class Recipe:
     keep: int = 2
 
     def __post_init__(self) -> None:
+        for name, made in (("loss", self.loss), ("optimizer", self.optimizer)):
+            if made is not None and not callable(made):
+                raise ValueError(f"{name}={made}: expected keys with a _target_")
         for name in ("steps", "batch", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
@@ -97,6 +100,10 @@ class Recipe:
         share = step / self.steps
         fall = {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}
         return warm * fall[self.decay]
+
+    def decay_of_average(self, step: int) -> float:
+        """min(ema, (1 + n)/(10 + n)) of step n = 0, 1, …: a short training's average is not that of its first weights."""
+        return min(self.ema, (1 + step) / (10 + step))
 
 
 class Diverged(FloatingPointError):
@@ -247,6 +254,8 @@ class Trainer:
             raise ValueError(f"train.loss: {error}") from error
         if self.classes and self.data.train_labels is None:
             raise ValueError(f"model.classes: the data set {self.data.name} has no labels; set model.classes=0")
+        if 0 < self.classes < self.data.classes:
+            raise ValueError(f"model.classes={self.classes}: the data set {self.data.name} has {self.data.classes}")
 
     def new_run(self) -> Run:
         """The run folder, the same one in every process."""
@@ -265,7 +274,7 @@ class Trainer:
         main = accelerator.is_main_process
         network, optimizer = self.network.train(), self.optimizer
         highest = [group["lr"] for group in optimizer.param_groups]
-        average, move = copy.deepcopy(network), get_ema_multi_avg_fn(recipe.ema)
+        average = copy.deepcopy(network)
         weights, averages = list(network.parameters()), list(average.parameters())
         start = 0
         if run.checkpoints():
@@ -327,7 +336,7 @@ class Trainer:
                     accelerator.clip_grad_norm_(weights, recipe.clip)
                 stepper.step()
                 stepper.zero_grad()
-                move(averages, weights, step)
+                get_ema_multi_avg_fn(recipe.decay_of_average(step))(averages, weights, step)
                 losses.append(loss.detach())
 
                 done = step + 1

@@ -54,7 +54,7 @@ class DenoisingLoss:
             density is part of the loss, as in EDM.
 
     Raises:
-        ValueError: if `weighting` is not one of those.
+        ValueError: if `weighting` is not one of those, or `times` no distribution.
     """
 
     weighting: Weighting = "edm"
@@ -64,6 +64,8 @@ class DenoisingLoss:
     def __post_init__(self) -> None:
         if self.weighting not in get_args(Weighting):
             raise ValueError(f"weighting: expected one of {', '.join(get_args(Weighting))}, got {self.weighting!r}")
+        if not callable(self.times):
+            raise ValueError(f"times: expected a distribution of times, got {self.times!r}")
 
     def __call__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -40,7 +41,7 @@ def as_time(t: Time, x: Tensor) -> Tensor:
 def require_positive(**values: float) -> None:
     """Raise `ValueError`, naming the argument, unless every value is a positive number."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise ValueError(f"{name}: expected a positive number, got {value!r}")
 
 

@@ -193,7 +193,7 @@ def log_likelihood(
     path = flow(model, data_std, eps)
     if steps is None:
         steps = 64 if method == "score_corrected" else 32
-    _require(x, steps, method, probes, probe_kind)
+    _require(x, steps, method, probes, probe_kind, rtol, atol)
     if method == "score_corrected" and not isinstance(path, AngleFlow):
         raise ValueError(f"method: 'score_corrected' is for Gaussian processes, got {type(model.sde).__name__}")
     prior = getattr(model.sde, "prior", None) if prior is None else prior
@@ -394,7 +394,7 @@ def _exact(path: Flow, y: Tensor, u: Any, chunk: int | None) -> tuple[Tensor, Te
     return divergence(_at(path, u), y, chunk) if known is None else (path.velocity(y, u), known)
 
 
-def _require(x: Tensor, steps: int, method: str, probes: int | str, probe_kind: str) -> None:
+def _require(x: Tensor, steps: int, method: str, probes: int | str, probe_kind: str, rtol: float, atol: float) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
         described = f"{x.dtype} of shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x: expected a floating-point tensor [batch, ...], got {described}")
@@ -402,6 +402,9 @@ def _require(x: Tensor, steps: int, method: str, probes: int | str, probe_kind: 
         raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {method!r}")
     if probe_kind not in get_args(ProbeKind):
         raise ValueError(f"probe_kind: expected one of {', '.join(get_args(ProbeKind))}, got {probe_kind!r}")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not value > 0:
+            raise ValueError(f"{name}: expected a positive number, got {value!r}")
     if probes != "exact" and (not isinstance(probes, int) or isinstance(probes, bool) or probes < 1):
         raise ValueError(f"probes: expected a positive integer or 'exact', got {probes!r}")
     if probe_kind == "hutch++" and probes != "exact":

@@ -16,6 +16,9 @@ def read_npy(path: Path) -> Samples:
     Raises:
         ValueError: if the file is damaged or holds objects (which would need unpickling).
     """
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise ValueError(f"path={path}: not a .npy file, whatever its name says")
     try:
         array = np.load(path, allow_pickle=False)
     except (EOFError, OSError, ValueError) as error:
@@ -29,6 +32,8 @@ def read_npz(path: Path) -> Samples:
     Raises:
         ValueError: if the archive is damaged, or which array holds the samples cannot be told.
     """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"path={path}: not a whole .npz archive")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name.lower(): archive[name] for name in archive.files}
@@ -59,19 +64,22 @@ def read_csv(path: Path) -> Samples:
         ValueError: naming the row, if one has a word, a gap, or another length.
     """
     rows: list[list[float]] = []
+    first = True
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip() or line.startswith("#"):
                 continue
-            mark = next((mark for mark in ",;\t" if mark in line), None)
-            fields = [field.strip() for field in line.strip("\n").split(mark)]
+            mark = next((mark for mark in ";\t," if mark in line), None)  # a comma beside ; is a decimal one
+            fields = [field.strip().strip('"') for field in line.strip("\n").split(mark)]
             try:
                 row = [float(field) for field in fields]
             except ValueError:
-                if not rows and not any(_is_number(field) for field in fields):
+                if first and not any(_is_number(field) for field in fields):
+                    first = False
                     continue
                 wrong = next(field for field in fields if not _is_number(field))
-                raise ValueError(f"path={path}: row {number} holds {wrong!r}, expected numbers only") from None
+                raise ValueError(f"path={path}: row {number} holds {wrong!r}, expected numbers such as 1.5") from None
+            first = False
             if rows and len(row) != len(rows[0]):
                 raise ValueError(f"path={path}: row {number} has {len(row)} values, those before {len(rows[0])}")
             rows.append(row)

@@ -47,6 +47,8 @@ class Data:
         levels: int | None = None,
         name: str = "data",
     ) -> None:
+        if levels is not None and levels < 2:
+            raise ValueError(f"levels={levels}: expected at least 2, or null for continuous data")
         if train.ndim < 2 or train.shape[1:] != test.shape[1:]:
             raise ValueError(
                 f"{name}: expected samples [n, ...], got train {list(train.shape)} and test {list(test.shape)}"
@@ -89,6 +91,9 @@ class Data:
             self.std = 2 / levels * math.sqrt(variance + 1 / 12)  # of the levels and of u
         if bool((train == train[:1]).all()):
             raise ValueError(f"{name}: all training samples are the same; there is nothing to learn")
+        if not 0 < self.std < math.inf:
+            largest = float(train.abs().max())
+            raise ValueError(f"{name}: values up to {largest:.2g} are too large or too small to square; rescale them")
 
     @property
     def dim(self) -> int:
@@ -146,13 +151,15 @@ def split(
     """Hold back a fraction `test` of the samples, drawn by `seed`: train, test and their labels.
 
     Raises:
-        ValueError: if `test` is not between 0 and 1, or a part would hold fewer than two samples.
+        ValueError: if `test` is not between 0 and 1, a part would hold fewer than two samples, or a label is missing.
     """
     if not 0 < test < 1:
         raise ValueError(f"test={test}: expected a fraction of the samples between 0 and 1")
+    if labels is not None and len(labels) != len(values):
+        raise ValueError(f"{name}: expected a label for each of {len(values)} samples, got {len(labels)}")
     held = round(test * len(values))
     if min(held, len(values) - held) < 2:
-        raise ValueError(f"{name}: {len(values)} samples are too few to hold back a test fraction of {test}")
+        raise ValueError(f"{name}: too few samples ({len(values)}) to hold back a test fraction of {test}")
     order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
     rest, kept = order[held:], order[:held]
     if labels is None:

@@ -9,13 +9,17 @@ import numpy as np
 from backdrift.data.samples import Samples
 
 
+SHALLOW = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "La", "RGBa"}
+"""Pillow's modes of 8 bits a channel or less; it would cut the others off at 255."""
+
+
 def read_images(folder: Path, files: list[Path]) -> Samples:
     """Images of one size as `[n, channels, height, width]` bytes: grey if all are grey, else RGB.
 
     Where the images are in subfolders of `folder`, the first subfolder's name is the class.
 
     Raises:
-        ValueError: naming the file, if one cannot be read or has another size.
+        ValueError: naming the file, if one cannot be read, has another size, or more than 8 bits a channel.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -23,7 +27,12 @@ def read_images(folder: Path, files: list[Path]) -> Samples:
     for file in files:
         try:
             with Image.open(file) as image:
-                grey = image.mode in ("1", "L", "LA", "I", "I;16")
+                if image.mode not in SHALLOW:
+                    raise ValueError(
+                        f"path={folder}: {file.name} is of more than 8 bits a channel (mode {image.mode}); "
+                        "bring the images to 8 bits, or give an array"
+                    )
+                grey = image.mode in ("1", "L", "LA")
                 picture = np.asarray(image.convert("L" if grey else "RGB"))
         except (UnidentifiedImageError, OSError) as error:
             raise ValueError(f"path={folder}: {file.name} cannot be read as an image ({error})") from error

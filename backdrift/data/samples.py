@@ -31,7 +31,7 @@ class Samples:
         """Arrays `[n, ...]` as samples; those of bytes with two or three axes a sample are pictures.
 
         Raises:
-            ValueError: if an array does not hold numbers, or holds no samples.
+            ValueError: if an array does not hold finite numbers, or holds no samples.
         """
         picture = array.dtype == np.uint8 and array.ndim in (3, 4)
         return Samples(
@@ -50,6 +50,13 @@ def _tensor(array: np.ndarray, path: Path, picture: bool) -> Tensor:
         raise ValueError(f"path={path}: holds no samples (an array of shape {list(array.shape)})")
     if array.ndim == 1:
         array = array[:, None]
+    # Told here, before a split shuffles the samples, so that the number is that in the file.
+    bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
+    if bad.any():
+        raise ValueError(
+            f"path={path}: {bad.sum()} of {len(array)} samples hold NaN or inf, the first is number {bad.argmax() + 1}; "
+            "remove or fill them first"
+        )
     if picture and array.ndim == 3:
         array = array[:, None]
     elif picture and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):

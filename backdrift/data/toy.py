@@ -87,6 +87,8 @@ class Ring(Toy):
     ) -> None:
         if modes < 1:
             raise ValueError(f"modes={modes}: expected at least 1")
+        if not noise > 0:
+            raise ValueError(f"noise={noise}: expected a positive number")
         angle = 2 * math.pi * torch.arange(modes) / modes
         self.means, self.noise = radius * torch.stack([angle.cos(), angle.sin()], dim=1), noise
         generator = torch.Generator().manual_seed(seed)

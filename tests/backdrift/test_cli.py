@@ -63,7 +63,16 @@ def empty_folder(tmp_path, monkeypatch):
         ("train data=checkerboard model.classes=3", "checkerboard has no labels"),
         ("train sde=vp,ve", "ask for them with -m"),
         ("train -m sde=vp,nosuch", "sde=nosuch: there is no such option"),
-        ("train steps", "missing EQUAL"),
+        ("train steps", "steps: expected key=value"),
+        ("train =3", "expected key=value"),
+        ("train sde=null", "sde=null: there is no such option"),
+        ("train name=a/b", "name=a/b: expected a name without slashes"),
+        ("train train.optimizer=adam", "train.optimizer=adam: expected keys with a _target_"),
+        ("train train.loss.times=early", "train.loss.times: expected a distribution of times, got 'early'"),
+        ("train sde.beta_max=inf", "sde.beta_max: expected a positive number, got inf"),
+        ("train data=moons model.classes=1", "model.classes=1: the data set moons has 2"),
+        ("train data=moons +likelihood.rtol=0", "likelihood.rtol: expected a positive number"),
+        ("train data=ring data.noise=0", "data.noise=0: expected a positive number"),
         ("train --nosuch", "unrecognized arguments: --nosuch"),
         ("train --config-dir nosuch", "--config-dir nosuch: there is no such folder"),
         ("train data=idx", "data.path is missing: add data.path=…"),
@@ -160,6 +169,20 @@ def test_a_default_that_is_text_keeps_the_kind_that_comes():
     assert solver.eps == 0.03 and float(solver.times(VP())[-1]) == pytest.approx(0.03)
     assert build(Job("train", ("solver.eps=1e-3",)).config(), "solver").end(VP()) == 1e-3
     assert main(["train", "solver.eps=automatic"]) == 1
+
+
+def test_a_value_that_the_grammar_cannot_read_is_text():
+    """Paths with =, quotes, commas or letters beyond ASCII need no quoting beyond the shell's."""
+    for value in ("/dåta/a=b c.npy", "it's=1", "C:\\dåta\\", "'", "é\\'"):
+        assert Job("train", ("data=array", f"data.path={value}")).config().data.path == value
+    assert Job("train", ("name='a, b'",)).config().name == "a, b"
+    (one, two) = Job("train", ("sde=vp,ve", "name=ü")).split()
+    assert one.config().name == two.config().name == "ü"
+
+
+def test_times_stand_for_the_name_of_a_grid():
+    solver = build(Job("train", ("solver=ddim", "solver.steps=3", "solver.grid=[1,0.5,0.1]")).config(), "solver")
+    assert solver.times(VP()).tolist() == [1.0, 0.5, 0.1]
 
 
 def test_names_and_folders_may_be_numbers(capsys, empty_folder):

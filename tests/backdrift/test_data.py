@@ -189,8 +189,8 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, bytes_images):
     refused(
         tmp_path,
         "b.npy",
-        np.array([[1.0, np.nan]] * 50),
-        "45 of 45 train samples hold NaN or inf, the first is number 0",
+        np.array([[1.0, 2.0]] * 6 + [[1.0, np.nan]] * 44),
+        "44 of 50 samples hold NaN or inf, the first is number 7",
     )
     refused(tmp_path, "c.npy", np.array([[1.0, np.inf]] * 50), "hold NaN or inf")
     refused(tmp_path, "d.npy", np.array([["a"]]), "expected an array of numbers")
@@ -199,13 +199,35 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, bytes_images):
     refused(tmp_path, "g.csv", b"a,b\n1,2\n3,x\n", "row 3 holds 'x'")
     refused(tmp_path, "h.csv", b"1,2\n3\n", "row 2 has 1 values")
     refused(tmp_path, "i.csv", b"a,b\n", "holds no samples")
-    refused(tmp_path, "j.npy", b"not an array", "not a whole .npy")
+    refused(tmp_path, "j.npy", b"not an array", "not a .npy file")
     refused(tmp_path, "k.npz", b"PK\x03\x04 but no archive", "not a whole .npz")
     refused(tmp_path, "l-ubyte", idx(bytes_images)[:-1], "damaged IDX file")
     refused(tmp_path, "m-ubyte.gz", gzip.compress(idx(bytes_images))[:-20], "damaged gzip file")
     refused(tmp_path, "n.dat", b"some text, long enough", "expected IDX")
     refused(tmp_path, "o.npy", np.array([{}], dtype=object), "not a whole .npy")
     refused(tmp_path, "p.npy", np.arange(3.0), "too few")
+    refused(
+        tmp_path, "q.npy", np.random.default_rng(0).normal(size=(50, 2)) * 1e300, "too large or too small to square"
+    )
+    refused(tmp_path, "r.csv", b"1,5;2,5\n", "row 1 holds '1,5', expected numbers such as 1.5")
+    refused(tmp_path, "s.csv", b"a,b\nc,d\n1,2\n", "row 2 holds 'c'")
+    np.savez(tmp_path / "t.npz", x=np.random.default_rng(0).normal(size=(50, 2)), labels=np.arange(3))
+    with pytest.raises(ValueError, match="expected a label for each of 50 samples, got 3"):
+        Files(str(tmp_path / "t.npz"))
+
+
+def test_tables_with_quotes(tmp_path):
+    (tmp_path / "a.csv").write_text('"x","y"\n' + "".join(f'"{k}","{k * k}"\n' for k in range(40)))
+    data = Files(str(tmp_path / "a.csv"))
+    rows = torch.cat([data.train, data.test])
+    assert sorted(rows[:, 0].tolist()) == list(range(40)) and torch.equal(rows[:, 1], rows[:, 0] ** 2)
+
+
+def test_images_of_sixteen_bits_are_refused(tmp_path):
+    """Pillow would cut them off at 255."""
+    Image.fromarray(np.full((4, 4), 60_000, dtype=np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="a.png is of more than 8 bits a channel"):
+        Files(str(tmp_path))
 
 
 def test_images_of_mixed_sizes_are_refused(tmp_path):

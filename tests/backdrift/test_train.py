@@ -68,13 +68,13 @@ def test_learning_rate_rises_and_falls():
 
 
 def test_the_average_of_weights_is_exponential():
-    run = trained("train.steps=4", "train.checkpoint_every=1", "train.keep=9", "train.ema=0.75")
+    run = trained("train.steps=4", "train.checkpoint_every=1", "train.keep=9", "train.ema=0.26")
     steps = run.checkpoints()
     assert [c.step for c in steps] == [0, 1, 2, 3, 4]
     for name, value in steps[-1].weights("ema").items():
         expected = steps[0].weights("model")[name]
-        for later in steps[1:]:
-            expected = 0.75 * expected + 0.25 * later.weights("model")[name]
+        for decay, later in zip((1 / 10, 2 / 11, 3 / 12, 0.26), steps[1:], strict=True):
+            expected = decay * expected + (1 - decay) * later.weights("model")[name]
         assert torch.allclose(value, expected, atol=1e-7), name
 
 
