@@ -120,20 +120,22 @@ class Job:
 
 
 def as_read(override: str) -> str:
-    """An override in Hydra's language: a value that it cannot read, such as a path with = or letters beyond ASCII, is text.
+    """An override in Hydra's language; a value that it cannot read (a path with =, letters beyond ASCII) is text.
 
     Raises:
         ValueError: if it is not of the form key=value.
     """
+    key, mark, value = override.partition("=")
+    if mark and not key:
+        raise ValueError(f"{override}: expected key=value")
     try:
         OverridesParser.create().parse_override(override)
         return override
     except HydraException:
-        key, mark, value = override.partition("=")
-        if not (key and mark):
+        if not mark:
             raise ValueError(f"{override}: expected key=value") from None
-        quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
-        return f"{key}='{quoted}'"
+    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"{key}='{quoted}'"
 
 
 def _compose(command: str, overrides: list[str]) -> DictConfig:

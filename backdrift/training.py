@@ -102,7 +102,7 @@ class Recipe:
         return warm * fall[self.decay]
 
     def decay_of_average(self, step: int) -> float:
-        """min(ema, (1 + n)/(10 + n)) of step n = 0, 1, …: a short training's average is not that of its first weights."""
+        """min(ema, (1 + n)/(10 + n)) of step n = 0, 1, …: a short training's average is not of its first weights."""
         return min(self.ema, (1 + step) / (10 + step))
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from backdrift.data.samples import Samples
 
-
 SHALLOW = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "La", "RGBa"}
 """Pillow's modes of 8 bits a channel or less; it would cut the others off at 255."""
 

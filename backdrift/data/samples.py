@@ -54,8 +54,8 @@ def _tensor(array: np.ndarray, path: Path, picture: bool) -> Tensor:
     bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
     if bad.any():
         raise ValueError(
-            f"path={path}: {bad.sum()} of {len(array)} samples hold NaN or inf, the first is number {bad.argmax() + 1}; "
-            "remove or fill them first"
+            f"path={path}: {bad.sum()} of {len(array)} samples hold NaN or inf, the first is number "
+            f"{bad.argmax() + 1}; remove or fill them first"
         )
     if picture and array.ndim == 3:
         array = array[:, None]

@@ -209,7 +209,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, bytes_images):
     refused(
         tmp_path, "q.npy", np.random.default_rng(0).normal(size=(50, 2)) * 1e300, "too large or too small to square"
     )
-    refused(tmp_path, "r.csv", b"1,5;2,5\n", "row 1 holds '1,5', expected numbers such as 1.5")
+    refused(tmp_path, "r.csv", b"x;y\n1,5;2,5\n", "row 2 holds '1,5', expected numbers such as 1.5")
     refused(tmp_path, "s.csv", b"a,b\nc,d\n1,2\n", "row 2 holds 'c'")
     np.savez(tmp_path / "t.npz", x=np.random.default_rng(0).normal(size=(50, 2)), labels=np.arange(3))
     with pytest.raises(ValueError, match="expected a label for each of 50 samples, got 3"):
@@ -226,7 +226,7 @@ def test_tables_with_quotes(tmp_path):
 def test_images_of_sixteen_bits_are_refused(tmp_path):
     """Pillow would cut them off at 255."""
     Image.fromarray(np.full((4, 4), 60_000, dtype=np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="a.png is of more than 8 bits a channel"):
+    with pytest.raises(ValueError, match=r"a.png is of more than 8 bits a channel"):
         Files(str(tmp_path))
 
 
