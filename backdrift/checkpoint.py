@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,39 @@ class Checkpoint:
         """
         if kind not in ("ema", "model"):
             raise ValueError(f"weights={kind}: expected ema or model")
+        file = self.path / f"{kind}.safetensors"
         try:
-            return load_file(self.path / f"{kind}.safetensors", device=str(device))
-        except SafetensorError as error:
-            raise ValueError(f"{self.path / kind}.safetensors is damaged: {error}") from error
+            return load_file(file, device=str(device))
+        except (SafetensorError, OSError) as error:
+            raise self._damaged(file, error) from error
+
+    def load(self, network: nn.Module, kind: str) -> None:
+        """Give `network` the weights.
+
+        Raises:
+            ValueError: as `weights`, or if they are not those of such a network.
+        """
+        try:
+            network.load_state_dict(self.weights(kind))
+        except RuntimeError as error:
+            what = str(error).splitlines()[1:2] or [str(error)]
+            raise ValueError(f"{self.path}: not the weights of the config's network: {what[0].strip()}") from error
 
     def optimizer(self) -> dict[str, Any]:
-        """The state dicts of the optimiser and the loss scaler, by name."""
-        return torch.load(self.path / "optimizer.pt", map_location="cpu", weights_only=True)
+        """The state dicts of the optimiser and the loss scaler, by name.
+
+        Raises:
+            ValueError: if the file is damaged, or would execute code.
+        """
+        file = self.path / "optimizer.pt"
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise self._damaged(file, error) from error
+
+    def _damaged(self, file: Path, error: Exception) -> ValueError:
+        why = str(error).splitlines()[:1] or ["it is empty"]
+        return ValueError(f"{file} is damaged ({why[0]}); without {self.path.name} the checkpoint before it is taken")
 
 
 def save(

@@ -160,6 +160,7 @@ def main(config: DictConfig) -> None:
         ValueError: if some log-likelihoods are not finite.
     """
     from backdrift import figures
+    from backdrift.configuration import blamed
     from backdrift.output import chosen, new_folder, save_figures
     from backdrift.run import Run
     from backdrift.sample import readable_data
@@ -168,7 +169,10 @@ def main(config: DictConfig) -> None:
     data, model = run.data(), run.model(config.weights)
     values, labels = chosen(config, data)
     settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
-    scores = score(model, data, values, **settings)
+    try:
+        scores = score(model, data, values, **settings)
+    except (TypeError, ValueError) as error:
+        raise blamed(config, "likelihood", error) from error
     broken = int((~scores.log_prob.isfinite()).sum())
     if broken:
         raise ValueError(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -55,7 +56,10 @@ class Run:
             raise ValueError(f"name={config.name}: expected a name without slashes")
         stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{config.name}"
         parent = Path(str(config.runs)).expanduser()
-        parent.mkdir(parents=True, exist_ok=True)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"runs={config.runs}: no folder can be made there ({error.strerror})") from error
         number = 1
         while True:
             path = parent / (stem if number == 1 else f"{stem}-{number}")
@@ -83,7 +87,7 @@ class Run:
             raise ValueError(f"run={path}: not a run folder (it has no config.yaml)")
         try:
             config = OmegaConf.load(path / "config.yaml")
-        except (OmegaConfBaseException, ValueError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             raise ValueError(f"run={path}: its config.yaml is damaged: {error}") from error
         if not isinstance(config, DictConfig) or "event" not in config:
             raise ValueError(f"run={path}: its config.yaml is not that of a training run")
@@ -128,7 +132,7 @@ class Run:
         """
         newest = self.latest_checkpoint()
         network = build(self.config, "model")
-        network.load_state_dict(newest.weights(weights))
+        newest.load(network, weights)
         model = preconditioning(self.config)(network, build(self.config, "sde"), self.config.event.std)
         return model.to(device).eval().requires_grad_(False)
 
@@ -154,13 +158,15 @@ class Run:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; one that a kill cut short is left out."""
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
         rows = []
         for line in lines:
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            if isinstance(row, dict) and "step" in row:
+                rows.append(row)
         return rows
 
     def forget_after(self, step: int) -> None:

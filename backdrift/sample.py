@@ -29,17 +29,22 @@ def main(config: DictConfig) -> None:
     import numpy as np
 
     from backdrift import figures
-    from backdrift.configuration import build
+    from backdrift.configuration import blamed, build
     from backdrift.output import new_folder
     from backdrift.run import Run
 
     if config.n < 1:
         raise ValueError(f"n={config.n}: expected at least 1 sample")
+    if config.seed < 0:
+        raise ValueError(f"seed={config.seed}: expected 0 or more")
     run = Run.open(config.run)
     solver: Solver = build(config, "solver")
     data, model = run.data(), run.model(config.weights)
     began = time.perf_counter()
-    x = draw(model, solver, data.shape, config.n, config.seed)
+    try:
+        x = draw(model, solver, data.shape, config.n, config.seed)
+    except ValueError as error:
+        raise blamed(config, "solver", error) from error
     seconds = time.perf_counter() - began
     broken = int((~x.flatten(1).isfinite().all(1)).sum())
     if broken:

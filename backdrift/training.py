@@ -280,8 +280,8 @@ class Trainer:
         if run.checkpoints():
             newest = run.latest_checkpoint()
             start = newest.step
-            network.load_state_dict(newest.weights("model"))
-            average.load_state_dict(newest.weights("ema"))
+            newest.load(network, "model")
+            newest.load(average, "ema")
             memory = newest.optimizer()
             optimizer.load_state_dict(memory["optimizer"])
             if accelerator.scaler is not None and memory["scaler"]:

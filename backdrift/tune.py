@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,10 +18,17 @@ def main(config: DictConfig) -> None:
     """Write the tuned solver as `<run>/conf/solver/tuned_<nfe>.yaml`, an option like any other."""
     from backdrift.configuration import build
     from backdrift.run import Run
-    from solvers import tune
+    from solvers import TableSolver, tune
 
+    for key, least in (("solver.nfe", 1), ("batch", 2), ("iterations", 0), ("reference_steps", 1)):
+        if OmegaConf.select(config, key) < least:
+            raise ValueError(f"{key}={OmegaConf.select(config, key)}: expected at least {least}")
     run = Run.open(config.run)
-    start = None if config.solver.start is None else build(config.solver, "start")
+    start = None
+    if config.solver.start is not None:
+        start = build(config.solver, "start") if OmegaConf.is_dict(config.solver.start) else config.solver.start
+        if not isinstance(start, TableSolver):
+            raise ValueError(f"solver.start={start}: expected the keys of a solver of fixed steps, with its _target_")
     tuned = tune(
         run.gaussian_model(config.weights).requires_grad_(False),
         start,
@@ -33,7 +41,8 @@ def main(config: DictConfig) -> None:
     )
     path = write(tuned, run.path / "conf" / "solver")
     folder = run.path / "conf"
-    print(f"{tuned}\n{path}\nbackdrift sample run={run.path} --config-dir {folder} solver={path.stem}")
+    command = shlex.join(["backdrift", "sample", f"run={run.path}", "--config-dir", str(folder), f"solver={path.stem}"])
+    print(f"{tuned}\n{path}\n{command}")
 
 
 def write(tuned: Tuned, folder: Path) -> Path:

@@ -74,7 +74,16 @@ def test_likelihood_writes_a_row_a_sample(run: Run, capsys: pytest.CaptureFixtur
     ("line", "said"),
     [
         ("sample n=0", "n=0: expected at least 1"),
+        ("sample seed=-1", "seed=-1: expected 0 or more"),
         ("sample solver.steps=0", "solver.steps: expected an integer of at least 1"),
+        ("sample n=2 solver.grid=karas", "solver.grid: expected one of uniform"),
+        ("likelihood +likelihood.nosuch=3", "unexpected keyword argument 'nosuch'"),
+        ("tune batch=0", "batch=0: expected at least 2"),
+        ("tune solver.nfe=0", "solver.nfe=0: expected at least 1"),
+        (
+            "tune solver.start={_target_:sde.VP}",
+            "solver.start=VP(beta_min=0.1, beta_max=20.0, T=1.0): expected the keys of",
+        ),
         ("sample weights=best", "weights=best: expected ema or model"),
         ("likelihood split=validation", "split=validation: expected train or test"),
         ("likelihood n=1", "n=1: expected at least 2"),

@@ -116,8 +116,49 @@ def test_weights_are_read_without_executing_code(tmp_path):
     kept = checkpoint.save(tmp_path / "c", 1, {"w": torch.zeros(1)}, {"w": torch.zeros(1)}, {}, keep=1)
     torch.save({"optimizer": Evil()}, kept.path / "optimizer.pt")
     (kept.path / "model.safetensors").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"optimizer.pt is damaged"):
         kept.optimizer()
     with pytest.raises(ValueError, match="damaged"):
         kept.weights("model")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("left", [None, 0, 40])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(name, left, tmp_path):
+    weights = {"w": torch.arange(3.0)}
+    for step in (1, 2):
+        newest = checkpoint.save(tmp_path, step, weights, weights, {"lr": 1.0}, keep=2)
+    file = newest.path / name
+    content = file.read_bytes()
+    file.unlink() if left is None else file.write_bytes(content[:left])
+
+    def read(kept):
+        return kept.optimizer() if name == "optimizer.pt" else kept.weights(name.split(".")[0])
+
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*; without step-00000002 the checkpoint before it"):
+        read(newest)
+    (newest.path / "state.json").unlink()
+    assert read(checkpoint.found(tmp_path)[-1]).keys() == ({"lr"} if name == "optimizer.pt" else {"w"})
+
+
+def test_what_a_run_folder_lacks_is_said(capsys, tmp_path):
+    assert main([*LINE, "train.steps=2", "train.checkpoint_every=1"]) == 0
+    run = only_run("runs")
+    config = (run.path / "config.yaml").read_text()
+
+    def said(command):
+        capsys.readouterr()
+        assert main([command, f"run={run.path}"]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    (run.path / "config.yaml").write_text(config.replace("hidden: 32", "hidden: 31"))
+    assert "not the weights of the config's network: size mismatch" in said("sample")
+    (run.path / "config.yaml").write_text("a: [1")
+    assert "its config.yaml is damaged" in said("resume")
+    (run.path / "config.yaml").write_text(config.replace("  steps: 2", "  steps: 3"))
+    run.metrics.write_bytes(run.metrics.read_bytes() + b"3\n\xff{")
+    assert main(["resume", f"run={run.path}"]) == 0
+    assert [row["step"] for row in run.read_metrics()][-1] == 3
