@@ -5,13 +5,12 @@
 
 Everybody gets the same closed-form denoiser, the same noise at sigma = 80 and the same task: the
 end point of the probability flow at sigma = 0. The error is the distance to it (`problems.exact_flow`),
-median and root mean square over the samples. Of a library every setting in `peers` runs; the one with
-the least median is taken **at each number of evaluations, problem and seed, by its result there**: an
+median and root mean square over the samples of several instances, one a seed. Of a library every setting in `peers`
+runs; the one with the least median is taken **at each number of evaluations and problem, by its result there**: an
 oracle, the most that a user of that library could get. Ours come as
 
 - `default`: `Adams()` as it is, one setting for everything;
-- `tuned`: `tune()` on this model, from other noise;
-- `best of ours`: the same oracle over our own settings.
+- `tuned`: `tune()` on each instance's model, from other noise.
 
 The settings run are those of `shortlist.json`: all that came within 25% of their library's best at 5, 8, 12 or 20
 evaluations on some problem of seed 0, out of the several hundred in `peers` (`--all` runs every one; torchdiffeq's
@@ -23,7 +22,6 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.metadata
-import itertools
 import json
 import math
 import platform
@@ -42,24 +40,20 @@ from problems import PROBLEMS, SDE, exact_flow, start
 from torch import Tensor
 
 from solvers import (
-    DDIM,
     Adams,
     Ancestral,
-    DPMSolver,
     EulerMaruyama,
     Heun,
     Noise,
-    RungeKutta,
     SASolver,
     StochasticAdams,
-    UniPC,
     tune,
 )
 from solvers.solver import TableSolver
 
 BUDGETS = (5, 6, 8, 10, 15, 20, 35, 50, 100)
 NOISY_BUDGETS = (10, 20, 50, 100)
-SCREENED = 12
+SCREENED = 16
 TUNE_UP_TO = 20
 
 
@@ -82,26 +76,6 @@ def of_table(name: str, setting: str, model: Any, solver: TableSolver) -> Peer:
         return budgeted.solve(Counted(), x, noise)
 
     return Peer(name, setting, run, solver.stochastic)
-
-
-def ours(model: Any) -> Iterator[Peer]:
-    """The default by itself, then settings of ours for the same oracle as the peers'."""
-    yield of_table("default", "Adams()", model, Adams())
-    ends = {f"ends {low} d": (low * model.data_std) ** 2 for low in (0.004, 0.03)} | {"ends auto": "auto"}
-    for grid, (end, eps) in itertools.product(("karras", "log_snr", "angle"), ends.items()):
-        where = f"{grid}, {end}"
-        options: dict[str, Any] = {"grid": grid, "eps": eps, "final": "half_step"}
-        for order, predict, clock in itertools.product(
-            (2, 3, 4), ("denoised", "noise", "velocity", "rectified"), ("log_snr", "angle")
-        ):
-            solver: TableSolver = Adams(order=order, predict=predict, clock=clock, **options)  # type: ignore[arg-type]
-            yield of_table("best of ours", f"Adams {order} {predict} {clock}, {where}", model, solver)
-        for order in (2, 3):
-            yield of_table("best of ours", f"UniPC {order}, {where}", model, UniPC(order=order, **options))
-            yield of_table("best of ours", f"DPM-Solver {order}, {where}", model, DPMSolver(order=order, **options))
-        yield of_table("best of ours", f"Heun, {where}", model, Heun(**options))
-        yield of_table("best of ours", f"DDIM, {where}", model, DDIM(**options))
-        yield of_table("best of ours", f"Kutta 4 velocity, {where}", model, RungeKutta(**options))
 
 
 def noisy(model: Any) -> Iterator[Peer]:
@@ -168,44 +142,83 @@ def end_of(peer: Peer, model: Any, x: Tensor, nfe: int) -> Tensor | None:
     return y if y is not None and bool(y.isfinite().all()) else None
 
 
-def score(y: Tensor, exact: Tensor) -> tuple[float, float]:
-    distance = (y - exact).norm(dim=1)
-    return float(distance.median()), float(distance.square().mean().sqrt())
+@dataclass(frozen=True)
+class Instance:
+    """A problem of one seed, with samples to start from and where they should end."""
+
+    model: Any
+    x: Tensor
+    exact: Tensor
+
+    def distance(self, y: Tensor) -> Tensor:
+        return (y - self.exact[: len(y)]).norm(dim=1)
+
+
+def instances(problem: str, seeds: Iterable[int], n: int) -> list[Instance]:
+    """The problem of each seed, with as many samples of each."""
+    made = []
+    for seed in seeds:
+        model = PROBLEMS[problem](seed)
+        x = start(model, n, seed + 1)
+        exact, error = exact_flow(model, x)
+        print(f"{problem} {seed}: data_std {model.data_std:.3f}, reference good to {float(error.median()) / 15:.1e}")
+        made.append(Instance(model, x, exact))
+    return made
+
+
+def distances(peers: Iterable[Peer], among: list[Instance], nfe: int, n: int | None = None) -> Tensor | None:
+    """How far one setting ends from the exact flow, over the first `n` samples of all instances."""
+    found = []
+    for peer, instance in zip(peers, among, strict=True):
+        y = end_of(peer, instance.model, instance.x[:n], nfe)
+        if y is None:
+            return None
+        found.append(instance.distance(y))
+    return torch.cat(found)
 
 
 def deterministic(
-    problem: str, seed: int, n: int, budgets: Iterable[int], libraries: list[str], every: bool
+    problem: str, seeds: list[int], n: int, budgets: Iterable[int], libraries: list[str], every: bool
 ) -> list[Result]:
     """All contenders on one problem; of the peers those on the shortlist, or every setting."""
     shortlist = json.loads(Path(__file__).with_name("shortlist.json").read_text())
-    model = PROBLEMS[problem](seed)
-    x = start(model, n, seed + 1)
-    exact, error = exact_flow(model, x)
-    print(f"{problem}: data_std {model.data_std:.3f}, reference good to {float(error.median()) / 15:.1e} (median)")
-    contenders = list(ours(model))
+    among = instances(problem, seeds, n)
+    # One setting for all instances: their lists run side by side, and differ in the data's width only.
+    contenders = {
+        "default": list(zip(*([of_table("default", "Adams()", i.model, Adams())] for i in among), strict=True))
+    }
     for library in libraries:
-        peers = LIBRARIES[library](model.data_std)
-        contenders += [p for p in peers if every or library not in shortlist or p.setting in shortlist[library]]
+        settings = zip(*(LIBRARIES[library](i.model.data_std) for i in among), strict=True)
+        known = shortlist.get(library, []) if not every else []
+        contenders[library] = [peers for peers in settings if not known or peers[0].setting in known]
     results = []
     for nfe in budgets:
         began = time.perf_counter()
-        screened: dict[str, list[tuple[float, int, Peer]]] = defaultdict(list)
-        for index, peer in enumerate(contenders):
-            y = end_of(peer, model, x[:SCREENED], nfe)
-            if y is not None:
-                median = score(y, exact[:SCREENED])[0]
-                screened[peer.library].append((median, index, peer))
-        for library, entries in screened.items():
+        for library, settings in contenders.items():
+            screened = []
+            for index, peers in enumerate(settings):
+                distance = distances(peers, among, nfe, SCREENED // len(among))
+                if distance is not None:
+                    screened.append((float(distance.median()), index))
             finals = []
-            for _, _, peer in sorted(entries)[:3]:
-                y = end_of(peer, model, x, nfe)
-                if y is not None:
-                    finals.append(Result(problem, library, peer.setting, nfe, *score(y, exact)))
+            for _, index in sorted(screened)[:3]:
+                distance = distances(settings[index], among, nfe)
+                if distance is not None:
+                    rms = float(distance.square().mean().sqrt())
+                    setting = settings[index][0].setting
+                    finals.append(Result(problem, library, setting, nfe, float(distance.median()), rms))
             results.append(min(finals, key=lambda result: result.first))
         if nfe <= TUNE_UP_TO:
-            tuned = tune(model, nfe=nfe, shape=tuple(model.shape), batch=64, seed=seed + 2)
-            y = tuned.solver.solve(model, x)
-            results.append(Result(problem, "tuned", str(tuned.start), nfe, *score(y, exact)))
+            fits = [
+                tune(i.model, nfe=nfe, shape=tuple(i.model.shape), seed=s + 2)
+                for i, s in zip(among, seeds, strict=True)
+            ]
+            with torch.no_grad():
+                distance = torch.cat(
+                    [i.distance(f.solver.solve(i.model, i.x)) for i, f in zip(among, fits, strict=True)]
+                )
+            rms = float(distance.square().mean().sqrt())
+            results.append(Result(problem, "tuned", "tune()", nfe, float(distance.median()), rms))
         print(f"  {nfe} evaluations: {time.perf_counter() - began:.0f} s", flush=True)
     return results
 
@@ -282,6 +295,21 @@ def table(results: list[Result], second: bool = False) -> str:
     return "\n".join(lines)
 
 
+OURS = ("default", "tuned")
+
+
+def advantage(results: list[Result]) -> str:
+    """A markdown table of the least error of any other library over ours, by evaluations."""
+    budgets = sorted({r.nfe for r in results})
+    lines = ["| | " + " | ".join(map(str, budgets)) + " |", "|---" * (len(budgets) + 1) + "|"]
+    best = {nfe: min(r.first for r in results if r.nfe == nfe and r.library not in OURS) for nfe in budgets}
+    for name in OURS:
+        mine = {r.nfe: r.first for r in results if r.library == name}
+        cells = [f"{best[nfe] / mine[nfe]:.2f}" if nfe in mine else "" for nfe in budgets]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def above(results: list[Result]) -> str:
     """Which entries of a stochastic comparison are not level with the noise floor, its first row."""
     floor, *rest = results
@@ -302,7 +330,7 @@ def figure(results: list[Result], path: Path) -> None:
         mine = [r for r in results if r.problem == problem]
         for library in dict.fromkeys(r.library for r in mine):
             points = sorted((r.nfe, r.first) for r in mine if r.library == library)
-            own = library in ("default", "tuned", "best of ours")
+            own = library in OURS
             axis.loglog(*zip(*points, strict=True), "o-" if own else "s--", lw=2 if own else 1, ms=4, label=library)
         axis.set(title=problem, xlabel="evaluations", ylabel="median distance to the exact flow")
         axis.grid(alpha=0.3, which="both")
@@ -313,9 +341,9 @@ def figure(results: list[Result], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--seed", type=int, default=100, help="of the instance; 0 to 9 were used while choosing defaults"
+        "--seeds", nargs="+", type=int, default=[100, 101], help="an instance each; 0 to 9 chose the defaults"
     )
-    parser.add_argument("--samples", type=int, default=48)
+    parser.add_argument("--samples", type=int, default=32, help="of each instance")
     parser.add_argument("--draws", type=int, default=4096, help="for the stochastic solvers")
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--libraries", nargs="*", choices=sorted({*LIBRARIES, *STOCHASTIC}), help="all")
@@ -331,18 +359,20 @@ def main() -> None:
     libraries = [library for library in peers if given.libraries is None or library in given.libraries]
     for problem in given.problems:
         if given.stochastic:
-            results += stochastic(problem, given.seed, given.draws, libraries)
+            results += stochastic(problem, given.seeds[0], given.draws, libraries)
         else:
-            results += deterministic(problem, given.seed, given.samples, given.nfe, libraries, given.all)
+            results += deterministic(problem, given.seeds, given.samples, given.nfe, libraries, given.all)
 
     if given.beside is not None:
-        present = {r.library for r in results}
+        present = {(r.problem, r.library) for r in results}
         with open(given.beside, newline="") as file:
             rows = [Result(p, lib, s, int(n), float(a), float(b)) for p, lib, s, n, a, b in list(csv.reader(file))[1:]]
-        results += [r for r in rows if r.library not in present and r.problem in given.problems]
+        results += [r for r in rows if (r.problem, r.library) not in present]
+    problems = [problem for problem in PROBLEMS if any(r.problem == problem for r in results)]
     given.out.mkdir(parents=True, exist_ok=True)
-    only = f"_{given.problems[0]}" if len(given.problems) == 1 else ""
-    stem = given.out / f"{'stochastic' if given.stochastic else 'accuracy'}{only}_{given.seed}"
+    only = f"_{problems[0]}" if len(problems) == 1 else ""
+    seeds = f"seed {given.seeds[0]}" if given.stochastic else f"seeds {', '.join(map(str, given.seeds))}"
+    stem = given.out / f"{'stochastic' if given.stochastic else 'accuracy'}{only}_{given.seeds[0]}"
     with open(f"{stem}.csv", "w", newline="") as file:
         writer = csv.writer(file)
         names = ("distance", "standard_error") if given.stochastic else ("median", "rms")
@@ -350,11 +380,11 @@ def main() -> None:
         writer.writerows([r.problem, r.library, r.setting, r.nfe, f"{r.first:.6g}", f"{r.second:.6g}"] for r in results)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", *libraries))
     text = [
-        f"# {'Stochastic solvers' if given.stochastic else 'Solvers'} beside other libraries, seed {given.seed}",
+        f"# {'Stochastic solvers' if given.stochastic else 'Solvers'} beside other libraries, {seeds}",
         f"    python benchmarks/accuracy.py {' '.join(sys.argv[1:])}",
         f"{versions}; Python {platform.python_version()}, float64, CPU. How to read it: `benchmarks/README.md`.",
     ]
-    for problem in given.problems:
+    for problem in problems:
         mine = [r for r in results if r.problem == problem]
         if given.stochastic:
             floor, spread = mine[0].first, mine[0].second
@@ -364,6 +394,7 @@ def main() -> None:
         else:
             text += [f"## {problem}", "Median distance to the exact flow:", table(mine)]
             text += ["Root mean square of the same settings:", table(mine, second=True)]
+            text += ["The best library's median error over ours:", advantage(mine)]
     Path(f"{stem}.md").write_text("\n\n".join(text) + "\n")
     if not given.stochastic:
         figure(results, Path(f"{stem}.png"))

@@ -22,6 +22,60 @@ SIGMA_MAX = 80.0
 SDE = Brownian(T=SIGMA_MAX**2)
 
 
+class PrincipalComponents(Model):
+    """A mixture of probabilistic principal components (Tipping & Bishop 1999): component k is normal with mean m_k and
+
+        S_k = A_k diag(v_k) A_k^T + u (I - A_k A_k^T),    A_k^T A_k = I,
+
+    a `GaussianMixture` at the price of its few axes.
+
+    Args:
+        means: m_k, `[K, d]`.
+        axes: A_k, `[K, d, r]`.
+        variances: v_k, `[K, r]`.
+        rest: u, the variance of every other direction.
+        weights: `[K]`.
+    """
+
+    sde = SDE
+
+    def __init__(self, means: Tensor, axes: Tensor, variances: Tensor, rest: float, weights: Tensor) -> None:
+        self.means, self.axes, self.variances, self.rest = means, axes, variances, rest
+        self.weights = weights / weights.sum()
+
+    @property
+    def data_std(self) -> float:
+        """Standard deviation of the data, over all components of a sample."""
+        k, d, r = self.axes.shape
+        spread = (self.means - self.weights @ self.means).square().sum(1) + self.variances.sum(1) + (d - r) * self.rest
+        return math.sqrt(float(self.weights @ spread) / d)
+
+    def denoise(self, x: Tensor, t: Time) -> Tensor:
+        k, d, r = self.axes.shape
+        noise = torch.as_tensor(t, dtype=x.dtype).reshape(-1, 1, 1)  # Brownian motion: alpha = 1, sigma^2 = t
+        wide = self.axes.permute(1, 0, 2).reshape(d, k * r)
+        # x - m_k along the axes of component k, and its square length
+        along = (x @ wide).reshape(len(x), k, r) - torch.einsum("kd,kdr->kr", self.means, self.axes)
+        square = (x.square().sum(1, keepdim=True) - 2 * x @ self.means.T + self.means.square().sum(1)).unsqueeze(-1)
+        inner, outer = self.variances + noise, self.rest + noise
+        off = (along.square() / inner + inner.log()).sum(-1, keepdim=True) + (d - r) * outer.log()
+        exponent = off + (square - along.square().sum(-1, keepdim=True)) / outer
+        share = (self.weights.log().unsqueeze(-1) - 0.5 * exponent).softmax(1)
+        kept = self.rest / outer[..., 0]
+        along = share * (self.variances / inner - kept.unsqueeze(-1)) * along
+        return (1 - kept) * (share[..., 0] @ self.means) + kept * x + along.reshape(len(x), k * r) @ wide.T
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """`n` exact draws of the data, `[n, d]`."""
+        _, d, r = self.axes.shape
+        kind = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        axes, z = self.axes[kind], torch.randn(n, d, generator=generator, dtype=torch.float64)
+        w = torch.randn(n, r, generator=generator, dtype=torch.float64)
+        rest = z - torch.einsum("ndr,nr->nd", axes, torch.einsum("ner,ne->nr", axes, z))
+        inside = torch.einsum("ndr,nr->nd", axes, self.variances[kind].sqrt() * w)
+        return self.means[kind] + math.sqrt(self.rest) * rest + inside
+
+
 class Padded(Model):
     """A mixture in the first k coordinates and N(0, variance) in each of the others, independent of them.
 
@@ -35,7 +89,7 @@ class Padded(Model):
         dimensions: d.
     """
 
-    def __init__(self, inner: GaussianMixture, variance: float, dimensions: int) -> None:
+    def __init__(self, inner: PrincipalComponents, variance: float, dimensions: int) -> None:
         self.inner, self.variance, self.shape = inner, variance, (dimensions,)
         self.sde, self.k = inner.sde, inner.means.shape[1]
 
@@ -100,13 +154,10 @@ def fitted(images: np.ndarray, labels: np.ndarray, rank: int) -> Padded:
         noise += rest * len(group) / len(images)
     centred = np.stack(means) - images.mean(0)
     span, _ = np.linalg.qr(np.concatenate([centred, *axes]).T)
-    inside = [directions @ span for directions in axes]
-    covariances = [
-        directions.T @ np.diag(v - noise) @ directions + noise * np.eye(span.shape[1])
-        for directions, v in zip(inside, variances, strict=True)
-    ]
+    inside = torch.from_numpy(np.stack([(directions @ span).T for directions in axes]))
     weights = torch.tensor([float((labels == label).mean()) for label in classes], dtype=torch.float64)
-    inner = GaussianMixture(torch.from_numpy(centred @ span), torch.from_numpy(np.stack(covariances)), weights, SDE)
+    spread = torch.from_numpy(np.stack(variances))
+    inner = PrincipalComponents(torch.from_numpy(centred @ span), inside, spread, float(noise), weights)
     return Padded(inner, float(noise), images.shape[1])
 
 
