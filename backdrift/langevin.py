@@ -71,11 +71,14 @@ def main(config: DictConfig) -> None:
     chain_figures.density(chains, target, reference).savefig(run.path / "density.png")
     parts = [f"# {config.name}", summary(chains, sampler), moments(chains, target, reference), versions_section(run)]
     (run.path / "report.md").write_text("\n\n".join(parts) + "\n")
-    ess, rhat = chains.ess("bulk"), chains.rhat()
+    ess, rhat = float(chains.ess("bulk").min()), float(chains.rhat().max())
     print(
         f"{config.chains} chains of {config.draws} draws by {sampler} in {chains.seconds:.1f} s: "
-        f"acceptance {float(chains.acceptance[:, 0].mean()):.2f}, R-hat at most {float(rhat.max()):.3f}, "
-        f"effective draws at least {float(ess.min()):.0f}\n{run.path / 'report.md'}"
+        f"acceptance {float(chains.acceptance[:, 0].mean()):.2f}, R-hat at most {rhat:.3f}, "
+        f"effective draws at least {ess:.0f}, {ess / chains.seconds:.0f} a second"
+    )
+    print(
+        "\n".join([*warnings(chains, sampler), *(str(run.path / f) for f in ("report.md", "trace.png", "density.png"))])
     )
 
 
@@ -134,14 +137,21 @@ def summary(chains: Chains, sampler: Any) -> str:
     if not sampler.adjusted:
         error = float(chains.energy_error.mean())
         lines.append(f"| mean square energy error of a step over the dimension | {error:.2e} |")
-    warnings = []
-    if not rhat < 1.01:
-        warnings.append("**R-hat above 1.01: the chains disagree. Take more steps, or tempering for separate modes.**")
-    if ess < 400:
-        warnings.append("**Fewer than 400 effective draws: the standard errors themselves are not to be trusted.**")
+    told = [f"**{line}**" for line in warnings(chains, sampler)]
     if not sampler.adjusted:
-        warnings.append("This sampler has a bias that no number of draws takes away; compare with an adjusted one.")
-    return "\n".join([*lines, "", *warnings]).rstrip()
+        told.append("This sampler has a bias that no number of draws takes away; compare with an adjusted one.")
+    return "\n\n".join(["\n".join(lines), *told])
+
+
+def warnings(chains: Chains, sampler: Any) -> list[str]:
+    """Why not to trust the draws, and what to do."""
+    told = []
+    if not float(chains.rhat().max()) < 1.01:
+        modes = "" if len(sampler.temperatures) > 1 else ", or sampler=tempering where there are separate modes"
+        told.append(f"R-hat above 1.01: the chains disagree; take more draws and warmup{modes}.")
+    if float(chains.ess("bulk").min()) < 400:
+        told.append("Fewer than 400 effective draws: the standard errors themselves are not to be trusted.")
+    return told
 
 
 def moments(chains: Chains, target: Target, reference: Chains | None) -> str:

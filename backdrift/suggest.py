@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 SUBSET = 4096
 """Distances are measured among at most so many samples, drawn by a seed."""
@@ -175,13 +175,30 @@ def suggest(data: Tensor, seed: int = 0) -> Suggestion:
 
 
 def main(config: DictConfig) -> None:
-    """Print the suggestion for `data`, in the units the model works in, and the command that takes it."""
+    """Print the suggestion for `data`, in the units the model works in, and the command that takes it; with
+    `save`, write the process as `<save>/sde/suggested.yaml`."""
     from backdrift.configuration import build
 
     data = build(config, "data")
     found = suggest((data.train.double() - data.shift) / data.scale, config.seed)
-    path = f" 'data.path={config.data.path}'" if "path" in config.data else ""
-    print(f"{data}\n{found}\n\nbackdrift train data={config.name}{path} {' '.join(found.overrides())}")
+    chosen = found.overrides()
+    if config.save is not None:
+        file = Path(config.save).expanduser() / "sde" / "suggested.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(found.config()), file)
+        chosen = ["--config-dir", config.save, "sde=suggested"]
+    units = "the data's own" if data.levels is None and bool((data.scale == 1).all()) else "(v - shift)/scale of data v"
+    print(f"{data}\nin the model's units, {units}: {found}\n")
+    print(shlex.join(["backdrift", "train", f"data={config.name}", *_changed(config), *chosen]))
+
+
+def _changed(config: DictConfig) -> list[str]:
+    """What the user changed in the data set's config, as overrides."""
+    from backdrift.configuration import config_folder
+
+    file = config_folder() / "data" / f"{config.name}.yaml"
+    default: Any = OmegaConf.load(file) if file.exists() else {}
+    return [f"data.{key}={value}" for key, value in config.data.items() if value != default.get(key, None)]
 
 
 def _spectrum(x: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -123,3 +125,22 @@ def test_the_command_prints_a_command_that_composes(capsys: pytest.CaptureFixtur
     command, *overrides = printed.strip().splitlines()[-1].split()[1:]
     sde = build(Job(command, tuple(overrides)).config(), "sde")
     assert isinstance(sde, (VP, VE))
+
+
+def test_a_set_of_one_s_own_is_found_again_and_the_process_saved(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The printed command composes as it stands: with the path, and with the saved config, which is the suggestion."""
+    values = np.random.default_rng(0).normal(size=(300, 3)) * (30, 0.02, 1)
+    np.save(tmp_path / "own.npy", values)
+    assert main(["suggest", "data=array", f"data.path={tmp_path / 'own.npy'}", f"save={tmp_path / 'mine'}"]) == 0
+    printed = capsys.readouterr().out.strip().splitlines()[-1]
+    command, *rest = printed.split()[1:]
+    place = rest.index("--config-dir")
+    folder = rest[place + 1]
+    config = Job(command, tuple(rest[:place] + rest[place + 2 :]), folder).config()
+    assert config.data.path == str(tmp_path / "own.npy")
+    data = build(config, "data")
+    assert build(config, "sde") == build(
+        OmegaConf.create({"sde": suggest((data.train.double() - data.shift) / data.scale).config()}), "sde"
+    )
