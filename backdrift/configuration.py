@@ -247,6 +247,8 @@ def build(config: DictConfig, key: str) -> Any:
 def blamed(config: DictConfig, key: str, error: BaseException | None) -> ValueError:
     """An error in one line that begins with the key it is about, or with its group's."""
     message = one_line(error)
+    if message.startswith("Error locating target"):
+        message += ": is its module installed, or on PYTHONPATH?"
     named = re.match(r"(\w+)[=:]", message)
     joint = "." if named and named[1] in OmegaConf.select(config, key, default={}) else ": "
     return ValueError(f"{key}{joint}{message}")

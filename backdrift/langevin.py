@@ -87,7 +87,7 @@ def require_diagnostics() -> None:
     import importlib.util
 
     if importlib.util.find_spec("arviz_stats") is None:
-        raise ValueError("R-hat and effective sample sizes come from arviz-stats: pip install 'backdrift[langevin]'")
+        raise ValueError("R-hat and effective sample sizes come from arviz-stats: pip install arviz-stats")
 
 
 def progress(steps: int) -> Any:

@@ -86,7 +86,7 @@ class Chains:
             from arviz_stats.base import array_stats
         except ImportError as missing:
             raise ImportError(
-                "R-hat and effective sample sizes come from arviz-stats: pip install 'backdrift[langevin]'"
+                "R-hat and effective sample sizes come from arviz-stats: pip install arviz-stats"
             ) from missing
         values = self.draws.double().cpu().flatten(2).numpy()
         result = getattr(array_stats, statistic)(values, chain_axis=0, draw_axis=1, **options)
