@@ -72,26 +72,31 @@ class _Increments:
     """Brownian motion for a solver that asks for one interval after another, from per-sample streams.
 
     Gives W over [a, b] and, where asked, U = int_a^b (W_r - W_a) dr, normal with the right joint law
-    (Kloeden & Platen 1992, section 10.4). Costs one draw a step where torchsde's own interval tree,
-    which can be asked for any interval, costs many.
+    (Kloeden & Platen 1992, section 10.4). Costs one draw a step, one more for U, where torchsde's own
+    interval tree, which can be asked for any interval, costs many: over 1000 Euler steps of 64 x 2 its noise takes 11
+    times as long with the `dt` hint and 29 times without; over 100 steps of 64 x 3072, 2.0 and 2.3 times.
     """
 
     def __init__(self, noise: Noise, shape: tuple[int, ...]) -> None:
         self.noise, self.shape, self.dtype, self.device = noise, shape, noise.dtype, noise.device
         self.levy_area_approximation = "space-time"
         self._interval: tuple[float, float] | None = None
-        self._w = self._u = torch.empty(0)
+        self._w: Tensor = torch.empty(0)
+        self._u: Tensor | None = None
 
     def __call__(self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False) -> Any:
         if return_A or tb is None:
             raise ValueError("method: this method of torchsde needs more than sequential increments")
         a, b = float(ta), float(tb)
         if self._interval != (a, b):
-            h = b - a
-            self._w = math.sqrt(h) * self.noise()
-            self._u = h * (0.5 * self._w + math.sqrt(h / 12) * self.noise())
+            self._w, self._u = math.sqrt(b - a) * self.noise(), None
             self._interval = (a, b)
-        return (self._w, self._u) if return_U else self._w
+        if not return_U:
+            return self._w
+        if self._u is None:
+            h = b - a
+            self._u = h * (0.5 * self._w + math.sqrt(h / 12) * self.noise())
+        return self._w, self._u
 
 
 @dataclass(frozen=True, kw_only=True)
