@@ -168,8 +168,13 @@ def _explain_unknown(error: ConfigCompositionException, defaults: DictConfig) ->
     if found is None or "No match in the defaults list" in str(error):
         return
     key = found[1]
+    group, _, name = key.rpartition(".")
+    options = sorted((config_folder() / group).glob("*.yaml")) if group else []
+    having = [path.stem for path in options if name in OmegaConf.load(path)]
     near = difflib.get_close_matches(key, leaves(defaults), n=1)
     hint = f"did you mean {near[0]}?" if near else f"an argument that the default leaves out is added with +{key}=…"
+    if having:  # an ODE solver asked for stochasticity
+        hint = f"it belongs to {group}={', '.join(having)}"
     raise ValueError(f"{key}: there is no such key; {hint}") from error
 
 

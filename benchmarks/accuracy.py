@@ -53,6 +53,8 @@ from solvers.solver import TableSolver
 
 BUDGETS = (5, 6, 8, 10, 15, 20, 35, 50, 100)
 NOISY_BUDGETS = (10, 20, 50, 100)
+DRAWS = {"modes": 4096, "decades": 2048, "digits": 512}
+"""Of the stochastic comparison: as many as differences need, or as some minutes pay for."""
 SCREENED = 16
 TUNE_UP_TO = 20
 
@@ -344,7 +346,7 @@ def main() -> None:
         "--seeds", nargs="+", type=int, default=[100, 101], help="an instance each; 0 to 9 chose the defaults"
     )
     parser.add_argument("--samples", type=int, default=32, help="of each instance")
-    parser.add_argument("--draws", type=int, default=4096, help="for the stochastic solvers")
+    parser.add_argument("--draws", type=int, help=f"for the stochastic solvers; by default {DRAWS}")
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--libraries", nargs="*", choices=sorted({*LIBRARIES, *STOCHASTIC}), help="all")
     parser.add_argument("--nfe", nargs="+", type=int, default=list(BUDGETS))
@@ -359,7 +361,7 @@ def main() -> None:
     libraries = [library for library in peers if given.libraries is None or library in given.libraries]
     for problem in given.problems:
         if given.stochastic:
-            results += stochastic(problem, given.seeds[0], given.draws, libraries)
+            results += stochastic(problem, given.seeds[0], given.draws or DRAWS[problem], libraries)
         else:
             results += deterministic(problem, given.seeds, given.samples, given.nfe, libraries, given.all)
 

@@ -35,6 +35,10 @@ def empty_folder(tmp_path, monkeypatch):
         ("nosuch", "nosuch: there is no such command"),
         ("train train.stps=3", "train.stps: there is no such key; did you mean train.steps?"),
         ("train nosuch=3", "nosuch: there is no such key"),
+        (
+            "sample run=none solver=heun solver.stochasticity=1",
+            "solver.stochasticity: there is no such key; it belongs to solver=er_sde, euler_maruyama, sa_solver, ",
+        ),
         ("train sde=nosuch", "sde=nosuch: there is no such option; expected one of brownian, cld, cosine"),
         ("train train.steps=abc", "train.steps=abc: expected a whole number, such as the default"),
         ("train train.steps=1.5", "train.steps=1.5: expected a whole number"),

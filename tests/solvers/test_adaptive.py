@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import GaussianMixture
-from sde import VE, VP, CosineVP, FunctionModel, GaussianSDE, Rectified
+from sde import VE, VP, Brownian, CosineVP, FunctionModel, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, as_time
 from solvers import Adaptive, sample
 from solvers.dormand_prince import BUBBLE, DensePath, adaptive
 from solvers.order import TwoModes
@@ -41,12 +41,20 @@ def test_error_falls_with_the_tolerance(sde: GaussianSDE) -> None:
         assert float((ends - exact).abs().max()) < 100 * tolerance
 
 
-def test_normal_data_of_the_stated_width_need_no_small_step() -> None:
-    """F vanishes: the flow of N(0, d^2) is z = const, exact whatever the tolerance."""
-    sde = VP()
-    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ends = Adaptive(rtol=1e-2, atol=1e-2, denoise=False).solve(normal_data(sde), x)
-    torch.testing.assert_close(ends, x * width(sde, sde.eps) / width(sde, sde.T), rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("sde", [*PROCESSES, SubVP(), Brownian(), OrnsteinUhlenbeck(std=2.0)], ids=repr)
+def test_normal_data_of_the_stated_width_need_no_small_step(sde: GaussianSDE) -> None:
+    """F vanishes: the flow of N(0, d^2) is z = const, exact whatever the tolerance, in any shape and dtype."""
+
+    def denoise(x: Tensor, t: Any) -> Tensor:
+        alpha, sigma = sde.alpha(as_time(t, x)), sde.sigma(as_time(t, x))
+        return 0.25 * alpha / (0.25 * alpha.square() + sigma.square()) * x
+
+    model = FunctionModel(denoise, sde)
+    ratio = width(sde, sde.eps) / width(sde, sde.T)
+    for shape, dtype, rounding in (((5, 3), torch.float64, 1e-9), ((1, 1, 4, 4), torch.float32, 1e-4)):
+        x = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+        ends = Adaptive(rtol=1e-2, atol=1e-2, denoise=False, data_std=0.5).solve(model, x)
+        torch.testing.assert_close(ends, x * ratio, rtol=rounding, atol=rounding * ratio)
 
 
 # Between the steps ---------------------------------------------------------------------------------
