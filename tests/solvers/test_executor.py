@@ -22,8 +22,10 @@ from solvers import (
     Noise,
     Row,
     RungeKutta,
+    StochasticAdams,
     Table,
     TableSolver,
+    UniPC,
     execute,
 )
 from solvers.catalogue import CATALOGUE
@@ -205,7 +207,10 @@ def test_memory_does_not_grow_with_steps(name: str) -> None:
     ("solver", "backend"),
     [
         (DPMSolverPP2M(steps=4), "aot_eager"),
+        (Adams(steps=6), "eager"),
+        (UniPC(steps=4), "eager"),
         (DDIM(steps=4, eta=1.0), "eager"),
+        (StochasticAdams(steps=4), "aot_eager"),
         (Heun(steps=3), "eager"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
