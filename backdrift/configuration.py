@@ -48,7 +48,11 @@ def _hydra(config_dir: str | None) -> Iterator[ConfigLoader]:
         setbase("1.3")
         yield Hydra.create_main_hydra2("backdrift", path).config_loader
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(one_line(error)) from error
+        message = one_line(error)
+        found = re.match(r"In '(\w+)/(\w+)': Could not override '([\w/]+)", message)
+        if found:
+            message = f"{found[1]}={found[2]}: it chooses {found[3]} too, which this command has not"
+        raise ValueError(message) from error
     finally:
         restore_gh_from_backup(before)
 
