@@ -118,7 +118,8 @@ def likelihood_histogram(values: Mapping[str, Tensor], unit: str) -> Figure:
     figure = Figure(figsize=(6.4, 3.6), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     arrays = {name: _array(v) for name, v in values.items()}
-    edges = np.histogram_bin_edges(np.concatenate(list(arrays.values())), bins=40).tolist()
+    together = np.concatenate(list(arrays.values()))
+    edges = np.histogram_bin_edges(together, bins=min(40, math.ceil(math.sqrt(len(together))))).tolist()
     for colour, (name, v) in zip((REAL, GENERATED, PALE), arrays.items(), strict=False):
         axes.hist(v, bins=edges, density=True, color=colour, alpha=0.55, label=f"{name}, mean {v.mean():.3g}")
         axes.axvline(v.mean(), color=colour, lw=1.5)
@@ -143,6 +144,8 @@ def most_and_least_likely(x: Tensor, values: Tensor, unit: str, most_is: str = "
     if kind == 1:
         return _marked(_array(x), _array(values), unit)
     figure = Figure(figsize=(0.85 * n + 0.4, 3.2), dpi=DPI)
+    largest = max(float(values[chosen].abs().max()) for chosen in groups.values())
+    decimals = max(0, 2 - math.floor(math.log10(max(largest, 1.0))))  # three digits of the largest, for all
     for half, (title, chosen) in enumerate(groups.items()):
         bottom = 0.5 * (1 - half)
         figure.text(0.02, bottom + 0.42, title, fontsize=11)
@@ -153,7 +156,7 @@ def most_and_least_likely(x: Tensor, values: Tensor, unit: str, most_is: str = "
             else:
                 axes.plot(_array(x[index]).T, lw=0.8, color=REAL)
             axes.set_axis_off()
-            axes.set_title(f"{float(values[index]):.3g}", fontsize=9, y=-0.24, va="center")
+            axes.set_title(f"{float(values[index]):.{decimals}f}", fontsize=9, y=-0.24, va="center")
     return figure
 
 

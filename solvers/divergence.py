@@ -97,10 +97,14 @@ def orthonormal(vectors: Tensor) -> Tensor:
 
 
 def divergence(field: Field, z: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
-    """v(z) and div v, exactly: the sum of `products` over the unit vectors.
+    """v(z) and div v, exactly: the sum over the unit vectors e of e^T (dv/dz) e.
+
+    In reverse mode the field is evaluated once and only the way back is repeated, all unit vectors of a chunk
+    at once: half the time of forward mode for closed forms and MLPs, and level for convolutions. A field
+    that keeps no graph, as under `torch.no_grad`, is differentiated in forward mode.
 
     Args:
-        field: v, differentiable in forward mode.
+        field: v, differentiable.
         z: the points, `[batch, ...]`.
         chunk: how many unit vectors are in memory at once; all by default.
 
@@ -109,11 +113,20 @@ def divergence(field: Field, z: Tensor, chunk: int | None = None) -> tuple[Tenso
     """
     size = z[0].numel()
     chunk = size if chunk is None else min(chunk, size)
+    with torch.enable_grad():
+        point = z.detach().requires_grad_()
+        value = field(point)
     total = z.new_zeros(len(z))
-    value = z
     for start in range(0, size, chunk):
         units = torch.zeros(min(chunk, size - start), size, dtype=z.dtype, device=z.device)
         units.diagonal(start).fill_(1)
-        value, along = products(field, z, units.reshape(-1, 1, *z.shape[1:]))
+        units = units.reshape(-1, 1, *z.shape[1:])
+        if value.requires_grad:
+            (slopes,) = torch.autograd.grad(
+                value, point, units.expand(-1, *z.shape), retain_graph=True, is_grads_batched=True
+            )
+            along = (slopes * units).flatten(2).sum(2)
+        else:
+            along = products(field, z, units)[1]
         total = total + along.sum(0)
-    return value, total
+    return value.detach(), total

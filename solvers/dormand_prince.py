@@ -59,6 +59,7 @@ def adaptive(
     rate: Rate | None = None,
     integrals: int = 0,
     limit: int = 1000,
+    longest: float = 0.1,
     dense: bool = False,
 ) -> Solved:
     """Dormand & Prince (1980) with a step size for each sample; a sample that has arrived leaves the batch.
@@ -74,6 +75,8 @@ def adaptive(
         rate: velocity and the rates of integrals along the path; the flow's velocity alone by default.
         integrals: how many of these there are, k.
         limit: give up on samples that need more steps.
+        longest: step, as a share of the whole way: where the field vanishes, the estimate of a step's error cannot
+            see what lies ahead.
         dense: keep the path, at the cost of three states for each step of each sample.
 
     Raises:
@@ -135,9 +138,8 @@ def adaptive(
         worst = torch.nan_to_num(worst.double(), nan=torch.inf, posinf=torch.inf)
         taken = worst <= 1
         arrived = taken & last
-        # No longer than a tenth of the way: where the field vanishes, the estimate cannot see what lies ahead.
         factor = worst.clamp_(min=1e-10).pow_(-1 / DORMAND_PRINCE.order).mul_(0.9).clamp_(0.2, 2.0)
-        length = (length * factor).clamp_(max=span / 10)
+        length = (length * factor).clamp_(max=longest * span)
         lost = ~taken & (length < SHORTEST * span)
         any_arrived, any_lost = torch.stack([arrived.any(), lost.any()]).tolist()
         if any_lost:

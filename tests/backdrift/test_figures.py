@@ -91,8 +91,8 @@ def test_most_likely_come_first_whichever_way_the_unit_runs() -> None:
         figure = figures.most_and_least_likely(data((1, 8, 8), 4), values, "unit", most_is, n=2)
         return [a.get_title() for a in figure.axes]
 
-    assert shown("low") == ["1", "2", "4", "3"]
-    assert shown("high") == ["4", "3", "1", "2"]
+    assert shown("low") == ["1.00", "2.00", "4.00", "3.00"]
+    assert shown("high") == ["4.00", "3.00", "1.00", "2.00"]
 
 
 def test_many_components_are_drawn_along_the_data_s_principal_axes() -> None:

@@ -24,9 +24,11 @@ def test_divergence_exact_and_by_probes() -> None:
 
     expected = torch.stack([torch.func.jacrev(field)(row).trace() for row in z])
     for chunk in (None, 1, 2, 7):
-        value, found = divergence(field, z, chunk)
-        torch.testing.assert_close(value, field(z))
-        torch.testing.assert_close(found, expected)
+        for how in (field, torch.no_grad()(field)):  # in reverse mode, and in forward mode
+            value, found = divergence(how, z, chunk)
+            torch.testing.assert_close(value, field(z))
+            torch.testing.assert_close(found, expected)
+            assert not value.requires_grad and not found.requires_grad
     units = torch.eye(5).double().unsqueeze(1)
     for chunk in (None, 2):
         torch.testing.assert_close(products(field, z, units, chunk)[1].sum(0), expected)
