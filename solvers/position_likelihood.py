@@ -20,7 +20,8 @@ class PositionLikelihood:
 
     Attributes:
         log_prob: log of the mean over draws of p(x, v)/q(v), nats, `[batch]`. Its expectation is at most
-            log p(x), and tends to it with the number of draws (Burda et al. 2016).
+            log p(x), and tends to it with the number of draws (Burda et al. 2016). With random probes it is
+            `bound` itself: under the exponential their noise would pass for density.
         standard_error: of `log_prob` over the draws and their probes, nats, `[batch]`; nan for a single draw.
         solver_error: estimate of the integration's own error, nats, `[batch]`: the draws' by their weights.
         nfe: evaluations of the model for a sample, over all its draws, `[batch]`.
@@ -78,8 +79,11 @@ def position_log_likelihood(
     log_q = -0.5 * noise.flatten(2).square().sum(2) - x[0].numel() * math.log(std * math.sqrt(2 * math.pi))
     log_ratio = joint.log_prob.reshape(len(x), draws) - log_q
     log_prob = log_ratio.logsumexp(1) - math.log(draws)
-    spread = (log_ratio - log_prob.unsqueeze(1)).exp().std(1) if draws > 1 else torch.full_like(log_prob, math.nan)
-    solver_error = (log_ratio.softmax(1) * joint.solver_error.reshape(len(x), draws)).sum(1)
+    weights, terms = log_ratio.softmax(1), (log_ratio - log_prob.unsqueeze(1)).exp()
+    if joint.probes != "exact":
+        log_prob, weights, terms = log_ratio.mean(1), torch.full_like(log_ratio, 1 / draws), log_ratio
+    spread = terms.std(1) if draws > 1 else torch.full_like(log_prob, math.nan)
+    solver_error = (weights * joint.solver_error.reshape(len(x), draws)).sum(1)
     nfe = joint.nfe.reshape(len(x), draws).sum(1)
     gap = prior_gap(sde, x, eps)
     return PositionLikelihood(log_prob, spread / math.sqrt(draws), solver_error, nfe, gap, log_ratio.mean(1), joint)

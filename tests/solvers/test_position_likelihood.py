@@ -47,6 +47,21 @@ def test_it_is_the_density_of_the_position() -> None:
     assert float(found.standard_error.max()) < 0.2
 
 
+def test_random_probes_leave_a_bound_without_bias() -> None:
+    """The same draws of the velocity: the mean of log-ratios is that of exact probes, within four standard errors;
+    the log of their mean would count the probes' noise as density."""
+    model, x = NormalData(), torch.linspace(-1, 1.5, 200, dtype=torch.float64).unsqueeze(1)
+    settings = {"draws": 4, "eps": 0.05, "steps": 4, "estimate_error": False, "prior": model}
+    exact = position_log_likelihood(model, x, probes="exact", **settings)  # type: ignore[arg-type]
+    noisy = position_log_likelihood(model, x, probes=1, **settings)  # type: ignore[arg-type]
+    assert torch.equal(noisy.log_prob, noisy.bound)
+    excess = noisy.log_prob - exact.bound
+    error = float(excess.std()) / math.sqrt(len(x))
+    assert abs(float(excess.mean())) < 4 * error
+    ratios = noisy.joint.log_prob.reshape(200, 4) - exact.joint.log_prob.reshape(200, 4)
+    assert float((ratios.logsumexp(1) - math.log(4)).mean()) > 4 * error  # what is avoided
+
+
 def test_a_sample_is_the_same_alone() -> None:
     model, x = NormalData(), torch.tensor([[0.1], [1.0]], dtype=torch.float64)
     both = position_log_likelihood(model, x, draws=2, eps=0.1, probes="exact", steps=2, estimate_error=False)
