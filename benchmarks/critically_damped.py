@@ -29,13 +29,14 @@ from solvers import DDIM, Adams, Heun, SymmetricSplitting, sample
 BUDGETS = (20, 50, 100)
 
 READING = """\
-CLD is not as good as VP at equal training. The gap does not close with evaluations (the midpoint splitting is the same at 50
-and 100), so what is left is the network's error, not the solver's; nor is it the times, as VP trained at uniform times, as
-CLD is, does as well as VP from 50 evaluations on. It narrows with training: at 2000 steps (seed 0 alone) the best CLD of 50
-evaluations had 0.0071 ± 0.0065 on digits where VP had 0.0000 ± 0.0066, and 0.0010 ± 0.0016 on moons beside VP's -0.0001 ±
-0.0013. So CLD's network, which has to find one noise in two noisy inputs, seems to learn more slowly. Each distance has a
-standard error of its own over the finite samples, about 0.006 on digits and 0.002 on moons, that seeds share in part. CLD's
-sampler is the better of the two stochastic ones at 20 evaluations: DDPM's is behind it there.
+CLD is not as good as VP at equal training. The gap does not close with evaluations (the midpoint splitting is the
+same at 50 and 100), so what is left is the network's error, not the solver's; nor is it the times, as VP trained at
+uniform times, as CLD is, does as well as VP from 50 evaluations on. It narrows with training: at 2000 steps (seed 0
+alone) the best CLD of 50 evaluations had 0.0071 ± 0.0065 on digits where VP had 0.0000 ± 0.0066, and 0.0010 ± 0.0016
+on moons beside VP's -0.0001 ± 0.0013. So CLD's network, which has to find one noise in two noisy inputs, seems to
+learn more slowly. Each distance has a standard error of its own over the finite samples, about 0.006 on digits and
+0.002 on moons, that seeds share in part. CLD's sampler is the better of the two stochastic ones at 20 evaluations:
+DDPM's is behind it there.
 """
 
 
