@@ -90,13 +90,14 @@ class Padded(Model):
     """
 
     def __init__(self, inner: PrincipalComponents, variance: float, dimensions: int) -> None:
-        self.inner, self.variance, self.shape = inner, variance, (dimensions,)
+        self.inner, self.shape = inner, (dimensions,)
+        self.variance = torch.tensor(variance, dtype=torch.float64)  # whose dtype is the model's
         self.sde, self.k = inner.sde, inner.means.shape[1]
 
     @property
     def data_std(self) -> float:
         d = self.shape[0]
-        return math.sqrt((self.inner.data_std**2 * self.k + self.variance * (d - self.k)) / d)
+        return math.sqrt((self.inner.data_std**2 * self.k + float(self.variance) * (d - self.k)) / d)
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
         s = torch.as_tensor(t, dtype=x.dtype).reshape(-1, 1)
@@ -107,7 +108,7 @@ class Padded(Model):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """`n` exact draws of the data, `[n, d]`."""
         rest = torch.randn(n, self.shape[0] - self.k, generator=generator, dtype=torch.float64)
-        return torch.cat([self.inner.sample(n, generator), math.sqrt(self.variance) * rest], 1)
+        return torch.cat([self.inner.sample(n, generator), self.variance.sqrt() * rest], 1)
 
 
 def modes(seed: int) -> GaussianMixture:
