@@ -34,6 +34,7 @@ def main(config: DictConfig) -> None:
         start,
         config.solver.nfe,
         shape=run.data().shape,
+        weights=config.solver.weights,
         batch=config.batch,
         iterations=config.iterations,
         reference_steps=config.reference_steps,
