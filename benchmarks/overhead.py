@@ -32,7 +32,7 @@ from solvers import Adams, Adaptive, DPMSolverPP2M, Euler, EulerMaruyama, Noise,
 from solvers.flow import AngleFlow
 
 SHAPES = {"64x2": (64, 2), "4x3x8x8": (4, 3, 8, 8), "64x3x32x32": (64, 3, 32, 32)}
-SHORT, LONG = 20, 60
+SHORT, LONG = 20, 140
 Make = Callable[[int, Tensor, Tensor], Callable[[], Any]]
 """(steps, x, value) -> a run; what is made before the run is set-up."""
 
