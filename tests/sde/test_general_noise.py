@@ -248,11 +248,11 @@ def test_torchsde_reverses_a_linear_process_with_matrix_noise() -> None:
     z = torch.randn(n, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     x = sample(
         Scored(sde, score),
-        TorchSDE(method="euler", steps=300, clock="t", eps=eps),
+        TorchSDE(method="euler", steps=1000, clock="t", eps=eps),
         x_T=mean + z @ torch.linalg.cholesky(covariance).mT,
         seed=2,
     )
     mean, covariance = moments(eps)
-    # Four standard errors, and the bias of 300 Euler steps.
+    # Four standard errors, and the bias of 1000 Euler steps: it was 0.015 at 300, 0.006 at 1200.
     assert float((x.mean(0) - mean).abs().max()) < 4 * 0.4 / math.sqrt(n) + 1e-2
     assert float((x.mT.cov() - covariance).abs().max()) < 4 * 0.16 * math.sqrt(2 / n) + 1e-2
