@@ -208,12 +208,11 @@ class Adams(TableSolver):
         n, order = len(points) - 1, self.values[0]
         predictions, corrections = ramp(points, order, 0, self.weights), self.corrections(points)
         begun = min(order - 1, n) if self.start == "runge_kutta" else 0
-        tableau = EXPLICIT[order] if begun else EXPLICIT[2]
         if begun:
-            yield from runge_kutta_rows(points[: begun + 1], self.predict, d, tableau)
+            yield from runge_kutta_rows(points[: begun + 1], self.predict, d, EXPLICIT[order])
 
         def by_evaluation(k: int, weights: Sequence[Any]) -> tuple[Any, ...]:
-            return spread(weights, k, begun, stages=len(tableau[2]))
+            return spread(weights, k, begun, stages=order)
 
         def corrected(k: int, at: Any, slope: Any) -> Row:
             row = correction(at, slope, corrections[k - 1], predictions[k - 1])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from solvers.adams import listed
+from solvers.adams import ramp
 from solvers.grid import Points
 from solvers.prediction import coordinates
 from solvers.solver import TableSolver
@@ -63,8 +63,8 @@ class UniPC(TableSolver):
     def claimed_order(self) -> int:  # type: ignore[override]
         return min(self.order + self.corrector, 3 if self.corrector else 2)
 
-    def weights(self, points: Points, steps: slice, order: int, correct: bool) -> Tensor:
-        """Weights, the newest value first, `[steps, order + correct]`; the corrector's begin with the new point."""
+    def weights(self, points: Points, steps: slice, lags: list[int]) -> Tensor:
+        """Weights of the values at the given lags, `[steps, len(lags)]`; the corrector's lags begin with -1."""
         index = torch.arange(len(points) - 1)[steps]
         here = coordinates(points, self.predict)
         lam = points.lam
@@ -73,9 +73,9 @@ class UniPC(TableSolver):
         scale = points.alpha if self.predict == "denoised" else points.sigma
         expm1 = torch.expm1(z)
         b_of_z = z if self.variant == "B1" else expm1
-        lags = [*([-1] if correct else []), *range(1, order)]
-        r = torch.stack([(lam[index - lag] - lam[index]) / h for lag in lags], 1) if lags else h.new_zeros(len(h), 0)
-        m = len(lags)
+        others = [lag for lag in lags if lag]
+        r = torch.stack([(lam[index - k] - lam[index]) / h for k in others], 1) if others else h.new_zeros(len(h), 0)
+        m = len(others)
         if m == 1:
             rho = torch.full_like(r, 0.5)
         elif m:
@@ -91,26 +91,16 @@ class UniPC(TableSolver):
         differences = b_of_z[:, None] * rho / r
         base = (expm1 - differences.sum(1))[:, None]
         # The newest first: the new point where there is one, then the step's start, then what lies before.
-        split = 1 if correct else 0
+        split = lags.index(0)
         columns = -scale[index + 1, None] * torch.cat([differences[:, :split], base, differences[:, split:]], 1)
-        order_of = ([-1] if correct else []) + list(range(order))
         # A value is factor x slope-corrected denoiser P, and the noise is -alpha/sigma P.
         factor = torch.ones_like(points.lam) if self.predict == "denoised" else here.factor
-        return columns * factor[index[:, None] - torch.tensor(order_of)]
-
-    def ramp(self, points: Points, correct: bool) -> list[tuple[Any, ...]]:
-        """Weights of every step, the order growing from 1."""
-        n = len(points) - 1
-        weights: list[tuple[Any, ...]] = []
-        for order in range(1, self.order + 1):
-            last = n if order == self.order else min(order, n)
-            weights += listed(self.weights(points, slice(order - 1, last), order, correct))
-        return weights
+        return columns * factor[index[:, None] - torch.tensor(lags)]
 
     def rows(self, points: Points) -> Iterator[Row]:
         here = coordinates(points, self.predict)
-        predictors = self.ramp(points, correct=False)
-        correctors = self.ramp(points, correct=True)
+        predictors = ramp(points, self.order, 0, self.weights)
+        correctors = ramp(points, self.order + 1, -1, self.weights)
         carry = here.scale[1:] / here.scale[:-1]
         columns = by_step(points.t[:-1], points.t[1:], carry, here.slope[:-1])
         for k, (at, to, c, slope) in enumerate(columns):
