@@ -27,7 +27,7 @@ from solvers.information import (
     mutual_information,
     relative_entropy,
 )
-from solvers.langevin import BAOAB, MALA, ULA, AdjustedBAOAB
+from solvers.langevin import BAOAB, MALA, MALT, ULA, AdjustedBAOAB
 from solvers.latent import Encoded, decode, encode, interpolate
 from solvers.likelihood import Likelihood, log_likelihood
 from solvers.markov_chains import Chains
@@ -59,6 +59,7 @@ __all__ = [
     "DDPM",
     "IPNDM",
     "MALA",
+    "MALT",
     "ULA",
     "Adams",
     "Adaptive",

@@ -40,10 +40,10 @@ def mcmc(
 
     Args:
         target: see `solvers.target.Target`.
-        sampler: `ULA`, `MALA`, `BAOAB`, `AdjustedBAOAB` or `ParallelTempering`.
+        sampler: `ULA`, `MALA`, `BAOAB`, `AdjustedBAOAB`, `MALT` or `ParallelTempering`.
         x0: where the chains start, `[chains, ...]`; spread it wider than the target for R-hat to mean something.
         draws: how many to keep of each chain.
-        warmup: steps before the first draw.
+        warmup: steps before the first draw; one of `MALT` is a trajectory.
         thin: steps for each draw kept.
         whitening: the coordinates y of x = L y in which a sampler moves, that is a preconditioner L L^T:
             "diagonal" or "dense", learnt in warm-up; or given, the standard deviations `[d]`, or a
@@ -64,7 +64,8 @@ def mcmc(
     x = x0.detach().flatten(1).repeat_interleave(replicas, 0)
     rows, d = x.shape
     evaluate = _flat(evaluator(target), shape, (1 / taus).repeat(chains))
-    noise = Noise(seed, (rows, d), first=first * replicas, dtype=x.dtype, device=x.device)
+    n = sampler.evaluations(d)
+    noise = Noise(seed, (rows, d) if n == 1 else (rows, n, d), first=first * replicas, dtype=x.dtype, device=x.device)
     decide = noise.sibling((rows, 2), ACCEPT)
 
     root, learn = _whitening(whitening, x)
@@ -128,8 +129,8 @@ def mcmc(
         step=h.reshape(chains, replicas),
         whitening=root[::replicas],
         exchange=exchanges[0] / exchanges[1] if replicas > 1 else None,
-        gradients=steps * replicas,
-        warmup_gradients=(warmup + 1) * replicas,
+        gradients=steps * n * replicas,
+        warmup_gradients=(warmup * n + 1) * replicas,
         seed=seed,
         seconds=time.perf_counter() - begin,
     )

@@ -61,6 +61,9 @@ class ParallelTempering(Sampler):
     def first_step(self, dim: int) -> float:
         return self.sampler.first_step(dim)
 
+    def evaluations(self, dim: int) -> int:
+        return self.sampler.evaluations(dim)
+
     def start(self, x: Tensor, evaluate: Evaluate, noise: Tensor) -> State:
         return self.sampler.start(x, evaluate, noise)
 

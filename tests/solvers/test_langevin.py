@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import linalg
 
-from solvers.langevin import BAOAB, MALA, ULA, AdjustedBAOAB, accepted, choose, whiten, whiten_score
+from solvers.langevin import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, accepted, choose, whiten, whiten_score
 from solvers.target import evaluator
 
 F64 = torch.float64
@@ -229,7 +229,117 @@ def test_adjusted_baoab_keeps_detailed_balance_with_flipped_velocities():
     torch.testing.assert_close(ratio, energy(new) - energy(state) + noise, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("sampler", [ULA(), BAOAB()])
+@pytest.mark.parametrize("dense", [False, True])
+def test_malt_of_one_step_is_mala(dense):
+    # v = z, y' = y + h^2/2 u + h z: the Langevin proposal of step h^2/2, and its Metropolis-Hastings ratio.
+    target, h = Quartic(), 0.6
+    root = torch.tensor([[1.3, 0.0], [0.6, 0.5]], dtype=F64) if dense else torch.tensor([1.3, 0.5], dtype=F64)
+    x, z = torch.randn(2, 9, 2, dtype=F64)
+    state = MALA().start(x, evaluator(target), z)
+    one, r = step(MALT(steps=1), target, state, h, z, root[None])
+    langevin, q = step(MALA(), target, state, 0.5 * h * h, z, root[None])
+    torch.testing.assert_close(one, langevin)
+    torch.testing.assert_close(r, q)
+
+
+def test_malt_without_friction_is_hamiltonian_monte_carlo():
+    target, h, n = Quartic(), 0.2, 7
+    x, v = torch.randn(2, 6, 2, dtype=F64)
+    noise = torch.randn(6, n, 2, dtype=F64)
+    noise[:, 0] = v
+    sampler = MALT(friction=0.0, steps=n)
+    new, ratio = step(sampler, target, sampler.start(x, evaluator(target), v), h, noise)
+    y, w = x, v
+    for _ in range(n):
+        w = w + 0.5 * h * target.score(y)
+        y = y + h * w
+        w = w + 0.5 * h * target.score(y)
+    torch.testing.assert_close(new.x, y)
+    torch.testing.assert_close(new.score, target.score(y))
+    energy = lambda x, v: 0.5 * v.square().sum(-1) - target.log_prob(x)  # noqa: E731
+    torch.testing.assert_close(ratio, energy(x, v) - energy(y, w))
+
+
+def test_a_malt_path_and_its_reversal_are_in_detailed_balance():
+    # Backwards from x2 with velocity -v2 and noise z' the path ends at x0, and
+    # r = log[pi(x2) phi(v2) phi(z')/(pi(x0) phi(v0) phi(z))]: both ways are equally likely under min(1, e^r).
+    target, h, friction = Quartic(), 0.3, 0.7
+    x0, v0, z = torch.randn(3, 6, 2, dtype=F64)
+    sampler = MALT(friction=friction, steps=2)
+    new, ratio = step(sampler, target, sampler.start(x0, evaluator(target), z), h, torch.stack((v0, z), 1))
+
+    def leapfrog(x, v):
+        v = v + 0.5 * h * target.score(x)
+        x = x + h * v
+        return x, v + 0.5 * h * target.score(x)
+
+    c = math.exp(-friction * h)
+    x1, before = leapfrog(x0, v0)
+    after = c * before + math.sqrt(1 - c * c) * z
+    x2, v2 = leapfrog(x1, after)
+    torch.testing.assert_close(new.x, x2)
+    back = (c * after - before) / math.sqrt(1 - c * c)  # carries -after to -before
+    returned, reverse = step(sampler, target, new, h, torch.stack((-v2, back), 1))
+    torch.testing.assert_close(returned.x, x0)
+    torch.testing.assert_close(reverse, -ratio)
+    normals = 0.5 * (v0.square() + z.square() - v2.square() - back.square()).sum(-1)
+    torch.testing.assert_close(ratio, target.log_prob(x2) - target.log_prob(x0) + normals, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("friction", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("h", [0.3, 1.9])
+def test_malt_errs_on_a_gaussian_by_what_the_ends_alone_say(friction, h):
+    # A leapfrog step keeps v^2 + (1 - h^2/4) y^2, the velocity's refreshment takes no part: r = h^2/8 (y^2 - y'^2).
+    target = Gaussian([0.5, 2.0])
+    noise = torch.randn(6, 5, 2, dtype=F64)
+    x = torch.randn(6, 2, dtype=F64)
+    sampler = MALT(friction=friction, steps=5)
+    new, ratio = step(sampler, target, sampler.start(x, evaluator(target), noise[:, 0]), h, noise, target.sd[None])
+    ends = (x / target.sd).square().sum(-1) - (new.x / target.sd).square().sum(-1)
+    torch.testing.assert_close(ratio, h**2 / 8 * ends)
+
+
+def left(time, friction, w):
+    """The correlation that underdamped dynamics leaves after a time in a Gaussian direction of frequency w."""
+    q = np.sqrt(w**2 - friction**2 / 4 + 0j)
+    return (np.exp(-friction * time / 2) * (np.cos(q * time) + friction / (2 * q) * np.sin(q * time))).real
+
+
+@pytest.mark.parametrize("friction", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("w", [0.6, 1.0])
+def test_malt_leaves_the_correlation_of_the_dynamics_to_second_order(friction, w):
+    target, x = Gaussian([1 / w]), torch.ones(1, 1, dtype=F64)
+    errors = []
+    for n in (16, 32):  # the mean of x' is its value at noise 0, the step being linear
+        sampler = MALT(friction=friction, steps=n)
+        start = sampler.start(x, evaluator(target), x)
+        new, _ = step(sampler, target, start, 2.0 / n, torch.zeros(1, n, 1, dtype=F64))
+        errors.append(abs(float(new.x) - left(2.0, friction, w)))
+    assert errors[1] < 2e-3
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.1)
+
+
+def test_malt_defaults_are_near_the_best_for_the_worst_direction():
+    def worth(time, friction, width):
+        rho = left(time, friction, np.geomspace(1 / width, width, 41))
+        return min(((1 - rho) / (1 + rho)).min(), ((1 - rho**2) / (1 + rho**2)).min()) / time
+
+    times, default = np.linspace(0.5, 4, 141), MALT()
+    for width in (1.0, 1.2, 1.4):
+        mine = worth(default.length, default.friction, width)
+        assert mine > 0.93 * max(worth(time, default.friction, width) for time in times)
+        assert mine > 0.77 * max(worth(time, friction, width) for friction in (0, 0.2, 0.7, 1) for time in times)
+    assert worth(2.5, 0.0, 1.2) < 0.02 * worth(2.5, default.friction, 1.2)
+
+
+def test_malt_steps_follow_from_length_and_dimension():
+    assert [MALT().evaluations(d) for d in (1, 2, 31, 1000)] == [2, 2, 4, 8]
+    assert MALT(length=4.0).evaluations(31) == 7
+    assert MALT(step=0.1).evaluations(31) == 20
+    assert MALT(steps=9).evaluations(31) == 9
+
+
+@pytest.mark.parametrize("sampler", [ULA(), BAOAB(), MALT(steps=1)])
 def test_ratio_from_scores_alone_is_exact_for_a_gaussian_and_third_order_else(sampler):
     class ScoreOnly:
         def __init__(self, target):
@@ -243,13 +353,13 @@ def test_ratio_from_scores_alone_is_exact_for_a_gaussian_and_third_order_else(sa
         return float((full - bare).abs().max())
 
     assert gap(Gaussian([0.5, 2.0]), 0.3) < 1e-12
-    # A move has the size sqrt(h) in ULA and h in BAOAB.
-    order, h = (3, 1e-3) if isinstance(sampler, BAOAB) else (1.5, 1e-5)
+    # A move has the size sqrt(h) in ULA and h in the others.
+    order, h = (1.5, 1e-5) if isinstance(sampler, ULA) else (3, 1e-3)
     slope = math.log10(gap(Quartic(), h) / gap(Quartic(), h / 10))
     assert slope == pytest.approx(order, abs=0.1)
 
 
-@pytest.mark.parametrize("sampler", [ULA(), BAOAB(friction=0.5)])
+@pytest.mark.parametrize("sampler", [ULA(), BAOAB(friction=0.5), MALT(steps=3)])
 def test_whitening_is_a_change_of_coordinates(sampler):
     root = torch.tensor([[1.3, 0.0], [0.6, 0.5]], dtype=F64)
     target = Quartic()
@@ -261,7 +371,8 @@ def test_whitening_is_a_change_of_coordinates(sampler):
         def score(self, y):
             return target.score(y @ root.T) @ root
 
-    y, v, z = torch.randn(3, 5, 2, dtype=F64)
+    y, v = torch.randn(2, 5, 2, dtype=F64)
+    z = torch.randn(5, sampler.evaluations(2), 2, dtype=F64).squeeze(1)
     there, r = step(sampler, target, sampler.start(y @ root.T, evaluator(target), v), 0.2, z, root[None])
     here, q = step(sampler, Pulled(), sampler.start(y, evaluator(Pulled()), v), 0.2, z)
     torch.testing.assert_close(there.x, here.x @ root.T)
@@ -295,6 +406,9 @@ def test_what_is_rejected_stays_and_turns_round():
         (lambda: MALA(goal=1.0), "goal"),
         (lambda: BAOAB(goal=-1e-3), "goal"),
         (lambda: BAOAB(friction=0.0), "friction"),
+        (lambda: MALT(friction=-0.1), "friction"),
+        (lambda: MALT(length=0.0), "length"),
+        (lambda: MALT(steps=0), "steps"),
     ],
 )
 def test_bad_arguments_are_named(build, message):

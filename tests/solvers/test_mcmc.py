@@ -11,7 +11,7 @@ from scipy import stats
 from models.energy import LogDensity
 from models.targets import Banana, Funnel, IllConditionedGaussian, LogisticRegression, Mixture
 from solvers.adaptation import DualAveraging, Moments, windows
-from solvers.langevin import BAOAB, MALA, ULA, AdjustedBAOAB, State
+from solvers.langevin import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, State
 from solvers.mcmc import mcmc
 from solvers.target import evaluator
 from solvers.tempering import ParallelTempering, geometric
@@ -59,7 +59,9 @@ def test_ula_bias_on_an_ill_conditioned_gaussian_is_the_closed_form_and_mala_has
         assert_moments(ula, target.mean, target.sd)
 
 
-@pytest.mark.parametrize("sampler", [MALA(step=0.5), AdjustedBAOAB(step=0.9, friction=0.5)])
+@pytest.mark.parametrize(
+    "sampler", [MALA(step=0.5), AdjustedBAOAB(step=0.9, friction=0.5), MALT(step=0.9, steps=3)], ids=repr
+)
 @pytest.mark.parametrize("target", [Banana(1.0, 0.5), Mixture(1.5), Funnel(3, 1.0)], ids=lambda t: t.name)
 def test_adjusted_samplers_keep_densities_that_are_not_gaussian(sampler, target):
     # From exact draws, at long steps whose unadjusted kin are far off.
@@ -75,7 +77,7 @@ def test_adjusted_samplers_keep_densities_that_are_not_gaussian(sampler, target)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("sampler", [MALA(), AdjustedBAOAB(friction=2.0)])
+@pytest.mark.parametrize("sampler", [MALA(), AdjustedBAOAB(friction=2.0), MALT()])
 def test_chains_from_far_away_converge(sampler, seed):
     target = Banana(2.0, 0.2)
     chains = mcmc(target, sampler, target.start(64, seed) + 5, 500, warmup=400, whitening="diagonal", seed=seed)
@@ -102,7 +104,16 @@ def test_temperature_by_sampling():
 
 
 @pytest.mark.parametrize(
-    "sampler", [ULA(), MALA(), BAOAB(), AdjustedBAOAB(), ParallelTempering(temperatures=(1.0, 2.0, 4.0))]
+    "sampler",
+    [
+        ULA(),
+        MALA(),
+        BAOAB(),
+        AdjustedBAOAB(),
+        MALT(),
+        ParallelTempering(temperatures=(1.0, 2.0, 4.0)),
+        ParallelTempering(temperatures=(1.0, 2.0, 4.0), sampler=MALT()),
+    ],
 )
 def test_a_chain_does_not_know_the_others(sampler):
     target = Banana()
@@ -142,10 +153,45 @@ def test_gradients_are_counted_right():
             calls += len(x)
             return -x
 
-    for sampler in (MALA(), BAOAB(), ParallelTempering(temperatures=(1.0, 3.0))):
+    hot = ParallelTempering(temperatures=(1.0, 3.0), sampler=MALT(steps=2))
+    for sampler, each in ((MALA(), 1), (BAOAB(), 1), (MALT(steps=3), 3), (hot, 4)):
         calls = 0
         chains = mcmc(Counting(), sampler, torch.zeros(4, 2), 30, warmup=20, thin=2)
         assert calls == 4 * (chains.gradients + chains.warmup_gradients)
+        assert chains.gradients == 60 * each
+
+
+def left(time, friction):
+    """The correlation that underdamped dynamics leaves after a time in a Gaussian direction of unit variance."""
+    q = math.sqrt(1 - friction**2 / 4)
+    return math.exp(-friction * time / 2) * (math.cos(q * time) + friction / (2 * q) * math.sin(q * time))
+
+
+@pytest.mark.parametrize("d", [10, 300])
+def test_malt_begins_with_the_step_that_a_unit_gaussian_accepts_as_it_should(d):
+    # r has the standard deviation h^2/4 sqrt(d (1 - rho^2)) = 0.504 sqrt(1 - rho^2), rho the correlation that
+    # a trajectory leaves; where it is normal, in many dimensions, the mean acceptance is 2 Phi(-sd/2).
+    n = 4000
+    x0 = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=F64)
+    unit = LogDensity(lambda x: -0.5 * x.square().sum(-1), lambda x: -x)
+    h, steps = MALT().first_step(d), MALT().evaluations(d)
+    chains = mcmc(unit, MALT(step=h, steps=steps), x0, 1)
+    rho = left(steps * h, MALT().friction)
+    exact = math.erfc(h**2 * (d * (1 - rho**2)) ** 0.5 / 8 / 2**0.5)
+    rate = chains.acceptance
+    assert abs(float(rate.mean()) - exact) < 4 * float(rate.std()) / n**0.5 + 0.01, (rate.mean(), exact)
+    assert exact == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize("friction", [0.0, 0.5, 1.0])
+def test_malt_chains_have_the_correlation_of_the_dynamics(friction):
+    n, time = 20000, 2.0
+    x0 = torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=F64)
+    unit = LogDensity(lambda x: -0.5 * x.square().sum(-1), lambda x: -x)
+    x = mcmc(unit, MALT(step=0.1, length=time, friction=friction), x0, 1).draws.reshape(n)
+    x0, rho = x0.reshape(n), left(time, friction)
+    for values, exact in ((x0 * x, rho), ((x0**2 - 1) * (x**2 - 1) / 2, rho**2)):
+        assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / n**0.5, (exact, values.mean())
 
 
 @pytest.mark.parametrize("goal", [0.4, 0.8])
