@@ -1,7 +1,7 @@
 """How close solvers come to the exact flow for a number of evaluations, ours beside other libraries'.
 
     pip install -e ".[benchmarks]"
-    python benchmarks/accuracy.py --seed 100 --out benchmarks/results
+    python benchmarks/accuracy.py
 
 Everybody gets the same closed-form denoiser, the same noise at sigma = 80 and the same task: the
 end point of the probability flow at sigma = 0. The error is the distance to it (`problems.exact_flow`),
@@ -10,7 +10,7 @@ runs; the one with the least median is taken **at each number of evaluations and
 oracle, the most that a user of that library could get. Ours come as
 
 - `default`: `Adams()` as it is, one setting for everything;
-- `tuned`: `tune()` on each instance's model, from other noise.
+- `tuned`: `tune(iterations=240)` on each instance's model, from other noise.
 
 The settings run are those of `shortlist.json`: all that came within 25% of their library's best at 5, 8, 12 or 20
 evaluations on some problem of seed 0, out of the several hundred in `peers` (`--all` runs every one; torchdiffeq's
@@ -55,8 +55,11 @@ BUDGETS = (5, 6, 8, 10, 15, 20, 35, 50, 100)
 NOISY_BUDGETS = (10, 20, 50, 100)
 DRAWS = {"modes": 4096, "decades": 2048, "digits": 512}
 """Of the stochastic comparison: as many as differences need, or as some minutes pay for."""
-SCREENED = 16
+INSTANCES = {"modes": 12, "decades": 4, "digits": 3}
+"""Of each problem, a seed each: the fewer dimensions, the more one instance differs from another."""
+SCREENED = 48
 TUNE_UP_TO = 20
+TUNE_FOR = 240
 
 
 def of_table(name: str, setting: str, model: Any, solver: TableSolver) -> Peer:
@@ -99,6 +102,7 @@ def noisy(model: Any) -> Iterator[Peer]:
             "lambda 1/4, 3M": StochasticAdams(order=3, stochasticity=0.25, **options),
             "ER-SDE 3": StochasticAdams(order=3, scale="er", clock="sigma", **options),
             "SA-Solver 3": SASolver(order=3, corrector_order=3, **options),
+            "SA-Solver 3, lambda 0.3": SASolver(order=3, corrector_order=3, stochasticity=0.3, **options),
             "EDM churn 20": Heun(churn=20.0, **options),
             "EDM churn 40": Heun(churn=40.0, **options),
         }
@@ -212,7 +216,7 @@ def deterministic(
             results.append(min(finals, key=lambda result: result.first))
         if nfe <= TUNE_UP_TO:
             fits = [
-                tune(i.model, nfe=nfe, shape=tuple(i.model.shape), seed=s + 2)
+                tune(i.model, nfe=nfe, shape=tuple(i.model.shape), iterations=TUNE_FOR, seed=s + 2)
                 for i, s in zip(among, seeds, strict=True)
             ]
             with torch.no_grad():
@@ -220,7 +224,7 @@ def deterministic(
                     [i.distance(f.solver.solve(i.model, i.x)) for i, f in zip(among, fits, strict=True)]
                 )
             rms = float(distance.square().mean().sqrt())
-            results.append(Result(problem, "tuned", "tune()", nfe, float(distance.median()), rms))
+            results.append(Result(problem, "tuned", f"tune(iterations={TUNE_FOR})", nfe, float(distance.median()), rms))
         print(f"  {nfe} evaluations: {time.perf_counter() - began:.0f} s", flush=True)
     return results
 
@@ -342,10 +346,9 @@ def figure(results: list[Result], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[100, 101], help="an instance each; 0 to 9 chose the defaults"
-    )
-    parser.add_argument("--samples", type=int, default=32, help="of each instance")
+    parser.add_argument("--seed", type=int, default=100, help="of the first instance; 0 to 11 chose the defaults")
+    parser.add_argument("--instances", type=int, help=f"of each problem; by default {INSTANCES}")
+    parser.add_argument("--samples", type=int, default=48, help="of each instance")
     parser.add_argument("--draws", type=int, help=f"for the stochastic solvers; by default {DRAWS}")
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--libraries", nargs="*", choices=sorted({*LIBRARIES, *STOCHASTIC}), help="all")
@@ -361,9 +364,10 @@ def main() -> None:
     libraries = [library for library in peers if given.libraries is None or library in given.libraries]
     for problem in given.problems:
         if given.stochastic:
-            results += stochastic(problem, given.seeds[0], given.draws or DRAWS[problem], libraries)
+            results += stochastic(problem, given.seed, given.draws or DRAWS[problem], libraries)
         else:
-            results += deterministic(problem, given.seeds, given.samples, given.nfe, libraries, given.all)
+            seeds = list(range(given.seed, given.seed + (given.instances or INSTANCES[problem])))
+            results += deterministic(problem, seeds, given.samples, given.nfe, libraries, given.all)
 
     if given.beside is not None:
         present = {(r.problem, r.library) for r in results}
@@ -373,8 +377,7 @@ def main() -> None:
     problems = [problem for problem in PROBLEMS if any(r.problem == problem for r in results)]
     given.out.mkdir(parents=True, exist_ok=True)
     only = f"_{problems[0]}" if len(problems) == 1 else ""
-    seeds = f"seed {given.seeds[0]}" if given.stochastic else f"seeds {', '.join(map(str, given.seeds))}"
-    stem = given.out / f"{'stochastic' if given.stochastic else 'accuracy'}{only}_{given.seeds[0]}"
+    stem = given.out / f"{'stochastic' if given.stochastic else 'accuracy'}{only}_{given.seed}"
     with open(f"{stem}.csv", "w", newline="") as file:
         writer = csv.writer(file)
         names = ("distance", "standard_error") if given.stochastic else ("median", "rms")
@@ -382,7 +385,7 @@ def main() -> None:
         writer.writerows([r.problem, r.library, r.setting, r.nfe, f"{r.first:.6g}", f"{r.second:.6g}"] for r in results)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", *libraries))
     text = [
-        f"# {'Stochastic solvers' if given.stochastic else 'Solvers'} beside other libraries, {seeds}",
+        f"# {'Stochastic solvers' if given.stochastic else 'Solvers'} beside other libraries, from seed {given.seed}",
         f"    python benchmarks/accuracy.py {' '.join(sys.argv[1:])}",
         f"{versions}; Python {platform.python_version()}, float64, CPU. How to read it: `benchmarks/README.md`.",
     ]
@@ -394,7 +397,8 @@ def main() -> None:
             text[-1] += f"of exact draws, the floor: {floor:.3g}, with a standard deviation of {spread:.2g}."
             text += [table(mine), f"Above the floor by more than three standard deviations: {above(mine)}."]
         else:
-            text += [f"## {problem}", "Median distance to the exact flow:", table(mine)]
+            samples = f"{given.samples} samples of each of {given.instances or INSTANCES[problem]} instances"
+            text += [f"## {problem}", f"Median distance to the exact flow, {samples}:", table(mine)]
             text += ["Root mean square of the same settings:", table(mine, second=True)]
             text += ["The best library's median error over ours:", advantage(mine)]
     Path(f"{stem}.md").write_text("\n\n".join(text) + "\n")
