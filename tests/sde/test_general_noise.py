@@ -7,23 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from lognormal import GeometricBrownian
 from torch import Tensor
 
 from sde import SDE, CriticallyDamped, ReverseSDE, Time, as_time
 from solvers import TorchSDE, sample
-
-
-class GeometricBrownian(SDE):
-    """dx = mu x dt + nu x dw in each component: x_t = x_0 exp((mu - nu^2/2) t + nu w_t)."""
-
-    def __init__(self, mu: float = 0.3, nu: float = 0.5, T: float = 1.0) -> None:
-        self.mu, self.nu, self.T = mu, nu, T
-
-    def drift(self, x: Tensor, t: Time) -> Tensor:
-        return self.mu * x
-
-    def diffusion(self, x: Tensor, t: Time) -> Tensor:
-        return self.nu * x
 
 
 class Sheared(SDE):

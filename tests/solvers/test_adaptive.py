@@ -1,14 +1,13 @@
 """The adaptive solver: near the exact flow as its tolerance asks, between its steps too, each sample on its own."""
 
 import math
-from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from counting import Counting
 from scipy.integrate import RK45
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import GaussianMixture
 from sde import VE, VP, Brownian, CosineVP, FunctionModel, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, as_time
@@ -205,16 +204,6 @@ def test_never_asks_outside_the_interval(sde: GaussianSDE, dtype: torch.dtype) -
 
 
 # What it costs -------------------------------------------------------------------------------------
-
-
-class Counting(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def test_operations_of_a_step_and_its_one_wait() -> None:

@@ -6,26 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from lognormal import GeometricBrownian
 from scipy.stats import kstest
-from torch import Tensor
 
 from models import GaussianMixture
-from sde import SDE, VP
-from sde.process import Time
+from sde import VP
 from solvers import Ancestral, BrownianPath, EulerMaruyama, StochasticAdams, TableSolver, execute, simulate
 from solvers.order import TwoModes, log_snr_times, slope
-
-
-class Geometric(SDE):
-    """dx = mu x dt + s x dw: x_T = x_0 exp((mu - s^2/2) T + s W_T)."""
-
-    T, mu, s = 1.0, 0.3, 0.8
-
-    def drift(self, x: Tensor, t: Time) -> Tensor:
-        return self.mu * x
-
-    def diffusion(self, x: Tensor, t: Time) -> Tensor:
-        return self.s * x
 
 
 def path(seed: int = 0, shape: tuple[int, ...] = (4000, 1), **options: Any) -> BrownianPath:
@@ -115,10 +102,10 @@ def test_memory_is_that_of_the_way_down() -> None:
 
 def test_strong_order_of_euler_maruyama_for_multiplicative_noise() -> None:
     """Mean distance to geometric Brownian motion on the same path: order 1/2."""
-    sde, n, counts, errors = Geometric(), 2000, (16, 64, 256), []
+    sde, n, counts, errors = GeometricBrownian(nu=0.8), 2000, (16, 64, 256), []
     w = path(7, (n, 1))
     x0 = torch.ones(n, 1, dtype=torch.float64)
-    exact = torch.exp(sde.mu - sde.s**2 / 2 + sde.s * w(1.0))
+    exact = torch.exp(sde.mu - sde.nu**2 / 2 + sde.nu * w(1.0))
     for steps in counts:
         end = simulate(sde, x0, torch.linspace(0, 1, steps + 1, dtype=torch.float64), path=w)[-1]
         errors.append(float((end - exact).abs().mean()))

@@ -3,12 +3,11 @@
 import dataclasses
 import weakref
 from collections import Counter
-from typing import Any
 
 import pytest
 import torch
+from counting import Counting
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import GaussianMixture
 from sde import VE, VP
@@ -32,18 +31,6 @@ from solvers.catalogue import CATALOGUE
 
 SOLVERS = {name: entry.solver for name, entry in CATALOGUE.items()}
 SOLVERS["adams"] = Adams(order=4, corrector=4)  # which by itself takes more values where there are more steps
-
-
-class Counting(TorchDispatchMode):
-    """Counts every operation that torch dispatches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def double(x: Tensor, t: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lognormal import GeometricBrownian
 from torch import Tensor
 
 from models import GaussianMixture
@@ -165,15 +166,6 @@ def test_stationary_density_of_a_correlated_process() -> None:
 def test_geometric_brownian_motion_keeps_its_lognormal() -> None:
     """Noise that depends on the state, in Ito's sense: log x_t ~ N(m + (mu - nu^2/2) t, v + nu^2 t)."""
 
-    class Geometric(SDE):
-        T = 1.0
-
-        def drift(self, x: Tensor, t: Time) -> Tensor:
-            return 0.2 * x
-
-        def diffusion(self, x: Tensor, t: Time) -> Tensor:
-            return 0.4 * x
-
     def lognormal(x: Tensor, t: float) -> Tensor:
         mean, variance = 0.2 * t - 0.08 * t, 0.04 + 0.16 * t
         return torch.exp(-(x[:, 0].log() - mean).square() / (2 * variance)) / (
@@ -183,7 +175,7 @@ def test_geometric_brownian_motion_keeps_its_lognormal() -> None:
     errors = []
     for n in (150, 300):
         cells = Cells((0.0, 9.0), n)
-        found = evolve(Geometric(), lambda x: lognormal(x, 0.0), [0.0, 0.5], cells, 1e-5)
+        found = evolve(GeometricBrownian(mu=0.2, nu=0.4), lambda x: lognormal(x, 0.0), [0.0, 0.5], cells, 1e-5)
         errors.append(total_variation(found.density[1], cells.average(lambda x: lognormal(x, 0.5)), cells))
     assert errors[1] < 2e-3
     assert abs(math.log2(errors[0] / errors[1]) - 2) < 0.2, errors

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from lognormal import LogNormalModel
 from torch import Tensor
 
 from models import GaussianMixture
-from sde import SDE, VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP
-from sde.process import Time
+from sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP
 from solvers import ProbabilityFlow, sample
 from solvers.order import TwoModes
 
@@ -31,36 +31,6 @@ def exact(sde: GaussianSDE, x: Tensor, t: float) -> Tensor:
 
 def starts(sde: GaussianSDE, n: int = 3) -> Tensor:
     return sde.prior.std * torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-class LogNormal(SDE):
-    """A user's process that is not Gaussian: x = exp(y) of dy = -y dt + s dw, so by Ito's formula
-
-        dx = x (s^2/2 - log x) dt + s x dw,
-
-    and the data log-normal, y_0 ~ N(MEAN, STD^2): log p_t and its score are known at every t.
-    """
-
-    T, s = 1.0, 0.8
-
-    def drift(self, x: Tensor, t: Time) -> Tensor:
-        return x * (0.5 * self.s**2 - x.log())
-
-    def diffusion(self, x: Tensor, t: Time) -> Tensor:
-        return self.s * x
-
-    def moments(self, t: Time) -> tuple[float, float]:
-        """Of y_t."""
-        decay = math.exp(-float(t))
-        return decay * MEAN, decay**2 * STD**2 + 0.5 * self.s**2 * (1 - decay**2)
-
-
-class LogNormalModel:
-    sde = LogNormal()
-
-    def score(self, x: Tensor, t: Time) -> Tensor:
-        mean, variance = self.sde.moments(t)
-        return -(1 + (x.log() - mean) / variance) / x
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)

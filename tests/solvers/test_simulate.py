@@ -4,23 +4,12 @@ import math
 
 import pytest
 import torch
+from lognormal import GeometricBrownian
 from torch import Tensor
 
 from sde import SDE, VP, Brownian, OrnsteinUhlenbeck
 from sde.process import Time
 from solvers import Noise, simulate
-
-
-class Geometric(SDE):
-    """dx = mu x dt + s x dw: x_T = x_0 exp((mu - s^2/2) T + s W_T)."""
-
-    T, mu, s = 1.0, 0.3, 0.8
-
-    def drift(self, x: Tensor, t: Time) -> Tensor:
-        return self.mu * x
-
-    def diffusion(self, x: Tensor, t: Time) -> Tensor:
-        return self.s * x
 
 
 class Common(SDE):
@@ -87,11 +76,11 @@ def brownian_end(seed: int, n: int, steps: int) -> Tensor:
 
 def test_strong_order_is_one_half_for_state_dependent_noise() -> None:
     """Mean distance to geometric Brownian motion on the path's own W_T."""
-    sde, n, errors, counts = Geometric(), 2000, [], (16, 64, 256)
+    sde, n, errors, counts = GeometricBrownian(nu=0.8), 2000, [], (16, 64, 256)
     x0 = torch.ones(n, 1, dtype=torch.float64)
     for steps in counts:
         end = simulate(sde, x0, torch.linspace(0, 1, steps + 1).double(), seed=4)[-1]
-        exact = torch.exp(sde.mu - sde.s**2 / 2 + sde.s * brownian_end(4, n, steps))
+        exact = torch.exp(sde.mu - sde.nu**2 / 2 + sde.nu * brownian_end(4, n, steps))
         errors.append(float((end - exact).abs().mean()))
     order = math.log(errors[0] / errors[-1]) / math.log(counts[-1] / counts[0])
     assert order == pytest.approx(0.5, abs=0.1)
@@ -111,7 +100,9 @@ def test_general_noise_has_the_matrix_covariance() -> None:
     assert ((products.mean(0) - expected).abs() < 4.5 * products.std(0) / math.sqrt(n)).all()
 
 
-@pytest.mark.parametrize("sde", [VP(), Geometric(), Common(), Mixed()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize(
+    "sde", [VP(), GeometricBrownian(nu=0.8), Common(), Mixed()], ids=lambda sde: type(sde).__name__
+)
 def test_a_path_does_not_know_its_neighbours(sde: SDE) -> None:
     x0 = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     times = torch.linspace(0.01, 1, 20)

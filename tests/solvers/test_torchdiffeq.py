@@ -7,41 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from lognormal import LogNormal, LogNormalModel
 from torch import Tensor
 
 from models import GaussianMixture
-from sde import SDE, VE, VP, CosineVP, FunctionModel, GaussianSDE, Rectified
-from sde.process import Time
+from sde import VE, VP, CosineVP, FunctionModel, GaussianSDE, Rectified
 from solvers import Adaptive, TorchDiffEq, sample
 from solvers.order import TwoModes
 from solvers.torchdiffeq_solver import ADAPTIVE
 
 pytest.importorskip("torchdiffeq")
 PROCESSES = [VP(), CosineVP(), VE(), Rectified()]
-
-
-class LogNormal(SDE):
-    """x = exp(y) of dy = -y dt + s dw, y_0 ~ N(m, v): not Gaussian, its flow that of y's quantiles."""
-
-    T, s, m, v = 1.0, 0.8, 0.7, 0.36
-
-    def drift(self, x: Tensor, t: Time) -> Tensor:
-        return x * (0.5 * self.s**2 - x.log())
-
-    def diffusion(self, x: Tensor, t: Time) -> Tensor:
-        return self.s * x
-
-    def moments(self, t: float) -> tuple[float, float]:
-        decay = math.exp(-t)
-        return decay * self.m, decay**2 * self.v + 0.5 * self.s**2 * (1 - decay**2)
-
-
-class LogNormalModel:
-    sde = LogNormal()
-
-    def score(self, x: Tensor, t: Time) -> Tensor:
-        mean, variance = self.sde.moments(float(t))
-        return -(1 + (x.log() - mean) / variance) / x
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from lognormal import LogNormalModel
 from torch import Tensor
 
 from models import GaussianMixture
-from sde import SDE, VE, VP, CosineVP, GaussianSDE, Rectified
-from sde.process import Time
+from sde import VE, VP, CosineVP, GaussianSDE, Rectified
 from solvers import Noise, TorchSDE, sample
 from solvers.torchsde_solver import _Increments
 
@@ -35,30 +35,6 @@ def close(x: Tensor, mean: float, variance: float, bias: float = 0.0) -> None:
 def normal(n: int, mean: float, variance: float, seed: int) -> Tensor:
     z = torch.randn(n, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return mean + math.sqrt(variance) * z
-
-
-class LogNormal(SDE):
-    """x = exp(y) of dy = -y dt + s dw: dx = x (s^2/2 - log x) dt + s x dw, the data log-normal."""
-
-    T, s = 1.0, 0.8
-
-    def drift(self, x: Tensor, t: Time) -> Tensor:
-        return x * (0.5 * self.s**2 - x.log())
-
-    def diffusion(self, x: Tensor, t: Time) -> Tensor:
-        return self.s * x
-
-    def moments(self, t: Time) -> tuple[float, float]:
-        decay = math.exp(-float(t))
-        return decay * MEAN, decay**2 * STD**2 + 0.5 * self.s**2 * (1 - decay**2)
-
-
-class LogNormalModel:
-    sde = LogNormal()
-
-    def score(self, x: Tensor, t: Time) -> Tensor:
-        mean, variance = self.sde.moments(t)
-        return -(1 + (x.log() - mean) / variance) / x
 
 
 @pytest.mark.parametrize("stochasticity", [0.5, 1.0])
