@@ -147,8 +147,12 @@ def warnings(chains: Chains, sampler: Any) -> list[str]:
     """Why not to trust the draws, and what to do."""
     told = []
     if not float(chains.rhat().max()) < 1.01:
-        modes = "" if len(sampler.temperatures) > 1 else ", or sampler=tempering where there are separate modes"
-        told.append(f"R-hat above 1.01: the chains disagree; take more draws and warmup{modes}.")
+        cures = ["take more draws and warmup"]
+        if len(sampler.temperatures) == 1:
+            cures.append("sampler=tempering where there are separate modes")
+        if not sampler.jitter:
+            cures.append("sampler=malt_jitter whitening=none where the scale changes from place to place")
+        told.append(f"R-hat above 1.01: the chains disagree; {', or '.join(cures)}.")
     if float(chains.ess("bulk").min()) < 400:
         told.append("Fewer than 400 effective draws: the standard errors themselves are not to be trusted.")
     return told

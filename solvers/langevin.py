@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -68,13 +68,17 @@ class Sampler(ABC):
         goal: what the step size is adapted to: the mean acceptance probability of an adjusted
             sampler; of an unadjusted one the mean square of a step's energy error over the
             dimension, E[r^2]/d, r as in `propose`.
+        jitter: standard deviation of the logarithm of a factor that the step size takes, drawn anew at each
+            step: the chain of a mixture of kernels, each of which keeps the density. For densities whose
+            scale changes from place to place, such as a funnel; 1.5 has steps for scales a hundred apart.
 
     Raises:
-        ValueError: if `step` or `goal` is not positive, or an acceptance is not below 1.
+        ValueError: if `step` or `goal` is not positive, an acceptance is not below 1, or `jitter` is negative.
     """
 
     step: float | None = None
     goal: float = 0.5
+    jitter: float = field(default=0.0, kw_only=True)
 
     adjusted: ClassVar[bool]
     temperatures: ClassVar[Sequence[float]] = (1.0,)
@@ -85,6 +89,8 @@ class Sampler(ABC):
         if not self.goal > 0 or (self.adjusted and not self.goal < 1):
             wanted = "a rate in (0, 1)" if self.adjusted else "a number > 0"
             raise ValueError(f"goal: expected {wanted}, got {self.goal!r}")
+        if not 0 <= self.jitter < math.inf:
+            raise ValueError(f"jitter: expected a number of at least 0, got {self.jitter!r}")
 
     @abstractmethod
     def first_step(self, dim: int) -> float:

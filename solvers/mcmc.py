@@ -66,7 +66,7 @@ def mcmc(
     evaluate = _flat(evaluator(target), shape, (1 / taus).repeat(chains))
     n = sampler.evaluations(d)
     noise = Noise(seed, (rows, d) if n == 1 else (rows, n, d), first=first * replicas, dtype=x.dtype, device=x.device)
-    decide = noise.sibling((rows, 2), ACCEPT)
+    decide = noise.sibling((rows, 3), ACCEPT)
 
     root, learn = _whitening(whitening, x)
     guess = sampler.first_step(d) if sampler.step is None else sampler.step
@@ -80,9 +80,11 @@ def mcmc(
         _check_start(state, sampler.adjusted)
 
         def advance(state: State, h: Tensor, adjust: bool, turn: int) -> tuple[State, Tensor, Tensor | None]:
+            z = decide()
+            if sampler.jitter:
+                h = h * (sampler.jitter * z[:, 2:]).exp()
             new, ratio = sampler.propose(state, h, root, noise(), evaluate)
             if adjust:
-                z = decide()
                 new = choose(accepted(ratio, z[:, 0]), new, sampler.rejected(state))
                 new, exchanged = sampler.exchange(new, z[:, 1], turn)
                 return new, ratio, exchanged

@@ -39,7 +39,7 @@ class ParallelTempering(Sampler):
     Args:
         temperatures: tau_0 = 1 < tau_1 < ...; see `geometric`.
         sampler: the step at each temperature, an adjusted one.
-        step, goal: not used; they are those of `sampler`.
+        step, goal, jitter: not used; they are those of `sampler`.
 
     Raises:
         ValueError: if the temperatures do not rise from 1 or the sampler is unadjusted.
@@ -55,8 +55,8 @@ class ParallelTempering(Sampler):
             raise ValueError(f"temperatures: expected 1 = tau_0 < tau_1 < ..., got {list(taus)}")
         if not self.sampler.adjusted:
             raise ValueError("sampler: expected one with a Metropolis test, such as MALA; exchanges rest on it")
-        object.__setattr__(self, "step", self.sampler.step)
-        object.__setattr__(self, "goal", self.sampler.goal)
+        for name in ("step", "goal", "jitter"):
+            object.__setattr__(self, name, getattr(self.sampler, name))
 
     def first_step(self, dim: int) -> float:
         return self.sampler.first_step(dim)

@@ -22,7 +22,7 @@ def folder(out):
 
 def test_a_run_on_a_gaussian_is_within_its_own_errors(tmp_path, capsys):
     pytest.importorskip("arviz_stats")
-    status, out, _ = run(tmp_path, capsys, "target=gaussian", "target.dim=3", "draws=1000")
+    status, out, _ = run(tmp_path, capsys, "target=gaussian", "sampler=mala", "target.dim=3", "draws=1000")
     assert status == 0
     path = folder(out)
     assert {file.name for file in path.iterdir()} >= {
@@ -69,11 +69,25 @@ def test_reports_of_the_others_say_what_they_must(sampler, tmp_path, capsys):
         assert "a bias that no number of draws takes away" in report
 
 
+def test_what_is_told_when_chains_disagree_is_what_has_not_been_tried(tmp_path, capsys):
+    pytest.importorskip("arviz_stats")
+    told = {
+        sampler: run(tmp_path, capsys, "target=funnel", "draws=50", f"sampler={sampler}")[1]
+        for sampler in ("mala", "malt_jitter", "tempering")
+    }
+    assert all("R-hat above 1.01: the chains disagree; take more draws and warmup" in out for out in told.values())
+    assert [("sampler=tempering" in out, "sampler=malt_jitter" in out) for out in told.values()] == [
+        (True, True),
+        (True, False),
+        (False, True),
+    ]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["sampler=hmc"], "sampler=hmc"),
-        (["sampler.goal=2.0"], "goal"),
+        (["sampler.sampler.goal=2.0"], "goal"),
         (["target.distance=-1.0"], "distance"),
         (["chains=0"], "chains"),
         (["warmup=0"], "warmup"),

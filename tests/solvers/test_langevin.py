@@ -405,6 +405,7 @@ def test_what_is_rejected_stays_and_turns_round():
         (lambda: ULA(step=0.0), "step"),
         (lambda: MALA(goal=1.0), "goal"),
         (lambda: BAOAB(goal=-1e-3), "goal"),
+        (lambda: MALA(jitter=-1.0), "jitter"),
         (lambda: BAOAB(friction=0.0), "friction"),
         (lambda: MALT(friction=-0.1), "friction"),
         (lambda: MALT(length=0.0), "length"),

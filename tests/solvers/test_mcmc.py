@@ -60,7 +60,15 @@ def test_ula_bias_on_an_ill_conditioned_gaussian_is_the_closed_form_and_mala_has
 
 
 @pytest.mark.parametrize(
-    "sampler", [MALA(step=0.5), AdjustedBAOAB(step=0.9, friction=0.5), MALT(step=0.9, steps=3)], ids=repr
+    "sampler",
+    [
+        MALA(step=0.5),
+        MALA(step=0.5, jitter=1.0),
+        AdjustedBAOAB(step=0.9, friction=0.5),
+        MALT(step=0.9, steps=3),
+        MALT(step=0.6, steps=3, jitter=1.0),
+    ],
+    ids=repr,
 )
 @pytest.mark.parametrize("target", [Banana(1.0, 0.5), Mixture(1.5), Funnel(3, 1.0)], ids=lambda t: t.name)
 def test_adjusted_samplers_keep_densities_that_are_not_gaussian(sampler, target):
@@ -72,8 +80,9 @@ def test_adjusted_samplers_keep_densities_that_are_not_gaussian(sampler, target)
     assert_same_law(last(chains), target.sample(n, torch.Generator().manual_seed(2)))
     assert_moments(last(chains), target.mean, target.sd)
     if isinstance(sampler, MALA):  # the same steps without the test: the law is another, if there is one at all
+        unadjusted = ULA(step=sampler.step, jitter=sampler.jitter)
         with pytest.raises((AssertionError, FloatingPointError)):
-            assert_same_law(last(mcmc(target, ULA(step=sampler.step), x0, 1, thin=25, seed=3)), x0)
+            assert_same_law(last(mcmc(target, unadjusted, x0, 1, thin=25, seed=3)), x0)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -110,7 +119,7 @@ def test_temperature_by_sampling():
         MALA(),
         BAOAB(),
         AdjustedBAOAB(),
-        MALT(),
+        MALT(jitter=0.5),
         ParallelTempering(temperatures=(1.0, 2.0, 4.0)),
         ParallelTempering(temperatures=(1.0, 2.0, 4.0), sampler=MALT()),
     ],
@@ -309,6 +318,34 @@ def test_logistic_posterior_agrees_with_quadrature():
         assert (chains.rhat() < 1.03).all()
         assert ((chains.mean() - mean).abs() < 4 * chains.standard_error("mean")).all(), sampler
         assert ((chains.sd() - sd).abs() < 4 * chains.standard_error("sd")).all(), sampler
+
+
+@pytest.mark.slow
+def test_every_adjusted_sampler_has_the_logistic_posterior_of_a_long_mala_run():
+    # As `backdrift langevin target=logistic` runs them, beside ten times as many draws: 62 moments each.
+    target = LogisticRegression()
+    reference = mcmc(target, MALA(), target.start(16, 1), 20000, warmup=1000, whitening="dense", seed=1)
+    assert float(reference.rhat().max()) < 1.005
+    for sampler in (MALA(), AdjustedBAOAB(), MALT(), ParallelTempering(temperatures=(1.0, 2.0, 4.0, 8.0, 16.0))):
+        chains = mcmc(target, sampler, target.start(8), 4000, warmup=1000, whitening="dense")
+        assert float(chains.rhat().max()) < 1.01
+        for of in ("mean", "sd"):
+            gap = getattr(chains, of)() - getattr(reference, of)()
+            z = gap / (chains.standard_error(of).square() + reference.standard_error(of).square()).sqrt()
+            assert float(z.abs().max()) < 4, (sampler, of, z)
+            assert float(z.square().mean()) < 2, (sampler, of, z)  # 1 but for chance, with correlated components
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_tempering_agrees_on_the_mixture_of_the_command(seed):
+    target = Mixture(3.0)
+    sampler = ParallelTempering(temperatures=(1.0, 2.0, 4.0, 8.0, 16.0))
+    chains = mcmc(target, sampler, target.start(8, seed), 4000, warmup=1000, whitening="dense", seed=seed)
+    assert float(chains.rhat().max()) < 1.01
+    for of in ("mean", "sd"):
+        z = (getattr(chains, of)() - getattr(target, of)) / chains.standard_error(of)
+        assert float(z.abs().max()) < 4, (of, z)
 
 
 def test_effective_size_of_a_known_autoregression():
