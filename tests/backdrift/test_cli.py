@@ -10,6 +10,7 @@ from backdrift.configuration import Job, build, config_folder
 from backdrift.run import Run
 from sde import VP
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
 SMALL = (
     "data=moons",
     "data.n=200",
@@ -19,14 +20,6 @@ SMALL = (
     "train.batch=16",
     "report=false",
 )
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from runs import trained
 
 from backdrift import report
 from backdrift.cli import main
-from backdrift.configuration import Job
 from backdrift.likelihood import score
 from backdrift.run import Run
 from backdrift.sample import draw
-from backdrift.training import Trainer
 from solvers import DDIM
 
 SMALL = ("model.widths=[4]", "model.blocks=1", "train.steps=2", "train.batch=8", "train.warmup=0", "data.test=60")
@@ -22,16 +20,9 @@ SMALL = ("model.widths=[4]", "model.blocks=1", "train.steps=2", "train.batch=8",
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("work"))
-        patch.setattr("backdrift.training._tensorboard", lambda run, start: None)  # a slow import
-        trainer = Trainer(Job("train", SMALL).config())
-        run = trainer.new_run()
-        trainer.fit(run)
-        yield run
-    torch.set_num_threads(threads)
+        yield trained(*SMALL)
 
 
 def test_sample_writes_what_the_library_draws_and_never_over_it(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runs import trained
 from torch import Tensor
 
 from backdrift import agreement, information
 from backdrift.cli import main
-from backdrift.configuration import Job
 from backdrift.data import Data
 from backdrift.information import know
 from backdrift.likelihood import score
 from backdrift.metrics import Estimate
-from backdrift.training import Trainer
 from models import GaussianMixture
 from sde import VP
 
@@ -90,11 +89,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = ("data=moons", "data.n=60", "data.test=20", "model.hidden=8", "train.steps=2", "train.batch=8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("work"))
-        patch.setattr("backdrift.training._tensorboard", lambda run, start: None)  # a slow import
-        trainer = Trainer(Job("train", small).config())
-        run = trainer.new_run()
-        trainer.fit(run)
-        return run.path.absolute()
+        return trained(*small).path.absolute()
 
 
 def test_the_command_writes_a_row_a_level_and_never_over_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import open_dict
+from runs import trained
 
 from backdrift import report
 from backdrift.cli import main
-from backdrift.configuration import Job
 from backdrift.likelihood import score
 from backdrift.training import Trainer
 from models import ConservativeDenoiser, Denoiser, HybridScore
@@ -19,23 +19,12 @@ from models import ConservativeDenoiser, Denoiser, HybridScore
 SMALL = ("data.n=400", "data.test=60", "train.batch=64", "train.log_every=20", "report=false")
 MOONS = ("data=moons", *SMALL)
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("backdrift.training._tensorboard", lambda run, start: None)  # a slow import
-    monkeypatch.setattr(report, "WORK", 0)  # the fewest samples
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("empty_folder", "fewest_samples")
 
 
-def trained(*overrides):
-    trainer = Trainer(Job("train", overrides).config())
-    run = trainer.new_run()
-    trainer.fit(run)
-    return run
+@pytest.fixture
+def fewest_samples(monkeypatch):
+    monkeypatch.setattr(report, "WORK", 0)
 
 
 def normal_data(std=(1.0, 1.0), n=4000):

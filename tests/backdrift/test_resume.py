@@ -14,6 +14,7 @@ from backdrift import checkpoint
 from backdrift.cli import main
 from backdrift.run import Run
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
 LINE = (
     "train",
     "data=moons",
@@ -27,16 +28,6 @@ LINE = (
     "train.log_every=10",
     "report=false",
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("backdrift.training._tensorboard", lambda run, start: None)  # a slow import
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def only_run(folder):
@@ -82,9 +73,9 @@ def test_resume_of_a_finished_run_says_so(capsys):
 
 
 @pytest.mark.parametrize("moment", ["save_file", "force", "rename"])
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(moment, tmp_path, monkeypatch):
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(moment, empty_folder, monkeypatch):
     weights = {"w": torch.arange(3.0)}
-    checkpoint.save(tmp_path, 1, weights, weights, {}, keep=2)
+    checkpoint.save(empty_folder, 1, weights, weights, {}, keep=2)
 
     class Killed(BaseException):
         pass
@@ -98,37 +89,37 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(moment, tmp_
         else:
             patched.setattr(checkpoint, moment, kill)
         with pytest.raises(Killed):
-            checkpoint.save(tmp_path, 2, {"w": torch.zeros(3)}, weights, {}, keep=2)
-    assert [c.step for c in checkpoint.found(tmp_path)] == [1]
-    assert torch.equal(checkpoint.found(tmp_path)[0].weights("model")["w"], weights["w"])
-    checkpoint.save(tmp_path, 2, weights, weights, {}, keep=2)
-    assert [c.step for c in checkpoint.found(tmp_path)] == [1, 2]
-    assert len(list(tmp_path.iterdir())) == 2
+            checkpoint.save(empty_folder, 2, {"w": torch.zeros(3)}, weights, {}, keep=2)
+    assert [c.step for c in checkpoint.found(empty_folder)] == [1]
+    assert torch.equal(checkpoint.found(empty_folder)[0].weights("model")["w"], weights["w"])
+    checkpoint.save(empty_folder, 2, weights, weights, {}, keep=2)
+    assert [c.step for c in checkpoint.found(empty_folder)] == [1, 2]
+    assert len(list(empty_folder.iterdir())) == 2
 
 
-def test_weights_are_read_without_executing_code(tmp_path):
+def test_weights_are_read_without_executing_code(empty_folder):
     import pickle
 
     class Evil:
         def __reduce__(self):
-            return (os.mkdir, (str(tmp_path / "executed"),))
+            return (os.mkdir, (str(empty_folder / "executed"),))
 
-    kept = checkpoint.save(tmp_path / "c", 1, {"w": torch.zeros(1)}, {"w": torch.zeros(1)}, {}, keep=1)
+    kept = checkpoint.save(empty_folder / "c", 1, {"w": torch.zeros(1)}, {"w": torch.zeros(1)}, {}, keep=1)
     torch.save({"optimizer": Evil()}, kept.path / "optimizer.pt")
     (kept.path / "model.safetensors").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ValueError, match=r"optimizer.pt is damaged"):
         kept.optimizer()
     with pytest.raises(ValueError, match="damaged"):
         kept.weights("model")
-    assert not (tmp_path / "executed").exists()
+    assert not (empty_folder / "executed").exists()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "optimizer.pt"])
 @pytest.mark.parametrize("left", [None, 0, 40])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(name, left, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(name, left, empty_folder):
     weights = {"w": torch.arange(3.0)}
     for step in (1, 2):
-        newest = checkpoint.save(tmp_path, step, weights, weights, {"lr": 1.0}, keep=2)
+        newest = checkpoint.save(empty_folder, step, weights, weights, {"lr": 1.0}, keep=2)
     file = newest.path / name
     content = file.read_bytes()
     file.unlink() if left is None else file.write_bytes(content[:left])
@@ -139,10 +130,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(name, left, tmp
     with pytest.raises(ValueError, match=rf"{name} is damaged .*; without step-00000002 the checkpoint before it"):
         read(newest)
     (newest.path / "state.json").unlink()
-    assert read(checkpoint.found(tmp_path)[-1]).keys() == ({"lr"} if name == "optimizer.pt" else {"w"})
+    assert read(checkpoint.found(empty_folder)[-1]).keys() == ({"lr"} if name == "optimizer.pt" else {"w"})
 
 
-def test_what_a_run_folder_lacks_is_said(capsys, tmp_path):
+def test_what_a_run_folder_lacks_is_said(capsys, empty_folder):
     assert main([*LINE, "train.steps=2", "train.checkpoint_every=1"]) == 0
     run = only_run("runs")
     config = (run.path / "config.yaml").read_text()

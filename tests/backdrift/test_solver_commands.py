@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from runs import trained
 
 from backdrift.cli import main
 from backdrift.configuration import Job, build
 from backdrift.run import Run
-from backdrift.training import Trainer
 from solvers import CATALOGUE, NonStationary, TableSolver
 
 
@@ -17,11 +17,7 @@ from solvers import CATALOGUE, NonStationary, TableSolver
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("work"))
-        patch.setattr("backdrift.training._tensorboard", lambda run, start: None)  # a slow import
-        trainer = Trainer(Job("train", ("data=moons", "model=mlp", "train.steps=20", "train.batch=64")).config())
-        run = trainer.new_run()
-        trainer.fit(run)
-        yield run
+        yield trained("data=moons", "model=mlp", "train.steps=20", "train.batch=64")
 
 
 def test_tune_writes_a_solver_that_sample_takes(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from runs import trained
 from safetensors.torch import load_file
 
 from backdrift import launching
@@ -16,6 +17,7 @@ from backdrift.configuration import Job
 from backdrift.run import Run
 from backdrift.training import Order, Recipe, Trainer, mixed
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
 SMALL = (
     "data=moons",
     "data.n=200",
@@ -25,23 +27,6 @@ SMALL = (
     "train.batch=16",
     "report=false",
 )
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("backdrift.training._tensorboard", lambda run, start: None)  # a slow import
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
-
-
-def trained(*overrides):
-    trainer = Trainer(Job("train", (*SMALL, *overrides)).config())
-    run = trainer.new_run()
-    trainer.fit(run)
-    return run
 
 
 def test_every_sample_is_seen_once_a_pass_whatever_the_batch():
@@ -68,7 +53,7 @@ def test_learning_rate_rises_and_falls():
 
 
 def test_the_average_of_weights_is_exponential():
-    run = trained("train.steps=4", "train.checkpoint_every=1", "train.keep=9", "train.ema=0.26")
+    run = trained(*SMALL, "train.steps=4", "train.checkpoint_every=1", "train.keep=9", "train.ema=0.26")
     steps = run.checkpoints()
     assert [c.step for c in steps] == [0, 1, 2, 3, 4]
     for name, value in steps[-1].weights("ema").items():
@@ -79,8 +64,8 @@ def test_the_average_of_weights_is_exponential():
 
 
 def test_metrics_average_the_losses_between_two_lines():
-    every = trained("train.steps=12", "train.log_every=1").read_metrics()
-    fourth = trained("train.steps=12", "train.log_every=4").read_metrics()
+    every = trained(*SMALL, "train.steps=12", "train.log_every=1").read_metrics()
+    fourth = trained(*SMALL, "train.steps=12", "train.log_every=4").read_metrics()
     assert [row["step"] for row in fourth] == [4, 8, 12]
     for row in fourth:
         window = [other["loss"] for other in every if row["step"] - 4 < other["step"] <= row["step"]]
@@ -102,7 +87,7 @@ def test_training_learns_the_gaussian_denoiser_first(empty_folder):
 
 
 def test_only_the_last_checkpoints_are_kept():
-    run = trained("train.steps=10", "train.checkpoint_every=2", "train.keep=3")
+    run = trained(*SMALL, "train.steps=10", "train.checkpoint_every=2", "train.keep=3")
     assert [c.step for c in run.checkpoints()] == [6, 8, 10]
     assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == [f"step-{n:08d}" for n in (6, 8, 10)]
 
@@ -122,7 +107,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(capsys, empty_folder):
 
 
 def test_model_of_a_run_is_the_averaged_network(empty_folder):
-    run = trained("train.steps=5")
+    run = trained(*SMALL, "train.steps=5")
     model = Run.open(run.path).model()
     assert not model.training and model.data_std == pytest.approx(run.data().std)
     weights = load_file(run.latest_checkpoint().path / "ema.safetensors")
@@ -134,7 +119,9 @@ def test_model_of_a_run_is_the_averaged_network(empty_folder):
 
 
 def test_labels_reach_a_conditional_network(empty_folder):
-    run = trained("model.classes=${event.classes}", "train.steps=300", "train.batch=64", "train.optimizer.lr=1e-2")
+    run = trained(
+        *SMALL, "model.classes=${event.classes}", "train.steps=300", "train.batch=64", "train.optimizer.lr=1e-2"
+    )
     model, data = run.model(), run.data()
     x = torch.zeros(1, 2).expand(2, 2)
     one_each = model.given(torch.tensor([0, 1])).denoise(x, 0.9)
@@ -147,7 +134,7 @@ def test_labels_reach_a_conditional_network(empty_folder):
 def test_processes_share_one_global_batch(launcher, empty_folder):
     """Two processes give the loss curve of one, to rounding."""
     overrides = [*SMALL, "train.steps=20", "train.log_every=1"]
-    alone = trained(*overrides[len(SMALL) :]).read_metrics()
+    alone = trained(*overrides).read_metrics()
     launch = {
         "torchrun": ["torch.distributed.run", "--nproc_per_node", "2"],
         "accelerate": ["accelerate.commands.launch", "--num_processes", "2", "--cpu"],
