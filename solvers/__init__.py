@@ -5,6 +5,7 @@ from solvers.adaptive import Adaptive
 from solvers.annealed import AnnealedLangevin
 from solvers.bounds import elbo
 from solvers.brownian import BrownianPath
+from solvers.calibration import calibrate
 from solvers.catalogue import CATALOGUE
 from solvers.chain import DDPM, Chain, ChainBound
 from solvers.corrector import (
@@ -111,6 +112,7 @@ __all__ = [
     "Trajectory",
     "Tuned",
     "UniPC",
+    "calibrate",
     "certify",
     "certify_strong",
     "decode",

@@ -11,8 +11,14 @@ from torch import Tensor
 
 from sde import SDE, CriticallyDamped, GaussianSDE, ReverseSDE
 from sde.process import require_positive
+from solvers.grid import CENTRE as SAMPLERS_CENTRE
 from solvers.grid import Grid, time_grid
+from solvers.quadrature import gauss_legendre
 from solvers.solver import denoiser_of, score_of
+
+CENTRE = 0.5
+"""Of the grid of `AngleFlow`. Samplers do best with 0.9; the path's share in the error of RK4 at 64 evaluations, for a
+U-Net trained on digits, was 2.3e-3 bits/dim with 0.9 and 0.6e-3 with this. On mixtures the two are level."""
 
 
 class Flow(Protocol):
@@ -43,6 +49,9 @@ class Flow(Protocol):
 
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
         """The steps + 1 values of u, rising, of a time grid, or of the flow's own."""
+
+    def rule(self, count: int) -> list[tuple[float, float]]:
+        """u, rising, and weight of each of the nodes of a quadrature over all u."""
 
 
 class Place(NamedTuple):
@@ -134,9 +143,17 @@ class AngleFlow:
         return -z - (1 + self.data_std**2 * math.exp(-2 * u)) * velocity
 
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
-        """The flow's own grid is "angle"."""
-        times = time_grid("angle" if grid is None else grid, self.sde, steps, self.eps, self.data_std)
+        """The flow's own grid is "angle", but around CENTRE d."""
+        width = self.data_std if grid is not None else self.data_std * CENTRE / SAMPLERS_CENTRE
+        times = time_grid("angle" if grid is None else grid, self.sde, steps, self.eps, width)
         return [self.first, *(-0.5 * self.sde.log_snr(times)).flip(0)[1:-1].tolist(), self.last]
+
+    def rule(self, count: int) -> list[tuple[float, float]]:
+        """Gauss and Legendre's in phi, where the divergence of F is smoothest: du = R^2/(s d) dphi."""
+        start, stop = (math.atan(math.exp(u) / self.data_std) for u in (self.first, self.last))
+        phi, weights = gauss_legendre(count, start, stop)
+        u = math.log(self.data_std) + phi.tan().log()
+        return list(zip(u.tolist(), (2 * weights / (2 * phi).sin()).tolist(), strict=True))
 
     def width(self, t: float) -> float:
         """alpha R, the standard deviation of x_t for data of width d."""
@@ -159,6 +176,7 @@ class TimeFlow:
         self.eps = self.first = _end(model.sde, eps)
         self.last = float(model.sde.T)
         self.reverse = ReverseSDE(model.sde, score_of(model), stochasticity=0.0)
+        self.power = 2 if isinstance(model.sde, CriticallyDamped) else 1
 
     def enter(self, x: Tensor) -> tuple[Tensor, float]:
         return x, 0.0
@@ -181,10 +199,16 @@ class TimeFlow:
 
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
         """Even in t, or with velocities in sqrt(t), whatever the grid: the others are made for Gaussian processes."""
-        power = 2 if isinstance(self.reverse.forward, CriticallyDamped) else 1
-        ends = self.first ** (1 / power), self.last ** (1 / power)
-        inner = torch.linspace(*ends, steps + 1, dtype=torch.float64).pow(power)[1:-1].tolist()
+        ends = self.first ** (1 / self.power), self.last ** (1 / self.power)
+        inner = torch.linspace(*ends, steps + 1, dtype=torch.float64).pow(self.power)[1:-1].tolist()
         return [self.first, *inner, self.last]
+
+    def rule(self, count: int) -> list[tuple[float, float]]:
+        """Gauss and Legendre's, in t, or with velocities in sqrt(t)."""
+        ends = self.first ** (1 / self.power), self.last ** (1 / self.power)
+        place, weights = gauss_legendre(count, *ends)
+        widths = self.power * place ** (self.power - 1) * weights
+        return list(zip((place**self.power).tolist(), widths.tolist(), strict=True))
 
 
 def flow(model: Any, data_std: float | None = None, eps: float | None = None) -> Flow:

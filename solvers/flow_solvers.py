@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from solvers.quadrature import Visit
 from solvers.tableau import HEUN, KUTTA, MIDPOINT, Tableau
 
 TABLEAUS = {"midpoint": MIDPOINT, "heun": HEUN, "rk4": KUTTA}
@@ -15,11 +16,14 @@ Evaluate = Callable[[Tensor, float, float, float], Tensor]
 """(z, u, weight, place) -> the velocity there; it may add to an integral on the way, with that weight."""
 
 
-def fixed(z: Tensor, nodes: Sequence[float], tableau: Tableau, evaluate: Evaluate) -> Tensor:
+def fixed(
+    z: Tensor, nodes: Sequence[float], tableau: Tableau, evaluate: Evaluate, visit: Visit | None = None
+) -> Tensor:
     """z at the last node from z at the first.
 
     `evaluate` is told each evaluation's weight in the integral over u, and its place: the number of
-    steps behind it, a fraction within a step.
+    steps behind it, a fraction within a step. `visit` is told the nodes, but for the last, whose velocity
+    is nobody's business here.
     """
     for n, (u, end) in enumerate(pairwise(nodes)):
         h = end - u
@@ -27,6 +31,8 @@ def fixed(z: Tensor, nodes: Sequence[float], tableau: Tableau, evaluate: Evaluat
         for c, row, b in zip(tableau.c, tableau.a, tableau.b, strict=True):
             stage = _advance(z, h, row, slopes)
             slopes.append(evaluate(stage, u + c * h, h * b, n + c))
+        if visit is not None:
+            visit(u, z, slopes[0])
         z = _advance(z, h, tableau.b, slopes)
     return z
 

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from solvers.flow_solvers import Evaluate
+from solvers.quadrature import Visit
 
 Gradient = Callable[[Tensor, float, Tensor], Tensor]
 """(z, u, velocity) -> grad log p_u(z), the score in the coordinates of z, see `AngleFlow.gradient`."""
 
 
-def score_corrected(z: Tensor, nodes: Sequence[float], evaluate: Evaluate, gradient: Gradient) -> tuple[Tensor, Tensor]:
+def score_corrected(
+    z: Tensor, nodes: Sequence[float], evaluate: Evaluate, gradient: Gradient, visit: Visit | None = None
+) -> tuple[Tensor, Tensor]:
     r"""z at the last node, by one evaluation of the velocity v at each, and a correction of the log-density.
 
     Along any path z(u), whether or not it solves dz/du = v, the density that the flow carries obeys
@@ -36,6 +39,7 @@ def score_corrected(z: Tensor, nodes: Sequence[float], evaluate: Evaluate, gradi
         nodes: of u, at least two.
         evaluate: gives v; it is told the node's weight in the integral over u, and its number.
         gradient: the score.
+        visit: is told the nodes.
 
     Returns:
         z `[batch, ...]`, and what to add to log p at the first node, `[batch]`: minus the integral.
@@ -60,6 +64,8 @@ def score_corrected(z: Tensor, nodes: Sequence[float], evaluate: Evaluate, gradi
     scores: dict[int, Tensor] = {}
     for n, at in enumerate(nodes):
         velocities[n] = evaluate(z, at, weights[n], n)
+        if visit is not None:
+            visit(at, z, velocities[n])
         scores[n] = gradient(z, at, velocities[n])
         while judged < last and max(excess[judged]) <= n:  # all its velocities are there
             score = 0.5 * (scores.pop(judged) + scores[judged + 1])

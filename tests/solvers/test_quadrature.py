@@ -1,0 +1,62 @@
+"""Integrals along a path: exact where the rule and the path's cubics are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sde import VP, CriticallyDamped
+from solvers.flow import AngleFlow, TimeFlow
+from solvers.quadrature import Quadrature, gauss_legendre
+
+
+def test_gauss_legendre_is_exact_to_its_degree() -> None:
+    nodes, weights = gauss_legendre(4, -1.0, 2.0)
+    for power in range(8):
+        assert float((weights * nodes**power).sum()) == pytest.approx(
+            (2.0 ** (power + 1) - (-1) ** (power + 1)) / (power + 1)
+        )
+    assert abs(float((weights * nodes**8).sum()) - (2**9 + 1) / 9) > 1e-3
+
+
+def test_a_cubic_path_is_followed_exactly() -> None:
+    """z = (u^3, 1 - u), f = z_0 z_1 + u: of degree 4, on a path told at uneven nodes and sample by sample."""
+    factor = torch.tensor([1.0, -2.0], dtype=torch.float64)
+
+    def state(u: float) -> tuple[Tensor, Tensor]:
+        z = torch.stack([factor * u**3, torch.full_like(factor, 1 - u)], 1)
+        return z, torch.stack([factor * 3 * u**2, -torch.ones_like(factor)], 1)
+
+    nodes, weights = gauss_legendre(3, 0.0, 2.0)
+    found = Quadrature(list(zip(nodes.tolist(), weights.tolist(), strict=True)), lambda z, u: z[:, 0] * z[:, 1] + u)
+    for u in (0.0, 0.1, 0.9, 1.0, 2.0):
+        found.visit(u, *state(u))
+    torch.testing.assert_close(found.total, factor * (4 - 32 / 5) + 2)
+    assert found.count == 3
+
+
+def test_rules_cover_their_flows() -> None:
+    """The weights sum to the length of u; of the angle's, a function of phi is integrated over phi."""
+
+    class Model:
+        def __init__(self, sde: object) -> None:
+            self.sde, self.data_std = sde, 0.7
+
+        def denoise(self, x: Tensor, t: object) -> Tensor:
+            return x
+
+        score = denoise
+
+    for flow in (AngleFlow(Model(VP())), TimeFlow(Model(CriticallyDamped()))):
+        u, weights = (torch.tensor(part, dtype=torch.float64) for part in zip(*flow.rule(64), strict=True))
+        assert float(weights.sum()) == pytest.approx(flow.last - flow.first, rel=1e-3)
+        assert bool((u.diff() > 0).all())
+        assert flow.first < float(u[0]) and float(u[-1]) < flow.last
+    flow = AngleFlow(Model(VP()))
+    u, weights = (torch.tensor(part, dtype=torch.float64) for part in zip(*flow.rule(6), strict=True))
+    start, stop, phi = (
+        torch.as_tensor(v, dtype=torch.float64).exp().div(0.7).atan() for v in (flow.first, flow.last, u)
+    )
+    found = (weights * torch.sin(2 * phi) / 2 * phi**3).sum()  # dphi = sin(2 phi)/2 du
+    torch.testing.assert_close(found, (stop**4 - start**4) / 4)
