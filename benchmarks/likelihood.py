@@ -189,7 +189,7 @@ def peer_runs(model: Network, x: Tensor) -> Iterator[tuple[str, str, Run]]:
 
 
 def our_runs(model: Network, x: Tensor) -> Iterator[tuple[str, str, Run]]:
-    for steps, count in itertools.product((48, 64, 80), (14, 16, 18, 20, 24)):
+    for steps, count in itertools.product((48, 64, 80), (16, 18, 20, 22, 24, 28)):
 
         def run(steps: int = steps, count: int = count) -> Tensor:
             settings: dict[str, Any] = {"method": "score_corrected", "steps": steps, "divergences": count}

@@ -186,8 +186,8 @@ def log_likelihood(
         probe_kind: "rademacher", exact for a diagonal Jacobian; "gaussian"; or "hutch++", on a fixed grid, for a
             Jacobian of low rank but for a multiple of the identity: half of the products are spent on a
             subspace, see `solvers.divergence.deflated`.
-        divergences: how many exact divergences along a fixed grid, at the nodes of Gauss and Legendre in phi, wherever
-            the grid's are: the path is cheap, each of them costs `dim` products, and the integral converges
+        divergences: how many exact divergences along a fixed grid, at the nodes of Gauss and Legendre in an angle,
+            wherever the grid's are: the path is cheap, each of them costs `dim` products, and the integral converges
             faster than any power. Half as many as the path's evaluations by default, at least 24. Or at "every"
             evaluation, as random probes are in any case: those are fresh, and the more the better.
         rtol, atol: tolerances of the adaptive solver for z, and for log p in nats per component.

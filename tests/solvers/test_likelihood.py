@@ -239,7 +239,7 @@ def test_adaptive_error_covers_at_every_tolerance(tolerance: float) -> None:
 
 @pytest.mark.parametrize(("method", "steps"), [("score_corrected", 64), ("rk4", 24)])
 def test_few_divergences_do(method: Any, steps: int) -> None:
-    """In 64 dimensions 24 are right to 0.02 nats, 48 nearly as good as one at each of as many evaluations; what is
+    """In 64 dimensions 28 are right to 0.02 nats, 48 nearly as good as one at each of as many evaluations; what is
     left at 12 the stated error holds."""
     model = mixture(VP(), dim=64, parts=5, seed=1)
     x = states(model, 50)
@@ -249,8 +249,8 @@ def test_few_divergences_do(method: Any, steps: int) -> None:
         given: dict[str, Any] = {"method": method, "steps": steps, "divergences": count, "estimate_error": estimate}
         return log_likelihood(model, x, probes="exact", prior=truth(model), **given)
 
-    off = {count: float((found(count).log_prob - true).abs().mean()) for count in (24, 48, "every")}
-    assert off[24] < 0.02
+    off = {count: float((found(count).log_prob - true).abs().mean()) for count in (28, 48, "every")}
+    assert off[28] < 0.02
     assert off[48] < 2 * off["every"] + 1e-3
     rough = found(12, estimate=True)
     assert float((rough.log_prob - true).abs().mean()) > 0.02

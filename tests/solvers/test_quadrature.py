@@ -37,7 +37,7 @@ def test_a_cubic_path_is_followed_exactly() -> None:
 
 
 def test_rules_cover_their_flows() -> None:
-    """The weights sum to the length of u; of the angle's, a function of phi is integrated over phi."""
+    """The weights sum to the length of u; the angle's is exact for polynomials in psi."""
 
     class Model:
         def __init__(self, sde: object) -> None:
@@ -55,8 +55,7 @@ def test_rules_cover_their_flows() -> None:
         assert flow.first < float(u[0]) and float(u[-1]) < flow.last
     flow = AngleFlow(Model(VP()))
     u, weights = (torch.tensor(part, dtype=torch.float64) for part in zip(*flow.rule(6), strict=True))
-    start, stop, phi = (
-        torch.as_tensor(v, dtype=torch.float64).exp().div(0.7).atan() for v in (flow.first, flow.last, u)
-    )
-    found = (weights * torch.sin(2 * phi) / 2 * phi**3).sum()  # dphi = sin(2 phi)/2 du
+    ends = torch.tensor([flow.first, flow.last], dtype=torch.float64)
+    start, stop, psi = (v.exp().div(0.6 * 0.7).pow(0.8).atan() for v in (*ends, u))
+    found = (weights * 0.8 * torch.sin(2 * psi) / 2 * psi**3).sum()  # dpsi = 0.8 sin(2 psi)/2 du
     torch.testing.assert_close(found, (stop**4 - start**4) / 4)
