@@ -2,7 +2,6 @@
 
 from solvers.adams import IPNDM, Adams, DPMSolverPP2M
 from solvers.adaptive import Adaptive
-from solvers.annealed import AnnealedLangevin
 from solvers.bounds import elbo
 from solvers.brownian import BrownianPath
 from solvers.calibration import calibrate
@@ -28,11 +27,20 @@ from solvers.information import (
     mutual_information,
     relative_entropy,
 )
-from solvers.langevin import BAOAB, MALA, MALT, ULA, AdjustedBAOAB
+from solvers.langevin import (
+    BAOAB,
+    MALA,
+    MALT,
+    ULA,
+    AdjustedBAOAB,
+    AnnealedLangevin,
+    Chains,
+    ParallelTempering,
+    Target,
+    mcmc,
+)
 from solvers.latent import Encoded, decode, encode, interpolate
 from solvers.likelihood import Likelihood, log_likelihood
-from solvers.markov_chains import Chains
-from solvers.mcmc import mcmc
 from solvers.monte_carlo import MonteCarlo
 from solvers.noise import Noise
 from solvers.non_stationary import NonStationary
@@ -46,8 +54,6 @@ from solvers.solver import Denoises, Solver, TableSolver, Trajectory, sample
 from solvers.stochastic_adams import SASolver, StochasticAdams
 from solvers.symmetric_splitting import SymmetricSplitting
 from solvers.table import Row, Table, execute
-from solvers.target import Target
-from solvers.tempering import ParallelTempering
 from solvers.torchdiffeq_solver import TorchDiffEq
 from solvers.torchsde_solver import TorchSDE
 from solvers.tune import Tuned, tune

@@ -6,7 +6,7 @@ import torch
 from models import GaussianMixture
 from sde import VE, VP
 from solvers import sample
-from solvers.annealed import AnnealedLangevin
+from solvers.langevin.annealed import AnnealedLangevin
 
 F64 = torch.float64
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import linalg
 
-from solvers.langevin import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, accepted, choose, whiten, whiten_score
-from solvers.target import evaluator
+from solvers.langevin.samplers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, accepted, choose, whiten, whiten_score
+from solvers.langevin.target import evaluator
 
 F64 = torch.float64
 

@@ -10,11 +10,11 @@ from scipy import stats
 
 from models.energy import LogDensity
 from models.targets import Banana, Funnel, IllConditionedGaussian, LogisticRegression, Mixture
-from solvers.adaptation import DualAveraging, Moments, windows
-from solvers.langevin import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, State
-from solvers.mcmc import mcmc
-from solvers.target import evaluator
-from solvers.tempering import ParallelTempering, geometric
+from solvers.langevin.adaptation import DualAveraging, Moments, windows
+from solvers.langevin.mcmc import mcmc
+from solvers.langevin.samplers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, State
+from solvers.langevin.target import evaluator
+from solvers.langevin.tempering import ParallelTempering, geometric
 
 F64 = torch.float64
 

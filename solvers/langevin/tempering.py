@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from solvers.langevin import MALA, Sampler, State, accepted
-from solvers.target import Evaluate
+from solvers.langevin.samplers import MALA, Sampler, State, accepted
+from solvers.langevin.target import Evaluate
 
 
 def geometric(hottest: float, replicas: int) -> tuple[float, ...]:

@@ -9,11 +9,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from solvers.adaptation import DualAveraging, Moments, Whitening, windows
-from solvers.langevin import Sampler, State, acceptance, accepted, choose
-from solvers.markov_chains import Chains
+from solvers.langevin.adaptation import DualAveraging, Moments, Whitening, windows
+from solvers.langevin.chains import Chains
+from solvers.langevin.samplers import Sampler, State, acceptance, accepted, choose
+from solvers.langevin.target import Evaluate, evaluator
 from solvers.noise import ACCEPT, Noise
-from solvers.target import Evaluate, evaluator
 
 
 def mcmc(
@@ -39,7 +39,7 @@ def mcmc(
     cannot throw a chain away; its draws are made without.
 
     Args:
-        target: see `solvers.target.Target`.
+        target: see `solvers.langevin.target.Target`.
         sampler: `ULA`, `MALA`, `BAOAB`, `AdjustedBAOAB`, `MALT` or `ParallelTempering`.
         x0: where the chains start, `[chains, ...]`; spread it wider than the target for R-hat to mean something.
         draws: how many to keep of each chain.

@@ -2,7 +2,7 @@ r"""Langevin dynamics: one step of each sampler, for many chains at once.
 
 The steps are written in whitened coordinates y, x = L y, in which the score is u = L^T grad log p:
 a preconditioner C = L L^T is a change of coordinates and nothing else, so each sampler is stated
-once. `solvers.mcmc.mcmc` runs them, adapts step sizes and L, and keeps the draws.
+once. `solvers.langevin.mcmc.mcmc` runs them, adapts step sizes and L, and keeps the draws.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from solvers.target import Evaluate
+from solvers.langevin.target import Evaluate
 
 
 class State(NamedTuple):
