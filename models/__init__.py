@@ -3,7 +3,7 @@
 from models.denoiser import Denoiser
 from models.energy import ConservativeDenoiser, Energy, LogDensity, Potential
 from models.hybrid_score import HybridLoss, HybridScore
-from models.loss import DenoisingLoss
+from models.loss import DenoisingLoss, ImplicitLoss
 from models.mixture import GaussianMixture
 from models.mlp import MLP
 from models.score_diagnostics import ScoreDiagnostics, diagnose_score, score_residual
@@ -27,6 +27,7 @@ __all__ = [
     "GaussianMixture",
     "HybridLoss",
     "HybridScore",
+    "ImplicitLoss",
     "LikelihoodTimes",
     "LogDensity",
     "LogNormalTimes",

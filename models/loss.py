@@ -1,4 +1,4 @@
-"""Denoising score matching."""
+"""Losses of a denoiser over all noise levels: denoising score matching, and implicit score matching."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
+from models.score_matching import implicit, sliced
 from models.times import LogNormalTimes, TimeDistribution, stratified
 from sde import GaussianSDE, as_time
+from sde.tweedie import tweedie
 
 Weighting = Literal["edm", "likelihood", "snr", "noise", "uniform"]
 
@@ -86,7 +88,17 @@ class DenoisingLoss:
             label: a class for each sample, `[batch]`, or None.
             generator: of `u` and `noise` where they are drawn here.
         """
-        denoiser = getattr(model, "module", model)
+        x, t, w = self.noised(getattr(model, "module", model), x0, u, noise, generator)
+        return (as_time(w, x0) * (model(x, t, label) - x0).square()).flatten(1).mean(1)
+
+    def noised(
+        self, denoiser: Denoiser, x0: Tensor, u: Tensor | None, noise: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x_t `[batch, ...]`, t and w(t) `[batch]`, for the arguments of a call.
+
+        Raises:
+            ValueError: if the process is not Gaussian.
+        """
         if not isinstance(denoiser.sde, GaussianSDE):
             raise ValueError(f"model: expected one of a GaussianSDE, got one of {type(denoiser.sde).__name__}")
         u = stratified(len(x0), generator, x0.device) if u is None else u
@@ -97,5 +109,49 @@ class DenoisingLoss:
         if self.importance:
             w = w * importance
         t = t.to(x0)
-        denoised = model(denoiser.sde.perturb(x0, t, noise), t, label)
-        return (as_time(w, x0) * (denoised - x0).square()).flatten(1).mean(1)
+        return denoiser.sde.perturb(x0, t, noise), t, w
+
+
+@dataclass(frozen=True)
+class ImplicitLoss(DenoisingLoss):
+    r"""`DenoisingLoss` without its target, which integration by parts does away with (Hyvärinen 2005, theorem 1):
+
+    .. math:: w(t) \frac{\sigma^4}{\alpha^2} \left(|s(x_t, t)|^2 + 2 \mathrm{tr} \nabla s(x_t, t)\right)
+
+    per component, s the model's score; the trace exact or by random directions (Song et al. 2019, who have
+    it from data without noise). In expectation it is the denoising loss less a constant, so that it may be
+    negative. Its variance is larger, most at little noise, and it costs a second derivative: denoising is
+    the better loss wherever there is noise; this one shows that x_0 need not be seen.
+
+    Args:
+        probes: directions for each sample, or "exact", at a backward pass for each component.
+
+    Raises:
+        ValueError: if `probes` is neither.
+    """
+
+    probes: int | Literal["exact"] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.probes != "exact" and (not isinstance(self.probes, int) or self.probes < 1):
+            raise ValueError(f"probes: expected a positive integer or 'exact', got {self.probes!r}")
+
+    def __call__(
+        self,
+        model: Denoiser,
+        x0: Tensor,
+        u: Tensor | None = None,
+        noise: Tensor | None = None,
+        label: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The loss of each sample, `[batch]`; the arguments are those of `DenoisingLoss`."""
+        sde = getattr(model, "module", model).sde
+        x, t, w = self.noised(getattr(model, "module", model), x0, u, noise, generator)
+
+        def score(x: Tensor) -> Tensor:
+            return tweedie(model(x, t, label), x, t, sde, "denoised", "score")
+
+        matching = implicit(score, x) if self.probes == "exact" else sliced(score, x, self.probes, generator=generator)
+        return 2 * w * (sde.sigma(t) ** 4 / sde.alpha(t).square()).to(x0) * matching / x0[0].numel()

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
@@ -11,6 +12,7 @@ from models import (
     DenoisingLoss,
     EDMLikelihoodTimes,
     GaussianMixture,
+    ImplicitLoss,
     LikelihoodTimes,
     LogNormalTimes,
     MixedTimes,
@@ -267,3 +269,36 @@ def test_stratified_times_make_a_quieter_loss() -> None:
             means.append(loss(model, x0, u, eps).mean())  # type: ignore[arg-type]
         spreads.append(float(torch.stack(means).var()))
     assert 5 * spreads[1] < spreads[0]
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+@pytest.mark.parametrize("factor", [1.0, 0.4])
+def test_implicit_loss_is_the_denoising_loss_less_its_constant(sde: GaussianSDE, factor: float) -> None:
+    """Over eps, by Gauss-Hermite quadrature at one x_0 and t: w |D - x_0|^2 = implicit + w s^2, for any model."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(120)
+    eps, mass = torch.from_numpy(nodes)[:, None], torch.from_numpy(weights / weights.sum())
+    oracle, times = Oracle(sde, factor), UniformTimes()
+    for u in (0.4, 0.9):
+        at = torch.full((120,), u, dtype=torch.float64)
+        given = (oracle, torch.full((120, 1), 0.7, dtype=torch.float64), at, eps)
+        denoising = mass @ DenoisingLoss("snr", times)(*given)
+        for probes in ("exact", 1):  # on the line a Rademacher probe is exact
+            loss = mass @ ImplicitLoss("snr", times, probes=probes)(*given)
+            torch.testing.assert_close(loss + 1, denoising, rtol=1e-5, atol=1e-6)  # w s^2 = 1
+
+
+def test_implicit_loss_trains_the_denoisers_score() -> None:
+    """Its gradient in a network's parameter, over many draws, is that of the denoising loss to six standard errors."""
+    sde, n = VP(), 40_000
+    slope = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    model = lambda x, t, label: slope * torch.tanh(x)  # noqa: E731
+    model.sde, model.data_std = sde, 1.0  # type: ignore[attr-defined]
+    x0, eps, u = draws(n, 2)
+    found = []
+    for loss in (DenoisingLoss("edm"), ImplicitLoss("edm")):
+        values = loss(model, x0, u, eps)  # type: ignore[arg-type]
+        chunks = [torch.autograd.grad(c.mean(), slope, retain_graph=True)[0] for c in values.chunk(40)]
+        found.append(torch.stack(chunks))
+    difference = found[0] - found[1]
+    assert abs(float(difference.mean())) < 6 * float(difference.std()) / math.sqrt(40)
+    assert float(difference.std()) / math.sqrt(40) < 0.1 * abs(float(found[0].mean()))
