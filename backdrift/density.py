@@ -18,8 +18,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from models import MLP, Denoiser, DenoisingLoss, LogNormalTimes
 from sde import VP, GaussianSDE, as_time
 from solvers import Noise, log_likelihood
-from solvers.information import denoise_at, normal_error
-from solvers.latent import decode
+from solvers.density.information import denoise_at, normal_error
+from solvers.density.latent import decode
 
 BATCH = 512
 """Rows in memory at once where densities are found and samples drawn. It changes no value."""

@@ -172,7 +172,7 @@ def error(model: Any, x: Tensor, u: Tensor, *, draws: int, seed: int, first: int
     import torch
 
     from solvers import Noise
-    from solvers.information import denoise_at, normal_error
+    from solvers.density.information import denoise_at, normal_error
     from solvers.noise import FORWARD
 
     noise = Noise(seed, tuple(x.shape), first=first, stream=FORWARD, dtype=x.dtype, device=x.device)

@@ -40,7 +40,7 @@ from torch import Tensor
 from models import GaussianMixture
 from sde import VP, GaussianSDE, Model
 from solvers import log_likelihood
-from solvers.divergence import divergence
+from solvers.density.divergence import divergence
 from solvers.flow import AngleFlow, TimeFlow
 
 TARGET = 0.02

@@ -2,11 +2,8 @@
 
 from solvers.adams import IPNDM, Adams, DPMSolverPP2M
 from solvers.adaptive import Adaptive
-from solvers.bounds import elbo
 from solvers.brownian import BrownianPath
-from solvers.calibration import calibrate
 from solvers.catalogue import CATALOGUE
-from solvers.chain import DDPM, Chain, ChainBound
 from solvers.corrector import (
     Corrector,
     LangevinCorrector,
@@ -15,18 +12,32 @@ from solvers.corrector import (
     PredictorCorrector,
 )
 from solvers.ddim import DDIM, Ancestral
+from solvers.density import (
+    DDPM,
+    Chain,
+    ChainBound,
+    Encoded,
+    Independent,
+    Information,
+    Likelihood,
+    MonteCarlo,
+    PositionLikelihood,
+    calibrate,
+    decode,
+    elbo,
+    encode,
+    entropy,
+    interpolate,
+    log_density,
+    log_likelihood,
+    mutual_information,
+    position_log_likelihood,
+    relative_entropy,
+)
 from solvers.dpm_solver import DPMSolver, DPMSolverPP2S, ExponentialRK3
 from solvers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from solvers.grid import Points, karras, log_snr, quadratic, time_grid, uniform
 from solvers.heun import Heun
-from solvers.information import (
-    Independent,
-    Information,
-    entropy,
-    log_density,
-    mutual_information,
-    relative_entropy,
-)
 from solvers.langevin import (
     BAOAB,
     MALA,
@@ -39,13 +50,9 @@ from solvers.langevin import (
     Target,
     mcmc,
 )
-from solvers.latent import Encoded, decode, encode, interpolate
-from solvers.likelihood import Likelihood, log_likelihood
-from solvers.monte_carlo import MonteCarlo
 from solvers.noise import Noise
 from solvers.non_stationary import NonStationary
 from solvers.order import Certificate, certify, certify_strong
-from solvers.position_likelihood import PositionLikelihood, position_log_likelihood
 from solvers.restart import Restart
 from solvers.runge_kutta import RungeKutta
 from solvers.scipy_flow import ProbabilityFlow

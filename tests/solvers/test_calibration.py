@@ -13,8 +13,8 @@ from torch import Tensor
 from backdrift import ScoreDensity
 from models import GaussianMixture
 from sde import VP
-from solvers.calibration import calibrate, conformal
-from solvers.likelihood import log_likelihood
+from solvers.density.calibration import calibrate, conformal
+from solvers.density.likelihood import log_likelihood
 
 
 def mixture(dim: int) -> GaussianMixture:

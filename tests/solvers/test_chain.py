@@ -12,7 +12,7 @@ from scipy import stats
 import sde as processes
 from models import GaussianMixture
 from sde import VP, Brownian
-from solvers.chain import DDPM, Chain, DiscreteVP, discretised
+from solvers.density.chain import DDPM, Chain, DiscreteVP, discretised
 
 C = 1.7
 

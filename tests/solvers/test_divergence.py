@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sde import VP
-from solvers.divergence import deflated, divergence, orthonormal, products
-from solvers.likelihood import log_likelihood
-from solvers.monte_carlo import Tally
+from solvers.density.divergence import deflated, divergence, orthonormal, products
+from solvers.density.likelihood import log_likelihood
+from solvers.density.monte_carlo import Tally
 
 
 def test_divergence_exact_and_by_probes() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from models import GaussianMixture
 from sde import VP, Brownian, GaussianSDE, Time, as_time
-from solvers.bounds import elbo
-from solvers.dequantisation import importance_bound, truncated_normal_noise, uniform_noise
-from solvers.information import Independent, entropy, log_density, mutual_information, relative_entropy
+from solvers.density.bounds import elbo
+from solvers.density.dequantisation import importance_bound, truncated_normal_noise, uniform_noise
+from solvers.density.information import Independent, entropy, log_density, mutual_information, relative_entropy
 from solvers.noise import FORWARD, Noise
 
 

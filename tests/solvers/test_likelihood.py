@@ -17,10 +17,10 @@ from torch.utils._pytree import tree_leaves
 
 from models import MLP, Denoiser, GaussianMixture
 from sde import SDE, VE, VP, Brownian, CosineVP, GaussianSDE, Rectified, SubVP, Time
-from solvers.divergence import divergence
+from solvers.density.divergence import divergence
+from solvers.density.latent import decode, encode, interpolate, slerp
+from solvers.density.likelihood import log_likelihood, prior_gap
 from solvers.flow import AngleFlow
-from solvers.latent import decode, encode, interpolate, slerp
-from solvers.likelihood import log_likelihood, prior_gap
 
 STEPS = {"rk4": 16, "score_corrected": 63}
 """64 evaluations."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sde import VP, CriticallyDamped, Time
-from solvers.position_likelihood import position_log_likelihood
+from solvers.density.position_likelihood import position_log_likelihood
 
 
 class NormalData:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sde import CriticallyDamped
-from solvers.likelihood import Likelihood, log_likelihood
+from solvers.density.likelihood import Likelihood, log_likelihood
 from solvers.noise import PRIOR, Noise
 
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from sde import GaussianSDE, as_time
+from solvers.density.monte_carlo import MonteCarlo, Sampling, stratified
 from solvers.flow import AngleFlow
-from solvers.monte_carlo import MonteCarlo, Sampling, stratified
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sde import as_time
+from solvers.density.information import denoise_at
+from solvers.density.monte_carlo import MonteCarlo, Sampling, stratified
 from solvers.flow import AngleFlow
-from solvers.information import denoise_at
-from solvers.monte_carlo import MonteCarlo, Sampling, stratified
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from sde import GaussianSDE
-from solvers.divergence import Field, deflated, divergence, orthonormal, products
+from solvers.density.divergence import Field, deflated, divergence, orthonormal, products
+from solvers.density.flow_solvers import TABLEAUS, Evaluate, fixed
+from solvers.density.monte_carlo import Tally, student
+from solvers.density.score_corrected import score_corrected
 from solvers.dormand_prince import adaptive
 from solvers.flow import AngleFlow, Flow, flow
-from solvers.flow_solvers import TABLEAUS, Evaluate, fixed
 from solvers.grid import Grid
-from solvers.monte_carlo import Tally, student
 from solvers.noise import PROBES, Noise
 from solvers.quadrature import Quadrature, Visit
-from solvers.score_corrected import score_corrected
 
 Method = Literal["score_corrected", "rk4", "heun", "midpoint", "adaptive"]
 ProbeKind = Literal["rademacher", "gaussian", "hutch++"]
@@ -49,7 +49,7 @@ class Likelihood:
         probes: how many for an evaluation, or "exact".
         method: the integrator.
         steps: of a fixed grid.
-        calibration: the factor in `solver_error`; 1 is a bound, `solvers.calibration` finds that of an interval.
+        calibration: the factor in `solver_error`; 1 is a bound, `solvers.calibrate` finds that of an interval.
     """
 
     log_prob: Tensor
@@ -185,7 +185,7 @@ def log_likelihood(
         probes: products with the Jacobian in one evaluation, or "exact".
         probe_kind: "rademacher", exact for a diagonal Jacobian; "gaussian"; or "hutch++", on a fixed grid, for a
             Jacobian of low rank but for a multiple of the identity: half of the products are spent on a
-            subspace, see `solvers.divergence.deflated`.
+            subspace, see `solvers.density.divergence.deflated`.
         divergences: how many exact divergences along a fixed grid, at the nodes of Gauss and Legendre in an angle,
             wherever the grid's are: the path is cheap, each of them costs `dim` products, and the integral converges
             faster than any power. Half as many as the path's evaluations by default, at least 24. Or at "every"
@@ -200,7 +200,7 @@ def log_likelihood(
             error of 93 to 99% of samples, and was 4 to 50 times that error on average, most where the error falls
             fastest. On networks, which are less smooth, it may hold fewer.
         calibration: a factor of `solver_error`: the 1 of a bound, or that of an interval, found once for the model
-            and the settings by `solvers.calibration.calibrate`.
+            and the settings by `solvers.calibrate`.
         seed: of the probes.
         first: index of the first sample of x in the data set that x is a part of.
         chunk: how many of the products with the Jacobian are in memory at once; all by default. What a fixed grid

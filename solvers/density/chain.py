@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sde import GaussianSDE, as_time
-from solvers.information import denoise_at, normal_error
+from solvers.density.information import denoise_at, normal_error
 from solvers.noise import FORWARD, Noise
 
 Variance = Literal["small", "large"]

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from solvers.density.flow_solvers import TABLEAUS, fixed
 from solvers.dormand_prince import adaptive
 from solvers.flow import Flow, flow
-from solvers.flow_solvers import TABLEAUS, fixed
 from solvers.grid import Grid
 
 

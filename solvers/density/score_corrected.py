@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from solvers.flow_solvers import Evaluate
+from solvers.density.flow_solvers import Evaluate
 from solvers.quadrature import Visit
 
 Gradient = Callable[[Tensor, float, Tensor], Tensor]
