@@ -250,11 +250,12 @@ class Slices:
         return float((projected - self.sorted).square().mean().sqrt())
 
 
-def stochastic(problem: str, seed: int, n: int, libraries: list[str]) -> list[Result]:
+def stochastic(problem: str, seed: int, n: int, budgets: Iterable[int], libraries: list[str]) -> list[Result]:
     """Sliced Wasserstein distance of every stochastic contender to four times as many exact draws.
 
-    All settings are screened with an eighth of the draws; the three nearest of each library run with all of them, from
-    other starting points. The floor is the mean over sixteen sets of exact draws, and their spread every entry's error.
+    All settings are screened with an eighth of the draws, or half of them where evaluations are few; the three nearest
+    of each library run with all of them, from other starting points. The floor is the mean over sixteen sets of exact
+    draws, and their spread every entry's error.
     """
     model = PROBLEMS[problem](seed)
     generator = torch.Generator().manual_seed(seed + 3)
@@ -266,15 +267,16 @@ def stochastic(problem: str, seed: int, n: int, libraries: list[str]) -> list[Re
     contenders = list(noisy(model))
     for library in libraries:
         contenders += list(STOCHASTIC[library](model.data_std))
-    few, many = start(model, n // 8, seed + 4), start(model, n, seed + 1)
+    many = start(model, n, seed + 1)
 
     def distance(peer: Peer, x: Tensor, nfe: int) -> float:
         torch.manual_seed(seed + len(x))
         y = end_of(peer, model, x, nfe)
         return math.inf if y is None else sliced(y)
 
-    for nfe in NOISY_BUDGETS:
+    for nfe in budgets:
         began = time.perf_counter()
+        few = start(model, n // (2 if nfe <= 10 else 8), seed + 4)
         screened: dict[str, list[tuple[float, int, Peer]]] = defaultdict(list)
         for index, peer in enumerate(contenders):
             screened[peer.library].append((distance(peer, few, nfe), index, peer))
@@ -352,7 +354,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, help=f"for the stochastic solvers; by default {DRAWS}")
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--libraries", nargs="*", choices=sorted({*LIBRARIES, *STOCHASTIC}), help="all")
-    parser.add_argument("--nfe", nargs="+", type=int, default=list(BUDGETS))
+    parser.add_argument("--nfe", nargs="+", type=int, help=f"by default {BUDGETS}, stochastic {NOISY_BUDGETS}")
     parser.add_argument("--all", action="store_true", help="every setting of every peer")
     parser.add_argument("--stochastic", action="store_true", help="compare the stochastic solvers instead")
     parser.add_argument("--beside", type=Path, help="a csv of an earlier run: its rows for libraries not run now")
@@ -361,13 +363,14 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     results: list[Result] = []
     peers = STOCHASTIC if given.stochastic else LIBRARIES
+    budgets = given.nfe or (NOISY_BUDGETS if given.stochastic else BUDGETS)
     libraries = [library for library in peers if given.libraries is None or library in given.libraries]
     for problem in given.problems:
         if given.stochastic:
-            results += stochastic(problem, given.seed, given.draws or DRAWS[problem], libraries)
+            results += stochastic(problem, given.seed, given.draws or DRAWS[problem], budgets, libraries)
         else:
             seeds = list(range(given.seed, given.seed + (given.instances or INSTANCES[problem])))
-            results += deterministic(problem, seeds, given.samples, given.nfe, libraries, given.all)
+            results += deterministic(problem, seeds, given.samples, budgets, libraries, given.all)
 
     if given.beside is not None:
         present = {(r.problem, r.library) for r in results}
