@@ -88,17 +88,18 @@ class DenoisingLoss:
             label: a class for each sample, `[batch]`, or None.
             generator: of `u` and `noise` where they are drawn here.
         """
-        x, t, w = self.noised(getattr(model, "module", model), x0, u, noise, generator)
+        x, t, w = self.noised(model, x0, u, noise, generator)
         return (as_time(w, x0) * (model(x, t, label) - x0).square()).flatten(1).mean(1)
 
     def noised(
-        self, denoiser: Denoiser, x0: Tensor, u: Tensor | None, noise: Tensor | None, generator: torch.Generator | None
+        self, model: Denoiser, x0: Tensor, u: Tensor | None, noise: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x_t `[batch, ...]`, t and w(t) `[batch]`, for the arguments of a call.
 
         Raises:
             ValueError: if the process is not Gaussian.
         """
+        denoiser = getattr(model, "module", model)
         if not isinstance(denoiser.sde, GaussianSDE):
             raise ValueError(f"model: expected one of a GaussianSDE, got one of {type(denoiser.sde).__name__}")
         u = stratified(len(x0), generator, x0.device) if u is None else u
@@ -148,7 +149,7 @@ class ImplicitLoss(DenoisingLoss):
     ) -> Tensor:
         """The loss of each sample, `[batch]`; the arguments are those of `DenoisingLoss`."""
         sde = getattr(model, "module", model).sde
-        x, t, w = self.noised(getattr(model, "module", model), x0, u, noise, generator)
+        x, t, w = self.noised(model, x0, u, noise, generator)
 
         def score(x: Tensor) -> Tensor:
             return tweedie(model(x, t, label), x, t, sde, "denoised", "score")

@@ -49,8 +49,8 @@ def calibrate(model: Any, x: Tensor, *, level: float = 0.95, **settings: Any) ->
         finer |= {name: settings.get(name, 1e-5) / FINER**5 for name in ("rtol", "atol")}
     else:
         finer["steps"] = FINER * stated.steps
-        if settings.get("divergences", "every") != "every":
-            finer["divergences"] = FINER * settings["divergences"]
+        if isinstance(count := settings.get("divergences"), int):
+            finer["divergences"] = FINER * count
     true = log_likelihood(model, x, **finer | {"estimate_error": False})
     return conformal((stated.log_prob - true.log_prob).abs() / stated.solver_error, level)
 

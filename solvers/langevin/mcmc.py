@@ -80,7 +80,8 @@ def mcmc(
         _check_start(state, sampler.adjusted)
 
         def advance(state: State, h: Tensor, adjust: bool, turn: int) -> tuple[State, Tensor, Tensor | None]:
-            z = decide()
+            if adjust or sampler.jitter:
+                z = decide()
             if sampler.jitter:
                 h = h * (sampler.jitter * z[:, 2:]).exp()
             new, ratio = sampler.propose(state, h, root, noise(), evaluate)
