@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from solvers.grid import Grid, Points, spread_angle
+from solvers.grid import Grid, Points, reach
 from solvers.prediction import Predict, coordinates, require_predict
 from solvers.runge_kutta import EXPLICIT, runge_kutta_rows
 from solvers.solver import Final, TableSolver
@@ -29,20 +30,24 @@ BASHFORTH = {
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(32))
 
 
-def by_budget(steps: int) -> tuple[int, int]:
+def by_budget(steps: int) -> tuple[float, int]:
     """How many values predictor and corrector use where nothing is said: the more, the more steps there are."""
-    return (2, 3) if steps < 12 else (3, 4) if steps < 18 else (4, 4) if steps < 45 else (5, 5)
+    return (2.5, 2) if steps < 14 else (3.5, 4) if steps < 22 else (4.5, 5) if steps < 60 else (5, 5)
+
+
+WIDE = 3.5
+"""Of the clock "angle", atan(s/(3.5 d)); with by_budget and `Adams.fine` the best single choice in our trials."""
 
 
 def clock_of(points: Points, clock: Clock, data_std: float) -> Tensor:
-    """The variable in which values are extrapolated by polynomials; "angle" is that of the grid of this name."""
+    """The variable in which values are extrapolated by polynomials."""
     if clock == "log_snr":
         return points.lam
     if clock == "sigma":
         return points.ratio
     if clock == "time":
         return points.t
-    return spread_angle(points.ratio, data_std)
+    return torch.atan(points.ratio / (WIDE * data_std))
 
 
 def lagrange(at: Tensor, nodes: Tensor) -> Tensor:
@@ -89,16 +94,25 @@ Weights = Callable[[Points, slice, list[int]], Tensor]
 """(points, steps, lags) -> the weights of the values at the start of each step minus each lag, `[steps, len(lags)]`."""
 
 
-def ramp(points: Points, values: int, newest: int, weights: Weights) -> list[tuple[Any, ...]]:
-    """Weights of every step, of as many values as there are, up to `values`, from lag `newest` on."""
+def ramp(points: Points, values: float, newest: int, weights: Weights) -> list[tuple[Any, ...]]:
+    """Weights of every step, of as many values as there are, up to `values`, from lag `newest` on; of two and a half
+    values the mean of the weights of two and of three.
+    """
+    low, share = int(values), values % 1
     found: list[tuple[Any, ...]] = []
     n = len(points) - 1
-    for used in range(1, values + 1):
+    for used in range(1, low + 1):
         # What step k can use: its own start and all before, and with newest = -1 its end as well.
-        last = n if used == values else min(used + newest, n)
+        last = n if used == low else min(used + newest, n)
         if len(found) < last:
             found += listed(weights(points, slice(len(found), last), list(range(newest, newest + used))))
-    return found
+    if not share:
+        return found
+    more = ramp(points, low + 1, newest, weights)
+    return [
+        tuple((1 - share) * a + share * b for a, b in zip_longest(fewer, row, fillvalue=0.0))
+        for fewer, row in zip(found, more, strict=True)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +135,12 @@ class Adams(TableSolver):
     which keeps order 3 at no cost; "runge_kutta" takes the first order - 1 steps by a Runge-Kutta method of the
     same order, for (order - 1)^2 evaluations more.
 
-    The defaults are the best single choice in our trials (`benchmarks/`): the straight line's coordinates, a grid even
-    in the clock, and more values and a nearer end the more steps there are.
+    The defaults are the best single choice in our trials (`benchmarks/`): the straight line's coordinates, and the more
+    steps there are, the more values, the nearer an end and the finer a structure c that they follow.
 
     Args:
-        order: 1 to 5, the number of values the predictor uses; None for as many as suit the steps, with a corrector.
+        order: 1 to 5, the number of values the predictor uses; halves are means, 2.5 of the steps with 2 and with 3.
+            None for as many as suit the steps, with a corrector.
         corrector: 2 to 5, the number of values the corrector uses, the new one among them; 0 for no corrector; None
             for as many as suit the steps where order is None, else 0.
         predict: "denoised", "noise", "velocity" or "rectified".
@@ -133,10 +148,10 @@ class Adams(TableSolver):
         start: "corrector", "ramp" or "runge_kutta".
 
     Raises:
-        ValueError: naming the argument that makes no sense.
+        ValueError: naming the argument that makes no sense, an order above 2 with a single step among them.
     """
 
-    order: int | None = None
+    order: float | None = None
     corrector: int | None = None
     predict: Predict = "rectified"
     clock: Clock = "angle"
@@ -147,8 +162,9 @@ class Adams(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order not in (None, 1, 2, 3, 4, 5):
-            raise ValueError(f"order: expected 1 to 5 or None, got {self.order!r}")
+        if self.order is not None and self.order not in (1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5):
+            raise ValueError(f"order: expected 1 to 5, halves included, or None, got {self.order!r}")
+        require_history(self.order, self.steps)
         if self.corrector not in (None, 0, 2, 3, 4, 5):
             raise ValueError(f"corrector: expected 0, 2 to 5 or None, got {self.corrector!r}")
         require_predict(self.predict)
@@ -157,10 +173,10 @@ class Adams(TableSolver):
         if self.start not in get_args(Start):
             raise ValueError(f"start: expected one of {', '.join(get_args(Start))}, got {self.start!r}")
         if self.start == "runge_kutta" and self.values[0] not in (1, *EXPLICIT):
-            raise ValueError(f"start: no Runge-Kutta method of order {self.values[0]} here; take order 4 or less")
+            raise ValueError(f"start: no Runge-Kutta method of order {self.values[0]:g} here; take order 1, 2, 3 or 4")
 
     @property
-    def values(self) -> tuple[int, int]:
+    def values(self) -> tuple[float, int]:
         """How many values the predictor and the corrector use, 0 for no corrector."""
         order, corrector = by_budget(self.steps)
         if self.order is not None:
@@ -168,8 +184,13 @@ class Adams(TableSolver):
         return order, corrector if self.corrector is None else self.corrector
 
     @property
+    def fine(self) -> float:
+        """c/d of the coordinates "rectified", for so many steps."""
+        return 3 * reach(self.steps)
+
+    @property
     def claimed_order(self) -> int:  # type: ignore[override]
-        order, corrector = self.values
+        order, corrector = int(self.values[0]), self.values[1]
         start = {"ramp": 2, "corrector": 3, "runge_kutta": 4}[self.start]
         return min(min(order + 1, corrector) if corrector else order, start)
 
@@ -182,13 +203,13 @@ class Adams(TableSolver):
             lags: which points the polynomial goes through: the start of the step minus each lag.
         """
         d = self.data_std or 1.0
-        here = coordinates(points, self.predict, d)
+        here = coordinates(points, self.predict, d, self.fine)
         index = torch.arange(len(points) - 1)[steps]
         integrals = integrate(
             points,
             steps,
             lags,
-            lambda inside: coordinates(inside, self.predict, d).density,
+            lambda inside: coordinates(inside, self.predict, d, self.fine).density,
             lambda at: clock_of(at, self.clock, d),
         )
         return here.scale[index + 1, None] * integrals * here.factor[index[:, None] - torch.tensor(lags)]
@@ -204,15 +225,15 @@ class Adams(TableSolver):
 
     def rows(self, points: Points) -> Iterator[Row]:
         d = self.data_std or 1.0
-        here = coordinates(points, self.predict, d)
+        here = coordinates(points, self.predict, d, self.fine)
         n, order = len(points) - 1, self.values[0]
         predictions, corrections = ramp(points, order, 0, self.weights), self.corrections(points)
-        begun = min(order - 1, n) if self.start == "runge_kutta" else 0
+        begun = min(int(order) - 1, n) if self.start == "runge_kutta" else 0
         if begun:
-            yield from runge_kutta_rows(points[: begun + 1], self.predict, d, EXPLICIT[order])
+            yield from runge_kutta_rows(points[: begun + 1], self.predict, d, EXPLICIT[int(order)], self.fine)
 
         def by_evaluation(k: int, weights: Sequence[Any]) -> tuple[Any, ...]:
-            return spread(weights, k, begun, stages=order)
+            return spread(weights, k, begun, stages=int(order))
 
         def corrected(k: int, at: Any, slope: Any) -> Row:
             row = correction(at, slope, corrections[k - 1], predictions[k - 1])
@@ -229,6 +250,12 @@ class Adams(TableSolver):
         if self.final == "half_step" and begun < n <= len(corrections):
             ((at, slope),) = by_step(points.t[-1:], here.slope[-1:])
             yield corrected(n, at, slope)
+
+
+def require_history(order: float | None, steps: int) -> None:
+    """Raise `ValueError` where an order above 2 is asked for of a single step, which has but one value to go by."""
+    if order is not None and order > 2 and steps == 1:
+        raise ValueError(f"order: {order:g} values cannot come from 1 step; take more steps, or order=1")
 
 
 def listed(array: Tensor) -> list[tuple[Any, ...]]:

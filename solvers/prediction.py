@@ -9,11 +9,12 @@ and the denoiser, and a time zeta of its own:
     velocity      x/(alpha R)         phi = atan(s/d)         -F, the preconditioned network's output
     rectified     x/(alpha (s + c))   s/(s + c)               (x - alpha D)/sigma - D/c
 
-with R^2 = s^2 + d^2, d the data's standard deviation and c = 0.3 d that of its finer structure. The first two are
+with R^2 = s^2 + d^2, d the data's standard deviation and c that of its finer structure. The first two are
 Lu et al. (2022b; 2022a, prop. 3.1). In the third, y at phi is a rotation of data and noise, and for normal data of
 standard deviation d the value is 0: the flow is solved exactly by any method. In the fourth, y goes along the straight
-line from data in units of c to noise, with rectified flow's velocity (Liu, Gong & Liu 2022). Any method is exact where
-the value is constant: all but velocity for data at a point, rectified also in directions much wider than c.
+line from data in units of c to noise, with rectified flow's velocity (Liu, Gong & Liu 2022); it lies between the first
+two, which are its limits for c towards 0 and infinity. Any method is exact where the value is constant: all but
+velocity for data at a point, rectified also in directions much wider than c.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from solvers.grid import Points
 Predict = Literal["denoised", "noise", "velocity", "rectified"]
 
 FINE = 0.3
-"""c/d: the best single choice in our trials on closed-form mixtures, together with the numbers of the grid "angle"."""
+"""c/d where nothing is said."""
 
 
 class Coordinates(NamedTuple):
@@ -55,8 +56,15 @@ def require_predict(predict: str) -> None:
         raise ValueError(f"predict: expected one of {', '.join(get_args(Predict))}, got {predict!r}")
 
 
-def coordinates(points: Points, predict: Predict, data_std: float = 1.0) -> Coordinates:
-    """Scale, time, value and density of a kind of prediction at given points."""
+def coordinates(points: Points, predict: Predict, data_std: float = 1.0, fine: float = FINE) -> Coordinates:
+    """Scale, time, value and density of a kind of prediction at given points.
+
+    Args:
+        points: where.
+        predict: the kind.
+        data_std: d.
+        fine: c/d of the kind "rectified".
+    """
     s = points.ratio
     if predict == "denoised":
         one = torch.ones_like(s)
@@ -64,7 +72,7 @@ def coordinates(points: Points, predict: Predict, data_std: float = 1.0) -> Coor
     if predict == "noise":
         return Coordinates(points.alpha, s, -1 / points.alpha, -1 / s, -s)
     if predict == "rectified":
-        c = FINE * data_std
+        c = fine * data_std
         total = s + c
         factor = -total / (s * c)  # eps - D/c = -(s + c)/(s c) [D - c/(s + c) x/alpha]
         return Coordinates(
@@ -82,12 +90,12 @@ def coordinates(points: Points, predict: Predict, data_std: float = 1.0) -> Coor
     )
 
 
-def lambda_at(zeta: Tensor, predict: Predict, data_std: float = 1.0) -> Tensor:
+def lambda_at(zeta: Tensor, predict: Predict, data_std: float = 1.0, fine: float = FINE) -> Tensor:
     """lambda as a function of zeta: the inverse of `Coordinates.zeta`."""
     if predict == "denoised":
         return zeta.log()
     if predict == "noise":
         return -zeta.log()
     if predict == "rectified":
-        return -(FINE * data_std * zeta / (1 - zeta)).log()
+        return -(fine * data_std * zeta / (1 - zeta)).log()
     return -(data_std * torch.tan(zeta)).log()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from solvers.grid import Points
-from solvers.prediction import Predict, coordinates, lambda_at, require_predict
+from solvers.prediction import FINE, Predict, coordinates, lambda_at, require_predict
 from solvers.solver import TableSolver
 from solvers.table import Row, by_step
 from solvers.tableau import HEUN, KUTTA, RALSTON, Tableau
@@ -14,21 +14,23 @@ from solvers.tableau import HEUN, KUTTA, RALSTON, Tableau
 EXPLICIT = {tableau.order: tableau for tableau in (HEUN, RALSTON, KUTTA)}
 
 
-def runge_kutta_rows(points: Points, predict: Predict, data_std: float, tableau: Tableau) -> Iterator[Row]:
+def runge_kutta_rows(
+    points: Points, predict: Predict, data_std: float, tableau: Tableau, fine: float = FINE
+) -> Iterator[Row]:
     """The rows of an explicit Runge-Kutta method for dy/dzeta = value, one evaluation a stage:
 
     y_i = y + h sum_j a_ij k_j,    y' = y + h sum_j b_j k_j,    k_j = value(y_j, zeta + c_j h).
     """
     c, a, b = tableau.c, tableau.a, tableau.b
-    here = coordinates(points, predict, data_std)
+    here = coordinates(points, predict, data_std, fine)
     start, h = here.zeta[:-1], here.zeta.diff()
     # The points of every stage, and of the end of the step.
     stages = [points[:-1]]
     stages += [
-        points[1:] if share == 1 else points.at_lambda(lambda_at(start + share * h, predict, data_std))
+        points[1:] if share == 1 else points.at_lambda(lambda_at(start + share * h, predict, data_std, fine))
         for share in (*c[1:], 1)
     ]
-    at = [coordinates(stage, predict, data_std) for stage in stages]
+    at = [coordinates(stage, predict, data_std, fine) for stage in stages]
     columns = []
     for i, weights in enumerate((*a[1:], b), start=1):
         columns += [stages[i - 1].t, at[i - 1].slope, stages[i].t, at[i].scale / at[0].scale]

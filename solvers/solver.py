@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sde import GaussianSDE, tweedie
-from solvers.grid import Grid, Points, time_grid
+from solvers.grid import Grid, Points, reach, time_grid
 from solvers.noise import PRIOR, STEPS, Noise
 from solvers.table import Row, Table, by_step, execute, is_correction
 
@@ -106,7 +106,7 @@ class TableSolver(Solver):
             "half_step": instead x/alpha + (sigma/alpha)^2/2 score, which is (x/alpha + D)/2, of second
             order in sigma for the same evaluation. "stop": at eps, still with noise sigma(eps).
         eps: the time at which the grid ends; the process's own by default. "auto" is for few steps N: where
-            sigma/alpha = d min(1/(2N - 2), 16/N^2), so that none is wasted close to the data, which `final` reaches
+            sigma/alpha = d min(N^(-4/3), 16/N^2), so that none is wasted close to the data, which `final` reaches
             with an error of the order of the solver's own; but not before the process's own.
         data_std: the data's standard deviation d, for the grids and coordinates that ask for it; the model's own
             by default, or else 1.
@@ -155,7 +155,7 @@ class TableSolver(Solver):
             return sde.eps
         if self.eps != "auto":
             return self.eps
-        ratio = (self.data_std or 1.0) * min(0.5 / max(self.steps - 1, 1), 16 / self.steps**2)
+        ratio = (self.data_std or 1.0) * reach(self.steps)
         return max(sde.eps, min(float(sde.t_from_log_snr(-2 * math.log(ratio))), 0.5 * sde.T))
 
     def table(self, sde: GaussianSDE, times: Tensor | None = None) -> Table:

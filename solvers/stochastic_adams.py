@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from solvers.adams import Clock, clock_of, integrate, ramp
+from solvers.adams import Clock, clock_of, integrate, ramp, require_history
 from solvers.grid import Points
 from solvers.solver import TableSolver
 from solvers.table import Row, by_step, correction
@@ -39,7 +39,7 @@ class StochasticAdams(TableSolver):
         clock: the variable of the polynomials, "log_snr", "sigma" or "time".
 
     Raises:
-        ValueError: naming the argument that makes no sense.
+        ValueError: naming the argument that makes no sense, order 3 with a single step among them.
     """
 
     order: int = 2
@@ -51,6 +51,7 @@ class StochasticAdams(TableSolver):
         super().__post_init__()
         if self.order not in (1, 2, 3):
             raise ValueError(f"order: expected 1, 2 or 3, got {self.order!r}")
+        require_history(self.order, self.steps)
         if not self.stochasticity >= 0:
             raise ValueError(f"stochasticity: expected a number >= 0, got {self.stochasticity!r}")
         if self.scale not in get_args(Scale):

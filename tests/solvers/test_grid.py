@@ -7,7 +7,7 @@ import torch
 
 from sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP
 from solvers import Euler, Points, karras, log_snr, quadratic, time_grid, uniform
-from solvers.grid import GRIDS, fresh_share
+from solvers.grid import CENTRE, GRIDS, POWER, fresh_share
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
 
@@ -32,6 +32,8 @@ def test_grids_are_even_in_what_they_say(sde: GaussianSDE, steps: int) -> None:
     even(sde.log_snr(grids["log_snr"]))
     ratio = sde.sigma(grids["karras"]) / sde.alpha(grids["karras"])
     even(ratio ** (1 / 7))
+    angles = time_grid("angle", sde, steps, last, data_std=2.0)
+    even(torch.atan((sde.sigma(angles) / sde.alpha(angles) / (CENTRE * 2.0)) ** POWER))
 
 
 def test_karras_is_edms_schedule() -> None:

@@ -22,6 +22,7 @@ from solvers import (
     Heun,
     ReverseDiffusion,
     RungeKutta,
+    StochasticAdams,
     TableSolver,
     Trajectory,
     execute,
@@ -34,6 +35,11 @@ from solvers.prediction import coordinates
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
 SOLVERS = {name: entry.solver for name, entry in CATALOGUE.items()}
+OF_THREE_VALUES = [
+    name
+    for name, solver in SOLVERS.items()
+    if isinstance(solver, Adams | StochasticAdams) and (solver.order or 0) > 2
+]
 
 
 def mixture(sde: GaussianSDE, dtype: torch.dtype = torch.float64) -> GaussianMixture:
@@ -76,7 +82,8 @@ def test_adams_order_in_every_prediction(predict: str, order: int, start: str, l
 )
 def test_a_corrector_adds_an_order(predict: str, order: int, corrector: int, start: str, limit: int) -> None:
     solver = Adams(order=order, corrector=corrector, predict=predict, start=start)  # type: ignore[arg-type]
-    certificate = certify(solver, steps=(128, 512))
+    # An order 4 shows later than the others: its error is the least beside what vanishes faster.
+    certificate = certify(solver, steps=(256, 1024) if limit == 4 else (128, 512))
     assert certificate.claimed == limit
     assert certificate.measured == pytest.approx(limit, abs=0.15), str(certificate)
     assert solver.table(VP()).nfe == 20 + (order - 1) ** 2 * (start == "runge_kutta")  # an evaluation a step
@@ -90,7 +97,7 @@ def test_the_last_step_is_corrected_too(final: str) -> None:
     model = mixture(sde)
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     points = Points(sde, solver.times(sde))
-    here = coordinates(points, "rectified", d)
+    here = coordinates(points, "rectified", d, solver.fine)
 
     def value(k: int, x: Tensor) -> Tensor:
         return model.denoise(x, points.t[k]) + here.slope[k] * x
@@ -291,9 +298,14 @@ def test_samples_a_mixture(name: str) -> None:
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_few_steps_of_any_shape_and_dtype(name: str, sde: GaussianSDE) -> None:
-    """1 to 4 steps; vectors, images and odd shapes, each in float32 and float64 by turns: finite."""
+    """1 to 4 steps; vectors, images and odd shapes, each in float32 and float64 by turns: finite. One step of a solver
+    that is asked for three values or more is non-sense and says so."""
     model = FunctionModel(lambda x, t: sde.alpha(t) / (sde.alpha(t).square() + sde.sigma(t).square()) * x, sde)
     for steps in (1, 2, 3, 4):
+        if steps == 1 and name in OF_THREE_VALUES:
+            with pytest.raises(ValueError, match=r"^order: [34] values cannot come from 1 step; take more steps"):
+                dataclasses.replace(SOLVERS[name], steps=1)
+            continue
         solver = dataclasses.replace(SOLVERS[name], steps=steps)
         for k, shape in enumerate(((3, 5), (2, 1, 4, 4), (2, 2, 3, 7))):
             dtype = (torch.float32, torch.float64)[(steps + k) % 2]
@@ -442,7 +454,10 @@ def test_models_may_be_scores_or_functions() -> None:
         (lambda: Adams(corrector=1), "corrector"),
         (lambda: Adams(order=5, start="runge_kutta"), "start"),
         (lambda: Adams(order=0), "order"),
-        (lambda: Adams(order=2.5), "order"),  # type: ignore[arg-type]
+        (lambda: Adams(order=2.25), "order"),
+        (lambda: Adams(order=3, predict="denoised", steps=1), "order"),
+        (lambda: StochasticAdams(order=3, steps=1), "order"),
+        (lambda: Adams(order=2.5, start="runge_kutta"), "start"),
         (lambda: Adams(predict="score"), "predict"),  # type: ignore[arg-type]
         (lambda: Adams(clock="lambda"), "clock"),  # type: ignore[arg-type]
         (lambda: Adams(start="euler"), "start"),  # type: ignore[arg-type]

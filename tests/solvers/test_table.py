@@ -25,6 +25,7 @@ from solvers import (
     Table,
     TableSolver,
     execute,
+    sample,
 )
 from solvers.adams import lagrange
 from solvers.grid import Points
@@ -241,11 +242,13 @@ class TestAgainstThePapers:
 
 
 def test_adams_in_its_own_clock_has_bashforths_weights() -> None:
-    """Noise prediction with clock sigma on a grid even in sigma: 3/2, -1/2; 23/12, -4/3, 5/12; 55/24, ..."""
+    """Noise prediction with clock sigma on a grid even in sigma: 3/2, -1/2; 23/12, -4/3, 5/12; 55/24, ...
+    Two and a half values have the mean of the first two."""
     sde = VE()
     times = sde.t_from_log_snr(-2 * torch.linspace(3, 2, 6, dtype=torch.float64).log())
     classical = {
         2: [3 / 2, -1 / 2],
+        2.5: [41 / 24, -11 / 12, 5 / 24],
         3: [23 / 12, -16 / 12, 5 / 12],
         4: [55 / 24, -59 / 24, 37 / 24, -9 / 24],
     }
@@ -259,6 +262,22 @@ def test_adams_in_its_own_clock_has_bashforths_weights() -> None:
         # A noise is -P/s, and the step in s is -0.2.
         last = [w * -float(sde.sigma(times[4 - j])) / -0.2 for j, w in enumerate(rows[4].weights)]
         assert last == pytest.approx(weights, rel=1e-6)
+
+
+@pytest.mark.parametrize(("fine", "predict"), [(1e-7, "denoised"), (1e7, "noise")])
+def test_the_straight_line_lies_between_denoised_and_noise(fine: float, predict: str) -> None:
+    """Its steps tend to theirs as c does to 0 and to infinity, with a difference of the order of c or 1/c."""
+
+    class Between(Adams):
+        @property
+        def fine(self) -> float:
+            return fine
+
+    model = mixture(VP())
+    x = start(VP())
+    ends = sample(model, Between(steps=8, order=3), x_T=x)
+    limit = sample(model, Adams(steps=8, order=3, predict=predict), x_T=x)  # type: ignore[arg-type]
+    torch.testing.assert_close(ends, limit, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("predict", ["denoised", "noise", "velocity", "rectified"])
