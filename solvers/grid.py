@@ -47,19 +47,26 @@ CENTRE, POWER = 1.1, 0.45
 """Of the grid "angle": the best single choice for `Adams()` in our trials on closed-form mixtures."""
 
 
-def angle(sde: GaussianSDE, steps: int, first: float, last: float, data_std: float = 1.0) -> Tensor:
-    """Even in atan((s/(1.1 d))^0.45), s = sigma/alpha: in log s around the width d of the data, levelling off
+def angle(
+    sde: GaussianSDE,
+    steps: int,
+    first: float,
+    last: float,
+    data_std: float = 1.0,
+    centre: float = CENTRE,
+    power: float = POWER,
+) -> Tensor:
+    """Even in atan((s/(centre d))^power), s = sigma/alpha: in log s around the width d of the data, levelling off
     towards both ends, where the flow is nearly that of a normal density.
 
     Args:
         data_std: d.
     """
-    centre = CENTRE * data_std
+    middle = centre * data_std
     ends = torch.exp(-0.5 * sde.log_snr(torch.tensor([first, last], dtype=torch.float64)))
-    start, stop = torch.atan((ends / centre) ** POWER).tolist()
+    start, stop = torch.atan((ends / middle) ** power).tolist()
     u = torch.linspace(start, stop, steps + 1, dtype=torch.float64)
-    s = centre * torch.tan(u) ** (1 / POWER)
-    return sde.t_from_log_snr(-2 * s.log())
+    return sde.t_from_log_snr(-2 * (middle * torch.tan(u) ** (1 / power)).log())
 
 
 def reach(steps: int) -> float:

@@ -32,8 +32,8 @@ class UniPC(TableSolver):
     Order p in the predictor and p + 1 in the corrector, hence p + 1 in the limit where the corrector runs at each step.
 
     Grid and ending are as usual, Karras' down to the process's eps and D(x, eps). For few steps they are not good ones:
-    `grid="angle", final="half_step", eps="auto"` end 7 to 14 times nearer to the exact flow after 8 evaluations and
-    5 to 9 times after 20 (median, `modes` and `decades` of benchmarks/problems.py).
+    `grid="angle", final="half_step", eps="auto"` end 5 to 12 times nearer to the exact flow after 8 evaluations and
+    4 to 6 times after 20 (medians, the three problems of benchmarks/problems.py).
 
     Args:
         order: p, 1 to 4.

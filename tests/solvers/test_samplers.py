@@ -36,9 +36,7 @@ from solvers.prediction import coordinates
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
 SOLVERS = {name: entry.solver for name, entry in CATALOGUE.items()}
 OF_THREE_VALUES = [
-    name
-    for name, solver in SOLVERS.items()
-    if isinstance(solver, Adams | StochasticAdams) and (solver.order or 0) > 2
+    name for name, solver in SOLVERS.items() if isinstance(solver, Adams | StochasticAdams) and (solver.order or 0) > 2
 ]
 
 
