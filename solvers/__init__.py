@@ -1,6 +1,6 @@
 """What integrates: samplers, ODE and SDE solvers, likelihood, Langevin dynamics, information."""
 
-from solvers.adams import IPNDM, Adams, DPMSolverPP2M
+from solvers.adams import Adams
 from solvers.adaptive import Adaptive
 from solvers.brownian import BrownianPath
 from solvers.catalogue import CATALOGUE
@@ -34,10 +34,11 @@ from solvers.density import (
     position_log_likelihood,
     relative_entropy,
 )
-from solvers.dpm_solver import DPMSolver, DPMSolverPP2S, ExponentialRK3
+from solvers.dpm_solver import DPMSolver, DPMSolverPP2M, DPMSolverPP2S, ExponentialRK3
 from solvers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from solvers.grid import Points, karras, log_snr, quadratic, time_grid, uniform
 from solvers.heun import Heun
+from solvers.ipndm import IPNDM
 from solvers.langevin import (
     BAOAB,
     MALA,

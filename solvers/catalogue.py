@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from solvers.adams import IPNDM, Adams, DPMSolverPP2M
+from solvers.adams import Adams
 from solvers.ddim import DDIM, Ancestral
-from solvers.dpm_solver import DPMSolver, DPMSolverPP2S, ExponentialRK3
+from solvers.dpm_solver import DPMSolver, DPMSolverPP2M, DPMSolverPP2S, ExponentialRK3
 from solvers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from solvers.heun import Heun
+from solvers.ipndm import IPNDM
 from solvers.restart import Restart
 from solvers.runge_kutta import RungeKutta
 from solvers.solver import TableSolver

@@ -1,4 +1,4 @@
-"""Single-step exponential solvers: DPM-Solver-2 and -3, DPM-Solver++(2S), exponential Runge-Kutta of order 3."""
+"""DPM-Solver-2 and -3, DPM-Solver++(2S and 2M), and an exponential Runge-Kutta method of order 3."""
 
 from __future__ import annotations
 
@@ -148,3 +148,23 @@ def stage_rows(
             at, to, c, slope = (next(entries) for _ in range(4))
             values = tuple(next(entries) for _ in range(i + 1))
             yield Row(to, c, values, at, slope, base=i, ends=i == len(stages) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPMSolverPP2M(TableSolver):
+    """DPM-Solver++(2M): with h = lambda_s - lambda_t and r the step before over this one,
+
+        x_s = sigma_s/sigma_t x_t + alpha_s (1 - exp(-h)) [(1 + 1/(2r)) D_t - 1/(2r) D_before].
+
+    Lu et al. (2022b), algorithm 2. Order 2, one evaluation a step, the first step DDIM's.
+    """
+
+    claimed_order: ClassVar[int] = 2
+
+    def rows(self, points: Points) -> Iterator[Row]:
+        t, s = points.steps()
+        h = s.lam - t.lam
+        gain = s.alpha * -torch.expm1(-h)
+        half = torch.cat([torch.zeros_like(h[:1]), 0.5 * h[1:] / h[:-1]])  # 1/(2r)
+        for at, to, carry, newest, before in by_step(t.t, s.t, s.sigma / t.sigma, gain * (1 + half), -gain * half):
+            yield Row(to, carry, (newest, before), at)

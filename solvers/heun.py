@@ -21,8 +21,8 @@ class Heun(TableSolver):
         s^ = (1 + gamma) s,  x^ <- x^ + s_noise sqrt(s^^2 - s^2) z,  then one Heun step from s^.
 
     Karras et al. (2022), algorithms 1 and 2. Order 2 without churn, two evaluations a step. Grid and ending are theirs;
-    for few steps `grid="angle", final="half_step", eps="auto"` end 2.5 to 5 times nearer to the exact flow (median), after
-    8 to 20 evaluations, on `modes` and `decades` of benchmarks/problems.py, but 1.3 to 2 times farther on `digits`.
+    for few steps `grid="angle", final="half_step", eps="auto"` end 2.5 to 5 times nearer to the exact flow (median,
+    8 to 20 evaluations) on `modes` and `decades` of benchmarks/problems.py, but 1.3 to 2 times farther on `digits`.
 
     Args:
         churn: S_churn; gamma = min(churn/steps, sqrt(2) - 1), so steps of pure noise raise s by at most sqrt(2).

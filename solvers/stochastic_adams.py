@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from solvers.adams import Clock, clock_of, integrate, ramp, require_history
 from solvers.grid import Points
+from solvers.multistep import Clock, clock_of, integrate, ramp, require_history
 from solvers.solver import TableSolver
 from solvers.table import Row, by_step, correction
 

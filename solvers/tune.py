@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from sde import GaussianSDE
-from solvers.adams import Adams, Clock
+from solvers.adams import Adams
 from solvers.grid import Points
+from solvers.multistep import Clock
 from solvers.noise import PRIOR, Noise
 from solvers.non_stationary import NonStationary, canonical, non_stationary_rows
 from solvers.prediction import Predict

@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from solvers.adams import ramp
 from solvers.grid import Points
+from solvers.multistep import ramp
 from solvers.prediction import coordinates
 from solvers.solver import TableSolver
 from solvers.table import Row, by_step, correction

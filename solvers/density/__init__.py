@@ -12,9 +12,10 @@ from solvers.density.information import (
     relative_entropy,
 )
 from solvers.density.latent import Encoded, decode, encode, interpolate
-from solvers.density.likelihood import Likelihood, log_likelihood
+from solvers.density.likelihood import log_likelihood
 from solvers.density.monte_carlo import MonteCarlo
 from solvers.density.position_likelihood import PositionLikelihood, position_log_likelihood
+from solvers.density.result import Likelihood
 
 __all__ = [
     "DDPM",

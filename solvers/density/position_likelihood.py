@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sde import CriticallyDamped
-from solvers.density.likelihood import Likelihood, log_likelihood
+from solvers.density.likelihood import log_likelihood
+from solvers.density.result import Likelihood
 from solvers.noise import PRIOR, Noise
 
 

@@ -27,8 +27,8 @@ from solvers import (
     execute,
     sample,
 )
-from solvers.adams import lagrange
 from solvers.grid import Points
+from solvers.multistep import lagrange
 from solvers.prediction import coordinates, lambda_at
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Rectified()]
