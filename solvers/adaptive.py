@@ -52,13 +52,20 @@ class Adaptive(Solver):
         require_positive(rtol=self.rtol, atol=self.atol, max_steps=self.max_steps)
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
-        """See `Solver.solve`; `on_step` is called at the end only: samples share no other time. `path` has the rest."""
+        """See `Solver.solve`. Samples share no steps: `on_step` is shown the path at 32 times, even in the flow's own
+        grid, and what it returns is not gone on from, but at the end."""
         flow = AngleFlow(model, self.data_std, self.eps)
-        x = flow.width(flow.eps) * self._solved(flow, x).z
-        t = x.new_tensor(flow.eps)
+        if on_step is None:
+            x = flow.width(flow.eps) * self._solved(flow, x).z
+        else:
+            path = self.path(model, x)
+            for t in flow.sde.t_from_log_snr(-2 * torch.tensor(flow.nodes(None, 32), dtype=torch.float64)).flip(0)[1:]:
+                t = t.clamp(flow.eps, flow.sde.T)
+                x = on_step(path(t), t.to(x))
         if self.denoise:
-            x = denoiser_of(model)(x, t)
-        return x if on_step is None else on_step(x, t)
+            x = denoiser_of(model)(x, x.new_tensor(flow.eps))
+            return x if on_step is None else on_step(x, x.new_tensor(0.0))
+        return x
 
     def path(self, model: Any, x: Tensor) -> FlowPath:
         """The states on the way from `x` `[batch, ...]` at T to eps: a function of time, from one solve.

@@ -59,6 +59,22 @@ def test_normal_data_of_the_stated_width_need_no_small_step(sde: GaussianSDE) ->
 # Between the steps ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("denoise", [False, True])
+def test_a_trajectory_follows_the_exact_flow(denoise: bool) -> None:
+    """Normal data: x_t is x_T times the ratio of their widths, at every time of the trajectory."""
+    sde = VP()
+    model, solver = normal_data(sde), Adaptive(rtol=1e-8, atol=1e-8, data_std=1.0, denoise=denoise)
+    x = starts(sde).expand(-1, 3)
+    path = sample(model, solver, x_T=x, trajectory=True)
+    assert len(path.times) == 33 + denoise
+    assert (path.times.diff() < 0).all()
+    assert path.times[[0, 32]].tolist() == [sde.T, sde.eps]
+    for t, state in zip(path.times[:33].tolist(), path.states, strict=False):
+        torch.testing.assert_close(state, x * width(sde, t) / width(sde, sde.T), rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(path.x, sample(model, solver, x_T=x), rtol=1e-9, atol=1e-9)
+    assert torch.equal(path.x, path.states[-1])
+
+
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 def test_states_between_steps_are_as_good_as_those_at_their_ends(sde: GaussianSDE) -> None:
     """At 40 times even in log-SNR that are nobody's steps, against the quantile map: within 100 tolerances of z."""
