@@ -53,7 +53,8 @@ class Adams(TableSolver):
         corrector: 2 to 5, the number of values the corrector uses, the new one among them; 0 for no corrector; None
             for as many as suit the steps where order is None, else 0.
         predict: "denoised", "noise", "velocity" or "rectified".
-        clock: "angle", "log_snr", "sigma" or "time".
+        clock: "wide_angle", "angle", "log_snr", "sigma" or "time"; None for what suits the prediction: "angle" for
+            noise and velocity, "wide_angle" for the others.
         start: "corrector", "ramp" or "runge_kutta".
 
     Raises:
@@ -63,7 +64,7 @@ class Adams(TableSolver):
     order: float | None = None
     corrector: int | None = None
     predict: Predict = "rectified"
-    clock: Clock = "angle"
+    clock: Clock | None = None
     start: Start = "corrector"
     grid: Grid = "angle"
     final: Final = "half_step"
@@ -77,8 +78,8 @@ class Adams(TableSolver):
         if self.corrector not in (None, 0, 2, 3, 4, 5):
             raise ValueError(f"corrector: expected 0, 2 to 5 or None, got {self.corrector!r}")
         require_predict(self.predict)
-        if self.clock not in get_args(Clock):
-            raise ValueError(f"clock: expected one of {', '.join(get_args(Clock))}, got {self.clock!r}")
+        if self.clock not in (None, *get_args(Clock)):
+            raise ValueError(f"clock: expected None or one of {', '.join(get_args(Clock))}, got {self.clock!r}")
         if self.start not in get_args(Start):
             raise ValueError(f"start: expected one of {', '.join(get_args(Start))}, got {self.start!r}")
         if self.start == "runge_kutta" and self.values[0] not in (1, *EXPLICIT):
@@ -112,6 +113,7 @@ class Adams(TableSolver):
             lags: which points the polynomial goes through: the start of the step minus each lag.
         """
         d = self.data_std or 1.0
+        clock = self.clock or ("angle" if self.predict in ("noise", "velocity") else "wide_angle")
         here = coordinates(points, self.predict, d, self.fine)
         index = torch.arange(len(points) - 1)[steps]
         integrals = integrate(
@@ -119,7 +121,7 @@ class Adams(TableSolver):
             steps,
             lags,
             lambda inside: coordinates(inside, self.predict, d, self.fine).density,
-            lambda at: clock_of(at, self.clock, d),
+            lambda at: clock_of(at, clock, d),
         )
         return here.scale[index + 1, None] * integrals * here.factor[index[:, None] - torch.tensor(lags)]
 

@@ -10,24 +10,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from solvers.grid import Points
+from solvers.grid import CENTRE, POWER, Points
 
-Clock = Literal["angle", "log_snr", "sigma", "time"]
+Clock = Literal["wide_angle", "angle", "log_snr", "sigma", "time"]
 
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(32))
 
 WIDE = 3.5
-"""Of the clock "angle", atan(s/(3.5 d)): the best single choice for `Adams()` in our trials."""
+"""Of the clock "wide_angle", atan(s/(3.5 d)): the best single choice for `Adams()` in our trials."""
 
 
 def clock_of(points: Points, clock: Clock, data_std: float) -> Tensor:
-    """The variable in which values are extrapolated by polynomials."""
+    """The variable in which values are extrapolated by polynomials; "angle" is that of the grid of this name."""
     if clock == "log_snr":
         return points.lam
     if clock == "sigma":
         return points.ratio
     if clock == "time":
         return points.t
+    if clock == "angle":
+        return torch.atan((points.ratio / (CENTRE * data_std)) ** POWER)
     return torch.atan(points.ratio / (WIDE * data_std))
 
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,11 +62,12 @@ class Tuned:
 def candidates(nfe: int) -> list[TableSolver]:
     """The steps worth trying: Adams as it is, and in each prediction of 2 to 4 values, with a corrector or without."""
     kinds: tuple[Predict, ...] = ("rectified", "velocity", "noise", "denoised")
+    clocks: tuple[Clock, ...] = ("wide_angle", "log_snr")
     adams = [
         Adams(order=min(order, nfe), corrector=corrector, predict=predict, steps=nfe, clock=clock)
         for predict in kinds
         for order, corrector in ((2, 0), (2, 3), (3, 0), (3, 4), (4, 0), (4, 4))
-        for clock in get_args(Clock)[:2]
+        for clock in clocks
     ]
     return [Adams(steps=nfe), *adams]
 

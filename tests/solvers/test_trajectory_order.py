@@ -83,7 +83,7 @@ def test_the_last_step_is_corrected_too(final: str) -> None:
     torch.testing.assert_close(execute(solver.table(sde), model.denoise, x), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("clock", ["log_snr", "sigma", "time", "angle"])
+@pytest.mark.parametrize("clock", ["log_snr", "sigma", "time", "angle", "wide_angle"])
 def test_adams_order_in_every_clock(clock: str) -> None:
     solver = Adams(order=4, predict="velocity", start="runge_kutta", clock=clock)  # type: ignore[arg-type]
     certificate = certify(solver, steps=(128, 512))
