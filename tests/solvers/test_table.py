@@ -275,8 +275,8 @@ def test_the_straight_line_lies_between_denoised_and_noise(fine: float, predict:
 
     model = mixture(VP())
     x = start(VP())
-    ends = sample(model, Between(steps=8, order=3), x_T=x)
-    limit = sample(model, Adams(steps=8, order=3, predict=predict), x_T=x)  # type: ignore[arg-type]
+    ends = sample(model, Between(steps=8, order=3, clock="log_snr"), x_T=x)
+    limit = sample(model, Adams(steps=8, order=3, clock="log_snr", predict=predict), x_T=x)  # type: ignore
     torch.testing.assert_close(ends, limit, rtol=1e-6, atol=1e-6)
 
 
