@@ -104,7 +104,7 @@ def floor_of_noise(steps: int, x: Tensor, value: Tensor) -> Callable[[], Any]:
 OURS: dict[str, tuple[str, Make]] = {
     "Euler": ("Euler", of_ours(lambda n: Euler(steps=n))),
     "DPM-Solver++(2M)": ("2M", of_ours(lambda n: DPMSolverPP2M(steps=n))),
-    "Adams 4-4": ("2M", of_ours(lambda n: Adams(steps=n, order=4, corrector=4))),  # the default of 20 steps
+    "Adams 3.5-4": ("2M", of_ours(lambda n: Adams(steps=n, order=3.5, corrector=4))),  # the default of 20 steps
     "UniPC-3": ("2M", of_ours(lambda n: UniPC(steps=n))),
     "Euler-Maruyama": ("noise", of_ours(lambda n: EulerMaruyama(steps=n))),
 }
