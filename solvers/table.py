@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -136,6 +136,23 @@ def is_correction(row: Row) -> bool:
     return row.base == 0 and bool(row.carry == 1) and row.at is not None and bool(row.at == row.to)
 
 
+def merged(rows: Sequence[Row]) -> Sequence[Row]:
+    """The same rows, of numbers, with every correction and the step that follows it as one, where nobody looks on:
+
+    c (x + sum_j a_j P_j) + sum_j b_j P_j = c x + sum_j (c a_j + b_j) P_j.
+    """
+    if any(row.base for row in rows) or all(row.at is not None for row in rows):
+        return rows
+    found: list[Row] = []
+    for row in rows:
+        if row.at is None and found and is_correction(found[-1]) and not found[-1].noise:
+            first = found.pop()
+            pairs = zip_longest(first.weights, row.weights, fillvalue=0.0)
+            row = row._replace(weights=tuple(row.carry * a + b for a, b in pairs), at=first.at, slope=first.slope)
+        found.append(row)
+    return found
+
+
 def execute(
     table: Table,
     denoise: Denoise,
@@ -161,7 +178,7 @@ def execute(
     Raises:
         ValueError: if the table is stochastic and there is no `noise`.
     """
-    rows = table.numbers().rows
+    rows = table.numbers().rows if on_step is not None else merged(table.numbers().rows)
     times = iter(sent([row.at for row in rows if row.at is not None], x))
     ends = iter(sent([row.to for row in rows if row.ends], x) if on_step is not None else ())
     means = [len(row.weights) == 1 and abs(row.carry + row.weights[0] - 1) < 1e-15 for row in rows]

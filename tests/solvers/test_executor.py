@@ -3,6 +3,7 @@
 import dataclasses
 import weakref
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,8 @@ def test_operations_per_step_do_not_grow(name: str) -> None:
         (DPMSolverPP2M(), 4),
         (Adams(order=3, predict="denoised"), 5),
         (Adams(order=3, predict="noise"), 6),  # and slope x
+        (Adams(order=4, corrector=4), 8),  # a corrected step and the next are one combination, of five values
+        (UniPC(), 6),  # of four, denoised
         (Heun(), 7),  # two evaluations, and three and two combinations
         (RungeKutta(order=4, predict="denoised"), 4 + 2 + 3 + 3 + 5),
     ],
@@ -144,6 +147,24 @@ def test_operations_of_a_step(solver: TableSolver, operations: int) -> None:
 
     # The times of all steps come from one unbind, so a step adds no operation for its time.
     assert (total(60) - total(40)) / 20 <= operations
+
+
+@pytest.mark.parametrize("name", ["adams", "adams_velocity_4", "unipc", "sa_solver", "rk4"])
+def test_steps_are_the_same_where_somebody_looks_on(name: str) -> None:
+    """Unseen, a correction and the step after it are one combination; seen, two."""
+    solver = dataclasses.replace(SOLVERS[name], steps=9)
+    model = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]).double(), 0.1, sde=VP())
+    seen: list[Tensor] = []
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kicks = torch.randn(20, 5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def run(on_step: Any) -> Tensor:
+        draws = iter(kicks)
+        return execute(solver.table(VP()), model.denoise, x, lambda: next(draws), on_step)
+
+    watched = run(lambda x, t: seen.append(x) or x)
+    assert len(seen) >= 9
+    torch.testing.assert_close(run(None), watched, rtol=1e-12, atol=1e-12)
 
 
 def test_a_mean_of_two_is_one_operation() -> None:
