@@ -13,6 +13,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from models import GaussianMixture
+from solvers import Adams, DPMSolverPP2M, TableSolver, UniPC
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +83,43 @@ def test_fitted_mixture_is_the_one_in_all_dimensions(problems: ModuleType) -> No
     for sigma in (0.1, 1.0, 30.0):
         wide = full.denoise(x, sigma**2) @ rotation
         torch.testing.assert_close(model.denoise(x @ rotation, sigma**2), wide, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "instances"), [("modes", 6), ("decades", 2)])
+def test_the_default_is_not_behind_other_families_at_their_best(
+    problems: ModuleType, name: str, instances: int
+) -> None:
+    """The settings that other libraries win with in `accuracy.py`, in our code, the best of them chosen in hindsight at
+    every budget: the median distance to the exact flow is nowhere more than 10% above theirs, and half of it from 35.
+    """
+    among = []
+    for seed in range(500, 500 + instances):
+        model = problems.PROBLEMS[name](seed)
+        x = problems.start(model, 48, seed + 1)
+        among.append((model, x, problems.exact_flow(model, x)[0]))
+
+    def rivals(data_std: float) -> list[TableSolver]:
+        near, far = (data_std * 0.01) ** 2, (data_std * 0.03) ** 2
+        kinds: list[TableSolver] = [
+            UniPC(order=order, grid=grid, eps=eps, final=final)  # type: ignore[arg-type]
+            for order in (2, 3)
+            for grid in ("log_snr", "karras")
+            for eps in (near, far)
+            for final in ("stop", "denoise")
+        ]
+        kinds += [
+            Adams(order=order, predict="noise", clock=clock, start="ramp", grid=grid, eps=near, final="stop")  # type: ignore[arg-type]
+            for order in (3, 4)
+            for clock, grid in (("log_snr", "log_snr"), ("sigma", "karras"))
+        ]
+        return [*kinds, *(DPMSolverPP2M(grid=grid, eps=far) for grid in ("log_snr", "karras"))]
+
+    def median(solvers: list[TableSolver]) -> float:
+        ends = [solver.solve(model, x) - exact for solver, (model, x, exact) in zip(solvers, among, strict=True)]
+        return float(torch.cat(ends).norm(dim=1).median())
+
+    settings = list(zip(*(rivals(model.data_std) for model, _, _ in among), strict=True))
+    for nfe in (5, 6, 8, 10, 15, 20, 35, 50):
+        best = min(median([s.with_budget(nfe, problems.SDE) for s in setting]) for setting in settings)
+        ours = median([Adams(steps=nfe)] * instances)
+        assert ours < (1.1 if nfe < 35 else 0.5) * best, f"{nfe} evaluations: {ours:.3g}, the best rival {best:.3g}"
