@@ -11,7 +11,7 @@ from torch import Tensor
 
 from solvers.grid import Grid, Points, reach
 from solvers.multistep import Clock, clock_of, integrate, listed, ramp, require_history
-from solvers.prediction import Predict, coordinates, require_predict
+from solvers.prediction import Coordinates, Predict, coordinates, require_predict
 from solvers.runge_kutta import EXPLICIT, runge_kutta_rows
 from solvers.solver import Final, TableSolver
 from solvers.table import Row, by_step, correction
@@ -104,6 +104,10 @@ class Adams(TableSolver):
         start = {"ramp": 2, "corrector": 3, "runge_kutta": 4}[self.start]
         return min(min(order + 1, corrector) if corrector else order, start)
 
+    def coordinates(self, points: Points) -> Coordinates:
+        """Those of the prediction, at given points."""
+        return coordinates(points, self.predict, self.data_std or 1.0, self.fine)
+
     def weights(self, points: Points, steps: slice, lags: list[int]) -> Tensor:
         """N_s times the integral of each Lagrange basis polynomial, times its value's factor, `[steps, len(lags)]`.
 
@@ -112,16 +116,15 @@ class Adams(TableSolver):
             steps: which steps.
             lags: which points the polynomial goes through: the start of the step minus each lag.
         """
-        d = self.data_std or 1.0
         clock = self.clock or ("angle" if self.predict in ("noise", "velocity") else "wide_angle")
-        here = coordinates(points, self.predict, d, self.fine)
+        here = self.coordinates(points)
         index = torch.arange(len(points) - 1)[steps]
         integrals = integrate(
             points,
             steps,
             lags,
-            lambda inside: coordinates(inside, self.predict, d, self.fine).density,
-            lambda at: clock_of(at, clock, d),
+            lambda inside: self.coordinates(inside).density,
+            lambda at: clock_of(at, clock, self.data_std or 1.0),
         )
         return here.scale[index + 1, None] * integrals * here.factor[index[:, None] - torch.tensor(lags)]
 
@@ -135,16 +138,16 @@ class Adams(TableSolver):
         return listed(self.weights(points, slice(0, 1), [-1, 0])) if mends else []
 
     def rows(self, points: Points) -> Iterator[Row]:
-        d = self.data_std or 1.0
-        here = coordinates(points, self.predict, d, self.fine)
-        n, order = len(points) - 1, self.values[0]
-        predictions, corrections = ramp(points, order, 0, self.weights), self.corrections(points)
-        begun = min(int(order) - 1, n) if self.start == "runge_kutta" else 0
+        here, n, values = self.coordinates(points), len(points) - 1, self.values[0]
+        predictions, corrections = ramp(points, values, 0, self.weights), self.corrections(points)
+        stages = int(values)  # of each step of the start, of the same order
+        begun = min(stages - 1, n) if self.start == "runge_kutta" else 0
         if begun:
-            yield from runge_kutta_rows(points[: begun + 1], self.predict, d, EXPLICIT[int(order)], self.fine)
+            d = self.data_std or 1.0
+            yield from runge_kutta_rows(points[: begun + 1], self.predict, d, EXPLICIT[stages], self.fine)
 
         def by_evaluation(k: int, weights: Sequence[Any]) -> tuple[Any, ...]:
-            return spread(weights, k, begun, stages=int(order))
+            return spread(weights, k, begun, stages)
 
         def corrected(k: int, at: Any, slope: Any) -> Row:
             row = correction(at, slope, corrections[k - 1], predictions[k - 1])

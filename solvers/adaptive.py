@@ -59,9 +59,8 @@ class Adaptive(Solver):
             x = flow.width(flow.eps) * self._solved(flow, x).z
         else:
             path = self.path(model, x)
-            for t in flow.sde.t_from_log_snr(-2 * torch.tensor(flow.nodes(None, 32), dtype=torch.float64)).flip(0)[1:]:
-                t = t.clamp(flow.eps, flow.sde.T)
-                x = on_step(path(t), t.to(x))
+            for t in map(flow.time, reversed(flow.nodes(None, 32)[:-1])):
+                x = on_step(path(t), x.new_tensor(t))
         if self.denoise:
             x = denoiser_of(model)(x, x.new_tensor(flow.eps))
             return x if on_step is None else on_step(x, x.new_tensor(0.0))

@@ -47,6 +47,13 @@ CENTRE, POWER = 1.1, 0.45
 """Of the grid "angle": the best single choice for `Adams()` in our trials on closed-form mixtures."""
 
 
+def spread_angle(ratio: Tensor, data_std: float, centre: float = CENTRE, power: float = POWER) -> Tensor:
+    """atan((s/(centre d))^power), s = sigma/alpha: log s around the width d of the data, levelling off towards both
+    ends, where the flow is nearly that of a normal density.
+    """
+    return torch.atan((ratio / (centre * data_std)) ** power)
+
+
 def angle(
     sde: GaussianSDE,
     steps: int,
@@ -56,17 +63,15 @@ def angle(
     centre: float = CENTRE,
     power: float = POWER,
 ) -> Tensor:
-    """Even in atan((s/(centre d))^power), s = sigma/alpha: in log s around the width d of the data, levelling off
-    towards both ends, where the flow is nearly that of a normal density.
+    """Even in `spread_angle`.
 
     Args:
         data_std: d.
     """
-    middle = centre * data_std
     ends = torch.exp(-0.5 * sde.log_snr(torch.tensor([first, last], dtype=torch.float64)))
-    start, stop = torch.atan((ends / middle) ** power).tolist()
+    start, stop = spread_angle(ends, data_std, centre, power).tolist()
     u = torch.linspace(start, stop, steps + 1, dtype=torch.float64)
-    return sde.t_from_log_snr(-2 * (middle * torch.tan(u) ** (1 / power)).log())
+    return sde.t_from_log_snr(-2 * (centre * data_std * torch.tan(u) ** (1 / power)).log())
 
 
 def reach(steps: int) -> float:

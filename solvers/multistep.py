@@ -6,15 +6,15 @@ from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from solvers.grid import CENTRE, POWER, Points
+from solvers.grid import Points, spread_angle
+from solvers.quadrature import gauss_legendre
 
 Clock = Literal["wide_angle", "angle", "log_snr", "sigma", "time"]
 
-_NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(32))
+_NODES, _WEIGHTS = gauss_legendre(32, 0.0, 1.0)
 
 WIDE = 3.5
 """Of the clock "wide_angle", atan(s/(3.5 d)): the best single choice for `Adams()` in our trials."""
@@ -29,7 +29,7 @@ def clock_of(points: Points, clock: Clock, data_std: float) -> Tensor:
     if clock == "time":
         return points.t
     if clock == "angle":
-        return torch.atan((points.ratio / (CENTRE * data_std)) ** POWER)
+        return spread_angle(points.ratio, data_std)
     return torch.atan(points.ratio / (WIDE * data_std))
 
 
@@ -67,8 +67,8 @@ def integrate(
     """
     index = torch.arange(len(points) - 1)[steps]
     start, end = points.lam[index, None], points.lam[index + 1, None]
-    inside = points.at_lambda(start + (end - start) * 0.5 * (_NODES + 1))
-    measure = 0.5 * (end - start) * _WEIGHTS * density(inside)
+    inside = points.at_lambda(start + (end - start) * _NODES)
+    measure = (end - start) * _WEIGHTS * density(inside)
     basis = lagrange(clock(inside), clock(points)[index[:, None] - torch.tensor(lags)])
     return (basis * measure[:, None]).sum(-1)
 
