@@ -14,7 +14,7 @@ from typing import NoReturn
 from backdrift import launching
 
 COMMANDS = ("train", "resume", "sample", "likelihood", "solvers", "tune", "langevin", "suggest", "information")
-"""Each is a module `backdrift.<command>` with `main(config)` and a root config `conf/<command>.yaml`."""
+"""Each is a module `backdrift.commands.<command>` with `main(config)` and a root config `conf/<command>.yaml`."""
 
 EPILOG = """\
 overrides (Hydra's language):
@@ -27,7 +27,7 @@ An error is one line; HYDRA_FULL_ERROR=1 shows where it came from."""
 
 def describe(command: str) -> str:
     """The first line of the docstring of a command's module, read without the imports it needs to run."""
-    source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    source = (Path(__file__).parent / "commands" / f"{command}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").split("\n")[0]
 
 
@@ -86,7 +86,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from omegaconf import OmegaConf
 
-    from backdrift.configuration import Job
+    from backdrift.runs.configuration import Job
 
     job = Job(command, tuple(options.overrides), options.config_dir)
     if options.help:
@@ -102,7 +102,7 @@ def run(arguments: Sequence[str]) -> int:
             continue
         if len(configs) > 1:
             print(f"[{number}/{len(configs)}]", flush=True)
-        importlib.import_module(f"backdrift.{command}").main(config)
+        importlib.import_module(f"backdrift.commands.{command}").main(config)
     return 0
 
 

@@ -39,17 +39,7 @@ from peers import LIBRARIES, STOCHASTIC, Peer
 from problems import PROBLEMS, SDE, exact_flow, start
 from torch import Tensor
 
-from solvers import (
-    Adams,
-    Ancestral,
-    EulerMaruyama,
-    Heun,
-    Noise,
-    SASolver,
-    StochasticAdams,
-    tune,
-)
-from solvers.solver import TableSolver
+from backdrift.solvers import Adams, Ancestral, EulerMaruyama, Heun, Noise, SASolver, StochasticAdams, TableSolver, tune
 
 BUDGETS = (5, 6, 8, 10, 15, 20, 35, 50, 100)
 NOISY_BUDGETS = (10, 20, 50, 100)

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from backdrift.data import Data, Digits, Moons
-from backdrift.metrics import energy_distance
-from models import MLP, Denoiser, DenoisingLoss, HybridLoss, HybridScore, UniformTimes
-from sde import VP, CriticallyDamped
-from solvers import DDIM, Adams, Heun, SymmetricSplitting, sample
+from backdrift.evaluation.metrics import energy_distance
+from backdrift.models import MLP, Denoiser, DenoisingLoss, HybridLoss, HybridScore, UniformTimes
+from backdrift.sde import VP, CriticallyDamped
+from backdrift.solvers import DDIM, Adams, Heun, SymmetricSplitting, sample
 
 BUDGETS = (20, 50, 100)
 

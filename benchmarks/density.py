@@ -34,7 +34,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KernelDensity
 
 from backdrift import ScoreDensity
-from models import GaussianMixture as Mixture
+from backdrift.models import GaussianMixture as Mixture
 
 FOLDS = 3
 

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from arviz_stats.base import array_stats
 
-from models.targets import LogisticRegression
-from solvers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, mcmc
-from solvers.langevin.samplers import Sampler
+from backdrift.models.targets import LogisticRegression
+from backdrift.solvers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, mcmc
+from backdrift.solvers.langevin.samplers import Sampler
 
 CHAINS, WARMUP = 8, 1000
 LENGTHS = (1.3, 1.6, 1.8, 2.0, 2.2, 2.6, 3.0, 3.4)

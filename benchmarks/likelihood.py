@@ -37,11 +37,11 @@ from problems import PROBLEMS
 from scipy.integrate import RK45, solve_ivp
 from torch import Tensor
 
-from models import GaussianMixture
-from sde import VP, GaussianSDE, Model
-from solvers import log_likelihood
-from solvers.density.divergence import divergence
-from solvers.flow import AngleFlow, TimeFlow
+from backdrift.models import GaussianMixture
+from backdrift.sde import VP, GaussianSDE, Model
+from backdrift.solvers import log_likelihood
+from backdrift.solvers.density.divergence import divergence
+from backdrift.solvers.flows.flow import AngleFlow, TimeFlow
 
 TARGET = 0.02
 """Nats, on average over samples."""

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import GaussianMixture
-from sde import Brownian, Model, Time
+from backdrift.models import GaussianMixture
+from backdrift.sde import Brownian, Model, Time
 
 SIGMA_MAX = 80.0
 SDE = Brownian(T=SIGMA_MAX**2)

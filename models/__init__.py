@@ -1,13 +1,13 @@
 """What stands for the score: networks, preconditioning, losses and closed-form densities."""
 
-from models.denoiser import Denoiser
-from models.energy import ConservativeDenoiser, Energy, LogDensity, Potential
-from models.hybrid_score import HybridLoss, HybridScore
-from models.loss import DenoisingLoss, ImplicitLoss
-from models.mixture import GaussianMixture
-from models.mlp import MLP
-from models.score_diagnostics import ScoreDiagnostics, diagnose_score, score_residual
-from models.times import (
+from backdrift.models.denoiser import Denoiser
+from backdrift.models.energy import ConservativeDenoiser, Energy, LogDensity, Potential
+from backdrift.models.hybrid_score import HybridLoss, HybridScore
+from backdrift.models.loss import DenoisingLoss, ImplicitLoss
+from backdrift.models.mixture import GaussianMixture
+from backdrift.models.mlp import MLP
+from backdrift.models.score_diagnostics import ScoreDiagnostics, diagnose_score, score_residual
+from backdrift.models.times import (
     EDMLikelihoodTimes,
     LikelihoodTimes,
     LogNormalTimes,
@@ -15,7 +15,7 @@ from models.times import (
     TimeDistribution,
     UniformTimes,
 )
-from models.unet import UNet
+from backdrift.models.unet import UNet
 
 __all__ = [
     "MLP",

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from sde import GaussianSDE, Model, Time, as_time
-from sde.process import require_positive
+from backdrift.sde import GaussianSDE, Model, Time, as_time
+from backdrift.sde.process import require_positive
 
 
 class Denoiser(nn.Module, Model):

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.denoiser import Denoiser
-from sde import Time, as_time
-from sde.process import require_positive
+from backdrift.models.denoiser import Denoiser
+from backdrift.sde import Time, as_time
+from backdrift.sde.process import require_positive
 
 Function = Callable[[Tensor], Tensor]
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.times import stratified
-from sde import CriticallyDamped, Time, as_time
-from sde.gaussian import wide
-from sde.linear import apply, factor
-from sde.process import require_positive
+from backdrift.models.times import stratified_uniform
+from backdrift.sde import CriticallyDamped, Time, as_time
+from backdrift.sde.gaussian import wide
+from backdrift.sde.linear import apply, factor
+from backdrift.sde.process import require_positive
 
 
 class Coefficients(NamedTuple):
@@ -135,7 +135,7 @@ class HybridLoss:
         if not isinstance(model, HybridScore):
             raise ValueError(f"model: expected HybridScore (preconditioning=hybrid), got {type(model).__name__}")
         sde = model.sde
-        u = stratified(len(x0), generator, x0.device) if u is None else u
+        u = stratified_uniform(len(x0), generator, x0.device) if u is None else u
         t = sde.eps + (sde.T - sde.eps) * u
         if noise is None:
             shape = (len(x0), 2, *x0.shape[1:])

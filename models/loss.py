@@ -8,11 +8,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from models.denoiser import Denoiser
-from models.score_matching import implicit, sliced
-from models.times import LogNormalTimes, TimeDistribution, stratified
-from sde import GaussianSDE, as_time
-from sde.tweedie import tweedie
+from backdrift.models.denoiser import Denoiser
+from backdrift.models.score_matching import implicit, sliced
+from backdrift.models.times import LogNormalTimes, TimeDistribution, stratified_uniform
+from backdrift.sde import GaussianSDE, as_time
+from backdrift.sde.tweedie import tweedie
 
 Weighting = Literal["edm", "likelihood", "snr", "noise", "uniform"]
 
@@ -102,7 +102,7 @@ class DenoisingLoss:
         denoiser = getattr(model, "module", model)
         if not isinstance(denoiser.sde, GaussianSDE):
             raise ValueError(f"model: expected one of a GaussianSDE, got one of {type(denoiser.sde).__name__}")
-        u = stratified(len(x0), generator, x0.device) if u is None else u
+        u = stratified_uniform(len(x0), generator, x0.device) if u is None else u
         if noise is None:
             noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         t, importance = self.times(u, denoiser.sde)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde import GaussianSDE, Model, Time, as_time
+from backdrift.sde import GaussianSDE, Model, Time, as_time
 
 
 class GaussianMixture(Model):

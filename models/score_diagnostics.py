@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sde import CriticallyDamped, GaussianSDE, Time
-from sde.linear import factor
+from backdrift.sde import CriticallyDamped, GaussianSDE, Time
+from backdrift.sde.linear import factor
 
 ProbeCount = int | Literal["exact"]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 Score = Callable[[Tensor], Tensor]
-Probes = Literal["rademacher", "gaussian"]
+ProbeDistribution = Literal["rademacher", "gaussian"]
 
 
 def _half_square(x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def sliced(
     score: Score,
     x: Tensor,
     probes: int = 1,
-    distribution: Probes = "rademacher",
+    distribution: ProbeDistribution = "rademacher",
     variance_reduction: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -86,8 +86,10 @@ def sliced(
     """
     if probes < 1:
         raise ValueError(f"probes: expected at least 1, got {probes}")
-    if distribution not in get_args(Probes):
-        raise ValueError(f"distribution: expected one of {', '.join(get_args(Probes))}, got {distribution!r}")
+    if distribution not in get_args(ProbeDistribution):
+        raise ValueError(
+            f"distribution: expected one of {', '.join(get_args(ProbeDistribution))}, got {distribution!r}"
+        )
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_()

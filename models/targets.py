@@ -8,12 +8,12 @@ import math
 import torch
 from torch import Tensor
 
-from models.energy import Function, LogDensity
-from models.mixture import GaussianMixture
-from sde.process import require_positive
+from backdrift.models.energy import Function, LogDensity
+from backdrift.models.mixture import GaussianMixture
+from backdrift.sde.process import require_positive
 
 
-class Target(LogDensity):
+class ExampleDensity(LogDensity):
     """A log-density with a name, and its moments and exact draws where they are known.
 
     Tensors are float64 unless made otherwise; a chain runs in the dtype and on the device of its start.
@@ -47,7 +47,7 @@ class Target(LogDensity):
         generator = torch.Generator().manual_seed(seed)
         return 2 * torch.randn(chains, self.dim, generator=generator, dtype=torch.float64)
 
-    def tempered(self, temperature: float) -> Target:
+    def tempered(self, temperature: float) -> ExampleDensity:
         """p^{1/temperature}; its moments are not known any more."""
         other = copy.copy(self)
         require_positive(temperature=temperature)
@@ -72,7 +72,7 @@ def _normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-class IllConditionedGaussian(Target):
+class IllConditionedGaussian(ExampleDensity):
     """N(0, diag(s^2)), s spaced geometrically from 1 to sqrt(condition).
 
     Args:
@@ -99,7 +99,7 @@ class IllConditionedGaussian(Target):
         return self.sd * _normal((n, self.dim), generator)
 
 
-class Mixture(Target):
+class Mixture(ExampleDensity):
     """Four Gaussians in the plane, of unequal weight and shape, with little mass between them.
 
     Args:
@@ -130,7 +130,7 @@ class Mixture(Target):
         return self.density.sample(n, generator)
 
 
-class Funnel(Target):
+class Funnel(ExampleDensity):
     """v ~ N(0, scale^2), x_i given v ~ N(0, e^v): Neal (2003), section 8.
 
     The scale of x changes by e^(2 scale) and more between the funnel's neck and mouth, which no fixed
@@ -172,7 +172,7 @@ class Funnel(Target):
         return torch.cat((v, (0.5 * v).exp() * z[:, 1:]), 1)
 
 
-class Banana(Target):
+class Banana(ExampleDensity):
     """x1 ~ N(0, width^2), x2 given x1 ~ N(bend (x1^2 - width^2), 1): the twisted Gaussian of Haario et al. (1999).
 
     Args:
@@ -201,7 +201,7 @@ class Banana(Target):
         return torch.stack((a, z[:, 1] + self.bend * (a.square() - self.width**2)), 1)
 
 
-class LogisticRegression(Target):
+class LogisticRegression(ExampleDensity):
     """The posterior of a logistic regression with a normal prior on weights and intercept:
 
         log p(w) = sum_i [y_i w . x_i - log(1 + e^(w . x_i))] - |w|^2/(2 prior_std^2).

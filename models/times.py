@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sde import GaussianSDE
-from sde.process import require_positive
+from backdrift.sde import GaussianSDE
+from backdrift.sde.process import require_positive
 
 
-def stratified(n: int, generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
+def stratified_uniform(n: int, generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
     """`n` numbers in (0, 1), one uniform in each interval [i/n, (i+1)/n): `[n]`, float64.
 
     Every one is uniform when the data are in random order, and their mean error falls like n^-3/2

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.mlp import Conditioning
+from backdrift.models.mlp import Conditioning
 
 __all__ = ["UNet"]
 

@@ -1,15 +1,15 @@
 """Stochastic processes in closed form: drift, diffusion, marginals, transitions, bridges."""
 
-from sde.check import CheckReport, check
-from sde.critically_damped import CriticallyDamped
-from sde.gaussian import GaussianSDE, Prior
-from sde.linear import Clock, LinearSDE, MatrixPrior
-from sde.process import SDE, ReverseSDE, Time, as_time
-from sde.rectified import Rectified
-from sde.stationary import StationarySDE
-from sde.tweedie import FunctionModel, Model, affine, tweedie
-from sde.variance_exploding import VE, Brownian
-from sde.variance_preserving import VP, CosineVP, OrnsteinUhlenbeck, SubVP
+from backdrift.sde.check import CheckReport, check
+from backdrift.sde.critically_damped import CriticallyDamped
+from backdrift.sde.gaussian import GaussianSDE, Prior
+from backdrift.sde.linear import LinearSDE, MatrixPrior, Schedule
+from backdrift.sde.process import SDE, ReverseSDE, Time, as_time
+from backdrift.sde.rectified import Rectified
+from backdrift.sde.stationary import StationarySDE
+from backdrift.sde.tweedie import FunctionModel, Model, affine, tweedie
+from backdrift.sde.variance_exploding import VE, Brownian
+from backdrift.sde.variance_preserving import VP, CosineVP, OrnsteinUhlenbeck, SubVP
 
 __all__ = [
     "SDE",
@@ -17,7 +17,6 @@ __all__ = [
     "VP",
     "Brownian",
     "CheckReport",
-    "Clock",
     "CosineVP",
     "CriticallyDamped",
     "FunctionModel",
@@ -29,6 +28,7 @@ __all__ = [
     "Prior",
     "Rectified",
     "ReverseSDE",
+    "Schedule",
     "StationarySDE",
     "SubVP",
     "Time",

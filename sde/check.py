@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde.gaussian import GaussianSDE
+from backdrift.sde.gaussian import GaussianSDE
 
 
 @dataclass(frozen=True)

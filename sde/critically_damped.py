@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from sde.linear import Clock, LinearSDE
-from sde.process import Time, require_positive
+from backdrift.sde.linear import LinearSDE, Schedule
+from backdrift.sde.process import Time, require_positive
 
 
 class CriticallyDamped(LinearSDE):
@@ -26,7 +26,7 @@ class CriticallyDamped(LinearSDE):
     Args:
         friction: Gamma; the mass is M = Gamma^2/4.
         velocity: gamma, the initial variance of v in units of M.
-        clock: beta, or a number for a constant one.
+        schedule: beta, or a number for a constant one.
         T: end time.
         eps: time at which solvers stop.
 
@@ -38,7 +38,7 @@ class CriticallyDamped(LinearSDE):
         self,
         friction: float = 1.0,
         velocity: float = 0.04,
-        clock: Clock | float = 4.0,
+        schedule: Schedule | float = 4.0,
         T: float = 1.0,
         eps: float | None = None,
     ) -> None:
@@ -47,7 +47,7 @@ class CriticallyDamped(LinearSDE):
         super().__init__(
             A=[[0.0, 1 / self.mass], [-1.0, -self.friction / self.mass]],
             L=[[0.0], [math.sqrt(2 * self.friction)]],
-            clock=clock,
+            schedule=schedule,
             T=T,
             eps=eps,
             initial=[[0.0, 0.0], [0.0, self.velocity * self.mass]],

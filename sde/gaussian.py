@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sde.process import SDE, Time, as_time
+from backdrift.sde.process import SDE, Time, as_time
 
 COEFFICIENTS = ("alpha", "sigma", "f", "g", "log_snr", "t_from_log_snr")
 

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde.check import CheckReport, Finding
-from sde.gaussian import wide
-from sde.process import SDE, Time, as_time, require_positive
+from backdrift.sde.check import CheckReport, Finding
+from backdrift.sde.gaussian import wide
+from backdrift.sde.process import SDE, Time, as_time, require_positive
 
 Matrix = Tensor | float | Sequence[float] | Sequence[Sequence[float]]
 
 
-class Clock(Protocol):
+class Schedule(Protocol):
     """How fast time runs: a rate beta(t) > 0 and its integral B(t) from 0, of tensors of any shape.
 
-    `VP` and the other processes with a linear beta are clocks; so is any object with these two.
+    `VP` and the other processes with a linear beta are schedules; so is any object with these two.
     """
 
     def beta(self, t: Tensor) -> Tensor: ...
@@ -31,7 +31,7 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True)
-class ConstantClock:
+class ConstantSchedule:
     """beta(t) = rate, B(t) = rate t.
 
     Raises:
@@ -113,7 +113,7 @@ class MatrixPrior:
 class LinearSDE(SDE):
     """dx = A x beta(t) dt + L sqrt(beta(t)) dw, whose moments are matrix exponentials.
 
-    With tau = B(t) - B(s), the clock's time from s to t,
+    With tau = B(t) - B(s), the schedule's time from s to t,
 
         x_t given x_s ~ N(Phi x_s, Sigma),    Phi = e^{A tau},
         Sigma = int_0^tau e^{A r} L L^T e^{A^T r} dr,
@@ -134,7 +134,7 @@ class LinearSDE(SDE):
     Args:
         A: drift matrix, `[d, d]`; a number for d = 1.
         L: diffusion matrix, `[d, m]`; a number for d = 1.
-        clock: beta and its integral, or a number for a constant beta.
+        schedule: beta and its integral, or a number for a constant beta.
         T: end time.
         eps: time at which solvers stop, T/1000 unless given.
         initial: covariance `[d, d]` of noise that x_0 is given at t = 0, none by default. It counts
@@ -151,7 +151,7 @@ class LinearSDE(SDE):
         self,
         A: Matrix,
         L: Matrix,
-        clock: Clock | float = 1.0,
+        schedule: Schedule | float = 1.0,
         T: float = 1.0,
         eps: float | None = None,
         initial: Matrix | None = None,
@@ -166,12 +166,14 @@ class LinearSDE(SDE):
         self.initial = torch.zeros(d, d, dtype=torch.float64) if initial is None else _matrix("initial", initial)
         if self.initial.shape != (d, d) or not torch.equal(self.initial, self.initial.mT):
             raise ValueError(f"initial: expected a symmetric [{d}, {d}] matrix, got {self.initial.tolist()}")
-        self.clock: Clock = ConstantClock(float(clock)) if isinstance(clock, (int, float)) else clock
+        self.schedule: Schedule = ConstantSchedule(float(schedule)) if isinstance(schedule, (int, float)) else schedule
         self.T = float(T)
         self.eps = 1e-3 * self.T if eps is None else float(eps)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(A={self.A.tolist()}, L={self.L.tolist()}, clock={self.clock}, T={self.T:g})"
+        return (
+            f"{type(self).__name__}(A={self.A.tolist()}, L={self.L.tolist()}, schedule={self.schedule}, T={self.T:g})"
+        )
 
     @property
     def dim(self) -> int:
@@ -180,11 +182,11 @@ class LinearSDE(SDE):
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """beta(t) A x."""
-        return self.clock.beta(as_time(t, x)) * apply(self.A, x)
+        return self.schedule.beta(as_time(t, x)) * apply(self.A, x)
 
     def diffusion(self, x: Tensor, t: Time) -> Tensor:
         """sqrt(beta(t)) L, `[batch, d, m]`, of one copy."""
-        rate = self.clock.beta(as_time(t, x)).reshape(-1, 1, 1)
+        rate = self.schedule.beta(as_time(t, x)).reshape(-1, 1, 1)
         return (rate.sqrt() * self.L.to(x)).expand(len(x), -1, -1)
 
     def noise_shape(self, x: Tensor) -> tuple[int, ...]:
@@ -193,19 +195,19 @@ class LinearSDE(SDE):
 
     def apply_noise(self, x: Tensor, t: Time, z: Tensor) -> Tensor:
         """sqrt(beta(t)) L z along axis 1."""
-        return self.clock.beta(as_time(t, x)).sqrt() * apply(self.L, z)
+        return self.schedule.beta(as_time(t, x)).sqrt() * apply(self.L, z)
 
     def apply_diffusion(self, x: Tensor, t: Time, v: Tensor) -> Tensor:
         """beta(t) L L^T v."""
-        return self.clock.beta(as_time(t, x)) * apply(self.L @ self.L.mT, v)
+        return self.schedule.beta(as_time(t, x)) * apply(self.L @ self.L.mT, v)
 
     def moments(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """Phi and Sigma of the step from s to t >= s, `[..., d, d]` in float64 for times of shape `[...]`."""
         s, t = _wide(s), _wide(t)
-        return self.moments_after(self.clock.integrated_beta(t) - self.clock.integrated_beta(s))
+        return self.moments_after(self.schedule.integrated_beta(t) - self.schedule.integrated_beta(s))
 
     def moments_after(self, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """Phi and Sigma, `[..., d, d]`, after the clock has run by `tau` `[...]`."""
+        """Phi and Sigma, `[..., d, d]`, after the schedule has run by `tau` `[...]`."""
         phi_terms, sigma_terms, doublings = self._series
         h = tau.unsqueeze(-1) * 2.0**-doublings
         powers = h ** torch.arange(len(phi_terms), dtype=tau.dtype, device=tau.device)
@@ -219,7 +221,7 @@ class LinearSDE(SDE):
     @functools.cached_property
     def _series(self) -> tuple[Tensor, Tensor, int]:
         """Taylor coefficients of Phi(h) and Sigma(h)/h, and the doublings that reach B(T) from |A| h <= 1/4."""
-        span = float(self.clock.integrated_beta(torch.tensor(self.T, dtype=torch.float64)))
+        span = float(self.schedule.integrated_beta(torch.tensor(self.T, dtype=torch.float64)))
         size = float(torch.linalg.matrix_norm(self.A, 1)) * span
         doublings = max(0, math.ceil(math.log2(4 * size))) if size > 0 else 0
         phi, sigma = [torch.eye(self.dim, dtype=torch.float64)], [self.L @ self.L.mT]
@@ -303,7 +305,7 @@ class LinearSDE(SDE):
 
             dPhi/dt = F(t) Phi,    dP/dt = F P + P F^T + G G^T
 
-        (Särkkä & Solin 2019, section 6.1), which finds a clock whose two functions disagree, or a subclass
+        (Särkkä & Solin 2019, section 6.1), which finds a schedule whose two functions disagree, or a subclass
         whose drift is not the one its moments belong to. Same report as `sde.check`.
         """
         from scipy.integrate import solve_ivp  # slow to import, and only here
@@ -333,7 +335,7 @@ class LinearSDE(SDE):
             if not found.error <= tolerance:
                 faults.append(
                     f"{name} is at fault: at t = {found.t:.4g} it is {found.declared:.6g} where drift and diffusion "
-                    f"ask for {found.expected:.6g}; is clock.integrated_beta the integral of clock.beta?"
+                    f"ask for {found.expected:.6g}; is schedule.integrated_beta the integral of schedule.beta?"
                 )
         return CheckReport(repr(self), findings, faults)
 

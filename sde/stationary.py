@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sde.linear import factor
-from sde.process import SDE, Time, require_positive
+from backdrift.sde.linear import factor
+from backdrift.sde.process import SDE, Time, require_positive
 
 Function = Callable[[Tensor], Tensor]
 Constant = Tensor | float | Sequence[float] | Sequence[Sequence[float]]

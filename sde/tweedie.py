@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sde.gaussian import GaussianSDE
-from sde.process import Time, as_time
+from backdrift.sde.gaussian import GaussianSDE
+from backdrift.sde.process import Time, as_time
 
 Kind = Literal["denoised", "score", "noise", "velocity"]
 

@@ -1,4 +1,4 @@
-"""Processes whose variance stays bounded: VP, its cosine clock, sub-VP, Ornstein-Uhlenbeck."""
+"""Processes whose variance stays bounded: VP, its cosine schedule, sub-VP, Ornstein-Uhlenbeck."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from sde.gaussian import GaussianSDE
-from sde.process import require_positive
+from backdrift.sde.gaussian import GaussianSDE
+from backdrift.sde.process import require_positive
 
 
 @dataclass(frozen=True)
 class LinearBeta(GaussianSDE):
-    """The clock that VP and sub-VP share: alpha = exp(-B/2) with B(t) the integral of
+    """The schedule that VP and sub-VP share: alpha = exp(-B/2) with B(t) the integral of
 
         beta(t) = beta_min + (beta_max - beta_min) t/T.
 

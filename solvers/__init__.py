@@ -1,18 +1,6 @@
 """What integrates: samplers, ODE and SDE solvers, likelihood, Langevin dynamics, information."""
 
-from solvers.adams import Adams
-from solvers.adaptive import Adaptive
-from solvers.brownian import BrownianPath
-from solvers.catalogue import CATALOGUE
-from solvers.corrector import (
-    Corrector,
-    LangevinCorrector,
-    MetropolisCorrector,
-    OrnsteinUhlenbeckCorrector,
-    PredictorCorrector,
-)
-from solvers.ddim import DDIM, Ancestral
-from solvers.density import (
+from backdrift.solvers.density import (
     DDPM,
     Chain,
     ChainBound,
@@ -34,38 +22,60 @@ from solvers.density import (
     position_log_likelihood,
     relative_entropy,
 )
-from solvers.dpm_solver import DPMSolver, DPMSolverPP2M, DPMSolverPP2S, ExponentialRK3
-from solvers.euler import Euler, EulerMaruyama, ReverseDiffusion
-from solvers.grid import Points, karras, log_snr, quadratic, time_grid, uniform
-from solvers.heun import Heun
-from solvers.ipndm import IPNDM
-from solvers.langevin import (
+from backdrift.solvers.flows.adaptive import Adaptive
+from backdrift.solvers.flows.scipy_solver import ScipyODE
+from backdrift.solvers.flows.torchdiffeq_solver import TorchDiffEq
+from backdrift.solvers.langevin import (
     BAOAB,
     MALA,
     MALT,
     ULA,
     AdjustedBAOAB,
-    AnnealedLangevin,
     Chains,
     ParallelTempering,
     Target,
     mcmc,
 )
-from solvers.noise import Noise
-from solvers.non_stationary import NonStationary
-from solvers.order import Certificate, certify, certify_strong
-from solvers.restart import Restart
-from solvers.runge_kutta import RungeKutta
-from solvers.scipy_flow import ProbabilityFlow
-from solvers.simulate import simulate
-from solvers.solver import Denoises, Solver, TableSolver, Trajectory, sample
-from solvers.stochastic_adams import SASolver, StochasticAdams
-from solvers.symmetric_splitting import SymmetricSplitting
-from solvers.table import Row, Table, execute
-from solvers.torchdiffeq_solver import TorchDiffEq
-from solvers.torchsde_solver import TorchSDE
-from solvers.tune import Tuned, tune
-from solvers.unipc import UniPC
+from backdrift.solvers.model import Denoises
+from backdrift.solvers.noise import Noise
+from backdrift.solvers.solver import Solver, Trajectory, sample
+from backdrift.solvers.stochastic.brownian import BrownianPath
+from backdrift.solvers.stochastic.corrector import (
+    Corrector,
+    LangevinCorrector,
+    MetropolisCorrector,
+    OrnsteinUhlenbeckCorrector,
+    PredictorCorrector,
+)
+from backdrift.solvers.stochastic.simulate import simulate
+from backdrift.solvers.stochastic.symmetric_splitting import SymmetricSplitting
+from backdrift.solvers.stochastic.torchsde_solver import TorchSDE
+from backdrift.solvers.tables.adams import Adams
+from backdrift.solvers.tables.annealed_langevin import AnnealedLangevin
+from backdrift.solvers.tables.catalogue import CATALOGUE
+from backdrift.solvers.tables.ddim import DDIM, Ancestral
+from backdrift.solvers.tables.dpm_solver import DPMSolver, DPMSolverPP2M, DPMSolverPP2S, ExponentialRK3
+from backdrift.solvers.tables.euler import Euler, EulerMaruyama, ReverseDiffusion
+from backdrift.solvers.tables.grid import (
+    Points,
+    angle_grid,
+    karras_grid,
+    log_snr_grid,
+    quadratic_grid,
+    time_grid,
+    uniform_grid,
+)
+from backdrift.solvers.tables.heun import Heun
+from backdrift.solvers.tables.ipndm import IPNDM
+from backdrift.solvers.tables.non_stationary import NonStationary
+from backdrift.solvers.tables.order import Certificate, certify, certify_strong
+from backdrift.solvers.tables.restart import Restart
+from backdrift.solvers.tables.runge_kutta import RungeKutta
+from backdrift.solvers.tables.stochastic_adams import SASolver, StochasticAdams
+from backdrift.solvers.tables.table import Row, Table, execute
+from backdrift.solvers.tables.table_solver import TableSolver
+from backdrift.solvers.tables.unipc import UniPC
+from backdrift.solvers.tuning.tune import Tuned, tune
 
 __all__ = [
     "BAOAB",
@@ -109,12 +119,12 @@ __all__ = [
     "Points",
     "PositionLikelihood",
     "PredictorCorrector",
-    "ProbabilityFlow",
     "Restart",
     "ReverseDiffusion",
     "Row",
     "RungeKutta",
     "SASolver",
+    "ScipyODE",
     "Solver",
     "StochasticAdams",
     "SymmetricSplitting",
@@ -126,6 +136,7 @@ __all__ = [
     "Trajectory",
     "Tuned",
     "UniPC",
+    "angle_grid",
     "calibrate",
     "certify",
     "certify_strong",
@@ -135,18 +146,18 @@ __all__ = [
     "entropy",
     "execute",
     "interpolate",
-    "karras",
+    "karras_grid",
     "log_density",
     "log_likelihood",
-    "log_snr",
+    "log_snr_grid",
     "mcmc",
     "mutual_information",
     "position_log_likelihood",
-    "quadratic",
+    "quadratic_grid",
     "relative_entropy",
     "sample",
     "simulate",
     "time_grid",
     "tune",
-    "uniform",
+    "uniform_grid",
 ]

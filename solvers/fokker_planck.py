@@ -31,7 +31,7 @@ from scipy.sparse import coo_array, csc_array
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-from sde import SDE
+from backdrift.sde import SDE
 
 Ends = Literal["reflecting", "open"]
 Start = np.ndarray | Tensor | Callable[[Tensor], Tensor]

@@ -12,8 +12,8 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from models import GaussianMixture
-from solvers import Adams, DPMSolverPP2M, TableSolver, UniPC
+from backdrift.models import GaussianMixture
+from backdrift.solvers import Adams, DPMSolverPP2M, TableSolver, UniPC
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Who imports whom, and how long importing takes."""
+"""Who imports whom, what a stranger's folder may hold, and how long importing takes."""
 
 import ast
 import statistics
@@ -10,40 +10,112 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("sde", "models", "solvers", "backdrift")
-MAY_IMPORT = {
-    "sde": {"sde"},
-    "models": {"models", "sde"},
-    "solvers": {"solvers", "sde"},
-    "backdrift": {"backdrift", "models", "sde", "solvers"},
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "sde": set(),
+    "models": {"sde"},
+    "solvers": {"sde"},
+    "data": set(),
+    "runs": {"sde", "models", "solvers", "data"},
+    "evaluation": {"sde", "models", "solvers", "data", "runs"},
+    "training": {"sde", "models", "solvers", "data", "runs", "evaluation"},
+    "estimators": {"sde", "models", "solvers"},
+    "commands": {"sde", "models", "solvers", "data", "runs", "evaluation", "training"},
 }
+"""For each room of the package `backdrift`, the other rooms that its files may import. None may import `commands`."""
+
+MAY_IMPORT_IN_SOLVERS: dict[str, set[str]] = {
+    "tables": set(),
+    "flows": {"tables"},
+    "stochastic": {"tables"},
+    "tuning": {"tables"},
+    "density": {"tables", "flows"},
+    "langevin": set(),
+}
+"""The same for the rooms of `solvers`. Each of them may import the files that lie beside the rooms, `BESIDE`."""
+
+BESIDE = {"model", "noise", "quadrature", "solver"}
+"""Files in `solvers/` that every room of it may import, and that import no room."""
 
 
-def imports(source: str, folder: tuple[str, ...]) -> Iterator[str]:
-    """Every module that a file in the package `folder` imports, at any depth, relative ones resolved."""
+def imports(source: str, package: str) -> Iterator[str]:
+    """Every module that a file in `package` imports, at any depth, relative ones resolved."""
+    folder = package.split(".")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = folder[: len(folder) - node.level + 1] if node.level else ()
-            yield ".".join([*base, *([node.module] if node.module else [])])
+            base = folder[: len(folder) - node.level + 1] if node.level else []
+            module = [*base, *([node.module] if node.module else [])]
+            yield ".".join(module)
+            yield from (".".join([*module, alias.name]) for alias in node.names)
 
 
-@pytest.mark.parametrize("room", ROOMS)
+def rooms_of(source: str, package: str, depth: int) -> set[str]:
+    """The part number `depth` of every module below `package` that a file in it imports."""
+    above = package.split(".")[:depth]
+    found = (name.split(".") for name in imports(source, package))
+    return {parts[depth] for parts in found if parts[:depth] == above and len(parts) > depth}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
 def test_rooms_import_only_what_they_may(room: str) -> None:
-    files = sorted((ROOT / room).rglob("*.py"))
+    files = sorted((ROOT / "backdrift" / room).rglob("*.py"))
     assert files
     for file in files:
-        folder = file.parent.relative_to(ROOT).parts
-        ours = {name.split(".")[0] for name in imports(file.read_text(), folder)} & set(ROOMS)
-        assert ours <= MAY_IMPORT[room], f"{file.relative_to(ROOT)} imports {sorted(ours - MAY_IMPORT[room])}"
+        package = ".".join(file.parent.relative_to(ROOT).parts)
+        ours = rooms_of(file.read_text(), package, 1) & {*MAY_IMPORT, "cli", "commands"}
+        assert ours <= {room} | MAY_IMPORT[room], f"{file.relative_to(ROOT)} imports {ours - {room} - MAY_IMPORT[room]}"
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT_IN_SOLVERS)
+def test_rooms_of_solvers_import_only_what_they_may(room: str) -> None:
+    for file in sorted((ROOT / "solvers" / room).rglob("*.py")):
+        ours = rooms_of(file.read_text(), f"backdrift.solvers.{room}", 2)
+        allowed = {room} | MAY_IMPORT_IN_SOLVERS[room] | BESIDE
+        assert ours <= allowed, f"{file.relative_to(ROOT)} imports {ours - allowed}"
+
+
+@pytest.mark.parametrize("name", sorted(BESIDE))
+def test_what_all_solvers_share_imports_no_room(name: str) -> None:
+    ours = rooms_of((ROOT / "solvers" / f"{name}.py").read_text(), "backdrift.solvers", 2)
+    assert ours <= BESIDE
+
+
+def test_no_file_imports_a_command() -> None:
+    for file in sorted(ROOT.glob("**/*.py")):
+        parts = file.relative_to(ROOT).parts
+        if parts[0] in ("backdrift", "sde", "models", "solvers"):
+            package = ".".join(parts[:-1])
+            assert not [name for name in imports(file.read_text(), package) if name.startswith("backdrift.commands")]
+
+
+def test_a_command_s_file_holds_its_main_alone() -> None:
+    for file in sorted((ROOT / "backdrift" / "commands").glob("*.py")):
+        public = [
+            node.name
+            for node in ast.parse(file.read_text()).body
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+        ]
+        assert public == ([] if file.name == "__init__.py" else ["main"]), file.name
+
+
+def test_every_room_is_in_the_wheel() -> None:
+    listed = (ROOT / "pyproject.toml").read_text().partition("packages = [")[2].partition("]")[0]
+    found = {
+        ".".join(file.parent.relative_to(ROOT).parts)
+        for room in ("", *MAY_IMPORT)
+        for file in (ROOT / "backdrift" / room).rglob("__init__.py")
+    }
+    assert {line.strip(' ",') for line in listed.split() if line} - {"backdrift.conf"} == found
 
 
 def test_the_rule_sees_imports_wherever_they_stand() -> None:
     source = (
-        "def f():\n    from models.mlp import MLP\n    import backdrift.run\nfrom . import grid\nfrom ..sde import VP"
+        "def f():\n    from backdrift.models.mlp import MLP\n    import backdrift.runs.run\n"
+        "from . import grid\nfrom ..sde import VP\nfrom backdrift import data"
     )
-    assert set(imports(source, ("solvers",))) == {"models.mlp", "backdrift.run", "solvers", "sde"}
+    assert rooms_of(source, "backdrift.solvers", 1) == {"models", "runs", "solvers", "sde", "data"}
 
 
 def python(script: str) -> str:
@@ -57,11 +129,24 @@ def test_importing_costs_no_more_than_torch() -> None:
     Processor time is wall time on a quiet machine, and does not see the neighbours on a busy one.
     """
     clock = "time.process_time()"
-    script = f"import time, torch; start = {clock}; import sde, solvers; print({clock} - start)"
+    script = f"import time, torch; s = {clock}; import backdrift.sde, backdrift.solvers; print({clock} - s)"
     python(script)  # writes bytecode
     assert statistics.median(float(python(script)) for _ in range(3)) < 0.2
 
 
 def test_heavy_packages_wait_until_they_are_used() -> None:
-    loaded = set(python("import sys, sde, solvers; print(*sys.modules)").split())
-    assert not loaded & {"scipy.integrate", "scipy.stats", "torchsde", "matplotlib", "hydra", "sklearn"}
+    script = "import sys, backdrift.sde, backdrift.models, backdrift.solvers; print(*sys.modules)"
+    loaded = set(python(script).split())
+    assert not loaded & {"scipy", "torchsde", "matplotlib", "hydra", "omegaconf", "sklearn", "pandas", "accelerate"}
+
+
+def test_files_of_the_user_s_own_may_have_our_rooms_names(tmp_path: Path) -> None:
+    """A folder with models.py, sde.py and solvers/ in it: the library, the script and the module work there."""
+    for name in ("models.py", "sde.py", "solvers/__init__.py", "data.py", "runs.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise RuntimeError('the wrong module')\n")
+    script = Path(sys.executable).with_name("backdrift")
+    code = "from backdrift import ScoreDensity; from backdrift.solvers import DDIM; print(DDIM(steps=3).steps)"
+    for line in ([sys.executable, "-c", code], [sys.executable, "-m", "backdrift", "--version"], [script, "--version"]):
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backdrift.configuration import Job
+from backdrift.runs.configuration import Job
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,9 +1,9 @@
 """Log-densities by the probability flow, bounds on them, latent codes, and information, each with its error."""
 
-from solvers.density.bounds import elbo
-from solvers.density.calibration import calibrate
-from solvers.density.chain import DDPM, Chain, ChainBound
-from solvers.density.information import (
+from backdrift.solvers.density.bounds import elbo
+from backdrift.solvers.density.calibration import calibrate
+from backdrift.solvers.density.chain import DDPM, Chain, ChainBound
+from backdrift.solvers.density.information import (
     Independent,
     Information,
     entropy,
@@ -11,11 +11,11 @@ from solvers.density.information import (
     mutual_information,
     relative_entropy,
 )
-from solvers.density.latent import Encoded, decode, encode, interpolate
-from solvers.density.likelihood import log_likelihood
-from solvers.density.monte_carlo import MonteCarlo
-from solvers.density.position_likelihood import PositionLikelihood, position_log_likelihood
-from solvers.density.result import Likelihood
+from backdrift.solvers.density.latent import Encoded, decode, encode, interpolate
+from backdrift.solvers.density.likelihood import log_likelihood
+from backdrift.solvers.density.monte_carlo import MonteCarlo
+from backdrift.solvers.density.position_likelihood import PositionLikelihood, position_log_likelihood
+from backdrift.solvers.density.result import Likelihood
 
 __all__ = [
     "DDPM",

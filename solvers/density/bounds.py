@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sde import as_time
-from solvers.density.information import denoise_at
-from solvers.density.monte_carlo import MonteCarlo, Sampling, stratified
-from solvers.flow import AngleFlow
+from backdrift.sde import as_time
+from backdrift.solvers.density.information import denoise_at
+from backdrift.solvers.density.monte_carlo import MonteCarlo, Sampling, stratified_integral
+from backdrift.solvers.flows.flow import AngleFlow
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -63,7 +63,7 @@ def elbo(
         return 0.5 * w.to(x.dtype) * total
 
     with torch.no_grad():
-        found = stratified(gap, x, path.first, path.last, **sampling, evaluations=2)
+        found = stratified_integral(gap, x, path.first, path.last, **sampling, evaluations=2)
     norm = y.flatten(1).square().sum(1)
     spread = norm + dim * (end - start)  # E|y_T|^2
     prior = (sde.prior.std / float(sde.alpha(sde.T))) ** 2  # its variance in y

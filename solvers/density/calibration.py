@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from solvers.density.likelihood import log_likelihood
+from backdrift.solvers.density.likelihood import log_likelihood
 
 FINER = 4
 """Times the steps and the divergences, or tolerances divided by its fifth power, for what is taken as true."""

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from sde import GaussianSDE, as_time
-from solvers.density.information import denoise_at, normal_error
-from solvers.noise import FORWARD, Noise
+from backdrift.sde import GaussianSDE, as_time
+from backdrift.solvers.density.information import denoise_at, normal_error
+from backdrift.solvers.noise import FORWARD, Noise
 
 Variance = Literal["small", "large"]
 

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from solvers.noise import Noise
+from backdrift.solvers.noise import Noise
 
 
 def uniform_noise(noise: Noise) -> tuple[Tensor, Tensor]:

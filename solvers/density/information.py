@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from sde import GaussianSDE, as_time
-from solvers.density.monte_carlo import MonteCarlo, Sampling, stratified
-from solvers.flow import AngleFlow
+from backdrift.sde import GaussianSDE, as_time
+from backdrift.solvers.density.monte_carlo import MonteCarlo, Sampling, stratified_integral
+from backdrift.solvers.flows.flow import AngleFlow
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -108,7 +108,7 @@ def log_density(
         return (normal_error(x, noise, s, d)[0] - error) / s.flatten().square()
 
     with torch.no_grad():
-        found = stratified(excess, x, path.first, path.last, **sampling)
+        found = stratified_integral(excess, x, path.first, path.last, **sampling)
     normal = -0.5 * (x.flatten(1).square().sum(1) / d**2 + x[0].numel() * math.log(2 * math.pi * d**2))
     return replace(found, value=normal + found.value)
 
@@ -159,7 +159,7 @@ def mutual_information(
         return (error - normal_error(x, noise, s, d)[0]) / s.flatten().square()
 
     with torch.no_grad():
-        found = stratified(excess, x, path.first, path.last, **sampling)
+        found = stratified_integral(excess, x, path.first, path.last, **sampling)
         end = torch.tensor(path.last, dtype=torch.float64)
         # What is left beyond T is of the order of snr(T): the noise in it is not worth a draw.
         rest = 0.5 * (x - denoise_at(model, x, end)).flatten(1).square().sum(1) * math.exp(-2 * path.last)
@@ -234,5 +234,5 @@ def relative_entropy(
         return gap.flatten(1).sum(1) / s.flatten().square()
 
     with torch.no_grad():
-        found = stratified(gap, x, path.first, path.last, **sampling, evaluations=2)
+        found = stratified_integral(gap, x, path.first, path.last, **sampling, evaluations=2)
     return Information.of(found)

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from solvers.density.flow_solvers import TABLEAUS, fixed
-from solvers.dormand_prince import adaptive
-from solvers.flow import Flow, flow
-from solvers.grid import Grid
+from backdrift.solvers.flows.dormand_prince import adaptive
+from backdrift.solvers.flows.fixed_grid import TABLEAUS, fixed
+from backdrift.solvers.flows.flow import Flow, flow
+from backdrift.solvers.tables.grid import Grid
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from sde import GaussianSDE
-from solvers.density.divergence import Field, deflated, divergence, orthonormal, products
-from solvers.density.flow_solvers import TABLEAUS, Evaluate, fixed
-from solvers.density.monte_carlo import Tally
-from solvers.density.result import Likelihood
-from solvers.density.score_corrected import score_corrected
-from solvers.dormand_prince import adaptive
-from solvers.flow import AngleFlow, Flow, flow
-from solvers.grid import Grid
-from solvers.noise import PROBES, Noise
-from solvers.quadrature import Quadrature, Visit
+from backdrift.sde import GaussianSDE
+from backdrift.solvers.density.divergence import Field, deflated, divergence, orthonormal, products
+from backdrift.solvers.density.monte_carlo import Tally
+from backdrift.solvers.density.result import Likelihood
+from backdrift.solvers.density.score_corrected import score_corrected
+from backdrift.solvers.flows.dormand_prince import adaptive
+from backdrift.solvers.flows.fixed_grid import TABLEAUS, EvaluateVelocity, fixed
+from backdrift.solvers.flows.flow import AngleFlow, Flow, flow
+from backdrift.solvers.noise import PROBES, Noise
+from backdrift.solvers.quadrature import Quadrature, Visit
+from backdrift.solvers.tables.grid import Grid
 
 Method = Literal["score_corrected", "rk4", "heun", "midpoint", "adaptive"]
 ProbeKind = Literal["rademacher", "gaussian", "hutch++"]
@@ -159,7 +159,7 @@ def prior_gap(sde: GaussianSDE, x: Tensor, eps: float) -> float:
 
 
 @dataclass(frozen=True)
-class Solved:
+class IntegratedFlow:
     """A path's end, the integral of the divergence along it, and a rival's that tells the solver's error.
 
     Attributes:
@@ -223,12 +223,14 @@ def _fixed(
     divergences: int | Literal["every"],
     chunk: int | None,
     estimate: bool,
-) -> Solved:
+) -> IntegratedFlow:
     """Exact divergences at the few nodes of a quadrature or at every evaluation; or fresh probes at each. One more
     probe, the same on this grid and on the one with every second node, makes the solver's error visible under
     the noise of the fresh ones."""
 
-    def solve(nodes: list[float], evaluate: Evaluate, visit: Visit | None = None) -> tuple[Tensor, Tensor | float, int]:
+    def solve(
+        nodes: list[float], evaluate: EvaluateVelocity, visit: Visit | None = None
+    ) -> tuple[Tensor, Tensor | float, int]:
         """The end of the path, what to add to log p, and evaluations."""
         if method == "score_corrected":
             assert isinstance(path, AngleFlow)
@@ -254,7 +256,7 @@ def _fixed(
         if estimate:
             rival, other, more = sparse(coarse, (divergences + 1) // 2)
             gain, nfe = other - integral, nfe + more
-        return Solved(
+        return IntegratedFlow(
             end,
             integral,
             variance=zero,
@@ -295,7 +297,7 @@ def _fixed(
         rival, rival_shift, more = solve(coarse, follow)
         gain = rival_total + rival_shift - (tally.total if exact else followed) - shift
         nfe += more
-    return Solved(
+    return IntegratedFlow(
         end,
         tally.total + shift,
         variance,
@@ -309,7 +311,7 @@ def _fixed(
 
 def _adaptive(
     path: Flow, z: Tensor, probe: Probes, rtol: float, atol: float, chunk: int | None, estimate: bool
-) -> Solved:
+) -> IntegratedFlow:
     """The same probes all along, so that there is a smooth path to follow."""
     still = None if probe.count == 0 else probe.draw(probe.count)
 
@@ -333,7 +335,7 @@ def _adaptive(
         loose = adaptive(path, z, rate=rate, integrals=k, rtol=10 * rtol, atol=10 * atol, longest=0.2)
         rival, gain, nfe = loose.z, (loose.integral - end.integral).mean(0), nfe + loose.nfe
         margin = end.integral_error.mean(0)
-    return Solved(end.z, end.integral.mean(0), variance, degrees, rival, gain, margin, nfe)
+    return IntegratedFlow(end.z, end.integral.mean(0), variance, degrees, rival, gain, margin, nfe)
 
 
 def _at(path: Flow, u: Any) -> Field:

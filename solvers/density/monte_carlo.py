@@ -10,11 +10,11 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from solvers.noise import FORWARD, TIMES, Noise
+from backdrift.solvers.noise import FORWARD, TIMES, Noise
 
 
 class Sampling(TypedDict, total=False):
-    """How an integral over the noise is sampled, see `stratified`: all estimators here take these.
+    """How an integral over the noise is sampled, see `stratified_integral`: all estimators here take these.
 
     Attributes:
         strata: parts of the range of log(sigma/alpha); 32 by default.
@@ -145,7 +145,7 @@ class Tally:
         self.fourth += shared * variance.square() / (degrees + 2)
 
 
-def stratified(
+def stratified_integral(
     integrand: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     low: float,

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde import CriticallyDamped
-from solvers.density.likelihood import log_likelihood
-from solvers.density.result import Likelihood
-from solvers.noise import PRIOR, Noise
+from backdrift.sde import CriticallyDamped
+from backdrift.solvers.density.likelihood import log_likelihood
+from backdrift.solvers.density.result import Likelihood
+from backdrift.solvers.noise import PRIOR, Noise
 
 
 @dataclass(frozen=True)

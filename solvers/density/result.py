@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from solvers.density.monte_carlo import student
+from backdrift.solvers.density.monte_carlo import student
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from solvers.density.flow_solvers import Evaluate
-from solvers.quadrature import Visit
+from backdrift.solvers.flows.fixed_grid import EvaluateVelocity
+from backdrift.solvers.quadrature import Visit
 
 Gradient = Callable[[Tensor, float, Tensor], Tensor]
 """(z, u, velocity) -> grad log p_u(z), the score in the coordinates of z, see `AngleFlow.gradient`."""
 
 
 def score_corrected(
-    z: Tensor, nodes: Sequence[float], evaluate: Evaluate, gradient: Gradient, visit: Visit | None = None
+    z: Tensor, nodes: Sequence[float], evaluate: EvaluateVelocity, gradient: Gradient, visit: Visit | None = None
 ) -> tuple[Tensor, Tensor]:
     r"""z at the last node, by one evaluation of the velocity v at each, and a correction of the log-density.
 

@@ -1,11 +1,10 @@
 """Langevin dynamics on a density known up to its constant: targets, samplers, adaptation, chains."""
 
-from solvers.langevin.annealed import AnnealedLangevin
-from solvers.langevin.chains import Chains
-from solvers.langevin.mcmc import mcmc
-from solvers.langevin.samplers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB
-from solvers.langevin.target import Target
-from solvers.langevin.tempering import ParallelTempering
+from backdrift.solvers.langevin.chains import Chains
+from backdrift.solvers.langevin.mcmc import mcmc
+from backdrift.solvers.langevin.samplers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB
+from backdrift.solvers.langevin.target import Target
+from backdrift.solvers.langevin.tempering import ParallelTempering
 
 __all__ = [
     "BAOAB",
@@ -13,7 +12,6 @@ __all__ = [
     "MALT",
     "ULA",
     "AdjustedBAOAB",
-    "AnnealedLangevin",
     "Chains",
     "ParallelTempering",
     "Target",

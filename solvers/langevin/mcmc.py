@@ -9,11 +9,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from solvers.langevin.adaptation import DualAveraging, Moments, Whitening, windows
-from solvers.langevin.chains import Chains
-from solvers.langevin.samplers import Sampler, State, acceptance, accepted, choose
-from solvers.langevin.target import Evaluate, evaluator
-from solvers.noise import ACCEPT, Noise
+from backdrift.solvers.langevin.adaptation import DualAveraging, Moments, Whitening, windows
+from backdrift.solvers.langevin.chains import Chains
+from backdrift.solvers.langevin.samplers import Sampler, State, acceptance, accepted, choose
+from backdrift.solvers.langevin.target import LogDensityAndScore, evaluator
+from backdrift.solvers.noise import ACCEPT, Noise
 
 
 def mcmc(
@@ -149,7 +149,7 @@ def _signal(sampler: Sampler, ratio: Tensor, d: int) -> Tensor:
     return 0.1 * (1 - excess)
 
 
-def _flat(evaluate: Evaluate, shape: torch.Size, beta: Tensor) -> Evaluate:
+def _flat(evaluate: LogDensityAndScore, shape: torch.Size, beta: Tensor) -> LogDensityAndScore:
     """`evaluate` for flat rows, row i at inverse temperature beta_i, its answers' shapes checked."""
 
     def flat(x: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from solvers.langevin.target import Evaluate
+from backdrift.solvers.langevin.target import LogDensityAndScore
 
 
 class State(NamedTuple):
@@ -100,13 +100,15 @@ class Sampler(ABC):
         """n, how often a step evaluates the density, and how many normal vectors it takes."""
         return 1
 
-    def start(self, x: Tensor, evaluate: Evaluate, noise: Tensor) -> State:
+    def start(self, x: Tensor, evaluate: LogDensityAndScore, noise: Tensor) -> State:
         """The state at `x` `[chains, d]`; `noise` is standard normal, `[chains, d]`."""
         log_prob, score = evaluate(x)
         return State(x, score, log_prob)
 
     @abstractmethod
-    def propose(self, state: State, h: Tensor, root: Tensor, noise: Tensor, evaluate: Evaluate) -> tuple[State, Tensor]:
+    def propose(
+        self, state: State, h: Tensor, root: Tensor, noise: Tensor, evaluate: LogDensityAndScore
+    ) -> tuple[State, Tensor]:
         """One step of the chain.
 
         Args:
@@ -150,7 +152,9 @@ class ULA(Sampler):
     def first_step(self, dim: int) -> float:
         return 0.5 * dim ** (-1 / 3)
 
-    def propose(self, state: State, h: Tensor, root: Tensor, noise: Tensor, evaluate: Evaluate) -> tuple[State, Tensor]:
+    def propose(
+        self, state: State, h: Tensor, root: Tensor, noise: Tensor, evaluate: LogDensityAndScore
+    ) -> tuple[State, Tensor]:
         u = whiten_score(root, state.score)
         move = h * u + (2 * h).sqrt() * noise
         x = state.x + whiten(root, move)
@@ -208,10 +212,12 @@ class BAOAB(Sampler):
     def first_step(self, dim: int) -> float:
         return 0.5 * dim ** (-1 / 4)
 
-    def start(self, x: Tensor, evaluate: Evaluate, noise: Tensor) -> State:
+    def start(self, x: Tensor, evaluate: LogDensityAndScore, noise: Tensor) -> State:
         return super().start(x, evaluate, noise)._replace(velocity=noise)
 
-    def propose(self, state: State, h: Tensor, root: Tensor, noise: Tensor, evaluate: Evaluate) -> tuple[State, Tensor]:
+    def propose(
+        self, state: State, h: Tensor, root: Tensor, noise: Tensor, evaluate: LogDensityAndScore
+    ) -> tuple[State, Tensor]:
         # The O part keeps the Maxwell density; only the energy of the other four parts is in error
         # (Bussi & Parrinello 2007, the effective energy; Sivak et al. 2014, the shadow work).
         return _leapfrog(state, h, root, evaluate, lambda v: _refresh(v, self.friction * h, noise))
@@ -288,7 +294,9 @@ class MALT(Sampler):
     def evaluations(self, dim: int) -> int:
         return self.steps or math.ceil(self.length / (self.step or self.first_step(dim)))
 
-    def propose(self, state: State, h: Tensor, root: Tensor, noise: Tensor, evaluate: Evaluate) -> tuple[State, Tensor]:
+    def propose(
+        self, state: State, h: Tensor, root: Tensor, noise: Tensor, evaluate: LogDensityAndScore
+    ) -> tuple[State, Tensor]:
         first, *others = noise.reshape(len(noise), -1, noise.shape[-1]).unbind(1)
         state, ratio = _leapfrog(state._replace(velocity=first), h, root, evaluate)
         for z in others:
@@ -305,7 +313,7 @@ def _refresh(v: Tensor, damping: Tensor, noise: Tensor) -> Tensor:
 
 
 def _leapfrog(
-    state: State, h: Tensor, root: Tensor, evaluate: Evaluate, turn: Callable[[Tensor], Tensor] = lambda v: v
+    state: State, h: Tensor, root: Tensor, evaluate: LogDensityAndScore, turn: Callable[[Tensor], Tensor] = lambda v: v
 ) -> tuple[State, Tensor]:
     """A step of velocity Verlet, with what `turn` does to the velocity halfway; r of all but that."""
     assert state.velocity is not None

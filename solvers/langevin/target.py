@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-Evaluate = Callable[[Tensor], tuple[Tensor | None, Tensor]]
+LogDensityAndScore = Callable[[Tensor], tuple[Tensor | None, Tensor]]
 """From x `[batch, ...]` to log p(x) + const, `[batch]` (None where only a score is known), and the score."""
 
 
@@ -32,7 +32,7 @@ class Target(Protocol):
         """grad log p(x), shaped like x."""
 
 
-def evaluator(target: Any) -> Evaluate:
+def evaluator(target: Any) -> LogDensityAndScore:
     """Log-density and score in one call, from whatever of the two `target` has.
 
     Args:
@@ -72,7 +72,7 @@ def _takes_x_alone(function: Any) -> bool:
     return True
 
 
-def _by_autograd(log_prob: Callable[[Tensor], Tensor]) -> Evaluate:
+def _by_autograd(log_prob: Callable[[Tensor], Tensor]) -> LogDensityAndScore:
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             x = x.detach().requires_grad_()

@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from solvers.langevin.samplers import MALA, Sampler, State, accepted
-from solvers.langevin.target import Evaluate
+from backdrift.solvers.langevin.samplers import MALA, Sampler, State, accepted
+from backdrift.solvers.langevin.target import LogDensityAndScore
 
 
 def geometric(hottest: float, replicas: int) -> tuple[float, ...]:
@@ -64,10 +64,12 @@ class ParallelTempering(Sampler):
     def evaluations(self, dim: int) -> int:
         return self.sampler.evaluations(dim)
 
-    def start(self, x: Tensor, evaluate: Evaluate, noise: Tensor) -> State:
+    def start(self, x: Tensor, evaluate: LogDensityAndScore, noise: Tensor) -> State:
         return self.sampler.start(x, evaluate, noise)
 
-    def propose(self, state: State, h: Tensor, root: Tensor, noise: Tensor, evaluate: Evaluate) -> tuple[State, Tensor]:
+    def propose(
+        self, state: State, h: Tensor, root: Tensor, noise: Tensor, evaluate: LogDensityAndScore
+    ) -> tuple[State, Tensor]:
         return self.sampler.propose(state, h, root, noise, evaluate)
 
     def rejected(self, state: State) -> State:

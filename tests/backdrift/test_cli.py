@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from backdrift.cli import COMMANDS, main
-from backdrift.configuration import Job, build, config_folder
-from backdrift.run import Run
-from sde import VP
+from backdrift.runs.configuration import Job, build, config_folder
+from backdrift.runs.run import Run
+from backdrift.sde import VP
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 SMALL = (
@@ -55,7 +55,7 @@ SMALL = (
         ("train data=moons likelihood.probes=0", "likelihood.probes: expected a positive integer"),
         ("train data=moons +likelihood.nosuch=3", "unexpected keyword argument 'nosuch'"),
         ("train +model.nosuch=3", "unexpected keyword argument 'nosuch'"),
-        ("train sde._target_=sde.Nosuch", "sde: Error locating target 'sde.Nosuch'"),
+        ("train sde._target_=backdrift.sde.Nosuch", "sde: Error locating target 'backdrift.sde.Nosuch'"),
         ("train data=moons model=unet", "model: does not take data of shape [2]"),
         ("train data=checkerboard model.classes=3", "checkerboard has no labels"),
         ("train sde=vp,ve", "ask for them with -m"),
@@ -143,13 +143,13 @@ def test_multirun_makes_a_run_for_each_combination(capsys, empty_folder):
     assert sorted(path.name for path in empty_folder.iterdir()) == ["runs"]  # and nothing of Hydra's
     runs = [Run.open(path) for path in sorted((empty_folder / "runs").iterdir())]
     found = {(run.config.sde._target_, run.config.train.seed) for run in runs}
-    assert found == {("sde.VP", 1), ("sde.VP", 2), ("sde.VE", 1), ("sde.VE", 2)}
-    assert all("moons-ve-mlp" in run.path.name for run in runs if run.config.sde._target_ == "sde.VE")
+    assert found == {("backdrift.sde.VP", 1), ("backdrift.sde.VP", 2), ("backdrift.sde.VE", 1), ("backdrift.sde.VE", 2)}
+    assert all("moons-ve-mlp" in run.path.name for run in runs if run.config.sde._target_ == "backdrift.sde.VE")
 
 
 def test_a_folder_of_own_configs(tmp_path):
     (tmp_path / "sde").mkdir()
-    (tmp_path / "sde" / "mine.yaml").write_text("_target_: sde.VP\nbeta_min: 0.2\nbeta_max: 10.0\n")
+    (tmp_path / "sde" / "mine.yaml").write_text("_target_: backdrift.sde.VP\nbeta_min: 0.2\nbeta_max: 10.0\n")
     config = Job("train", ("sde=mine", "sde.beta_max=12"), str(tmp_path)).config()
     assert build(config, "sde").beta_max == 12
     assert config.name == "digits-mine-unet"
@@ -196,11 +196,11 @@ def test_names_and_folders_may_be_numbers(capsys, empty_folder):
 def test_every_option_of_a_group_can_be_built(group):
     for path in (config_folder() / group).glob("*.yaml"):
         built = build(Job("train", (f"{group}={path.stem}",)).config(), group)
-        assert type(built).__module__.split(".")[0] == {"sde": "sde", "solver": "solvers"}[group]
+        assert type(built).__module__.split(".")[1] == {"sde": "sde", "solver": "solvers"}[group]
 
 
 def test_every_class_can_be_chosen():
-    import sde
+    from backdrift import sde
 
     def targets(group):
         return {
@@ -209,7 +209,7 @@ def test_every_class_can_be_chosen():
         }
 
     concrete = {
-        f"sde.{name}"
+        f"backdrift.sde.{name}"
         for name in sde.__all__
         if isinstance(getattr(sde, name), type)
         and issubclass(getattr(sde, name), sde.GaussianSDE)

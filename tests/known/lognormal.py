@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from sde import SDE, Time
+from backdrift.sde import SDE, Time
 
 
 class GeometricBrownian(SDE):

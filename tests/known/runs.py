@@ -1,8 +1,8 @@
 """A run folder with a trained model in it."""
 
-from backdrift.configuration import Job
-from backdrift.run import Run
-from backdrift.training import Trainer
+from backdrift.runs.configuration import Job
+from backdrift.runs.run import Run
+from backdrift.training.trainer import Trainer
 
 
 def trained(*overrides: str) -> Run:

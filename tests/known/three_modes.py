@@ -2,8 +2,8 @@
 
 import torch
 
-from models import GaussianMixture
-from sde import GaussianSDE
+from backdrift.models import GaussianMixture
+from backdrift.sde import GaussianSDE
 
 
 def mixture(sde: GaussianSDE, dtype: torch.dtype = torch.float64) -> GaussianMixture:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import MLP, Denoiser, DenoisingLoss, GaussianMixture
-from sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP
-from solvers import Adams, sample
+from backdrift.models import MLP, Denoiser, DenoisingLoss, GaussianMixture
+from backdrift.sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP
+from backdrift.solvers import Adams, sample
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
 

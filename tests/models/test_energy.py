@@ -4,10 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import GaussianMixture
-from models.energy import ConservativeDenoiser, Energy, LogDensity
-from models.loss import DenoisingLoss
-from sde import VP
+from backdrift.models import ConservativeDenoiser, DenoisingLoss, Energy, GaussianMixture, LogDensity
+from backdrift.sde import VP
 
 
 class Potential(nn.Module):

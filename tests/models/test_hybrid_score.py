@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.hybrid_score import HybridLoss, HybridScore
-from sde import VP, CriticallyDamped
-from sde.linear import factor
+from backdrift.models import HybridLoss, HybridScore
+from backdrift.sde import VP, CriticallyDamped
+from backdrift.sde.linear import factor
 
 
 class Zero(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from models import (
+from backdrift.models import (
     DenoisingLoss,
     EDMLikelihoodTimes,
     GaussianMixture,
@@ -19,9 +19,9 @@ from models import (
     TimeDistribution,
     UniformTimes,
 )
-from models.loss import weight
-from models.times import stratified
-from sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, Time, as_time
+from backdrift.models.loss import weight
+from backdrift.models.times import stratified_uniform
+from backdrift.sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, Time, as_time
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
 TIMES = [
@@ -229,7 +229,7 @@ def test_likelihood_times_take_the_variance_away(sde: GaussianSDE, factor: float
 
 
 def test_stratified_numbers_are_one_in_each_interval() -> None:
-    u = stratified(1000, torch.Generator().manual_seed(0))
+    u = stratified_uniform(1000, torch.Generator().manual_seed(0))
     assert u.dtype == torch.float64
     assert torch.equal((u * 1000).floor(), torch.arange(1000).double())
     assert kstest(((u * 1000) % 1).numpy(), "uniform").pvalue > 0.01
@@ -243,7 +243,11 @@ def test_stratified_means_converge_like_n_to_the_minus_three_halves() -> None:
     def spread(n: int, independent: bool) -> float:
         means = []
         for _ in range(400):
-            u = torch.rand(n, generator=generator, dtype=torch.float64) if independent else stratified(n, generator)
+            u = (
+                torch.rand(n, generator=generator, dtype=torch.float64)
+                if independent
+                else stratified_uniform(n, generator)
+            )
             means.append(torch.sin(3 * u).mean())
         return float(torch.stack(means).std())
 
@@ -265,7 +269,7 @@ def test_stratified_times_make_a_quieter_loss() -> None:
         means = []
         for _ in range(repeats):
             x0, eps = torch.randn(2, n, 64, generator=generator, dtype=torch.float64)
-            u = stratified(n, generator) if strata else torch.rand(n, generator=generator, dtype=torch.float64)
+            u = stratified_uniform(n, generator) if strata else torch.rand(n, generator=generator, dtype=torch.float64)
             means.append(loss(model, x0, u, eps).mean())  # type: ignore[arg-type]
         spreads.append(float(torch.stack(means).var()))
     assert 5 * spreads[1] < spreads[0]

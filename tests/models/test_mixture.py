@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import GaussianMixture
-from sde import VE, VP, CosineVP, GaussianSDE, Rectified, SubVP
+from backdrift.models import GaussianMixture
+from backdrift.sde import VE, VP, CosineVP, GaussianSDE, Rectified, SubVP
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Rectified()]
 

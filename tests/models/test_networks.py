@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.mlp import MLP, Conditioning
-from models.unet import UNet
+from backdrift.models import MLP, UNet
+from backdrift.models.mlp import Conditioning
 
 Build = Callable[..., nn.Module]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import GaussianMixture
-from models.score_diagnostics import curl, diagnose_score, relative_size, score_residual
-from sde import VE, VP, CriticallyDamped, GaussianSDE, OrnsteinUhlenbeck, StationarySDE, SubVP, Time, as_time
+from backdrift.models import GaussianMixture, diagnose_score, score_residual
+from backdrift.models.score_diagnostics import curl, relative_size
+from backdrift.sde import VE, VP, CriticallyDamped, GaussianSDE, OrnsteinUhlenbeck, StationarySDE, SubVP, Time, as_time
 
 
 class Scored:

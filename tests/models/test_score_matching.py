@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from models import GaussianMixture
-from models import score_matching as sm
-from models.energy import Energy
-from sde import VP
+from backdrift.models import Energy, GaussianMixture
+from backdrift.models import score_matching as sm
+from backdrift.sde import VP
 
 F64 = torch.float64
 LBFGS = {"tolerance_grad": 1e-11, "tolerance_change": 0.0, "line_search_fn": "strong_wolfe"}

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from models.energy import gradient
-from models.targets import Banana, Funnel, IllConditionedGaussian, LogisticRegression, Mixture
+from backdrift.models.energy import gradient
+from backdrift.models.targets import Banana, Funnel, IllConditionedGaussian, LogisticRegression, Mixture
 
 F64 = torch.float64
 KNOWN = [IllConditionedGaussian(4, 50.0), Mixture(), Funnel(3, 0.8), Banana()]

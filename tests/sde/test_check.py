@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, check
-from sde.process import Time
+from backdrift.sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, Time, check
 
 
 class Bare(GaussianSDE):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Prior, Rectified, SubVP, as_time
-from solvers import simulate
+from backdrift.sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Prior, Rectified, SubVP, as_time
+from backdrift.solvers import simulate
 
 SHIPPED = [
     VP(),

@@ -10,8 +10,8 @@ import torch
 from lognormal import GeometricBrownian
 from torch import Tensor
 
-from sde import SDE, CriticallyDamped, ReverseSDE, Time, as_time
-from solvers import TorchSDE, sample
+from backdrift.sde import SDE, CriticallyDamped, ReverseSDE, Time, as_time
+from backdrift.solvers import TorchSDE, sample
 
 
 class Sheared(SDE):

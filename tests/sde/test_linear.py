@@ -11,8 +11,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from sde import VP, CriticallyDamped, GaussianSDE, LinearSDE, OrnsteinUhlenbeck, Time, check
-from sde.linear import factor
+from backdrift.sde import VP, CriticallyDamped, GaussianSDE, LinearSDE, OrnsteinUhlenbeck, Time, check
+from backdrift.sde.linear import factor
 
 A = [[-0.3, 1.2, 0.0], [-1.0, -0.5, 0.4], [0.1, 0.0, -0.8]]
 L = [[0.0, 0.2], [1.0, 0.0], [0.3, 0.7]]
@@ -31,30 +31,30 @@ def van_loan(a: np.ndarray, q: np.ndarray, tau: float) -> tuple[np.ndarray, np.n
     return phi, phi @ e[:d, d:]
 
 
-@pytest.mark.parametrize("clock", [1.0, 3.0, VP(0.1, 20.0)], ids=["unit", "fast", "vp"])
-def test_moments_solve_their_differential_equations(clock: object) -> None:
-    sde = LinearSDE(A, L, clock=clock, initial=torch.eye(3) * 0.1)  # type: ignore[arg-type]
+@pytest.mark.parametrize("schedule", [1.0, 3.0, VP(0.1, 20.0)], ids=["unit", "fast", "vp"])
+def test_moments_solve_their_differential_equations(schedule: object) -> None:
+    sde = LinearSDE(A, L, schedule=schedule, initial=torch.eye(3) * 0.1)  # type: ignore[arg-type]
     report = sde.check(tolerance=1e-7)
     assert report, report
 
 
-def test_check_names_a_clock_that_disagrees_with_itself() -> None:
+def test_check_names_a_schedule_that_disagrees_with_itself() -> None:
     class Wrong(VP):
         def integrated_beta(self, t: Tensor) -> Tensor:
             return self.beta(t) * t
 
-    report = LinearSDE(A, L, clock=Wrong()).check()
+    report = LinearSDE(A, L, schedule=Wrong()).check()
     assert not report
     assert "integrated_beta" in report.faults[0]
 
 
 def test_moments_are_van_loans() -> None:
-    sde = LinearSDE(A, L, clock=VP(), T=1.0)
+    sde = LinearSDE(A, L, schedule=VP(), T=1.0)
     a, q = sde.A.numpy(), (sde.L @ sde.L.mT).numpy()
     for s, t in [(0.0, 0.3), (0.2, 0.9), (0.5, 0.5001)]:
-        clock = VP()
-        tau = float(clock.integrated_beta(torch.tensor(t, dtype=torch.float64))) - float(
-            clock.integrated_beta(torch.tensor(s, dtype=torch.float64))
+        schedule = VP()
+        tau = float(schedule.integrated_beta(torch.tensor(t, dtype=torch.float64))) - float(
+            schedule.integrated_beta(torch.tensor(s, dtype=torch.float64))
         )
         for ours, theirs in zip(sde.moments(s, t), van_loan(a, q, tau), strict=True):
             np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-9, atol=1e-14 * np.abs(theirs).max())
@@ -63,7 +63,7 @@ def test_moments_are_van_loans() -> None:
 def test_no_digits_are_lost_in_tiny_steps() -> None:
     """Sigma of CLD from v = x = 0 is 2 Gamma tau (tau^2/(3 M^2), tau/(2 M), 1) to leading order: with tau
     down to 1e-12 the entries span 24 decades, and each keeps its digits."""
-    sde = CriticallyDamped(clock=1.0)
+    sde = CriticallyDamped(schedule=1.0)
     m, gamma = sde.mass, sde.friction
     for tau in (1e-2, 1e-4, 1e-7, 1e-12):
         _, sigma = sde.moments_after(torch.tensor(tau, dtype=torch.float64))
@@ -77,7 +77,7 @@ def test_no_digits_are_lost_in_tiny_steps() -> None:
 
 
 def test_long_times_neither_overflow_nor_lose_the_stationary_density() -> None:
-    sde = LinearSDE([[-1.0, 3.0], [-3.0, -50.0]], [[0.5, 0.0], [0.1, 2.0]], clock=40.0, T=50.0)
+    sde = LinearSDE([[-1.0, 3.0], [-3.0, -50.0]], [[0.5, 0.0], [0.1, 2.0]], schedule=40.0, T=50.0)
     phi, sigma = sde.moments(0.0, 50.0)
     c = sde.stationary_covariance
     residual = sde.A @ c + c @ sde.A.mT + sde.L @ sde.L.mT
@@ -89,7 +89,7 @@ def test_long_times_neither_overflow_nor_lose_the_stationary_density() -> None:
 @pytest.mark.parametrize("scalar", [OrnsteinUhlenbeck(rate=0.7, std=1.4, T=3.0), VP(0.1, 20.0)], ids=["ou", "vp"])
 def test_the_scalar_case_is_the_gaussian_process(scalar: GaussianSDE) -> None:
     if isinstance(scalar, VP):
-        linear = LinearSDE(-0.5, 1.0, clock=scalar)
+        linear = LinearSDE(-0.5, 1.0, schedule=scalar)
     else:
         linear = LinearSDE(-0.7, 1.4 * math.sqrt(2 * 0.7), T=3.0)
     x0, xt = randn(4, 1), randn(4, 1, seed=1)
@@ -109,7 +109,7 @@ def test_the_scalar_case_is_the_gaussian_process(scalar: GaussianSDE) -> None:
 
 def test_bridge_is_the_joint_gaussian_conditioned() -> None:
     """x_s and x_t given x_0 are jointly Gaussian; condition that 2d matrix by its inverse's blocks."""
-    sde = LinearSDE(A, L, clock=2.0, initial=0.3 * torch.eye(3))
+    sde = LinearSDE(A, L, schedule=2.0, initial=0.3 * torch.eye(3))
     x0, xt = randn(1, 3), randn(1, 3, seed=1)
     for s, t in [(0.1, 0.4), (0.35, 0.36), (0.0, 1.0)]:
         phi_s, _ = sde.moments(0.0, s)
@@ -143,7 +143,7 @@ def test_bridge_and_marginal_make_the_joint_density() -> None:
 
 
 def test_steps_compose() -> None:
-    sde = LinearSDE(A, L, clock=VP())
+    sde = LinearSDE(A, L, schedule=VP())
     phi1, sigma1 = sde.moments(0.1, 0.4)
     phi2, sigma2 = sde.moments(0.4, 0.9)
     phi, sigma = sde.moments(0.1, 0.9)
@@ -161,7 +161,7 @@ def test_singular_noise_has_a_factor() -> None:
 
 
 def test_a_sample_is_the_same_alone() -> None:
-    sde = LinearSDE(A, L, clock=VP())
+    sde = LinearSDE(A, L, schedule=VP())
     x, t = randn(5, 3, 2), torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
     mean, root = sde.marginal(x, t)
     for i in range(5):

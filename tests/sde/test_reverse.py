@@ -9,9 +9,8 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, ReverseSDE, SubVP
-from sde.process import Time
-from solvers import simulate
+from backdrift.sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, ReverseSDE, SubVP, Time
+from backdrift.solvers import simulate
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(T=100.0), Rectified(), OrnsteinUhlenbeck(std=2.0)]
 MEAN, STD = 0.7, 0.6

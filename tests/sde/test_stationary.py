@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import GaussianMixture
-from sde import CriticallyDamped, StationarySDE
-from sde.stationary import matrix_divergence
-from solvers.fokker_planck import Cells, stationary
+from backdrift.models import GaussianMixture
+from backdrift.sde import CriticallyDamped, StationarySDE
+from backdrift.sde.stationary import matrix_divergence
+from backdrift.solvers.fokker_planck import Cells, stationary
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -88,7 +88,7 @@ def test_with_no_curl_the_process_is_its_own_reverse() -> None:
 
 
 def test_underdamped_langevin_of_a_normal_is_critically_damped() -> None:
-    cld = CriticallyDamped(friction=1.4, clock=1.0)
+    cld = CriticallyDamped(friction=1.4, schedule=1.0)
     sde = StationarySDE(
         lambda u: -0.5 * u[:, 0].square() - 0.5 * u[:, 1].square() / cld.mass,
         diffusion=[0.0, cld.friction],

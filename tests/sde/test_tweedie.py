@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import GaussianMixture
-from sde import (
+from backdrift.models import GaussianMixture
+from backdrift.sde import (
     VE,
     VP,
     Brownian,

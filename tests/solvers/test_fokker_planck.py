@@ -10,9 +10,9 @@ import torch
 from lognormal import GeometricBrownian
 from torch import Tensor
 
-from models import GaussianMixture
-from sde import SDE, VP, LinearSDE, OrnsteinUhlenbeck, StationarySDE, Time
-from solvers.fokker_planck import Cells, evolve, generator, patankar, stationary
+from backdrift.models import GaussianMixture
+from backdrift.sde import SDE, VP, LinearSDE, OrnsteinUhlenbeck, StationarySDE, Time
+from backdrift.solvers.fokker_planck import Cells, evolve, generator, patankar, stationary
 
 
 def normal(x: Tensor, mean: float, variance: float) -> Tensor:

@@ -7,10 +7,10 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from models import GaussianMixture
-from sde import VP
-from solvers import EulerMaruyama, Noise, sample
-from solvers.noise import ACCEPT, BLOCK, PRIOR, PROBES, STEPS
+from backdrift.models import GaussianMixture
+from backdrift.sde import VP
+from backdrift.solvers import EulerMaruyama, Noise, sample
+from backdrift.solvers.noise import ACCEPT, BLOCK, PRIOR, PROBES, STEPS
 
 SHAPES = [(3,), (1, 8, 8), (2, 3, 5), (1,), (700,), ()]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde import VP, CriticallyDamped
-from solvers.flow import AngleFlow, TimeFlow
-from solvers.quadrature import Quadrature, gauss_legendre
+from backdrift.sde import VP, CriticallyDamped
+from backdrift.solvers.flows.flow import AngleFlow, TimeFlow
+from backdrift.solvers.quadrature import Quadrature, gauss_legendre
 
 
 def test_gauss_legendre_is_exact_to_its_degree() -> None:

@@ -1,0 +1,1 @@
+"""The commands: each file is one command, and holds its `main(config)`, which nothing imports."""

@@ -1,0 +1,30 @@
+"""Measure what a trained denoiser knows of its data: its error along the noise, information and entropy in nats."""
+
+from __future__ import annotations
+
+import math
+
+from omegaconf import DictConfig
+
+from backdrift.evaluation.knowledge import figure, know
+from backdrift.runs.output import chosen, new_folder, save_figures
+from backdrift.runs.run import Run
+
+
+def main(config: DictConfig) -> None:
+    """Write `information.csv` and `information.png` into a new folder of the run.
+
+    Raises:
+        ValueError: if some values are not finite.
+    """
+    run = Run.open(config.run)
+    data, model = run.data(), run.gaussian_model(config.weights)
+    values, _ = chosen(config, data)
+    settings = {name: config[name] for name in ("levels", "strata", "draws", "seed")}
+    known = know(model, data, values, **settings)
+    if not all(math.isfinite(e.value) for e in (known.entropy, *known.mmse, *known.information)):
+        raise ValueError("information: some values are NaN or infinite")
+    folder = new_folder(run, f"information-{config.split}", config)
+    known.save(folder / "information.csv")
+    print(f"{config.split} set: {known}")
+    save_figures(folder, "information.csv", {"information.png": figure(known)})

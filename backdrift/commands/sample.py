@@ -1,0 +1,49 @@
+"""Draw samples from a trained model with any solver."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from omegaconf import DictConfig
+
+from backdrift.data.views import readable, readable_data, stored
+from backdrift.evaluation import figures
+from backdrift.evaluation.sampling import draw
+from backdrift.runs.configuration import blamed, build
+from backdrift.runs.output import new_folder
+from backdrift.runs.run import Run
+from backdrift.solvers import Solver
+
+
+def main(config: DictConfig) -> None:
+    """Write `samples.npz` (in the data's own units) and `samples.png` into a new folder of the run.
+
+    Raises:
+        ValueError: if `n` is below 1, or some samples are not finite.
+    """
+    if config.n < 1:
+        raise ValueError(f"n={config.n}: expected at least 1 sample")
+    if config.seed < 0:
+        raise ValueError(f"seed={config.seed}: expected 0 or more")
+    run = Run.open(config.run)
+    solver: Solver = build(config, "solver")
+    data, model = run.data(), run.model(config.weights)
+    began = time.perf_counter()
+    try:
+        x = draw(model, solver, data.shape, config.n, config.seed)
+    except ValueError as error:
+        raise blamed(config, "solver", error) from error
+    seconds = time.perf_counter() - began
+    broken = int((~x.flatten(1).isfinite().all(1)).sum())
+    if broken:
+        raise ValueError(
+            f"solver: {broken} of {config.n} samples are NaN or infinite; take more steps or another solver"
+        )
+
+    folder = new_folder(run, f"samples-{type(solver).__name__.lower()}-seed{config.seed}", config)
+    np.savez(folder / "samples.npz", x=stored(data, x))
+    figures.samples(readable(data, x), readable_data(data, data.test[: max(64, config.n)])).savefig(
+        folder / "samples.png"
+    )
+    print(f"{config.n} samples by {solver} in {seconds:.1f} s\n{folder / 'samples.npz'}\n{folder / 'samples.png'}")

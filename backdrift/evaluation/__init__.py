@@ -1,0 +1,1 @@
+"""What is measured of a trained model or of chains, and drawn."""

@@ -1,0 +1,44 @@
+"""Samples of a model in batches, by a solver that fits its process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backdrift.sde import SDE, GaussianSDE, LinearSDE
+from backdrift.solvers import ScipyODE, Solver, SymmetricSplitting, TorchDiffEq, TorchSDE, sample
+
+BATCH = 256
+"""Samples in memory at once. It changes no sample: sample i of a seed does not know its neighbours."""
+
+
+def draw(model: Any, solver: Solver, shape: tuple[int, ...], n: int, seed: int) -> Tensor:
+    """`n` samples x `[n, *shape]` in the model's units, on the host: the data's part of the states."""
+    sde = model.sde
+    require_fit(solver, sde)
+    state = sde.state_shape(shape)
+    parts = [
+        sde.position(sample(model, solver, (min(BATCH, n - first), *state), seed, first=first)).cpu()
+        for first in range(0, n, BATCH)
+    ]
+    return torch.cat(parts)
+
+
+def require_fit(solver: Solver, sde: SDE) -> None:
+    """Raise `ValueError`, saying what to take, where one of our solvers is not for such a process."""
+    name, process = type(solver).__name__, type(sde).__name__
+    if isinstance(solver, SymmetricSplitting):
+        if not isinstance(sde, LinearSDE):
+            raise ValueError(
+                f"{name} is for linear processes with a matrix, such as sde=cld, the process is {process}; "
+                "take solver=adams or another"
+            )
+        return
+    ours = type(solver).__module__.startswith("backdrift.solvers.")
+    if ours and not isinstance(solver, (ScipyODE, TorchDiffEq, TorchSDE)) and not isinstance(sde, GaussianSDE):
+        raise ValueError(
+            f"{name} is for Gaussian processes, the process is {process}; "
+            "take solver=symmetric_splitting, solver=torchsde or solver=scipy"
+        )

@@ -1,0 +1,105 @@
+"""The probability-flow ODE by torchdiffeq, where it is installed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from backdrift.sde import GaussianSDE
+from backdrift.sde.process import require_positive
+from backdrift.solvers.flows.flow import flow
+from backdrift.solvers.model import denoiser_of
+from backdrift.solvers.noise import Noise
+from backdrift.solvers.solver import OnStep, Solver, require_steps
+
+Method = Literal[
+    "dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "euler", "midpoint", "heun2", "heun3", "rk4"
+]
+ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchDiffEq(Solver):
+    """The probability flow from T to eps by `torchdiffeq.odeint` (Chen et al. 2018).
+
+    In the angle for a Gaussian process (`AngleFlow`), and in plain (x, t) for any other, by the drift of
+    `sde.reverse(score, 0)`.
+    Steps end at eps sharp (torchdiffeq by itself steps past it and interpolates), and the field is never asked
+    outside [eps, T]. All samples share their steps, whose error is judged by the sample that is worst off; so a sample
+    depends on its neighbours within the tolerance, as it does not with `Adaptive`, the same pair as "dopri5".
+
+    Args:
+        method: of odeint; adaptive ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun") or on a fixed grid.
+        rtol, atol: tolerances of a step's error in the coordinates, where the method is adaptive.
+        steps: of a fixed grid, the flow's own.
+        eps: end time; the process's own by default.
+        denoise: end with D(x, eps) in place of x, where the process is Gaussian.
+        data_std: d; the model's own by default, or else 1.
+        max_steps: give up on adaptive solves that need more.
+
+    Raises:
+        ValueError: naming the argument that makes no sense.
+        ImportError: if torchdiffeq is not installed.
+        RuntimeError: if an adaptive step underflows or there are too many; with the time.
+    """
+
+    method: Method = "dopri5"
+    rtol: float = 1e-4
+    atol: float = 1e-4
+    steps: int = 32
+    eps: float | None = None
+    denoise: bool = True
+    data_std: float | None = None
+    max_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {self.method!r}")
+        require_positive(rtol=self.rtol, atol=self.atol)
+        require_steps(self.steps)
+        require_steps(self.max_steps)
+
+    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        try:
+            from torchdiffeq import odeint
+        except ImportError as error:
+            raise ImportError(
+                "torchdiffeq is not installed: `pip install torchdiffeq`, or use solvers.Adaptive, which is Dormand & "
+                "Prince's pair with a step for each sample"
+            ) from error
+        path = flow(model, self.data_std, self.eps)
+        wide, narrow = (math.exp(-move(x[:1])[1]) for move in (path.leave, path.enter))
+        fixed = self.method not in ADAPTIVE
+        # -u, which rises from noise to data.
+        nodes = path.nodes(None, self.steps) if fixed else [path.first, path.last]
+        clock = -torch.tensor(nodes, dtype=torch.float64, device=x.device).flip(0)
+        asked = clock[0]
+
+        def rate(v: Tensor, z: Tensor) -> Tensor:
+            nonlocal asked
+            asked = v
+            return -path.velocity(z, -v)
+
+        options: dict[str, Any] = {}
+        if not fixed:
+            options = {"norm": _of_the_worst, "step_t": clock[1:], "max_num_steps": self.max_steps}
+        try:
+            states = odeint(rate, x / wide, clock, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
+        except AssertionError as error:
+            raise RuntimeError(
+                f"torchdiffeq: {error}, last asked at t = {path.time(-float(asked)):.6g}; "
+                "loosen rtol and atol, or look for nan or a jump in the model there"
+            ) from error
+        x, t = narrow * states[-1], x.new_tensor(path.eps)
+        if self.denoise and isinstance(model.sde, GaussianSDE):
+            x = denoiser_of(model)(x, t)
+        return x if on_step is None else on_step(x, t)
+
+
+def _of_the_worst(z: Tensor) -> Tensor:
+    """The largest of the samples' root mean squares."""
+    return z.flatten(1).square().mean(1).amax().sqrt()

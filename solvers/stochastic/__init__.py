@@ -1,0 +1,1 @@
+"""The reverse SDE of any process, correctors, and Brownian motion."""

@@ -1,0 +1,206 @@
+"""Langevin steps at a fixed time, around any predictor."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backdrift.sde.process import require_positive
+from backdrift.solvers.model import denoiser_of, score_of
+from backdrift.solvers.noise import ACCEPT, Noise
+from backdrift.solvers.solver import OnStep, Solver, require_steps
+from backdrift.solvers.tables.euler import EulerMaruyama
+from backdrift.solvers.tables.table_solver import TableSolver
+
+
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """One number per sample, shaped to broadcast against `x`."""
+    return values.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of each sample, `[batch]`."""
+    return (a * b).flatten(1).sum(1)
+
+
+def width(model: Any, data_std: float | None) -> float:
+    """The data's standard deviation: as given, else the model's own, else 1."""
+    return float(getattr(model, "data_std", 1.0)) if data_std is None else data_std
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrector(ABC):
+    """Moves a state towards p_t without changing t.
+
+    Args:
+        steps: how many moves after each predictor step.
+
+    Raises:
+        ValueError: if `steps` is below 1.
+    """
+
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        require_steps(self.steps)
+
+    @abstractmethod
+    def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
+        """`steps` moves at time t; `accept` draws one number a sample for those that may refuse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LangevinCorrector(Corrector):
+    """x' = x + delta score + sqrt(2 delta) z with Song's step size, for each sample alone:
+
+        delta = 2 (alpha snr)^2 / max(|score|^2/dim, 1/R^2),    delta <= sigma^2/2,    R^2 = sigma^2 + alpha^2 d^2.
+
+    Song et al. (2021), algorithms 4 and 5. There the norms are averaged over the batch, and a sample
+    depends on its neighbours. Taken over one sample, |score| may vanish, above all in few dimensions;
+    so it counts for no less than what is expected of data of standard deviation d. The second bound
+    keeps the step stable in every direction, none of p_t being narrower than sigma. |z|^2 is replaced by
+    its expectation, since a step size that depends on z biases the step.
+
+    Args:
+        snr: Song's r, the ratio of the drift's length to the noise's.
+        data_std: d; the model's own by default.
+
+    Raises:
+        ValueError: if a number is not positive.
+    """
+
+    snr: float = 0.16
+    data_std: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(snr=self.snr)
+
+    def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
+        score, alpha, variance = score_of(model), model.sde.alpha(t), model.sde.sigma(t).square()
+        total = variance + (alpha * width(model, self.data_std)).square()
+        for _ in range(self.steps):
+            s = score(x, t)
+            delta = 2 * (alpha * self.snr).square() / (dot(s, s) / x[0].numel()).maximum(1 / total)
+            delta = per_sample(delta.minimum(0.5 * variance), x)
+            x = x + delta * s + (2 * delta).sqrt() * noise()
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrnsteinUhlenbeckCorrector(Corrector):
+    """A Langevin step that is exact where the data are normal with standard deviation d:
+
+        x' = alpha D + rho (x - alpha D) + q z,    q^2 = R^2 (1 - kappa^2),
+        kappa = rho + (1 - rho) alpha^2 d^2/R^2,    R^2 = sigma^2 + alpha^2 d^2,    rho = exp(-h).
+
+    This is x + (1 - rho) sigma^2 score + q z, the Ornstein-Uhlenbeck step of the density N(0, R^2):
+    stable for every h, where the plain step is not, and without its bias on a normal density.
+
+    Args:
+        h: step size in units of sigma^2.
+        data_std: d; the model's own by default.
+
+    Raises:
+        ValueError: if a number is not positive.
+    """
+
+    h: float = 0.1
+    data_std: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(h=self.h)
+
+    def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
+        denoise = denoiser_of(model)
+        rho = math.exp(-self.h)
+        alpha, sigma = model.sde.alpha(t), model.sde.sigma(t)
+        signal = (alpha * width(model, self.data_std)).square()
+        total = signal + sigma.square()
+        # 1 - kappa^2 = (1 - kappa)(1 + kappa), and 1 - kappa = (1 - rho) sigma^2/R^2
+        lost = (1 - rho) * sigma.square() / total
+        q = (total * lost * (2 - lost)).sqrt()
+        for _ in range(self.steps):
+            mean = alpha * denoise(x, t)
+            x = mean + rho * (x - mean) + q * noise()
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetropolisCorrector(Corrector):
+    """A Langevin step that may be refused, so that p_t stays exactly as it is (MALA, Roberts & Tweedie 1996):
+
+        x' = x + delta score + sqrt(2 delta) z,    delta = h sigma^2.
+
+    The density's ratio comes from the score alone, by Simpson's rule along the line from x to x':
+
+        log p(x') - log p(x) = (x' - x) . [s(x) + 4 s((x + x')/2) + s(x')]/6 + O(|x' - x|^5).
+
+    Two evaluations a step, and one more at the first. The step size depends on t only: one that
+    depends on x would need its own correction.
+
+    Args:
+        h: step size in units of sigma^2.
+
+    Raises:
+        ValueError: if a number is not positive.
+    """
+
+    h: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(h=self.h)
+
+    def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
+        score = score_of(model)
+        s = score(x, t)
+        delta = self.h * model.sde.sigma(t).square()
+        for _ in range(self.steps):
+            z = noise()
+            new = x + delta * s + (2 * delta).sqrt() * z
+            s_new = score(new, t)
+            log_ratio = dot(new - x, s + 4 * score((x + new) / 2, t) + s_new) / 6
+            back = (x - new - delta * s_new) / (2 * delta).sqrt()  # the z that would lead back
+            log_ratio = log_ratio + 0.5 * (dot(z, z) - dot(back, back))
+            taken = per_sample(torch.special.log_ndtr(accept().flatten()) < log_ratio, x)
+            x, s = torch.where(taken, new, x), torch.where(taken, s_new, s)
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorCorrector(Solver):
+    """Any table, with a corrector after each of its steps but the last one to the data.
+
+    Song et al. (2021), algorithm 1.
+
+    Args:
+        predictor: a solver on a fixed grid.
+        corrector: what moves the state at each time.
+    """
+
+    predictor: TableSolver = field(default_factory=EulerMaruyama)
+    corrector: Corrector = field(default_factory=LangevinCorrector)
+    stochastic = True
+
+    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        if noise is None:
+            raise ValueError("noise: this solver is stochastic; give a source of noise")
+        accept = noise.sibling((x.shape[0], 1), ACCEPT)
+        remaining = sum(row.ends for row in self.predictor.table(model.sde).rows)
+        on_data = self.predictor.final != "stop"
+
+        def correct(x: Tensor, t: Tensor) -> Tensor:
+            nonlocal remaining
+            remaining -= 1
+            if remaining > 0 or not on_data:
+                x = self.corrector.correct(model, x, t, noise, accept)
+            return x if on_step is None else on_step(x, t)
+
+        return self.predictor.solve(model, x, noise, correct)

@@ -1,0 +1,85 @@
+"""Euler's method, on the probability flow and on the reverse SDE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from backdrift.sde import affine
+from backdrift.solvers.tables.grid import Points, fresh_share
+from backdrift.solvers.tables.table import Row, one_evaluation_rows
+from backdrift.solvers.tables.table_solver import TableSolver
+
+
+@dataclass(frozen=True, kw_only=True)
+class Euler(TableSolver):
+    """Euler on the probability flow: x_s = x_t + (s - t) v(x_t, t), v = f x - g^2/2 score.
+
+    Song et al. (2021), eq. 13. Order 1.
+    """
+
+    claimed_order: ClassVar[int] = 1
+
+    def rows(self, points: Points) -> Iterable[Row]:
+        t, s = points.steps()
+        a, b = affine(points.sde, t.t, "velocity")
+        step = s.t - t.t
+        return one_evaluation_rows(t.t, s.t, 1 + step * a, step * b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EulerMaruyama(TableSolver):
+    """Euler-Maruyama on the reverse SDE of a given stochasticity lambda:
+
+        x_s = x_t + (s - t) [f x_t - (1 + lambda^2)/2 g^2 score] + lambda g sqrt(t - s) z.
+
+    Maruyama (1955); Song et al. (2021), eq. 6. Weak order 1, and strong order 1 since the noise
+    does not depend on the state. lambda = 0 is `Euler`.
+
+    Args:
+        stochasticity: lambda >= 0; 1 is Anderson's reverse SDE.
+
+    Raises:
+        ValueError: if `stochasticity` is negative.
+    """
+
+    stochasticity: float = 1.0
+    claimed_order: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.stochasticity >= 0:
+            raise ValueError(f"stochasticity: expected a number >= 0, got {self.stochasticity!r}")
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.stochasticity > 0
+
+    def rows(self, points: Points) -> Iterable[Row]:
+        t, s = points.steps()
+        a, b = affine(points.sde, t.t, "score")
+        step = s.t - t.t
+        push = -0.5 * (1 + self.stochasticity**2) * t.g.square()
+        noise = self.stochasticity * t.g * (-step).sqrt()
+        return one_evaluation_rows(t.t, s.t, 1 + step * (t.f + push * a), step * push * b, noise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReverseDiffusion(TableSolver):
+    """The reverse of the forward step from s to t, taken with the transition's own coefficients:
+
+        x_s = (2 - alpha_t/alpha_s) x_t + v score + sqrt(v) z,    v = Var[x_t | x_s].
+
+    Song et al. (2021), eq. 46 (their reverse diffusion sampler), with x_t = a x_s + sqrt(v) z
+    discretising f = (a - 1) x and G = sqrt(v). Weak order 1.
+    """
+
+    claimed_order: ClassVar[int] = 1
+    stochastic = True
+
+    def rows(self, points: Points) -> Iterable[Row]:
+        t, s = points.steps()
+        a, b = affine(points.sde, t.t, "score")
+        variance = t.sigma.square() * fresh_share(t, s)
+        return one_evaluation_rows(t.t, s.t, 2 - t.alpha / s.alpha + variance * a, variance * b, variance.sqrt())

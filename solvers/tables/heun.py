@@ -1,0 +1,77 @@
+"""EDM's second-order sampler, with or without churn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from backdrift.solvers.tables.grid import Points
+from backdrift.solvers.tables.table import Row, by_step
+from backdrift.solvers.tables.table_solver import TableSolver
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heun(TableSolver):
+    """Heun's method on dx^/ds = (x^ - D)/s, with x^ = x/alpha and s = sigma/alpha as the time, and churn:
+
+        s^ = (1 + gamma) s,  x^ <- x^ + s_noise sqrt(s^^2 - s^2) z,  then one Heun step from s^.
+
+    Karras et al. (2022), algorithms 1 and 2. Order 2 without churn, two evaluations a step. Grid and ending are theirs;
+    for few steps `grid="angle", final="half_step", eps="auto"` end 2.5 to 5 times nearer to the exact flow (median,
+    8 to 20 evaluations) on `modes` and `decades` of benchmarks/problems.py, but 1.3 to 2 times farther on `digits`.
+
+    Args:
+        churn: S_churn; gamma = min(churn/steps, sqrt(2) - 1), so steps of pure noise raise s by at most sqrt(2).
+        s_min, s_max: gamma is 0 outside this range of s.
+        s_noise: inflation of the churn noise.
+
+    Raises:
+        ValueError: if `churn` is negative.
+    """
+
+    churn: float = 0.0
+    s_min: float = 0.0
+    s_max: float = math.inf
+    s_noise: float = 1.0
+    claimed_order: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.churn >= 0:
+            raise ValueError(f"churn: expected a number >= 0, got {self.churn!r}")
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.churn > 0
+
+    def rows(self, points: Points) -> Iterable[Row]:
+        t, s = points.steps()
+        gamma = min(self.churn / max(len(t), 1), math.sqrt(2) - 1)
+        churned = (t.ratio >= self.s_min) & (t.ratio <= self.s_max)
+        # Noise may not be raised above what the process reaches at T.
+        raised = torch.where(churned, t.ratio * (1 + gamma), t.ratio).clamp(max=float(points.ratio[0].detach()))
+        hat = t.at_lambda(-raised.log()) if self.churn else t
+        added = (hat.ratio.square() - t.ratio.square()).clamp(min=0).sqrt() * self.s_noise
+        # In x^: Euler is x^_e = (1 - r) x^ + r D with r = 1 - s'/s, and the trapezoidal rule
+        # x^' = x^ - r/2 (x^ - D) - r'/2 (x^_e - D_e) with r' = s/s' - 1. In x all is scaled by alpha.
+        r, r_end = 1 - s.ratio / hat.ratio, hat.ratio / s.ratio - 1
+        scale = s.alpha / hat.alpha
+        for at, to, k, q, carry, weight, carry2, newest, oldest in by_step(
+            hat.t,
+            s.t,
+            hat.alpha / t.alpha,
+            hat.alpha * added,
+            scale * (1 - r),
+            s.alpha * r,
+            scale * (1 - 0.5 * r - 0.5 * r_end * (1 - r)),
+            s.alpha * 0.5 * r_end,
+            s.alpha * 0.5 * r * (1 - r_end),
+        ):
+            if q:
+                yield Row(at, k, (), noise=q, ends=False)
+            yield Row(to, carry, (weight,), at, ends=False)
+            yield Row(to, carry2, (newest, oldest), to, base=1)

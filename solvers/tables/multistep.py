@@ -1,0 +1,111 @@
+"""What multistep solvers share: exact integrals of polynomials through values at points of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from backdrift.solvers.quadrature import gauss_legendre
+from backdrift.solvers.tables.grid import Points, spread_angle
+
+Clock = Literal["wide_angle", "angle", "log_snr", "sigma", "time"]
+
+_NODES, _WEIGHTS = gauss_legendre(32, 0.0, 1.0)
+
+WIDE = 3.5
+"""Of the clock "wide_angle", atan(s/(3.5 d)): the best single choice for `Adams()` in our trials."""
+
+
+def clock_of(points: Points, clock: Clock, data_std: float) -> Tensor:
+    """The variable in which values are extrapolated by polynomials; "angle" is that of the grid of this name."""
+    if clock == "log_snr":
+        return points.lam
+    if clock == "sigma":
+        return points.ratio
+    if clock == "time":
+        return points.t
+    if clock == "angle":
+        return spread_angle(points.ratio, data_std)
+    return torch.atan(points.ratio / (WIDE * data_std))
+
+
+def lagrange(at: Tensor, nodes: Tensor) -> Tensor:
+    """The Lagrange basis on `nodes` `[steps, m]`, evaluated at `at` `[steps, q]`: `[steps, m, q]`."""
+    basis = []
+    for j in range(nodes.shape[1]):
+        others = [i for i in range(nodes.shape[1]) if i != j]
+        product = torch.ones_like(at)
+        for i in others:
+            product = product * (at - nodes[:, i : i + 1]) / (nodes[:, j : j + 1] - nodes[:, i : i + 1])
+        basis.append(product)
+    return torch.stack(basis, 1)
+
+
+def integrate(
+    points: Points,
+    steps: slice,
+    lags: list[int],
+    density: Callable[[Points], Tensor],
+    clock: Callable[[Points], Tensor],
+) -> Tensor:
+    """The integrals over steps of a density times each Lagrange basis polynomial, `[steps, len(lags)]`:
+
+        integral from lambda_k to lambda_(k+1) of density l_j dlambda,
+
+    by Gauss-Legendre quadrature in lambda.
+
+    Args:
+        points: the grid.
+        steps: which steps k.
+        lags: which points the polynomials go through: k minus each lag.
+        density: per unit of lambda, `[steps, nodes]` at points of that shape.
+        clock: the variable of the polynomials.
+    """
+    index = torch.arange(len(points) - 1)[steps]
+    start, end = points.lam[index, None], points.lam[index + 1, None]
+    inside = points.at_lambda(start + (end - start) * _NODES)
+    measure = (end - start) * _WEIGHTS * density(inside)
+    basis = lagrange(clock(inside), clock(points)[index[:, None] - torch.tensor(lags)])
+    return (basis * measure[:, None]).sum(-1)
+
+
+Weights = Callable[[Points, slice, list[int]], Tensor]
+"""(points, steps, lags) -> the weights of the values at the start of each step minus each lag, `[steps, len(lags)]`."""
+
+
+def ramp(points: Points, values: float, newest: int, weights: Weights) -> list[tuple[Any, ...]]:
+    """Weights of every step, of as many values as there are, up to `values`, from lag `newest` on; of two and a half
+    values the mean of the weights of two and of three.
+    """
+    low, share = int(values), values % 1
+    found: list[tuple[Any, ...]] = []
+    n = len(points) - 1
+    for used in range(1, low + 1):
+        # What step k can use: its own start and all before, and with newest = -1 its end as well.
+        last = n if used == low else min(used + newest, n)
+        if len(found) < last:
+            found += listed(weights(points, slice(len(found), last), list(range(newest, newest + used))))
+    if not share:
+        return found
+    more = ramp(points, low + 1, newest, weights)
+    return [
+        tuple((1 - share) * a + share * b for a, b in zip_longest(fewer, row, fillvalue=0.0))
+        for fewer, row in zip(found, more, strict=True)
+    ]
+
+
+def require_history(order: float | None, steps: int) -> None:
+    """Raise `ValueError` where an order above 2 is asked for of a single step, which has but one value to go by."""
+    if order is not None and order > 2 and steps == 1:
+        raise ValueError(f"order: {order:g} values cannot come from 1 step; take more steps, or order=1")
+
+
+def listed(array: Tensor) -> list[tuple[Any, ...]]:
+    """The rows of a matrix as tuples: of numbers, or of tensors where there are gradients."""
+    if array.requires_grad:
+        return [tuple(row.unbind()) for row in array]
+    return [tuple(row) for row in array.tolist()]

@@ -1,0 +1,109 @@
+"""Multistep solvers given by their numbers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backdrift.sde import GaussianSDE
+from backdrift.solvers.model import denoiser_of
+from backdrift.solvers.noise import Noise
+from backdrift.solvers.solver import OnStep, Solver
+from backdrift.solvers.tables.grid import Points
+from backdrift.solvers.tables.table import Number, Row, Table, by_step, execute
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonStationary(Solver):
+    """A solver of the probability flow with weights of its own for every step. In x^ = x/alpha and s = sigma/alpha,
+
+        x^_(k+1) = carry_k x^_k + sum_(j <= k) weights_kj D_j,
+
+    D_j the denoiser at s_j, the last row leading to the data. Every deterministic solver on a fixed grid is of this
+    kind (Shaul et al. 2024), so it is what `tune` ends with. It knows nothing of alpha: the same numbers serve every
+    process that begins at the same s. Where carry_k + sum_j weights_kj = 1, samples move along when the data are moved.
+
+    Args:
+        ratios: s_0 >= s_1 >= ... of the evaluations, s_0 at T, in the units of the data.
+        carries: of the state, one for each evaluation.
+        weights: of the denoisers for each step, the newest first, as many as there have been evaluations.
+
+    Raises:
+        ValueError: if they do not fit each other, or a process begins at another s.
+    """
+
+    ratios: Sequence[float]
+    carries: Sequence[float]
+    weights: Sequence[Sequence[float]]
+
+    def __post_init__(self) -> None:
+        n = len(self.ratios)
+        if not n or any(b > a for a, b in pairwise(self.ratios)) or self.ratios[-1] <= 0:
+            raise ValueError(f"ratios: expected positive numbers that do not rise, got {list(self.ratios)}")
+        if len(self.carries) != n:
+            raise ValueError(f"carries: expected one for each of {n} evaluations, got {len(self.carries)}")
+        if [len(row) for row in self.weights] != list(range(1, n + 1)):
+            raise ValueError(f"weights: expected rows of 1 to {n} numbers, got {[len(row) for row in self.weights]}")
+
+    def times(self, sde: GaussianSDE) -> Tensor:
+        """The times of the evaluations, from T down."""
+        first = math.exp(-0.5 * float(sde.log_snr(sde.T)))
+        if abs(first / self.ratios[0] - 1) > 1e-3:
+            raise ValueError(
+                f"ratios: this solver begins at sigma/alpha = {self.ratios[0]:.6g}, the process at {first:.6g}; "
+                "tune one for it"
+            )
+        times = sde.t_from_log_snr(-2 * torch.tensor(self.ratios, dtype=torch.float64).log())
+        times[0] = sde.T
+        return times
+
+    def table(self, sde: GaussianSDE) -> Table:
+        """The solver as a table for a process."""
+        return Table(tuple(non_stationary_rows(Points(sde, self.times(sde)), self.carries, self.weights)))
+
+    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        return execute(self.table(model.sde), denoiser_of(model), x, noise, on_step)
+
+
+def non_stationary_rows(
+    points: Points, carries: Sequence[Number], weights: Sequence[Sequence[Number]]
+) -> Iterator[Row]:
+    """The rows of `NonStationary`, from each of the points to the next and from the last to the data."""
+    end = torch.zeros(1, dtype=points.t.dtype)
+    to, alpha = torch.cat([points.t[1:], end]), torch.cat([points.alpha[1:], end + 1])
+    for (at, to_k, scale, kept), carry, row in zip(
+        by_step(points.t, to, alpha, alpha / points.alpha), carries, weights, strict=True
+    ):
+        yield Row(to_k, kept * carry, tuple(scale * weight for weight in row), at)
+
+
+def canonical(table: Table, points: Points) -> tuple[Tensor, Tensor]:
+    """The carries `[n]` and weights, lower triangular `[n, n]` in the order of the values, of a deterministic table.
+
+    Every state is a x_T + sum_j u_j D_j: the table is run on these coefficients.
+
+    Args:
+        table: asks the denoiser at each of the points in turn.
+        points: the times of its evaluations.
+    """
+    unit = torch.eye(1 + table.nfe, dtype=torch.float64)
+    states: list[Tensor] = [unit[0]]
+    values: list[Tensor] = []
+    asked: list[Tensor] = []
+    for row in table.numbers().rows:
+        if row.at is not None:
+            values.insert(0, unit[1 + len(asked)] + row.slope * states[-1])
+            asked.append(states[-1])
+        mixture = row.carry * states[-1 - row.base]
+        for weight, value in zip(row.weights, values, strict=False):
+            mixture = mixture + weight * value
+        states.append(mixture)
+    scaled = torch.stack([*asked, states[-1]]) / torch.cat([points.alpha, points.alpha.new_ones(1)])[:, None]
+    carries = scaled[1:, 0] / scaled[:-1, 0]
+    return carries, scaled[1:, 1:] - carries[:, None] * scaled[:-1, 1:]

@@ -1,0 +1,71 @@
+"""Explicit Runge-Kutta methods in the coordinates of `solvers.prediction`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from backdrift.solvers.tables.grid import Points
+from backdrift.solvers.tables.prediction import FINE, Predict, coordinates, lambda_at, require_predict
+from backdrift.solvers.tables.table import Row, by_step
+from backdrift.solvers.tables.table_solver import TableSolver
+from backdrift.solvers.tables.tableau import HEUN, KUTTA, RALSTON, Tableau
+
+EXPLICIT = {tableau.order: tableau for tableau in (HEUN, RALSTON, KUTTA)}
+
+
+def runge_kutta_rows(
+    points: Points, predict: Predict, data_std: float, tableau: Tableau, fine: float = FINE
+) -> Iterator[Row]:
+    """The rows of an explicit Runge-Kutta method for dy/dzeta = value, one evaluation a stage:
+
+    y_i = y + h sum_j a_ij k_j,    y' = y + h sum_j b_j k_j,    k_j = value(y_j, zeta + c_j h).
+    """
+    c, a, b = tableau.c, tableau.a, tableau.b
+    here = coordinates(points, predict, data_std, fine)
+    start, h = here.zeta[:-1], here.zeta.diff()
+    # The points of every stage, and of the end of the step.
+    stages = [points[:-1]]
+    stages += [
+        points[1:] if share == 1 else points.at_lambda(lambda_at(start + share * h, predict, data_std, fine))
+        for share in (*c[1:], 1)
+    ]
+    at = [coordinates(stage, predict, data_std, fine) for stage in stages]
+    columns = []
+    for i, weights in enumerate((*a[1:], b), start=1):
+        columns += [stages[i - 1].t, at[i - 1].slope, stages[i].t, at[i].scale / at[0].scale]
+        columns += [at[i].scale * h * w * at[j].factor for j, w in reversed(list(enumerate(weights)))]
+    for step in by_step(*columns):
+        entries = iter(step)
+        for i in range(1, len(stages)):
+            t, slope, to, carry = (next(entries) for _ in range(4))
+            yield Row(to, carry, tuple(next(entries) for _ in range(i)), t, slope, base=i - 1, ends=i == len(b))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungeKutta(TableSolver):
+    """A classical Runge-Kutta method on the probability flow without its linear part.
+
+    Args:
+        order: 2 (Heun), 3 (Ralston) or 4 (Kutta); as many evaluations a step.
+        predict: the coordinates, "denoised", "noise", "velocity" or "rectified".
+
+    Raises:
+        ValueError: if `order` or `predict` is none of these.
+    """
+
+    order: int = 4
+    predict: Predict = "velocity"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in EXPLICIT:
+            raise ValueError(f"order: expected one of {', '.join(map(str, EXPLICIT))}, got {self.order!r}")
+        require_predict(self.predict)
+
+    @property
+    def claimed_order(self) -> int:  # type: ignore[override]
+        return self.order
+
+    def rows(self, points: Points) -> Iterator[Row]:
+        return runge_kutta_rows(points, self.predict, self.data_std or 1.0, EXPLICIT[self.order])

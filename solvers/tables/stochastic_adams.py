@@ -1,0 +1,139 @@
+"""Multistep solvers of the reverse SDE, with its linear part and its noise exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from backdrift.solvers.tables.grid import Points
+from backdrift.solvers.tables.multistep import Clock, clock_of, integrate, ramp, require_history
+from backdrift.solvers.tables.table import Row, by_step, correction
+from backdrift.solvers.tables.table_solver import TableSolver
+
+Scale = Literal["power", "er"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StochasticAdams(TableSolver):
+    """The reverse SDE written so that only the denoiser is left to be approximated. In x^ = x/alpha, s = sigma/alpha:
+
+        x^_s = (phi_s/phi_t) x^_t + integral of (phi_s/phi) dlog(phi) D + sqrt(s_s^2 - s_t^2 (phi_s/phi_t)^2) z,
+
+    the integral from s_s to s_t, over the polynomial through the last `order` denoisers. phi(s) says how much
+    noise is exchanged on the way: phi = s^(1 + lambda^2) is the reverse SDE of stochasticity lambda (lambda = 0
+    the probability flow, 1 Anderson's), phi = s (exp(s^0.3) + 10) is ER-SDE's. Exact for a constant denoiser.
+
+    lambda = 1 with order 1, 2, 3 is SDE-DPM-Solver++ (Lu et al. 2022b; its 2M and 3M in exact
+    weights); other lambda is SA-Solver's predictor (Xue et al. 2023); phi of ER-SDE: Cui et al. (2023).
+
+    Weak order: 1 for order 1, else 2.
+
+    Args:
+        order: 1, 2 or 3, the number of denoisers used.
+        stochasticity: lambda >= 0 of phi's power.
+        scale: "power" or "er".
+        clock: the variable of the polynomials, "log_snr", "sigma" or "time".
+
+    Raises:
+        ValueError: naming the argument that makes no sense, order 3 with a single step among them.
+    """
+
+    order: int = 2
+    stochasticity: float = 1.0
+    scale: Scale = "power"
+    clock: Clock = "log_snr"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in (1, 2, 3):
+            raise ValueError(f"order: expected 1, 2 or 3, got {self.order!r}")
+        require_history(self.order, self.steps)
+        if not self.stochasticity >= 0:
+            raise ValueError(f"stochasticity: expected a number >= 0, got {self.stochasticity!r}")
+        if self.scale not in get_args(Scale):
+            raise ValueError(f"scale: expected one of {', '.join(get_args(Scale))}, got {self.scale!r}")
+        if self.clock not in ("log_snr", "sigma", "time"):
+            raise ValueError(f"clock: expected 'log_snr', 'sigma' or 'time', got {self.clock!r}")
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.scale == "er" or self.stochasticity > 0
+
+    @property
+    def claimed_order(self) -> int:  # type: ignore[override]
+        return min(self.order, 2)
+
+    def log_scale(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """log(phi) and -dlog(phi)/dlambda, as functions of lambda = -log(s)."""
+        if self.scale == "power":
+            power = 1 + self.stochasticity**2
+            return -power * lam, torch.full_like(lam, power)
+        root = torch.exp(-0.3 * lam)
+        # log(exp(r) + 10) and its slope, for r = s^0.3 of any size
+        grown = torch.logaddexp(root, torch.full_like(root, 10.0).log())
+        return grown - lam, 1 + 0.3 * root * torch.exp(root - grown)
+
+    def weights(self, points: Points, steps: slice, lags: list[int]) -> Tensor:
+        """Weights of the denoisers at the given lags, `[steps, len(lags)]`."""
+        end = self.log_scale(points.lam)[0][1:][steps, None]
+        gain = points.alpha[1:][steps, None]
+
+        def density(inside: Points) -> Tensor:
+            log_phi, slope = self.log_scale(inside.lam)
+            return gain * torch.exp(end - log_phi) * slope
+
+        return integrate(points, steps, lags, density, lambda p: clock_of(p, self.clock, 1.0))
+
+    def transport(self, points: Points) -> tuple[Tensor, Tensor]:
+        """The coefficients of x_t and of z, for every step."""
+        t, s = points.steps()
+        log_kept = self.log_scale(s.lam)[0] - self.log_scale(t.lam)[0]
+        # s_s^2 - s_t^2 kept^2 = s_s^2 (1 - exp(2 log_kept + 2 (lambda_s - lambda_t)))
+        noise = s.sigma * (-torch.expm1(2 * (log_kept + s.lam - t.lam))).clamp(min=0).sqrt()
+        return s.alpha / t.alpha * log_kept.exp(), noise
+
+    def rows(self, points: Points) -> Iterator[Row]:
+        t, s = points.steps()
+        columns = by_step(t.t, s.t, *self.transport(points))
+        for w, (at, to, carry, q) in zip(ramp(points, self.order, 0, self.weights), columns, strict=True):
+            yield Row(to, carry, w, at, noise=q if self.stochastic else 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SASolver(StochasticAdams):
+    """SA-Solver: `StochasticAdams` as predictor, and a corrector through the new denoiser as well.
+
+    Predict x_s; evaluate there; take the step again with the new denoiser as one more node and the same noise.
+    The evaluation also serves the next prediction, so a step still costs one. Xue et al. (2023).
+
+    Weak order: 1 with a corrector of order 1, else 2, also with a predictor of order 1.
+
+    Args:
+        corrector_order: 1 to 3, the number of denoisers the corrector uses, the new one included.
+
+    Raises:
+        ValueError: naming the argument that makes no sense.
+    """
+
+    corrector_order: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.corrector_order not in (1, 2, 3):
+            raise ValueError(f"corrector_order: expected 1, 2 or 3, got {self.corrector_order!r}")
+
+    @property
+    def claimed_order(self) -> int:  # type: ignore[override]
+        return min(self.corrector_order, 2)
+
+    def rows(self, points: Points) -> Iterator[Row]:
+        predictions = list(super().rows(points))
+        yield from predictions[:1]
+        corrections = ramp(points, self.corrector_order, -1, self.weights)
+        for k, row in enumerate(predictions[1:], start=1):
+            yield correction(row.at, row.slope, corrections[k - 1], predictions[k - 1].weights)
+            yield row._replace(at=None)

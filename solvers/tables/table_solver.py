@@ -1,0 +1,134 @@
+"""Solvers on a fixed grid: a short function from (process, grid) to a table of numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from backdrift.sde import GaussianSDE
+from backdrift.solvers.model import denoiser_of
+from backdrift.solvers.noise import Noise
+from backdrift.solvers.solver import OnStep, Solver, require_steps
+from backdrift.solvers.tables.grid import Grid, Points, reach, time_grid
+from backdrift.solvers.tables.table import Row, Table, by_step, execute, is_correction
+
+Final = Literal["denoise", "stop", "half_step"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSolver(Solver):
+    """A solver on a fixed grid: a short function from (process, grid) to a table.
+
+    A subclass gives `rows(points)`, the steps between the points of a grid; this class makes the
+    grid, adds the last step and runs the table.
+
+    Args:
+        steps: number of steps, the last one to the data included.
+        grid: "uniform", "quadratic", "log_snr", "karras", "angle", the `steps + 1` (for final="stop") or
+            `steps` times themselves, or a function (sde, intervals, first, last) -> times.
+        final: how it ends. "denoise": the last of the steps is D(x, eps), one evaluation.
+            "half_step": instead x/alpha + (sigma/alpha)^2/2 score, which is (x/alpha + D)/2, of second
+            order in sigma for the same evaluation. "stop": at eps, still with noise sigma(eps).
+        eps: the time at which the grid ends; the process's own by default. "auto" is for few steps N: where
+            sigma/alpha = d min(N^(-4/3), 16/N^2), so that none is wasted close to the data, which `final` reaches
+            with an error of the order of the solver's own; but not before the process's own.
+        data_std: the data's standard deviation d, for the grids and coordinates that ask for it; the model's own
+            by default, or else 1.
+
+    Raises:
+        ValueError: naming the argument that makes no sense.
+    """
+
+    steps: int = 20
+    grid: Grid = "karras"
+    final: Final = "denoise"
+    eps: float | Literal["auto"] | None = None
+    data_std: float | None = None
+
+    claimed_order: ClassVar[int] = 1
+    """Global order of accuracy, for small steps; `solvers.order` measures it."""
+
+    def __post_init__(self) -> None:
+        if self.final not in get_args(Final):
+            raise ValueError(f"final: expected one of {', '.join(get_args(Final))}, got {self.final!r}")
+        require_steps(self.steps)
+        if isinstance(self.eps, str) and self.eps != "auto":
+            raise ValueError(f"eps: expected a time, 'auto' or None, got {self.eps!r}")
+
+    @abstractmethod
+    def rows(self, points: Points) -> Iterable[Row]:
+        """The rows that lead from each point of the grid to the next."""
+
+    def times(self, sde: GaussianSDE) -> Tensor:
+        """The grid's times, from T down to eps.
+
+        Raises:
+            ValueError: if `eps` is not in [0, T), or sigma is 0 there.
+        """
+        eps = self.end(sde)
+        if not (0 <= eps < sde.T and float(sde.sigma(eps)) > 0):
+            raise ValueError(f"eps: expected a time in [0, T = {sde.T:g}) at which sigma is positive, got {eps:g}")
+        intervals = self.steps - (self.final != "stop")
+        if intervals == 0:
+            return torch.tensor([sde.T], dtype=torch.float64)
+        return time_grid(self.grid, sde, intervals, eps, self.data_std or 1.0)
+
+    def end(self, sde: GaussianSDE) -> float:
+        """The time at which the grid ends."""
+        if self.eps is None:
+            return sde.eps
+        if self.eps != "auto":
+            return self.eps
+        ratio = (self.data_std or 1.0) * reach(self.steps)
+        return max(sde.eps, min(float(sde.t_from_log_snr(-2 * math.log(ratio))), 0.5 * sde.T))
+
+    def table(self, sde: GaussianSDE, times: Tensor | None = None) -> Table:
+        """The solver as a table for a process, on its own grid or on given times."""
+        points = Points(sde, self.times(sde) if times is None else times)
+        rows = list(self.rows(points)) if len(points) > 1 else []
+        if self.final == "stop":
+            return Table(tuple(rows))
+        ((at, alpha),) = by_step(points.t[-1:], points.alpha[-1:])
+        # The last evaluation corrects the state as well, where a solver says so.
+        last = rows.pop() if rows and is_correction(rows[-1]) else Row(at, 1.0, (0.0,), at)
+        # For normal data the half step is the nearer of the two up to sigma/alpha = sqrt(8) d; beyond (a grid of one
+        # point, T) it would keep half of the noise.
+        near = float(points.ratio[-1].detach()) <= math.sqrt(8) * (self.data_std or 1.0)
+        if self.final == "half_step" and near:
+            # (x + sum_j m_j P_j)/(2 alpha) + D/2, with D = P_0 - slope x
+            newest, *others = (0.5 / alpha * weight for weight in last.weights)
+            rows.append(Row(0.0, 0.5 / alpha - 0.5 * last.slope, (newest + 0.5, *others), at, last.slope))
+        else:
+            rows.append(Row(0.0, 0.0, (1.0,), at))
+        return Table(tuple(rows))
+
+    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        return execute(self.for_model(model).table(model.sde), denoiser_of(model), x, noise, on_step)
+
+    def for_model(self, model: Any) -> TableSolver:
+        """This solver with what it wants to know of the model, the data's width, filled in."""
+        if self.data_std is not None:
+            return self
+        return dataclasses.replace(self, data_std=float(getattr(model, "data_std", 1.0)))
+
+    def with_budget(self, nfe: int, sde: GaussianSDE) -> TableSolver:
+        """This solver with as many steps as `nfe` evaluations pay for.
+
+        Raises:
+            ValueError: if they do not pay for one step.
+        """
+        for steps in range(nfe + 1, 0, -1):
+            try:
+                other = dataclasses.replace(self, steps=steps)
+                if other.table(sde).nfe <= nfe:
+                    return other
+            except ValueError:
+                continue
+        raise ValueError(f"nfe: {nfe} evaluations do not pay for a step of {type(self).__name__}")

@@ -1,0 +1,107 @@
+"""`sample`, `likelihood` and the report of `train`, on a run of a few steps."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import trained
+
+from backdrift.cli import main
+from backdrift.evaluation import report
+from backdrift.evaluation.sampling import draw
+from backdrift.evaluation.scoring import score
+from backdrift.runs.run import Run
+from backdrift.solvers import DDIM
+
+SMALL = ("model.widths=[4]", "model.blocks=1", "train.steps=2", "train.batch=8", "train.warmup=0", "data.test=60")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("work"))
+        yield trained(*SMALL)
+
+
+def test_sample_writes_what_the_library_draws_and_never_over_it(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["sample", f"run={run.path}", "solver=ddim", "solver.steps=4", "n=9", "seed=5"]
+    assert main(line) == 0
+    folder = run.path / "samples-ddim-seed5"
+    first = (folder / "samples.npz").read_bytes()
+    assert str(folder / "samples.npz") in capsys.readouterr().out
+    drawn = draw(run.model(), DDIM(steps=4), (1, 8, 8), 9, seed=5)
+    stored = np.load(folder / "samples.npz")["x"]
+    assert stored.dtype == np.uint8
+    np.testing.assert_array_equal(stored, run.data().to_data(drawn).numpy())
+    assert (folder / "samples.png").exists()
+
+    assert main(line) == 0
+    assert np.array_equal(np.load(run.path / "samples-ddim-seed5-2" / "samples.npz")["x"], stored)
+    assert (folder / "samples.npz").read_bytes() == first
+
+
+def test_likelihood_writes_a_row_a_sample(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["likelihood", f"run={run.path}", "n=12", "likelihood.steps=4", "likelihood.probes=2"]) == 0
+    said = capsys.readouterr().out
+    folder = run.path / "likelihood-test"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml",
+        "likelihood.csv",
+        "histogram.png",
+        "extremes.png",
+    }
+    scores = score(run.model(), run.data(), run.data().test[:12], seed=0, method="rk4", steps=4, probes=2)
+    with (folder / "likelihood.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for key, values in (("log_prob_nats", scores.log_prob), ("bits_per_dim", scores.values)):
+        np.testing.assert_allclose([float(row[key]) for row in rows], values.numpy(), rtol=1e-6)
+    assert [int(row["label"]) for row in rows] == run.data().test_labels[:12].tolist()  # type: ignore[index]
+    assert f"{scores.mean()} bits/dim, an upper bound (17 levels" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("sample n=0", "n=0: expected at least 1"),
+        ("sample seed=-1", "seed=-1: expected 0 or more"),
+        ("sample solver.steps=0", "solver.steps: expected an integer of at least 1"),
+        ("sample n=2 solver.grid=karas", "solver.grid: expected one of uniform"),
+        ("likelihood +likelihood.nosuch=3", "unexpected keyword argument 'nosuch'"),
+        ("tune batch=0", "batch=0: expected at least 2"),
+        ("tune solver.nfe=0", "solver.nfe=0: expected at least 1"),
+        (
+            "tune solver.start={_target_:backdrift.sde.VP}",
+            "solver.start=VP(beta_min=0.1, beta_max=20.0, T=1.0): expected the keys of",
+        ),
+        ("sample weights=best", "weights=best: expected ema or model"),
+        ("likelihood split=validation", "split=validation: expected train or test"),
+        ("likelihood n=1", "n=1: expected at least 2"),
+        ("likelihood likelihood.probes=0", "probes: expected a positive integer"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_leaves_nothing(
+    run: Run, line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(run.path.iterdir())
+    command, *rest = line.split()
+    assert main([command, f"run={run.path}", *rest]) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert sorted(run.path.iterdir()) == before
+
+
+def test_the_report_shows_its_pictures_and_every_solver(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "WORK", 0)  # the fewest samples
+    run.config.likelihood.steps = 4
+    report.write(run)
+    text = (run.path / "report.md").read_text(encoding="utf-8")
+    shown = [part.split(")")[0] for part in text.split("](")[1:]]
+    assert set(shown) >= {"samples.png", "trajectory.png", "extremes.png"}
+    assert all((run.path / name).stat().st_size > 1000 for name in shown)
+    for solver in report.SOLVERS:
+        assert text.count(f"| {type(solver).__name__} |") == 2
+    scores = score(run.model(), run.data(), run.data().test, seed=0, method="rk4", steps=4, probes=1)
+    assert str(scores.mean()) in text
+    assert not Path(run.path / ".report.md").exists()

@@ -1,0 +1,201 @@
+"""`ScoreDensity` against densities that are known, and its manners."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from backdrift import ScoreDensity
+from backdrift.models import GaussianMixture
+from backdrift.sde import Rectified
+
+QUICK = {"hidden": 16, "depth": 1, "steps": 60, "ode_steps": 8, "random_state": 0}
+
+
+def gaussian() -> GaussianMixture:
+    """Correlated, of spreads 1 and 100."""
+    return GaussianMixture(torch.tensor([[5.0, -300.0]]).double(), torch.tensor([[[1.0, 80.0], [80.0, 1e4]]]).double())
+
+
+def mixture() -> GaussianMixture:
+    """Two clusters, far from the Gaussian of their covariance."""
+    means = torch.tensor([[-2.0, 0.0], [2.0, 1.0]]).double()
+    return GaussianMixture(means, torch.tensor([[0.2, 0.6], [0.5, 0.1]]).double())
+
+
+def draw(model: GaussianMixture, n: int, seed: int) -> np.ndarray:
+    return model.sample(n, torch.Generator().manual_seed(seed)).numpy()
+
+
+def divergence(model: GaussianMixture, density: ScoreDensity, x: np.ndarray) -> tuple[float, float]:
+    """KL of the estimate from the truth in nats, and its standard error."""
+    gap = model.log_prob(torch.from_numpy(x)).numpy() - density.score_samples(x)
+    return float(gap.mean()), float(gap.std() / math.sqrt(len(x)))
+
+
+@pytest.fixture(scope="module")
+def fitted() -> ScoreDensity:
+    """On the mixture, with a smaller network than the default's."""
+    return ScoreDensity(hidden=64, steps=500, random_state=0).fit(draw(mixture(), 1500, 0))
+
+
+def test_a_gaussian_is_found() -> None:
+    """1000 rows: five parameters cost 5/(2 n) = 0.0025 nats, the network may add a little."""
+    model = gaussian()
+    density = ScoreDensity(**QUICK).fit(draw(model, 1000, 0))
+    gap, error = divergence(model, density, draw(model, 500, 1))
+    assert -4 * error < gap < 0.02 + 4 * error
+
+
+def test_a_mixture_is_found(fitted: ScoreDensity) -> None:
+    """Within 0.1 nats of the truth, where the Gaussian of the same covariance is 0.4 away."""
+    model = mixture()
+    test = draw(model, 400, 1)
+    gap, error = divergence(model, fitted, test)
+    assert -4 * error < gap < 0.1 + 2 * error
+    centred = test - fitted.mean_
+    precision = np.linalg.inv(np.cov(draw(model, 1500, 0).T))
+    normal = -0.5 * np.einsum("ni,ij,nj->n", centred, precision, centred) + 0.5 * np.linalg.slogdet(precision)[1]
+    normal_gap = model.log_prob(torch.from_numpy(test)).numpy() - (normal - math.log(2 * math.pi))
+    assert gap < 0.3 * normal_gap.mean()
+    # What training saw of the gain is what the rows say.
+    assert fitted.gain_ == pytest.approx(normal_gap.mean() - gap, abs=0.15)
+
+
+def test_the_density_integrates_to_one(fitted: ScoreDensity) -> None:
+    axes = np.linspace(-5, 5.5, 43), np.linspace(-4, 4, 41)
+    grid = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
+    cell = (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0])
+    assert np.exp(fitted.score_samples(grid)).sum() * cell == pytest.approx(1, abs=0.02)
+
+
+def test_samples_have_the_moments_of_the_data(fitted: ScoreDensity) -> None:
+    x, truth = fitted.sample(800, random_state=1), draw(mixture(), 100_000, 2)
+    for f in (lambda v: v, lambda v: v**2, lambda v: v[:, :1] * v[:, 1:]):
+        a, b = f(x), f(truth)
+        assert (abs(a.mean(0) - b.mean(0)) < 4 * a.std(0) / math.sqrt(len(a)) + 0.05 * b.std(0)).all()
+    # They are draws of the density that is scored.
+    values, expected = fitted.score_samples(x), fitted.score_samples(draw(mixture(), 400, 3))
+    error = math.hypot(values.std() / math.sqrt(800), expected.std() / math.sqrt(400))
+    assert abs(values.mean() - expected.mean()) < 4 * error + 0.1
+    np.testing.assert_allclose(fitted.sample(5, random_state=1), x[:5], rtol=1e-10)
+
+
+def test_units_are_carried() -> None:
+    x = draw(mixture(), 200, 0)
+    density, scaled = ScoreDensity(**QUICK).fit(x), ScoreDensity(**QUICK).fit(1024 * x)
+    values = density.score_samples(x)
+    # Powers of two are exact: the inner problem is the same to the last bit.
+    np.testing.assert_allclose(scaled.score_samples(1024 * x), values - 2 * math.log(1024), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(scaled.sample(3, 0), 1024 * density.sample(3, 0), rtol=1e-12)
+    unequal = x * [3.0, 0.01] + [100.0, 0.0]
+    moved = ScoreDensity(**QUICK).fit(unequal).score_samples(unequal)
+    np.testing.assert_allclose(moved, values - math.log(0.03), atol=2e-2)
+    assert density.score(x) == pytest.approx(values.mean())
+
+
+def test_errors_cover_the_solver(fitted: ScoreDensity) -> None:
+    x = draw(mixture(), 60, 4)
+    values, errors = fitted.score_samples(x, return_std=True)
+    fine = clone(fitted)
+    fine.__dict__.update(vars(fitted))
+    fine.ode_steps = 64
+    assert (abs(values - fine.score_samples(x)) < errors + 1e-3).mean() > 0.9
+
+
+def test_probes_where_there_are_many_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate of the divergence is unbiased, and its error is told."""
+    x = np.random.default_rng(0).normal(size=(100, 4))
+    x[:, 0] = x[:, 0] ** 3
+    density = ScoreDensity(**{**QUICK, "steps": 300, "learning_rate": 1e-2, "patience": 300}).fit(x)
+    exact = density.score_samples(x)
+    monkeypatch.setattr("backdrift.estimators.score_density.EXACT", 3)
+    values, errors = density.score_samples(x, return_std=True)
+    assert (errors > 0).all()
+    assert (abs(values - exact) < 4 * errors + 1e-6).mean() > 0.95
+
+
+def test_any_process_will_do() -> None:
+    model = gaussian()
+    x = draw(model, 1000, 0)
+    density = ScoreDensity(Rectified(), **QUICK).fit(x)
+    assert divergence(model, density, draw(model, 300, 1))[0] < 0.1
+
+
+def test_manners() -> None:
+    x = draw(mixture(), 90, 0)
+    density = ScoreDensity(**QUICK)
+    assert clone(density).get_params() == density.get_params()
+    with pytest.raises(NotFittedError):
+        density.score_samples(x)
+    with pytest.raises(NotFittedError):
+        density.sample()
+    values = density.fit(x).score_samples(x)
+    np.testing.assert_array_equal(clone(density).fit(x).score_samples(x), values)  # the seed decides all
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(density)).score_samples(x), values)
+    np.testing.assert_allclose(density.score_samples(x[:7]), values[:7], rtol=1e-9)  # no neighbours
+    inside = make_pipeline(StandardScaler(), ScoreDensity(**QUICK)).fit(x).score(x)
+    assert inside == pytest.approx(values.mean() + np.log(x.std(0)).sum(), abs=0.02)
+    assert np.isfinite(cross_val_score(ScoreDensity(**QUICK), x, cv=3)).all()
+    state = torch.get_rng_state()
+    density.fit(x)
+    assert torch.equal(torch.get_rng_state(), state)  # nobody else's random numbers are touched
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        ([[1.0, math.nan], [2.0, 1.0], [0.0, 3.0]], "NaN"),
+        ([1.0, 2.0, 3.0], "Expected 2D array"),
+        ([[1.0, 2.0], [2.0, 3.0]], "minimum of 3"),
+        ([[1.0, 2.0], [2.0, 2.0], [3.0, 2.0]], "feature 1 has the same value"),
+    ],
+)
+def test_tables_that_have_no_density_are_refused(x: list, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ScoreDensity(**QUICK).fit(x)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"hidden": 2.5},
+        {"noise": 0},
+        {"dropout": 1.0},
+        {"validation_fraction": 1.0},
+        {"learning_rate": -1},
+        {"sde": "vp"},
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range_are_named(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
+        ScoreDensity(**{**QUICK, **wrong}).fit(np.eye(4))
+
+
+def test_features_are_counted() -> None:
+    density = ScoreDensity(**QUICK).fit(draw(mixture(), 30, 0))
+    with pytest.raises(ValueError, match="X has 3 features, but ScoreDensity is expecting 2"):
+        density.score_samples(np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="n_samples: expected at least 1"):
+        density.sample(0)
+
+
+TINY = ScoreDensity(hidden=4, depth=1, steps=2, ode_steps=2, batch_size=8, random_state=0)
+CHECKS = list(estimator_checks_generator(TINY))
+
+
+@pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=[str(getattr(c, "func", c).__name__) for _, c in CHECKS])
+def test_scikit_learns_own_checks(estimator: ScoreDensity, check: object) -> None:
+    check(estimator)  # type: ignore[operator]

@@ -1,0 +1,114 @@
+"""Pictures: what is drawn is the data, nothing is cut off, no labels collide, and pyplot is left alone."""
+
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from torch import Tensor
+
+from backdrift.evaluation import figures
+
+SHAPES = {
+    "digits": (1, 8, 8),
+    "colour": (3, 12, 16),
+    "series": (2, 30),
+    "1-D": (1,),
+    "2-D": (2,),
+    "3-D": (3,),
+    "64-D": (64,),
+}
+
+
+def data(shape: tuple[int, ...], n: int = 40, seed: int = 0) -> Tensor:
+    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3] / 255
+
+
+def check_text(figure: Figure) -> None:
+    """Every text lies within the figure, and no two overlap."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    # Tick labels beyond an axis's limits exist but are not drawn; matplotlib places the others itself.
+    ticks = {id(label) for a in figure.axes for axis in (a.xaxis, a.yaxis) for label in axis.findobj(Text)}
+    ticks -= {id(axis.label) for a in figure.axes if a.axison for axis in (a.xaxis, a.yaxis)}
+    texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip() and id(t) not in ticks]
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts]
+    width, height = canvas.get_width_height()
+    assert boxes
+    for text, box in boxes:
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, f"{text!r} is cut: {box}"
+    for (a, box), (b, other) in combinations(boxes, 2):
+        assert not box.overlaps(other), f"{a!r} overlaps {b!r}"
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_no_text_is_cut_or_covered(shape: tuple[int, ...]) -> None:
+    path = torch.stack([data(shape, seed=k) for k in range(10)])
+    times, stds = [1 - k / 9 for k in range(10)], [80.0, 21, 7.66, 2.1, 0.83, 0.341, 0.123, 0.0567, 0.00222, 0.0]
+    values = torch.linspace(-1234.5, -0.001234, 40)
+    check_text(figures.samples(path[-1], data(shape, seed=20)))
+    check_text(figures.trajectory(path, times, data(shape, seed=20), stds))
+    check_text(figures.most_and_least_likely(path[0], values, "log-density in nats", "high"))
+
+
+def test_other_figures_have_no_text_cut() -> None:
+    check_text(figures.loss_curve(range(500), np.linspace(3, 0.1, 500).tolist()))
+    check_text(figures.likelihood_histogram({"test": torch.rand(50), "train": torch.rand(60)}, "bits/dim"))
+
+
+def test_images_are_drawn_pixel_for_pixel_beside_each_other() -> None:
+    generated, real = data((1, 8, 8)), data((1, 8, 8), seed=1)
+    picture = pixels(figures.samples(generated, real))
+    rows = 6  # the largest square of 40
+    size, pitch = 56, 64
+    width = rows * pitch - 8
+    top, left = picture.shape[0] - 18 - width, 18
+    for shown, offset in ((generated, left), (real, left + width + 36)):
+        for k in range(rows * rows):
+            y, x = top + k // rows * pitch, offset + k % rows * pitch
+            tile = picture[y : y + size, x : x + size]
+            expected = shown[k, 0].numpy().repeat(7, 0).repeat(7, 1)[..., None]
+            assert np.abs(tile - expected).max() < 0.01  # 1/255 is 0.004
+            assert (picture[y : y + size, x + size : x + pitch - 1] > 0.99).all()  # the gap is white
+
+
+def test_most_likely_come_first_whichever_way_the_unit_runs() -> None:
+    values = torch.tensor([3.0, 1.0, 2.0, 4.0])
+
+    def shown(most_is: str) -> list[str]:
+        figure = figures.most_and_least_likely(data((1, 8, 8), 4), values, "unit", most_is, n=2)
+        return [a.get_title() for a in figure.axes]
+
+    assert shown("low") == ["1.00", "2.00", "4.00", "3.00"]
+    assert shown("high") == ["4.00", "3.00", "1.00", "2.00"]
+
+
+def test_many_components_are_drawn_along_the_data_s_principal_axes() -> None:
+    # Spread 9, 4, 1 along rotated axes: the shares of variance are known.
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
+    z = torch.randn(200, 6, generator=generator, dtype=torch.float64)
+    z = torch.linalg.qr(z - z.mean(0))[0]  # uncorrelated, of mean 0, exactly
+    x = z * torch.tensor([9.0, 4.0, 1.0, 0.1, 0.1, 0.1], dtype=torch.float64).sqrt() @ basis.mT
+    figure = figures.samples(x, x)
+    labels = [a.get_xlabel() for a in figure.axes if a.get_xlabel()]
+    assert labels[:3] == [f"axis {k + 1} ({share:.0f} % of variance)" for k, share in enumerate((63, 28, 7))]
+
+
+def test_a_figure_saves_and_leaves_pyplot_alone(tmp_path: Path) -> None:
+    figures.samples(data((2,)), data((2,), seed=1)).savefig(tmp_path / "samples.png")
+    assert (tmp_path / "samples.png").stat().st_size > 1000
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()

@@ -1,0 +1,206 @@
+"""I-MMSE, the continuous bound and the chain against closed forms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from backdrift.models import GaussianMixture
+from backdrift.sde import VP, Brownian, GaussianSDE, Time, as_time
+from backdrift.solvers import Independent, Noise, elbo, entropy, log_density, mutual_information, relative_entropy
+from backdrift.solvers.density.dequantisation import importance_bound, truncated_normal_noise, uniform_noise
+from backdrift.solvers.noise import FORWARD
+
+
+def mixture(sde: GaussianSDE, dim: int = 6) -> GaussianMixture:
+    generator = torch.Generator().manual_seed(3)
+    means = torch.randn(4, dim, generator=generator, dtype=torch.float64)
+    variances = 0.05 + 0.5 * torch.rand(4, dim, generator=generator, dtype=torch.float64)
+    return GaussianMixture(means, variances, sde=sde)
+
+
+def draws(model: GaussianMixture, n: int, noisy: bool = False) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = model.sample(n, generator)
+    return model.sde.perturb(x, model.sde.eps, torch.randn(x.shape, generator=generator).double()) if noisy else x
+
+
+def within(value: float, expected: float, error: float, times: float = 4.0) -> bool:
+    return abs(value - expected) <= times * error
+
+
+@pytest.mark.parametrize("sde", [VP(), Brownian()], ids=["VP", "Brownian"])
+def test_the_true_score_makes_the_bound_an_equality(sde: GaussianSDE) -> None:
+    model = mixture(sde)
+    x = draws(model, 300, noisy=True)
+    found = elbo(model, x, strata=32)
+    off, error = found.value - model.log_prob(x, sde.eps), found.standard_error
+    assert within(float(off.mean()), 0.0, float(error.square().mean() / 300) ** 0.5)
+    # The error is what it says: E[off^2] = E[error^2]. (One by one they are skewed: where a rare draw is missing,
+    # both the value and its error are too small.) The ratio's own error is about 1/sqrt(2 x 300) = 0.04.
+    assert float((off.square().mean() / error.square().mean()).sqrt()) == pytest.approx(1, abs=0.16)
+    assert found.nfe == 128
+
+
+def test_a_wrong_score_stays_below() -> None:
+    model = mixture(VP())
+    x = draws(model, 300, noisy=True)
+    wrong = GaussianMixture(model.means * 0.7, 0.4, sde=VP())
+    gap = elbo(wrong, x).value - model.log_prob(x, model.sde.eps)
+    assert float(gap.mean()) < -4 * float(gap.std()) / math.sqrt(300)
+
+
+def test_normal_data_leave_nothing_to_chance() -> None:
+    model = GaussianMixture(torch.zeros(1, 3).double(), 0.49, sde=Brownian())
+    x = draws(model, 5)
+    found = log_density(model, x, data_std=0.7)
+    # What is left is the range of u: from eps, where a noise of 2e-3 is added, to T.
+    torch.testing.assert_close(found.value, model.log_prob(x), atol=1e-9, rtol=0)
+    torch.testing.assert_close(found.standard_error, torch.zeros(5).double(), atol=1e-9, rtol=0)
+    x = draws(model, 5, noisy=True)
+    bound = elbo(model, x, data_std=0.7)
+    torch.testing.assert_close(bound.value, model.log_prob(x, model.sde.eps), atol=1e-3, rtol=0)  # the prior's gap
+    torch.testing.assert_close(bound.standard_error, torch.zeros(5).double(), atol=1e-9, rtol=0)
+
+
+def test_pointwise_density_and_entropy() -> None:
+    model = mixture(VP())
+    x = draws(model, 300)
+    found = log_density(model, x)
+    off = (found.value - model.log_prob(x)) / found.standard_error
+    assert within(float(off.mean()), 0.0, 1 / math.sqrt(300))
+    assert 0.8 < float(off.square().mean().sqrt()) < 1.25
+    sharp = float(-model.log_prob(draws(model, 200_000)).mean())
+    h = entropy(model, x)
+    assert within(h.value, sharp, h.standard_error)
+
+
+@pytest.mark.parametrize("t", [0.05, 0.3, 0.7])
+def test_information_of_a_gaussian_channel(t: float) -> None:
+    """I(x_0; x_t) = log det(I + snr C)/2."""
+    sde = VP()
+    covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]]).double()
+    model = GaussianMixture(torch.zeros(1, 2).double(), covariance[None], sde=sde)
+    snr = math.exp(float(sde.log_snr(t)))
+    expected = 0.5 * float(torch.logdet(torch.eye(2).double() + snr * covariance))
+    found = mutual_information(model, draws(model, 4000), t)
+    assert within(found.value, expected, found.standard_error)
+    assert found.standard_error < 0.03 * expected
+
+
+def test_the_lectures_integral_over_time() -> None:
+    """McAllester (2023): I(y, z(t_0)) = int_{t_0}^inf E|y - E[y|z(t)]|^2/(2 t^2) dt for Brownian motion.
+
+    For y ~ N(0, c): the integrand is c/(2 t (t + c)), the integral log(1 + c/t_0)/2.
+    """
+    c, t0 = 1.7, 0.3
+    t = torch.logspace(math.log10(t0), 9, 20001, dtype=torch.float64)
+    lecture = float(torch.trapezoid(c / (2 * t * (t + c)), t))
+    assert lecture == pytest.approx(0.5 * math.log1p(c / t0), rel=1e-5)
+    model = GaussianMixture(torch.zeros(1, 1).double(), c, sde=Brownian())
+    found = mutual_information(model, draws(model, 4000), t0, data_std=math.sqrt(c))
+    assert within(found.value, lecture, found.standard_error)
+    assert found.standard_error < 0.01
+
+
+class Given:
+    """The denoiser of a given b, for correlated unit normals: N(rho b, 1 - rho^2)."""
+
+    def __init__(self, b: Tensor, rho: float, sde: GaussianSDE) -> None:
+        self.b, self.rho, self.sde = b, rho, sde
+
+    def denoise(self, x: Tensor, t: Time) -> Tensor:
+        t = as_time(t, x)
+        alpha, sigma2, v = self.sde.alpha(t), self.sde.sigma(t).square(), 1 - self.rho**2
+        mean = self.rho * self.b
+        return mean + alpha * v / (alpha.square() * v + sigma2) * (x - alpha * mean)
+
+
+@pytest.mark.parametrize("by", ["difference", "errors"])
+def test_information_between_correlated_normals(by: Any) -> None:
+    rho, sde = 0.8, VP()
+    covariance = torch.tensor([[1.0, rho], [rho, 1.0]]).double()
+    joint = GaussianMixture(torch.zeros(1, 2).double(), covariance[None], sde=sde)
+    one = GaussianMixture(torch.zeros(1, 1).double(), 1.0, sde=sde)
+    expected = -0.5 * math.log(1 - rho**2)
+    n = 12_000
+    x = draws(joint, n)
+    for p, q, at in ((joint, Independent([one, one], [1, 1]), x), (Given(x[:, 1:], rho, sde), one, x[:, :1])):
+        found = relative_entropy(p, q, at, by=by, strata=12)
+        assert within(found.value, expected, found.standard_error)
+        if by == "difference" and p is joint:
+            assert abs(found.value / expected - 1) < 0.01  # to 1%
+    with pytest.raises(ValueError, match="by"):
+        relative_entropy(joint, joint, x, by="chance")  # type: ignore[arg-type]
+
+
+def test_alone_and_in_a_batch() -> None:
+    model = mixture(VP())
+    x = draws(model, 4)
+    for estimate in (log_density, elbo):
+        together = estimate(model, x, strata=4, seed=5)
+        alone = estimate(model, x[2:3], strata=4, seed=5, first=2)
+        torch.testing.assert_close(alone.value[0], together.value[2])
+        torch.testing.assert_close(alone.standard_error[0], together.standard_error[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimate", [log_density, elbo])
+def test_time_sampling_intervals_cover_as_often_as_they_say(estimate: Any) -> None:
+    model = mixture(VP())
+    noisy = estimate is elbo
+    x = draws(model, 2000, noisy)
+    expected = model.log_prob(x, model.sde.eps) if noisy else model.log_prob(x)
+    low, high = estimate(model, x, strata=32, draws=4).interval()
+    assert 0.93 <= float(((low <= expected) & (expected <= high)).double().mean()) <= 0.97
+
+
+def test_bad_input_is_named() -> None:
+    model = mixture(VP())
+    x = draws(model, 2)
+    with pytest.raises(ValueError, match="draws"):
+        elbo(model, x, draws=1)
+    with pytest.raises(ValueError, match="strata"):
+        log_density(model, x, strata=0)
+    with pytest.raises(ValueError, match="eps"):
+        mutual_information(model, x, 1.5)
+
+
+def test_dequantisation_noise_has_the_density_it_says() -> None:
+    noise = Noise(0, (4000, 1), stream=FORWARD, dtype=torch.float64)
+    u, log_q = uniform_noise(noise)
+    assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
+    assert bool((log_q == 0).all()) and float(u.min()) >= 0 and float(u.max()) < 1
+    for std in (0.05, 0.4):
+        u, log_q = truncated_normal_noise(noise, std)
+        law = stats.truncnorm(-0.5 / std, 0.5 / std, loc=0.5, scale=std)
+        assert stats.kstest(u.flatten().numpy(), law.cdf).pvalue > 1e-3
+        torch.testing.assert_close(log_q, torch.from_numpy(law.logpdf(u.flatten().numpy())))
+    with pytest.raises(ValueError, match="std"):
+        truncated_normal_noise(noise, 0.0)
+
+
+def test_importance_bound_rises_to_the_mass_of_the_bin() -> None:
+    """Bins of a normal density, whose masses are known; -log k in its place."""
+    law = stats.norm(2.0, 0.6)
+    levels = torch.arange(5).repeat_interleave(400).double().unsqueeze(1)
+    expected = torch.from_numpy(law.cdf(levels + 1) - law.cdf(levels)).log().flatten()
+    noise = Noise(0, tuple(levels.shape), stream=FORWARD, dtype=torch.float64)
+    gaps, errors = [], []
+    for k in (1, 4, 64):
+        pairs = [truncated_normal_noise(noise, 0.3) for _ in range(k)]
+        log_p = torch.stack([torch.from_numpy(law.logpdf(levels + u)).sum(1) for u, _ in pairs])
+        bound, error = importance_bound(log_p, torch.stack([log_q for _, log_q in pairs]))
+        gaps.append(float((bound - expected).mean()))
+        errors.append(float((bound - expected).std()) / math.sqrt(len(levels)))
+        if k == 64:
+            assert 0.7 < float(((bound - expected) / error).std()) < 1.5
+    assert gaps[0] < gaps[1] - 3 * errors[0] < gaps[2]
+    assert gaps[2] <= 4 * errors[2]
+    with pytest.raises(ValueError, match="log_q"):
+        importance_bound(torch.zeros(2, 3), torch.zeros(3))

@@ -1,0 +1,81 @@
+"""The density of positions under critically damped diffusion, against the normal density it is."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from backdrift.sde import VP, CriticallyDamped, Time
+from backdrift.solvers import position_log_likelihood
+
+
+class NormalData:
+    """The exact score of the state for data N(0.3, 0.25)."""
+
+    def __init__(self) -> None:
+        self.sde = CriticallyDamped()
+        self.start = torch.tensor([[0.25, 0.0], [0.0, 0.0]], dtype=torch.float64)
+
+    def moments(self, t: Time) -> tuple[Tensor, Tensor]:
+        phi, _ = self.sde.moments(0.0, t)
+        return 0.3 * phi[:, 0], phi @ self.start @ phi.mT + self.sde.covariance_at(t)
+
+    def score(self, x: Tensor, t: Time) -> Tensor:
+        mean, covariance = self.moments(t)
+        return -torch.linalg.solve(covariance, x.flatten(2) - mean[:, None]).reshape(x.shape)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p_T of the state."""
+        mean, covariance = self.moments(self.sde.T)
+        return torch.distributions.MultivariateNormal(mean, covariance).log_prob(x[:, :, 0])
+
+
+def test_it_is_the_density_of_the_position() -> None:
+    """Within four standard errors of the draws and the flow's own error; the bound below it. At eps = 0.05
+    position and velocity are correlated, so that q is not the posterior and there is something to average."""
+    model, eps = NormalData(), 0.05
+    x = torch.tensor([[0.1], [1.0]], dtype=torch.float64)
+    found = position_log_likelihood(model, x, draws=16, eps=eps, probes="exact", steps=10, prior=model)
+    mean, covariance = model.moments(eps)
+    exact = torch.distributions.Normal(mean[0], covariance[0, 0].sqrt()).log_prob(x[:, 0])
+    error = 4 * found.standard_error + found.joint.solver_error.reshape(2, 16).mean(1)
+    assert bool(((found.log_prob - exact).abs() < error).all()), (found.log_prob - exact, error)
+    assert bool((found.bound < found.log_prob).all())
+    assert float(found.standard_error.max()) < 0.2
+
+
+def test_random_probes_leave_a_bound_without_bias() -> None:
+    """The same draws of the velocity: the mean of log-ratios is that of exact probes, within four standard errors;
+    the log of their mean would count the probes' noise as density."""
+    model, x = NormalData(), torch.linspace(-1, 1.5, 200, dtype=torch.float64).unsqueeze(1)
+    settings = {"draws": 4, "eps": 0.05, "steps": 4, "estimate_error": False, "prior": model}
+    exact = position_log_likelihood(model, x, probes="exact", **settings)  # type: ignore[arg-type]
+    noisy = position_log_likelihood(model, x, probes=1, **settings)  # type: ignore[arg-type]
+    assert torch.equal(noisy.log_prob, noisy.bound)
+    excess = noisy.log_prob - exact.bound
+    error = float(excess.std()) / math.sqrt(len(x))
+    assert abs(float(excess.mean())) < 4 * error
+    ratios = noisy.joint.log_prob.reshape(200, 4) - exact.joint.log_prob.reshape(200, 4)
+    assert float((ratios.logsumexp(1) - math.log(4)).mean()) > 4 * error  # what is avoided
+
+
+def test_a_sample_is_the_same_alone() -> None:
+    model, x = NormalData(), torch.tensor([[0.1], [1.0]], dtype=torch.float64)
+    both = position_log_likelihood(model, x, draws=2, eps=0.1, probes="exact", steps=2, estimate_error=False)
+    alone = position_log_likelihood(
+        model, x[1:], draws=2, eps=0.1, probes="exact", steps=2, estimate_error=False, first=1
+    )
+    assert float(both.log_prob[1]) == pytest.approx(float(alone.log_prob[0]), rel=1e-12)
+    assert math.isfinite(float(both.bound[0]))
+
+
+def test_bad_input_is_refused_by_name() -> None:
+    model = NormalData()
+    with pytest.raises(ValueError, match="draws: "):
+        position_log_likelihood(model, torch.zeros(1, 1), draws=0)
+    model.sde = VP()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="expected the process to be CriticallyDamped, got VP"):
+        position_log_likelihood(model, torch.zeros(1, 1))

@@ -1,0 +1,439 @@
+"""Whole chains: what they converge to, by moments and two-sample tests; adaptation; independence."""
+
+import dataclasses
+import math
+import sys
+
+import pytest
+import torch
+from scipy import stats
+
+from backdrift.models import LogDensity
+from backdrift.models.targets import Banana, Funnel, IllConditionedGaussian, LogisticRegression, Mixture
+from backdrift.solvers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, ParallelTempering, mcmc
+from backdrift.solvers.langevin.adaptation import DualAveraging, Moments, windows
+from backdrift.solvers.langevin.samplers import State
+from backdrift.solvers.langevin.target import evaluator
+from backdrift.solvers.langevin.tempering import geometric
+
+F64 = torch.float64
+
+
+def last(chains):
+    """The last draw of every chain: independent numbers, with errors that need no autocorrelation."""
+    return chains.draws[:, -1]
+
+
+def assert_same_law(x, y, level=1e-3):
+    """Two-sample Kolmogorov-Smirnov tests of each component, at `level` in all."""
+    for i in range(x.shape[1]):
+        p = stats.ks_2samp(x[:, i].numpy(), y[:, i].numpy()).pvalue
+        assert p > level / x.shape[1], (i, p)
+
+
+def assert_moments(x, mean, sd, errors=4.5):
+    """Mean and variance of independent draws within so many standard errors."""
+    n = len(x)
+    centred = x - mean
+    variance = centred.square()
+    assert (centred.mean(0).abs() < errors * x.std(0) / n**0.5).all(), centred.mean(0) / (x.std(0) / n**0.5)
+    gap = (variance.mean(0) - sd.square()) / (variance.std(0) / n**0.5)
+    assert (gap.abs() < errors).all(), gap
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_ula_bias_on_an_ill_conditioned_gaussian_is_the_closed_form_and_mala_has_none(seed):
+    target = IllConditionedGaussian(5, condition=30.0)
+    h, n = 0.6, 4000
+    x0 = target.sample(n, torch.Generator().manual_seed(seed))
+    biased = (target.sd.square() / (1 - h / (2 * target.sd.square()))).sqrt()
+    steps = 120  # the slowest direction forgets as (1 - 0.6/30)^2 a step
+    start = x0 * biased / target.sd
+    ula = last(mcmc(target, ULA(step=h), start, 1, thin=steps, seed=seed))
+    assert_moments(ula, target.mean, biased)
+    mala = last(mcmc(target, MALA(step=h), x0, 1, thin=steps, seed=seed))
+    assert_moments(mala, target.mean, target.sd)
+    assert_same_law(mala, target.sample(n, torch.Generator().manual_seed(seed + 100)))
+    # The test has the power to tell: ULA's variance is off by 43% in the narrowest direction.
+    with pytest.raises(AssertionError):
+        assert_moments(ula, target.mean, target.sd)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        MALA(step=0.5),
+        MALA(step=0.5, jitter=1.0),
+        AdjustedBAOAB(step=0.9, friction=0.5),
+        MALT(step=0.9, steps=3),
+        MALT(step=0.6, steps=3, jitter=1.0),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("target", [Banana(1.0, 0.5), Mixture(1.5), Funnel(3, 1.0)], ids=lambda t: t.name)
+def test_adjusted_samplers_keep_densities_that_are_not_gaussian(sampler, target):
+    # From exact draws, at long steps whose unadjusted kin are far off.
+    n = 4000
+    x0 = target.sample(n, torch.Generator().manual_seed(1))
+    chains = mcmc(target, sampler, x0, 1, thin=25, seed=3)
+    assert 0.2 < float(chains.acceptance.mean()) < 0.95
+    assert_same_law(last(chains), target.sample(n, torch.Generator().manual_seed(2)))
+    assert_moments(last(chains), target.mean, target.sd)
+    if isinstance(sampler, MALA):  # the same steps without the test: the law is another, if there is one at all
+        unadjusted = ULA(step=sampler.step, jitter=sampler.jitter)
+        with pytest.raises((AssertionError, FloatingPointError)):
+            assert_same_law(last(mcmc(target, unadjusted, x0, 1, thin=25, seed=3)), x0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("sampler", [MALA(), AdjustedBAOAB(friction=2.0), MALT()])
+def test_chains_from_far_away_converge(sampler, seed):
+    target = Banana(2.0, 0.2)
+    chains = mcmc(target, sampler, target.start(64, seed) + 5, 500, warmup=400, whitening="diagonal", seed=seed)
+    spread = chains.draws.mean(1).std(0) / 8  # standard error from chain to chain
+    assert ((chains.mean() - target.mean).abs() < 4 * spread).all()
+    square = (chains.draws - target.mean).square().mean(1)
+    assert ((square.mean(0) - target.sd.square()).abs() < 4 * square.std(0) / 8).all()
+
+
+def test_temperature_by_sampling():
+    # p^{1/tau} of the double well exp(-(x^2 - 1)^2) against its own quadrature
+    tau = 2.5
+    well = LogDensity(lambda x: -(x.square() - 1).square().sum(-1)).tempered(tau)
+    x = torch.linspace(-5, 5, 4001, dtype=F64)
+    weights = (-(x.square() - 1).square() / tau).exp()
+    exact = float(weights @ x.square() / weights.sum())
+    # Not from far out: at a fixed step MALA never leaves the tail of a quartic, its drift overshoots.
+    start = 2 * torch.rand(4000, 1, generator=torch.Generator().manual_seed(0), dtype=F64) - 1
+    draws = last(mcmc(well, MALA(step=0.15), start, 1, thin=120))
+    values = draws.square()
+    assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / 4000**0.5
+    cold = float(((-(x.square() - 1).square()).exp() @ x.square()) / (-(x.square() - 1).square()).exp().sum())
+    assert abs(exact - cold) > 6 * float(values.std()) / 4000**0.5
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        ULA(),
+        MALA(),
+        BAOAB(),
+        AdjustedBAOAB(),
+        MALT(jitter=0.5),
+        ParallelTempering(temperatures=(1.0, 2.0, 4.0)),
+        ParallelTempering(temperatures=(1.0, 2.0, 4.0), sampler=MALT()),
+    ],
+)
+def test_a_chain_does_not_know_the_others(sampler):
+    target = Banana()
+    x0 = target.start(6)
+    run = lambda x0, **options: mcmc(  # noqa: E731
+        target, sampler, x0, 20, warmup=60, thin=2, whitening="diagonal", seed=7, **options
+    )
+    together, alone, pair = run(x0), run(x0[4:5], first=4), run(x0[1:3], first=1)
+    torch.testing.assert_close(alone.draws, together.draws[4:5], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(pair.draws, together.draws[1:3], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(pair.step, together.step[1:3], rtol=1e-9, atol=0)
+    other = mcmc(target, sampler, x0, 20, warmup=60, thin=2, whitening="diagonal", seed=8)
+    assert (other.draws - together.draws).abs().max() > 0.1
+    assert (together.draws[0] - together.draws[1]).abs().max() > 0.1
+
+
+def test_thinning_keeps_every_so_many_and_shapes_pass_through():
+    well = LogDensity(lambda x: -x.square().sum((1, 2)))
+    x0 = torch.randn(3, 2, 2, dtype=F64)
+    whole = mcmc(well, MALA(step=0.3), x0, 12, warmup=5)
+    thin = mcmc(well, MALA(step=0.3), x0, 4, warmup=5, thin=3)
+    torch.testing.assert_close(thin.draws, whole.draws[:, 2::3])
+    assert thin.draws.shape == (3, 4, 2, 2)
+    torch.testing.assert_close(thin.log_prob, -thin.draws.square().sum((2, 3)))
+    assert thin.gradients == 12 and thin.warmup_gradients == 6
+
+
+def test_gradients_are_counted_right():
+    calls = 0
+
+    class Counting:
+        def log_prob(self, x):
+            return -0.5 * x.square().sum(-1)
+
+        def score(self, x):
+            nonlocal calls
+            calls += len(x)
+            return -x
+
+    hot = ParallelTempering(temperatures=(1.0, 3.0), sampler=MALT(steps=2))
+    for sampler, each in ((MALA(), 1), (BAOAB(), 1), (MALT(steps=3), 3), (hot, 4)):
+        calls = 0
+        chains = mcmc(Counting(), sampler, torch.zeros(4, 2), 30, warmup=20, thin=2)
+        assert calls == 4 * (chains.gradients + chains.warmup_gradients)
+        assert chains.gradients == 60 * each
+
+
+def left(time, friction):
+    """The correlation that underdamped dynamics leaves after a time in a Gaussian direction of unit variance."""
+    q = math.sqrt(1 - friction**2 / 4)
+    return math.exp(-friction * time / 2) * (math.cos(q * time) + friction / (2 * q) * math.sin(q * time))
+
+
+@pytest.mark.parametrize("d", [10, 300])
+def test_malt_begins_with_the_step_that_a_unit_gaussian_accepts_as_it_should(d):
+    # r has the standard deviation h^2/4 sqrt(d (1 - rho^2)) = 0.504 sqrt(1 - rho^2), rho the correlation that
+    # a trajectory leaves; where it is normal, in many dimensions, the mean acceptance is 2 Phi(-sd/2).
+    n = 4000
+    x0 = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=F64)
+    unit = LogDensity(lambda x: -0.5 * x.square().sum(-1), lambda x: -x)
+    h, steps = MALT().first_step(d), MALT().evaluations(d)
+    chains = mcmc(unit, MALT(step=h, steps=steps), x0, 1)
+    rho = left(steps * h, MALT().friction)
+    exact = math.erfc(h**2 * (d * (1 - rho**2)) ** 0.5 / 8 / 2**0.5)
+    rate = chains.acceptance
+    assert abs(float(rate.mean()) - exact) < 4 * float(rate.std()) / n**0.5 + 0.01, (rate.mean(), exact)
+    assert exact == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize("friction", [0.0, 0.5, 1.0])
+def test_malt_chains_have_the_correlation_of_the_dynamics(friction):
+    n, time = 20000, 2.0
+    x0 = torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=F64)
+    unit = LogDensity(lambda x: -0.5 * x.square().sum(-1), lambda x: -x)
+    x = mcmc(unit, MALT(step=0.1, length=time, friction=friction), x0, 1).draws.reshape(n)
+    x0, rho = x0.reshape(n), left(time, friction)
+    for values, exact in ((x0 * x, rho), ((x0**2 - 1) * (x**2 - 1) / 2, rho**2)):
+        assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / n**0.5, (exact, values.mean())
+
+
+@pytest.mark.parametrize("goal", [0.4, 0.8])
+def test_step_adapts_to_the_acceptance_asked_for(goal):
+    target = IllConditionedGaussian(10, 1.0)
+    chains = mcmc(target, MALA(goal=goal), target.start(32), 400, warmup=1500)
+    # One chain's adapted step is itself random; the mean over 32 is tight.
+    assert float(chains.acceptance.mean()) == pytest.approx(goal, abs=0.03)
+    assert float(chains.acceptance.std()) < 0.06
+
+
+def test_unadjusted_step_adapts_to_the_bias_asked_for():
+    bias = 0.03
+    # ULA on an isotropic Gaussian: E[r^2]/d = 4 b^3 at a relative bias b of the variance.
+    target = LogDensity(lambda x: -0.5 * (x / 3).square().sum(-1))
+    chains = mcmc(target, ULA(goal=4 * bias**3), torch.randn(32, 8, dtype=F64), 800, warmup=1200)
+    wanted = 2 * 9 * bias
+    assert float(chains.step.mean()) == pytest.approx(wanted, rel=0.1)
+    square = chains.draws.square().mean((1, 2))
+    exact = 9 / (1 - float(chains.step.mean()) / 18)
+    assert abs(float(square.mean()) - exact) < 4 * float(square.std()) / 32**0.5
+
+
+def test_dual_averaging_finds_the_root_of_a_noisy_signal():
+    torch.manual_seed(0)
+    tuning = DualAveraging(torch.full((200, 1), 0.01, dtype=F64))
+    for _ in range(2000):
+        tuning(0.5 * (2.0 - tuning.step.squeeze(1)).clamp(-1, 1) + 0.2 * torch.randn(200, dtype=F64))
+    assert float(tuning.average.log().mean()) == pytest.approx(math.log(2.0), abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "dense"])
+def test_whitening_from_scores_is_the_covariance_of_a_gaussian_however_short_the_chain(kind):
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(4, 4, generator=generator, dtype=F64)
+    covariance = root @ root.T + 0.1 * torch.eye(4, dtype=F64)
+    if kind == "diagonal":
+        covariance = covariance.diagonal().diag()
+    precision = torch.linalg.inv(covariance)
+    moments = Moments(torch.zeros(3, 4, dtype=F64), kind)
+    x = torch.randn(3, 4, generator=generator, dtype=F64)
+    for _ in range(30):  # a slow walk that has seen next to nothing of the density
+        x = x + 0.01 * torch.randn(3, 4, generator=generator, dtype=F64)
+        moments(x, -x @ precision)
+    learnt = moments.root()
+    learnt = learnt.diag_embed().square() if kind == "diagonal" else learnt @ learnt.mT
+    torch.testing.assert_close(learnt, covariance.expand(3, 4, 4), rtol=0.05, atol=0.05)
+
+
+def test_whitening_cures_ill_conditioning():
+    target = IllConditionedGaussian(10, 1e4)
+    least = {}
+    for whitening in ("none", "diagonal", "dense", target.sd):
+        chains = mcmc(target, MALA(), target.sample(8), 400, warmup=400, whitening=whitening)
+        least[str(whitening)[:5]] = float(chains.ess("mean").min()) / 8 / chains.gradients
+    given = least.pop("tenso")
+    assert least["none"] < 0.02
+    assert least["diago"] > 0.8 * given and least["dense"] > 0.8 * given
+
+
+def test_windows_double_and_leave_the_last_quarter():
+    assert windows(1000) == [25, 75, 175, 750]
+    assert windows(30) == []
+    assert windows(100) == [25, 75]
+    for warmup in range(34, 2000, 7):
+        ends = windows(warmup)
+        assert ends and ends[-1] <= 0.75 * warmup and ends == sorted(set(ends))
+
+
+def test_tempering_weighs_modes_that_one_chain_never_sees_together():
+    target = Mixture(10.0)
+    x0 = torch.randn(120, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    x0[:, 0] += 10  # all in the mode of weight 0.1
+    stuck = mcmc(target, MALA(), x0, 100, warmup=200)
+    assert float((stuck.draws[..., 0] > 4).double().mean()) > 0.98
+    chains = mcmc(target, ParallelTempering(temperatures=geometric(50.0, 6)), x0, 500, warmup=400)
+    assert chains.exchange.shape == (120, 5) and float(chains.exchange.mean(0).min()) > 0.2
+    nearest = torch.cdist(chains.draws.reshape(-1, 2), target.density.means).argmin(1).reshape(120, -1)
+    for mode, weight in enumerate((0.1, 0.2, 0.3, 0.4)):
+        share = (nearest == mode).double().mean(1)
+        assert abs(float(share.mean()) - weight) < 4 * float(share.std()) / 120**0.5, mode
+
+
+def test_exchange_keeps_every_temperature():
+    # Exact draws of N(0, tau) at each temperature stay so: 20 000 ladders, one exchange of each parity.
+    n, taus = 20000, (1.0, 2.0, 3.5)
+    sampler = ParallelTempering(temperatures=taus)
+    generator = torch.Generator().manual_seed(0)
+    tau = torch.tensor(taus, dtype=F64).repeat(n)
+    x = tau.sqrt().unsqueeze(1) * torch.randn(3 * n, 1, generator=generator, dtype=F64)
+    state = State(x, -x / tau.unsqueeze(1), -0.5 * x.square().squeeze(1) / tau)
+    for turn in (0, 1):
+        state, rate = sampler.exchange(state, torch.randn(3 * n, generator=generator, dtype=F64), turn)
+        assert 0.3 < float(rate[:, turn].mean()) < 0.95 and rate[:, 1 - turn].isnan().all()
+    assert (state.x != x).any(1).double().mean() > 0.3
+    for k, value in enumerate(taus):
+        assert stats.kstest(state.x[k::3, 0].numpy() / value**0.5, "norm").pvalue > 1e-3
+    # Scores and log-densities are those of the new place at its new temperature.
+    torch.testing.assert_close(state.score, -state.x / tau.unsqueeze(1))
+    torch.testing.assert_close(state.log_prob, -0.5 * state.x.square().squeeze(1) / tau)
+
+
+def test_logistic_posterior_agrees_with_quadrature():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(60, 2, generator=generator, dtype=F64)
+    labels = (features[:, 0] + torch.randn(60, generator=generator, dtype=F64) > 0).double()
+    target = LogisticRegression(2.0, features, labels)
+    # Exact moments by quadrature in three dimensions.
+    points = torch.cartesian_prod(*(torch.linspace(low, low + 7, 45, dtype=F64) for low in (-3, -0.5, -4)))
+    weights = target.log_prob(points).softmax(0)
+    mean = weights @ points
+    sd = (weights @ (points - mean).square()).sqrt()
+    for sampler in (MALA(), BAOAB(goal=1e-4)):
+        chains = mcmc(target, sampler, target.start(16), 900, warmup=400, whitening="dense")
+        assert (chains.rhat() < 1.03).all()
+        assert ((chains.mean() - mean).abs() < 4 * chains.standard_error("mean")).all(), sampler
+        assert ((chains.sd() - sd).abs() < 4 * chains.standard_error("sd")).all(), sampler
+
+
+@pytest.mark.slow
+def test_every_adjusted_sampler_has_the_logistic_posterior_of_a_long_mala_run():
+    # As `backdrift langevin target=logistic` runs them, beside ten times as many draws: 62 moments each.
+    target = LogisticRegression()
+    reference = mcmc(target, MALA(), target.start(16, 1), 20000, warmup=1000, whitening="dense", seed=1)
+    assert float(reference.rhat().max()) < 1.005
+    for sampler in (MALA(), AdjustedBAOAB(), MALT(), ParallelTempering(temperatures=(1.0, 2.0, 4.0, 8.0, 16.0))):
+        chains = mcmc(target, sampler, target.start(8), 4000, warmup=1000, whitening="dense")
+        assert float(chains.rhat().max()) < 1.01
+        for of in ("mean", "sd"):
+            gap = getattr(chains, of)() - getattr(reference, of)()
+            z = gap / (chains.standard_error(of).square() + reference.standard_error(of).square()).sqrt()
+            assert float(z.abs().max()) < 4, (sampler, of, z)
+            assert float(z.square().mean()) < 2, (sampler, of, z)  # 1 but for chance, with correlated components
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_tempering_agrees_on_the_mixture_of_the_command(seed):
+    target = Mixture(3.0)
+    sampler = ParallelTempering(temperatures=(1.0, 2.0, 4.0, 8.0, 16.0))
+    chains = mcmc(target, sampler, target.start(8, seed), 4000, warmup=1000, whitening="dense", seed=seed)
+    assert float(chains.rhat().max()) < 1.01
+    for of in ("mean", "sd"):
+        z = (getattr(chains, of)() - getattr(target, of)) / chains.standard_error(of)
+        assert float(z.abs().max()) < 4, (of, z)
+
+
+def test_effective_size_of_a_known_autoregression():
+    # ULA on N(0, 1) with h = 0.5 is AR(1) with coefficient 0.5: n (1 - 0.5)/(1 + 0.5) draws.
+    chains = mcmc(LogDensity(lambda x: -0.5 * x.square().sum(-1)), ULA(step=0.5), torch.randn(16, 1, dtype=F64), 2000)
+    assert float(chains.ess("mean")[0]) / (16 * 2000) == pytest.approx(1 / 3, rel=0.06)
+    assert float(chains.rhat()[0]) == pytest.approx(1.0, abs=0.005)
+    exact = math.sqrt(4 / 3 * 3 / (16 * 2000))
+    assert float(chains.standard_error("mean")[0]) == pytest.approx(exact, rel=0.06)
+    apart = dataclasses.replace(chains, draws=chains.draws + torch.arange(16, dtype=F64).reshape(-1, 1, 1))
+    assert float(apart.rhat()[0]) > 2
+
+
+def test_without_arviz_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "arviz_stats", None)
+    monkeypatch.setitem(sys.modules, "arviz_stats.base", None)
+    chains = mcmc(lambda x: -x.square().sum(-1), MALA(step=0.1), torch.zeros(2, 1), 4)
+    with pytest.raises(ImportError, match="pip install arviz-stats"):
+        chains.rhat()
+
+
+def test_targets_of_every_kind():
+    class ScoreOnly:
+        def score(self, x):
+            return -x
+
+    class WantsTime:
+        def log_prob(self, x, t=None):
+            return -0.5 * x.square().sum(-1)
+
+        def score(self, x, t):
+            raise AssertionError
+
+    x = torch.randn(3, 2)
+    for target, has in ((ScoreOnly(), False), (WantsTime(), True), (lambda x: -0.5 * x.square().sum(-1), True)):
+        log_prob, score = evaluator(target)(x)
+        torch.testing.assert_close(score, -x)
+        assert (log_prob is not None) == has
+    passes = 0
+
+    def counted(x):
+        nonlocal passes
+        passes += 1
+        return -0.5 * x.square().sum(-1)
+
+    log_prob, score = evaluator(LogDensity(counted))(x)
+    torch.testing.assert_close(score, -x)
+    torch.testing.assert_close(log_prob, -0.5 * x.square().sum(-1))
+    assert passes == 1
+    with pytest.raises(ValueError, match="target"):
+        evaluator(3.0)
+    with pytest.raises(ValueError, match="log_prob"):
+        mcmc(ScoreOnly(), MALA(step=0.1), x, 1)
+    assert mcmc(ScoreOnly(), BAOAB(), x, 5, warmup=20).log_prob is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"draws": 0}, "draws"),
+        ({"thin": 0}, "thin"),
+        ({"warmup": -1}, "warmup"),
+        ({"sampler": MALA()}, "warmup: MALA without a step"),
+        ({"x0": torch.zeros(3)}, "x0"),
+        ({"x0": torch.zeros(3, 1, dtype=torch.long)}, "x0"),
+        ({"x0": torch.full((3, 2), math.nan)}, "start 0"),
+        ({"whitening": "cubic"}, "whitening"),
+        ({"whitening": torch.ones(3)}, "whitening"),
+        ({"whitening": "dense", "warmup": 10}, "warmup"),
+        ({"seed": -1}, "seed"),
+        ({"target": lambda x: -x.square()}, "target"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    arguments = {
+        "target": lambda x: -x.square().sum(-1),
+        "sampler": MALA(step=0.1),
+        "x0": torch.zeros(3, 2),
+        "draws": 2,
+    }
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        mcmc(**{**arguments, **options})
+    with pytest.raises(ValueError, match="temperatures"):
+        ParallelTempering(temperatures=(2.0, 3.0))
+    with pytest.raises(ValueError, match="sampler"):
+        ParallelTempering(sampler=ULA())
+
+
+def test_a_chain_that_diverges_is_named():
+    with pytest.raises(FloatingPointError, match="chain 5"):
+        mcmc(lambda x: -x.pow(4).sum(-1), ULA(step=1.0), torch.tensor([[5.0]]), 50, first=5)

@@ -1,0 +1,333 @@
+"""Every solver with every process: orders, convergence to the data, batch independence, errors that say what to do."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from three_modes import mixture
+from torch import Tensor
+
+from backdrift.models import GaussianMixture
+from backdrift.sde import VE, VP, Brownian, CosineVP, FunctionModel, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP
+from backdrift.solvers import (
+    CATALOGUE,
+    DDIM,
+    Adams,
+    Ancestral,
+    DPMSolverPP2M,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    ReverseDiffusion,
+    RungeKutta,
+    StochasticAdams,
+    TableSolver,
+    Trajectory,
+    execute,
+    sample,
+)
+from backdrift.solvers.tables.order import TwoModes, log_snr_times
+
+PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
+SOLVERS = {name: entry.solver for name, entry in CATALOGUE.items()}
+OF_THREE_VALUES = [
+    name for name, solver in SOLVERS.items() if isinstance(solver, Adams | StochasticAdams) and (solver.order or 0) > 2
+]
+
+
+# Weak order and convergence to the data ------------------------------------------------------------
+
+MEAN, VARIANCE = 0.7, 0.25
+
+
+def made(
+    solver: TableSolver, sde: GaussianSDE, times: Tensor | None, start: tuple[float, float]
+) -> tuple[float, float]:
+    """Mean and variance that a table makes of N(MEAN, VARIANCE) data, exactly: no Monte Carlo.
+
+    The denoiser is affine, so the state is one row of coefficients of (1, z_T, z_1, z_2, ...); the table runs on it.
+    """
+    model = GaussianMixture(torch.tensor([[MEAN]]).double(), VARIANCE, sde=sde)
+    table = solver.for_model(model).table(sde, times).numbers()
+    draws = sum(bool(row.noise) for row in table.rows)
+    unit = torch.eye(2 + draws, dtype=torch.float64)
+    kicks = iter(unit[2:])
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        gain = alpha * VARIANCE / (alpha.square() * VARIANCE + sigma.square())
+        return gain * x + (MEAN - gain * alpha * MEAN) * unit[0]
+
+    end = execute(table, denoise, start[0] * unit[0] + start[1] * unit[1], lambda: next(kicks))
+    return float(end[0]), float(end[1:].square().sum())
+
+
+@pytest.mark.parametrize("sde", [VP(), Rectified(), Brownian()], ids=repr)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        EulerMaruyama(stochasticity=0.5),
+        EulerMaruyama(),
+        EulerMaruyama(stochasticity=1.5),
+        Ancestral(),
+        Ancestral(variance="beta"),
+        DDIM(eta=1.0),
+        ReverseDiffusion(),
+    ],
+    ids=lambda s: f"{type(s).__name__}-{getattr(s, 'stochasticity', getattr(s, 'variance', ''))}",
+)
+def test_weak_order_of_mean_and_variance(solver: TableSolver, sde: GaussianSDE) -> None:
+    """From the exact p_t at sigma/alpha = 2 to 0.1: the error of both moments falls like the step."""
+    counts, errors = (256, 1024), []
+    for n in counts:
+        times = log_snr_times(sde, n, (2.0, 0.1))
+        alpha, sigma = sde.alpha(times), sde.sigma(times)
+        start, end = ((float(alpha[k]) * MEAN, float(alpha[k] ** 2 * VARIANCE + sigma[k] ** 2)) for k in (0, -1))
+        mean, variance = made(dataclasses.replace(solver, final="stop"), sde, times, (start[0], math.sqrt(start[1])))
+        errors.append((abs(mean - end[0]), abs(variance - end[1])))
+    for coarse, fine in zip(*errors, strict=True):
+        # Solvers of the posterior carry the mean exactly.
+        assert fine < 1e-12 or math.log(coarse / fine) / math.log(4) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_converges_to_the_data(name: str, sde: GaussianSDE) -> None:
+    """From the prior, on the default grid, with the default ending: mean and variance of normal data.
+
+    What is left is no more than the prior's own gap, its mean and variance being those of noise alone.
+    """
+    solver, std = SOLVERS[name], math.sqrt(VARIANCE)
+    alpha, prior = float(sde.alpha(sde.T)), sde.prior.std
+    gap = 1.05 * alpha * MEAN / prior
+    few, many = (made(dataclasses.replace(solver, steps=n), sde, None, (0.0, prior)) for n in (50, 200))
+    for (coarse, fine), limit in (
+        ([abs(mean - MEAN) / std for mean, _ in (few, many)], gap + 2e-3),
+        ([abs(variance / VARIANCE - 1) for _, variance in (few, many)], 2e-3),
+    ):
+        assert fine < max(0.4 * coarse, limit) or (name, fine) == ("euler_maruyama", pytest.approx(0, abs=4e-3))
+    # The quadratic grid that deis brings along is for VP's time; in Brownian motion's it wastes most of its steps.
+    assert solver.claimed_order == 1 or abs(many[1] / VARIANCE - 1) < (0.2 if name == "deis" else 0.015)
+
+
+def features(x: Tensor) -> Tensor:
+    """What a mixture's weights, means and covariances show in, `[6, n]`."""
+    first, second = x.unbind(1)
+    return torch.stack([first, second, first**2, second**2, first * second, (second > 1.2).double()])
+
+
+@pytest.mark.parametrize(
+    "name", ["euler", "dpm_solver_pp_2m", "adams_velocity_4", "unipc", "edm_churn", "ddpm", "er_sde"]
+)
+def test_samples_a_mixture(name: str) -> None:
+    """2000 samples of three correlated modes: moments and weights within 4.5 standard errors and 4% of bias."""
+    model, n = mixture(VP()), 2000
+    got = features(sample(model, dataclasses.replace(SOLVERS[name], steps=100), (n, 2), seed=3))
+    expected = features(model.sample(100_000, torch.Generator().manual_seed(1)))
+    errors = 4.5 * expected.std(1) / math.sqrt(n) + 0.04 * expected.std(1)
+    assert ((got.mean(1) - expected.mean(1)).abs() < errors).all()
+
+
+# Every pair ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_few_steps_of_any_shape_and_dtype(name: str, sde: GaussianSDE) -> None:
+    """1 to 4 steps; vectors, images and odd shapes, each in float32 and float64 by turns: finite. One step of a solver
+    that is asked for three values or more is non-sense and says so."""
+    model = FunctionModel(lambda x, t: sde.alpha(t) / (sde.alpha(t).square() + sde.sigma(t).square()) * x, sde)
+    for steps in (1, 2, 3, 4):
+        if steps == 1 and name in OF_THREE_VALUES:
+            with pytest.raises(ValueError, match=r"^order: [34] values cannot come from 1 step; take more steps"):
+                dataclasses.replace(SOLVERS[name], steps=1)
+            continue
+        solver = dataclasses.replace(SOLVERS[name], steps=steps)
+        for k, shape in enumerate(((3, 5), (2, 1, 4, 4), (2, 2, 3, 7))):
+            dtype = (torch.float32, torch.float64)[(steps + k) % 2]
+            x = sample(model, solver, shape, seed=1, dtype=dtype)
+            assert x.shape == shape
+            assert x.dtype == dtype
+            assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("final", ["denoise", "stop", "half_step"])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_sample_alone_is_sample_in_a_batch(name: str, final: str) -> None:
+    model = mixture(VP())
+    solver = dataclasses.replace(SOLVERS[name], steps=12, final=final)
+    batch = sample(model, solver, (64, 2), seed=5)
+    for i in (0, 40, 63):
+        alone = sample(model, solver, (1, 2), seed=5, first=i)
+        torch.testing.assert_close(alone[0], batch[i], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_float32_is_float64_to_rounding(name: str) -> None:
+    """The same start and noise in both: coefficients of a table are made in float64, so only the states round."""
+    double = sample(mixture(VP()), SOLVERS[name], (32, 2), seed=2)
+    single = sample(mixture(VP(), torch.float32), SOLVERS[name], (32, 2), seed=2)
+    assert single.dtype == torch.float32
+    assert float((single.double() - double).abs().median()) < 2e-5
+    assert float((single.double() - double).abs().max()) < 1e-2  # near a watershed between modes rounding grows
+
+
+@pytest.mark.parametrize("grid", ["uniform", "quadratic", "log_snr", "karras"])
+@pytest.mark.parametrize("name", ["euler", "dpm_solver_pp_2m", "adams_noise_3"])
+def test_every_grid(name: str, grid: str) -> None:
+    model = mixture(VP())
+    coarse, fine, finest = (
+        sample(model, dataclasses.replace(SOLVERS[name], steps=n, grid=grid), (16, 2), seed=1) for n in (25, 100, 400)
+    )
+    assert float((fine - finest).abs().median()) < 0.6 * float((coarse - finest).abs().median())
+
+
+def test_processes_share_the_flow() -> None:
+    """The same x/alpha at the same sigma/alpha ends at the same sample, whatever the process."""
+    start = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ends = []
+    for sde in (VP(), SubVP(), CosineVP(), VE(), Rectified()):
+        times = log_snr_times(sde, 30, (60.0, 0.01))
+        solver = Adams(order=3, predict="denoised")
+        table = solver.table(sde, times)
+        ends.append(execute(table, mixture(sde).denoise, float(sde.alpha(times[0])) * 60 * start))
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0], rtol=1e-6, atol=1e-6)
+
+
+# The end -------------------------------------------------------------------------------------------
+
+
+def test_final_half_step_is_of_higher_order() -> None:
+    """x at sigma/alpha = s to the data, by one evaluation, against the exact flow of a mixture down to 0:
+
+    D(x) misses it by O(s^2), the half step (x/alpha + D)/2 by O(s^4).
+    """
+    sde, modes = VE(sigma_min=1e-4, sigma_max=4.0), TwoModes(VE(sigma_min=1e-4, sigma_max=4.0))
+    x = torch.tensor([-1.7, -0.5, 0.1, 0.8, 1.4], dtype=torch.float64).unsqueeze(1)
+    ratios = (0.05, 0.025)
+    for final, order in (("denoise", 2), ("half_step", 4)):
+        errors = []
+        for ratio in ratios:
+            t = float(sde.t_from_log_snr(torch.tensor(-2 * math.log(ratio)).double()))
+            at = modes.flow(x, 0.0, t)  # from sigma = 1e-4, whose own distance to the data is 1e-8
+            table = DDIM(final=final).table(sde, torch.tensor([t]).double())  # type: ignore[arg-type]
+            errors.append(float((execute(table, modes.denoise, at) - x).abs().max()))
+        assert math.log(errors[0] / errors[1]) / math.log(2) == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_endings_are_their_formulas(sde: GaussianSDE) -> None:
+    model = mixture(sde)
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.tensor(max(sde.eps, 1e-3 * sde.T), dtype=torch.float64)
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    half = x / alpha + (sigma / alpha).square() / 2 * alpha * model.score(x, t)  # the score of x/alpha is alpha s
+    for final, expected in (("denoise", model.denoise(x, t)), ("half_step", half), ("stop", x)):
+        table = Euler(final=final).table(sde, t[None])  # type: ignore[arg-type]
+        torch.testing.assert_close(execute(table, model.denoise, x), expected, rtol=1e-8, atol=1e-8)
+    assert float(Heun().table(sde).rows[-1].at) == pytest.approx(sde.eps, abs=1e-12)
+    assert float(Heun(eps=0.01 * sde.T).table(sde).rows[-1].at) == pytest.approx(0.01 * sde.T)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_one_step_is_the_denoiser(sde: GaussianSDE) -> None:
+    """From T a half step would keep half of the noise; for normal data it is the better ending below sqrt(8) d."""
+    model, x = mixture(sde), sde.prior.std * torch.ones(1, 2).double()
+    for final in ("denoise", "half_step"):
+        one = sample(model, DDIM(steps=1, final=final), x_T=x)  # type: ignore[arg-type]
+        torch.testing.assert_close(one, model.denoise(x, sde.T))
+    gain = lambda s: 1 / (1 + s**2)  # noqa: E731
+    for s, half in ((2.7, True), (2.95, False)):
+        exact = 1 / math.sqrt(1 + s**2)
+        assert (abs((1 + gain(s)) / 2 - exact) < abs(gain(s) - exact)) == half
+
+
+def test_trajectories_begin_at_the_prior_and_end_at_the_sample() -> None:
+    model = mixture(VP())
+    for solver in (Heun(steps=6), Adams(steps=6, order=4, start="runge_kutta"), DDIM(steps=6, eta=1.0)):
+        path = sample(model, solver, (3, 2), seed=1, trajectory=True)
+        assert isinstance(path, Trajectory)
+        assert path.states.shape == (7, 3, 2)  # one state a step: stages are not on the path
+        torch.testing.assert_close(path.times[:-1], solver.for_model(model).times(VP()))
+        assert float(path.times[-1]) == 0
+        assert torch.equal(path.states[-1], path.x)
+        assert torch.equal(path.x, sample(model, solver, (3, 2), seed=1))
+        assert torch.equal(sample(model, solver, x_T=path.states[0], seed=1), path.x)
+
+
+def test_models_may_be_scores_or_functions() -> None:
+    model = mixture(VP())
+    score_only = type("ScoreOnly", (), {"sde": VP(), "score": lambda self, x, t: model.score(x, t)})()
+    denoiser_only = type("DenoiserOnly", (), {"sde": VP(), "denoise": lambda self, x, t: model.denoise(x, t)})()
+    x_T = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    solver = DPMSolverPP2M(steps=10)
+    expected = sample(model, solver, x_T=x_T)
+    for other in (score_only, denoiser_only, FunctionModel(model.noise, VP(), "noise")):
+        torch.testing.assert_close(sample(other, solver, x_T=x_T), expected, rtol=1e-7, atol=1e-7)
+
+
+# Non-sense -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Euler(steps=0), "steps"),
+        (lambda: Euler(steps=-3), "steps"),
+        (lambda: Euler(steps=1.5), "steps"),  # type: ignore[arg-type]
+        (lambda: Euler(steps=True), "steps"),
+        (lambda: Euler(steps="many"), "steps"),  # type: ignore[arg-type]
+        (lambda: Euler(final="zero"), "final"),  # type: ignore[arg-type]
+        (lambda: DDIM(eta=2.0), "eta"),
+        (lambda: DDIM(eta=-0.1), "eta"),
+        (lambda: DDIM(eta=float("nan")), "eta"),
+        (lambda: EulerMaruyama(stochasticity=-1.0), "stochasticity"),
+        (lambda: EulerMaruyama(stochasticity=float("nan")), "stochasticity"),
+        (lambda: Ancestral(variance="beta-tilde"), "variance"),  # type: ignore[arg-type]
+        (lambda: Heun(churn=-1.0), "churn"),
+        (lambda: Adams(order=6), "order"),
+        (lambda: Adams(corrector=1), "corrector"),
+        (lambda: Adams(order=5, start="runge_kutta"), "start"),
+        (lambda: Adams(order=0), "order"),
+        (lambda: Adams(order=2.25), "order"),
+        (lambda: Adams(order=3, predict="denoised", steps=1), "order"),
+        (lambda: StochasticAdams(order=3, steps=1), "order"),
+        (lambda: Adams(order=2.5, start="runge_kutta"), "start"),
+        (lambda: Adams(predict="score"), "predict"),  # type: ignore[arg-type]
+        (lambda: Adams(clock="lambda"), "clock"),  # type: ignore[arg-type]
+        (lambda: Adams(start="euler"), "start"),  # type: ignore[arg-type]
+        (lambda: RungeKutta(order=5), "order"),
+        (lambda: RungeKutta(predict="score"), "predict"),  # type: ignore[arg-type]
+        (lambda: Euler(grid="linear").table(VP()), "grid"),
+        (lambda: Euler(steps=3, grid=[1.0, 0.5, 0.7]).table(VP()), "grid"),
+        (lambda: Euler(steps=3, grid=[1.0, 0.5]).table(VP()), "grid"),
+        (lambda: Euler(steps=3, grid=[1.0, 0.5, 0.0]).table(VP()), "grid"),
+        (lambda: Euler(eps=-0.1).table(VP()), "eps"),
+        (lambda: Euler(eps=0.0).table(VP()), "eps"),
+        (lambda: Euler(eps=1.0).table(VP()), "eps"),
+        (lambda: Euler(eps=float("nan")).table(VP()), "eps"),
+        (lambda: Euler().with_budget(0, VP()), "nfe"),
+        (lambda: sample(mixture(VP()), Euler()), "shape"),
+        (lambda: sample(mixture(VP()), Euler(), (5,)), "shape"),
+        (lambda: sample(mixture(VP()), Euler(), (5, 2), x_T=torch.zeros(4, 2)), "shape"),
+        (lambda: sample(mixture(VP()), Euler(), (5, 2), seed=-1), "seed"),
+    ],
+)
+def test_what_makes_no_sense_is_named(make: Callable[[], object], name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: "):
+        make()
+
+
+@pytest.mark.parametrize("sde", [VE(), VE(sigma_min=0.05)], ids=repr)
+def test_zero_is_an_end_where_noise_is_left(sde: GaussianSDE) -> None:
+    assert sample(mixture(sde), Adams(eps=0.0), (4, 2)).isfinite().all()
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^model: expected an object with `sde`"):
+        sample(lambda x, t: x, Euler(), (5, 2))
+    with pytest.raises(TypeError, match=r"^model: expected `denoise\(x, t\)` or `score\(x, t\)`.*FunctionModel"):
+        sample(type("Nothing", (), {"sde": VP()})(), Euler(), (5, 2))
