@@ -4,7 +4,7 @@ from backdrift.sde.check import CheckReport, check
 from backdrift.sde.critically_damped import CriticallyDamped
 from backdrift.sde.gaussian import GaussianSDE, Prior
 from backdrift.sde.linear import LinearSDE, MatrixPrior, Schedule
-from backdrift.sde.process import SDE, ReverseSDE, Time, as_time
+from backdrift.sde.process import SDE, NoiseType, PriorDensity, ReverseSDE, Time, as_time
 from backdrift.sde.rectified import Rectified
 from backdrift.sde.stationary import StationarySDE
 from backdrift.sde.tweedie import FunctionModel, Model, affine, tweedie
@@ -24,8 +24,10 @@ __all__ = [
     "LinearSDE",
     "MatrixPrior",
     "Model",
+    "NoiseType",
     "OrnsteinUhlenbeck",
     "Prior",
+    "PriorDensity",
     "Rectified",
     "ReverseSDE",
     "Schedule",

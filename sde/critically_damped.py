@@ -34,6 +34,9 @@ class CriticallyDamped(LinearSDE):
         ValueError: if friction, velocity or T is not positive.
     """
 
+    has_velocity = True
+    time_power = 2  # the noise in the position grows like t^3, which asks for short steps near the data
+
     def __init__(
         self,
         friction: float = 1.0,
@@ -61,6 +64,23 @@ class CriticallyDamped(LinearSDE):
         """alpha and sigma of the position, x_t given x_0 ~ N(alpha x_0, sigma^2), in float64 and shaped like `t`."""
         phi, _ = self.moments(0.0, t)
         return phi[..., 0, 0], self.covariance_at(t)[..., 0, 0].sqrt()
+
+    def prior_gap(self, x: Tensor, eps: float) -> float:
+        """KL(N(m, v) | prior) in nats for the mean and variances that positions x have in the state at T:
+
+            sum_i [ q m_i^2 + q v_i - log(1 + q v_i) ] / 2,    q = phi^T C^{-1} phi,
+
+        phi the part of Phi that carries the position from eps to T, C the prior's covariance.
+
+        Args:
+            x: positions at time eps, `[batch, ...]`. A single one has no known variance, which is then taken as 0.
+            eps: the time of `x`.
+        """
+        phi, _ = self.moments(eps, self.T)
+        q = float(phi[:, 0] @ torch.linalg.solve(self.prior.covariance, phi[:, 0]))
+        x = x.flatten(1).double()
+        excess = q * x.var(0, correction=0)
+        return 0.5 * float((q * x.mean(0).square() + excess - excess.log1p()).sum())
 
     def lift(self, x: Tensor) -> Tensor:
         """The state (x, 0) `[batch, 2, ...]` of data x `[batch, ...]`, to be given to `marginal` as x_0."""

@@ -76,7 +76,8 @@ class GaussianSDE(SDE):
         end_ratio: the ratio sigma/alpha at which solvers stop, giving `eps` (units of the data).
     """
 
-    state_dependent: ClassVar[bool] = False
+    state_dependent = False
+    has_denoiser = True
     end_ratio: ClassVar[float] = 2e-3
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -133,6 +134,24 @@ class GaussianSDE(SDE):
     def prior(self) -> Prior:
         """N(0, sigma(T)^2 I): p_T but for the mean and variance of alpha(T) x_0."""
         return Prior(float(self.sigma(torch.tensor(self.T, dtype=torch.float64))))
+
+    def position_marginal(self, t: Time) -> tuple[Tensor, Tensor]:
+        """alpha(t) and sigma(t), each shaped like `t`: the state is the data's own."""
+        return self.alpha(t), self.sigma(t)
+
+    def prior_gap(self, x: Tensor, eps: float) -> float:
+        """KL(N(m, v) | N(0, sigma_T^2)) in nats, for the mean and variances that data x have at T:
+
+            sum_i [ m_i^2 + r_i - log(1 + r_i) ] / 2,    both m_i^2 and r_i in units of sigma_T^2.
+
+        Args:
+            x: data at time eps, `[batch, ...]`. A single sample has no known variance, which is then taken as 0.
+            eps: the time of `x`.
+        """
+        kept = float(self.alpha(self.T)) / float(self.alpha(eps)) / float(self.sigma(self.T))
+        x = kept * x.flatten(1).double()
+        excess = x.var(0, correction=0)
+        return 0.5 * float((x.mean(0).square() + excess - excess.log1p()).sum())
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """f(t) x."""

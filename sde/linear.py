@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backdrift.sde.check import CheckReport, Finding
 from backdrift.sde.gaussian import wide
-from backdrift.sde.process import SDE, Time, as_time, require_positive
+from backdrift.sde.process import SDE, NoiseType, Time, as_time, require_positive
 
 Matrix = Tensor | float | Sequence[float] | Sequence[Sequence[float]]
 
@@ -144,8 +144,9 @@ class LinearSDE(SDE):
         ValueError: if a matrix has the wrong shape or is not finite, or T is not positive.
     """
 
-    noise_type: ClassVar[Literal["diagonal", "scalar", "general"]] = "general"
-    state_dependent: ClassVar[bool] = False
+    eps: float
+    noise_type: NoiseType = "general"
+    state_dependent = False
 
     def __init__(
         self,

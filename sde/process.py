@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 Time = Tensor | float
 """A time: a number, a 0-d tensor, or one value per sample, `[batch]`."""
+
+NoiseType = Literal["diagonal", "scalar", "general"]
+"""How the diffusion g acts on the Brownian motions, in torchsde's words; see `SDE`."""
+
+
+class PriorDensity(Protocol):
+    """The density that replaces p_T: samplers start from it, and likelihoods end at it."""
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None, **kwargs: Any) -> Tensor:
+        """Draws of the given shape `[batch, ...]`; `kwargs` (dtype, device) go to `torch.randn`."""
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """A draw made of standard normal numbers, shaped like `noise` `[batch, ...]`."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """The log-density in nats, `[batch]` for `x` `[batch, ...]`."""
 
 
 def as_time(t: Time, x: Tensor) -> Tensor:
@@ -58,11 +75,36 @@ class SDE(ABC):
     `state_dependent` says whether g depends on x; only then has the reverse process the extra
     drift of `noise_divergence`. Declaring False for a g that does depend on x is an error that
     nothing here can see; the default is the safe True.
+
+    A process answers questions about itself, so that no solver, likelihood or command asks for its class.
+    Those are the attributes below, `eps`, `prior`, `prior_gap` and `position_marginal`.
+
+    Attributes:
+        T: the end time, where the state is noise.
+        noise_type: see above.
+        state_dependent: see above.
+        has_denoiser: whether Tweedie's formula turns the score into the denoiser E[x_0 | x_t], as it does where
+            x_t = alpha x_0 + sigma eps.
+        has_velocity: whether the state holds a velocity for each component of the data.
+        time_power: p, for a time grid that suits the process: even in t^(1/p).
     """
 
     T: float
-    noise_type: ClassVar[Literal["diagonal", "scalar", "general"]] = "diagonal"
-    state_dependent: ClassVar[bool] = True
+    noise_type: NoiseType = "diagonal"
+    state_dependent: bool = True
+    has_denoiser: bool = False
+    has_velocity: bool = False
+    time_power: int = 1
+
+    @functools.cached_property
+    def eps(self) -> float:
+        """The time at which solvers stop, near the data at 0. It is 0 unless the process says otherwise."""
+        return 0.0
+
+    @functools.cached_property
+    def prior(self) -> PriorDensity | None:
+        """The density that replaces p_T, or None where the process has none."""
+        return None
 
     @abstractmethod
     def drift(self, x: Tensor, t: Time) -> Tensor:
@@ -94,6 +136,30 @@ class SDE(ABC):
     def position(self, state: Tensor) -> Tensor:
         """The data's part of a state."""
         return state
+
+    def position_marginal(self, t: Time) -> tuple[Tensor, Tensor]:
+        """alpha and sigma of the data's part of a state, x_t given x_0 ~ N(alpha x_0, sigma^2 I), each shaped like `t`.
+
+        Raises:
+            NotImplementedError: if the process has no such marginal in closed form.
+        """
+        raise NotImplementedError(
+            f"position_marginal: {type(self).__name__} has no marginal N(alpha x_0, sigma^2 I) in closed form"
+        )
+
+    def prior_gap(self, x: Tensor, eps: float) -> float:
+        """The Kullback-Leibler divergence in nats of a normal density from the prior. That density has the mean and
+        the variances that data have at T, if they are `x` at time eps.
+
+        Args:
+            x: data at time eps, `[batch, ...]`, without what the process adds to them (see `position`). A single
+                sample has no known variance, which is then taken as 0.
+            eps: the time of `x`.
+
+        Returns:
+            The divergence, or nan where the process does not know it.
+        """
+        return math.nan
 
     def covariance(self, x: Tensor, t: Time) -> Tensor:
         """g g^T at every sample of `x` `[batch, ...]`, as a matrix `[batch, d, d]` of its d components, flattened."""
@@ -178,8 +244,8 @@ class ReverseSDE(SDE):
         self.score = score
         self.stochasticity = float(stochasticity)
         self.T = forward.T
-        self.noise_type = forward.noise_type  # type: ignore[misc]
-        self.state_dependent = forward.state_dependent  # type: ignore[misc]
+        self.noise_type = forward.noise_type
+        self.state_dependent = forward.state_dependent
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         push = self.forward.apply_diffusion(x, t, self.score(x, t))

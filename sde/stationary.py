@@ -68,13 +68,13 @@ class StationarySDE(SDE):
         self.log_density, self.temperature, self.T = log_density, float(temperature), float(T)
         self.score = score or torch.func.grad(lambda x: log_density(x).sum())
         self.matrix: Function | None = None
-        self.state_dependent = callable(diffusion)  # type: ignore[misc]
+        self.state_dependent = callable(diffusion)
         if callable(diffusion):
             self.matrix = diffusion
-            self.noise_type = "general"  # type: ignore[misc]
+            self.noise_type = "general"
         else:
             self.constant = torch.as_tensor(diffusion, dtype=torch.float64)
-            self.noise_type = "general" if self.constant.ndim == 2 else "diagonal"  # type: ignore[misc]
+            self.noise_type = "general" if self.constant.ndim == 2 else "diagonal"
             self.root = self._root(self.constant)
         self.curl: Tensor | Function | None = None
         if callable(curl):
