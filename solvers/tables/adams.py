@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -19,9 +20,17 @@ from backdrift.solvers.tables.table_solver import Final, TableSolver
 Start = Literal["corrector", "ramp", "runge_kutta"]
 
 
+HISTORY: tuple[tuple[float, float, int], ...] = ((14, 2.5, 2), (22, 3.5, 4), (60, 4.5, 5), (math.inf, 5, 5))
+"""By default the history grows with the number of steps. Each entry is (steps, predictor, corrector): below so many
+steps, and not below those of the entry before, the predictor and the corrector use so many values."""
+
+FINE_OVER_REACH = 3.0
+"""c / (d `reach(steps)`), with c the width of the data's finer structure in the coordinates "rectified"."""
+
+
 def by_budget(steps: int) -> tuple[float, int]:
-    """How many values predictor and corrector use where nothing is said: the more, the more steps there are."""
-    return (2.5, 2) if steps < 14 else (3.5, 4) if steps < 22 else (4.5, 5) if steps < 60 else (5, 5)
+    """How many values the predictor and the corrector use by default, see `HISTORY`."""
+    return next((predictor, corrector) for below, predictor, corrector in HISTORY if steps < below)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +105,7 @@ class Adams(TableSolver):
     @property
     def fine(self) -> float:
         """c/d of the coordinates "rectified", for so many steps."""
-        return 3 * reach(self.steps)
+        return FINE_OVER_REACH * reach(self.steps)
 
     @property
     def claimed_order(self) -> int:  # type: ignore[override]

@@ -74,11 +74,16 @@ def angle_grid(
     return sde.t_from_log_snr(-2 * (centre * data_std * torch.tan(u) ** (1 / power)).log())
 
 
+REACH_POWER, REACH_SCALE = 4 / 3, 16.0
+"""Of `reach`: the power of the number of steps, and the factor of its inverse square, which is the less from 64 steps
+on."""
+
+
 def reach(steps: int) -> float:
     """How close to the data it pays to go in so many steps: sigma/alpha over the data's standard deviation, where what
     is left to the last, second-order half step is as small an error as that of the steps before.
     """
-    return min(steps ** (-4 / 3), 16 / steps**2)
+    return min(steps**-REACH_POWER, REACH_SCALE / steps**2)
 
 
 GRIDS: dict[str, Callable[..., Tensor]] = {
