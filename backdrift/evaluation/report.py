@@ -22,7 +22,6 @@ from backdrift.evaluation.scoring import Scores, score
 from backdrift.models import ConservativeDenoiser
 from backdrift.runs.configuration import build
 from backdrift.runs.run import Run
-from backdrift.sde import GaussianSDE
 from backdrift.solvers import (
     DDIM,
     Adams,
@@ -71,7 +70,7 @@ def write(run: Run) -> None:
     solver = build(run.config, "solver")
     print(f"report: samples by {solver}", flush=True)
     draw_pictures(run, model, data, solver)
-    gaussian = isinstance(model.sde, GaussianSDE)
+    gaussian = model.sde.has_denoiser
     solvers = SOLVERS if gaussian else MATRIX_SOLVERS
     n = min(affordable(model, data.shape, len(solvers) * sum(BUDGETS)), len(data.test), len(data.train))
     print(f"report: {len(solvers)} solvers at {', '.join(map(str, BUDGETS))} evaluations, {n} samples each", flush=True)
@@ -107,8 +106,7 @@ def draw_pictures(run: Run, model: Any, data: Data, solver: Any, n: int = 64) ->
     real = readable_data(data, data.test[: max(n, 64)])
     figures.samples(readable(data, sde.position(path.x).cpu()), real).savefig(run.path / "samples.png")
     times, states = path.times.double(), torch.stack([sde.position(state) for state in path.states])
-    gaussian = isinstance(sde, GaussianSDE)
-    alpha, sigma = (sde.alpha(times), sde.sigma(times)) if gaussian else sde.position_marginal(times)
+    alpha, sigma = sde.position_marginal(times)
     alpha = torch.where(times > 0, alpha, 1.0)
     ratio = torch.where(times > 0, sigma / alpha, 0.0)
     if data.is_picture:
@@ -145,7 +143,7 @@ def score_test_set(run: Run, model: Any, data: Data) -> Scores:
     `likelihood` in the run's config says; with `likelihood.png`, and `extremes.png` of the most and least likely."""
     settings: dict[str, Any] = OmegaConf.to_container(run.config.likelihood)  # type: ignore[assignment]
     # rk4 and the estimate of its error take 6 evaluations a step; one with its derivative costs about five plain ones.
-    draws = 1 if isinstance(model.sde, GaussianSDE) else settings.get("draws", 8)  # of the velocity
+    draws = settings.get("draws", 8) if model.sde.has_velocity else 1  # of the velocity
     values = data.test[: affordable(model, data.shape, 30 * draws * settings.get("steps", 16))]
     print(f"report: log-likelihood of {len(values)} test samples", flush=True)
     scores = score(model, data, values, **settings)

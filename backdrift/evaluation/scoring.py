@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backdrift.data import Data
 from backdrift.evaluation.metrics import Estimate
-from backdrift.sde import SDE, CriticallyDamped
+from backdrift.sde import SDE
 from backdrift.solvers import log_likelihood, position_log_likelihood
 from backdrift.solvers.model import place_of
 
@@ -101,7 +101,7 @@ class Scores:
 
 def density_of(sde: SDE) -> Callable[..., Any]:
     """The function of `solvers` that scores data under such a process."""
-    return position_log_likelihood if isinstance(sde, CriticallyDamped) else log_likelihood
+    return position_log_likelihood if sde.has_velocity else log_likelihood
 
 
 def score(model: Any, data: Data, values: Tensor, seed: int = 0, **settings: Any) -> Scores:

@@ -144,10 +144,8 @@ class Run:
         Raises:
             ValueError: if the run's process is not Gaussian.
         """
-        from backdrift.sde import GaussianSDE
-
         model = self.model(weights)
-        if not isinstance(model.sde, GaussianSDE):
+        if not model.sde.has_denoiser:
             raise ValueError(
                 f"run={self.path}: expected a run of a Gaussian process, got one of {type(model.sde).__name__}"
             )
@@ -207,6 +205,7 @@ def versions() -> dict[str, Any]:
 
 def git_revision(folder: Path) -> str | None:
     """The commit that `folder` is at, "+changes" added if files differ from it; None outside a git checkout."""
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

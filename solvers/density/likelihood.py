@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from backdrift.sde import GaussianSDE
 from backdrift.solvers.density.divergence import Field, deflated, divergence, orthonormal, products
 from backdrift.solvers.density.monte_carlo import Tally
 from backdrift.solvers.density.result import Likelihood
@@ -132,7 +131,7 @@ def log_likelihood(
         solver_error=calibration * ((terminal - rival).abs() + solved.margin),
         nfe=solved.nfe,
         latent=latent,
-        prior_gap=prior_gap(model.sde, x, path.eps) if isinstance(model.sde, GaussianSDE) else math.nan,
+        prior_gap=model.sde.prior_gap(model.sde.position(x), path.eps),
         eps=path.eps,
         seed=seed,
         probes=probes,
@@ -140,22 +139,6 @@ def log_likelihood(
         steps=steps,
         calibration=calibration,
     )
-
-
-def prior_gap(sde: GaussianSDE, x: Tensor, eps: float) -> float:
-    """KL(N(m, v) | N(0, sigma_T^2)) in nats, for the mean and variances that data x have at T:
-
-        sum_i [ m_i^2 + r_i - log(1 + r_i) ] / 2,    both m_i^2 and r_i in units of sigma_T^2.
-
-    Args:
-        sde: the process.
-        x: samples at time eps, `[batch, ...]`. Of a single one the variance is unknown and taken as 0.
-        eps: their time.
-    """
-    kept = float(sde.alpha(sde.T)) / float(sde.alpha(eps)) / float(sde.sigma(sde.T))
-    x = kept * x.flatten(1).double()
-    excess = x.var(0, correction=0)
-    return 0.5 * float((x.mean(0).square() + excess - excess.log1p()).sum())
 
 
 @dataclass(frozen=True)

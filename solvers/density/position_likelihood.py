@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backdrift.sde import CriticallyDamped
 from backdrift.solvers.density.likelihood import log_likelihood
 from backdrift.solvers.density.result import Likelihood
 from backdrift.solvers.noise import PRIOR, Noise
@@ -67,7 +66,7 @@ def position_log_likelihood(
         ValueError: if the process is another, or draws is not positive.
     """
     sde = model.sde
-    if not isinstance(sde, CriticallyDamped):
+    if not sde.has_velocity:
         raise ValueError(f"model: expected the process to be CriticallyDamped, got {type(sde).__name__}")
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ValueError(f"draws: expected a positive integer, got {draws!r}")
@@ -86,19 +85,5 @@ def position_log_likelihood(
     spread = terms.std(1) if draws > 1 else torch.full_like(log_prob, math.nan)
     solver_error = (weights * joint.solver_error.reshape(len(x), draws)).sum(1)
     nfe = joint.nfe.reshape(len(x), draws).sum(1)
-    gap = prior_gap(sde, x, eps)
+    gap = sde.prior_gap(x, eps)
     return PositionLikelihood(log_prob, spread / math.sqrt(draws), solver_error, nfe, gap, log_ratio.mean(1), joint)
-
-
-def prior_gap(sde: CriticallyDamped, x: Tensor, eps: float) -> float:
-    """KL(N(m, v) | prior) in nats for the mean and variances that data x have in the state at T:
-
-        sum_i [ q m_i^2 + q v_i - log(1 + q v_i) ] / 2,    q = phi^T C^{-1} phi,
-
-    phi the part of Phi that carries the position from eps, C the prior's covariance.
-    """
-    phi, _ = sde.moments(eps, sde.T)
-    q = float(phi[:, 0] @ torch.linalg.solve(sde.prior.covariance, phi[:, 0]))
-    x = x.flatten(1).double()
-    excess = q * x.var(0, correction=0)
-    return 0.5 * float((q * x.mean(0).square() + excess - excess.log1p()).sum())

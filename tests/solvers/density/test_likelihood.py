@@ -20,7 +20,6 @@ from backdrift.sde import SDE, VE, VP, Brownian, CosineVP, GaussianSDE, Rectifie
 from backdrift.solvers import decode, encode, interpolate, log_likelihood
 from backdrift.solvers.density.divergence import divergence
 from backdrift.solvers.density.latent import slerp
-from backdrift.solvers.density.likelihood import prior_gap
 from backdrift.solvers.flows.flow import AngleFlow
 
 STEPS = {"rk4": 16, "score_corrected": 63}
@@ -348,15 +347,6 @@ def test_fresh_probes_average_out() -> None:
     fixed = log_likelihood(model, x, method="adaptive", rtol=1e-3, atol=1e-3)
     assert int(fresh.nfe[0]) == 200
     assert float(fresh.log_prob.std()) < float(fixed.log_prob.std()) / 4
-
-
-def test_prior_gap_is_the_divergence_of_the_moments() -> None:
-    sde = VP(beta_max=5.0)
-    x = states(GaussianMixture(torch.full((1, 3), 2.0).double(), 1.5, sde=sde), 4000)
-    kept, noise = float(sde.alpha(sde.T)), float(sde.sigma(sde.T)) ** 2
-    excess = kept**2 * 1.5 / noise
-    expected = 1.5 * (4 * kept**2 / noise + excess - math.log1p(excess))
-    assert prior_gap(sde, x, sde.eps) == pytest.approx(expected, rel=0.05)
 
 
 def test_bits_rows_and_files(tmp_path: Any) -> None:
