@@ -108,7 +108,7 @@ class Adams(TableSolver):
         return FINE_OVER_REACH * reach(self.steps)
 
     @property
-    def claimed_order(self) -> int:  # type: ignore[override]
+    def claimed_order(self) -> int:
         order, corrector = int(self.values[0]), self.values[1]
         start = {"ramp": 2, "corrector": 3, "runge_kutta": 4}[self.start]
         return min(min(order + 1, corrector) if corrector else order, start)

@@ -56,11 +56,11 @@ class AnnealedLangevin(TableSolver):
         return list(self._rows(points))
 
     def _rows(self, points: Points) -> Iterator[Row]:
-        r, times, alpha, sigma = self.ratio, points.t, points.alpha, points.sigma
+        r, times, alpha, sigma, end = self.ratio, points.t, points.alpha, points.sigma, len(points) - 1
         for level in range(len(points)):
             for repeat in range(1, self.repeats + 1):
                 last = repeat == self.repeats
-                to = level + 1 if last and level + 1 < len(points) else level
+                to = min(level + 1, end) if last else level
                 scale = alpha[to] / alpha[level]
                 yield Row(
                     times[to],
@@ -68,5 +68,6 @@ class AnnealedLangevin(TableSolver):
                     (scale * r * alpha[level],),
                     times[level],
                     noise=scale * (2 * r) ** 0.5 * sigma[level],
-                    ends=last,
+                    # The last level is reached before it is sampled: its time is on the trajectory once, at the end.
+                    kind="step" if last and level != end - 1 else "stage",
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class DDIM(TableSolver):
     """
 
     eta: float = 0.0
-    claimed_order: ClassVar[int] = 1
+    claimed_order = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,7 +40,7 @@ class DDIM(TableSolver):
             raise ValueError(f"eta: expected a number in [0, 1], got {self.eta!r}")
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         return self.eta > 0
 
     def rows(self, points: Points) -> Iterable[Row]:
@@ -67,7 +67,7 @@ class Ancestral(TableSolver):
     """
 
     variance: Variance = "beta_tilde"
-    claimed_order: ClassVar[int] = 1
+    claimed_order = 1
     stochastic = True
 
     def __post_init__(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,7 +49,7 @@ class DPMSolver(TableSolver):
             raise ValueError(f"order: expected 2 or 3, got {self.order!r}")
 
     @property
-    def claimed_order(self) -> int:  # type: ignore[override]
+    def claimed_order(self) -> int:
         return self.order
 
     def rows(self, points: Points) -> Iterator[Row]:
@@ -92,7 +91,7 @@ class DPMSolverPP2S(TableSolver):
     Order 2, two evaluations a step.
     """
 
-    claimed_order: ClassVar[int] = 2
+    claimed_order = 2
 
     def rows(self, points: Points) -> Iterator[Row]:
         t, s = points.steps()
@@ -111,7 +110,7 @@ class ExponentialRK3(TableSolver):
     linear part is stiff; three evaluations a step.
     """
 
-    claimed_order: ClassVar[int] = 3
+    claimed_order = 3
 
     def rows(self, points: Points) -> Iterator[Row]:
         t, s = points.steps()
@@ -147,7 +146,7 @@ def stage_rows(
         for i in range(len(stages)):
             at, to, c, slope = (next(entries) for _ in range(4))
             values = tuple(next(entries) for _ in range(i + 1))
-            yield Row(to, c, values, at, slope, base=i, ends=i == len(stages) - 1)
+            yield Row(to, c, values, at, slope, base=i, kind="step" if i == len(stages) - 1 else "stage")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +158,7 @@ class DPMSolverPP2M(TableSolver):
     Lu et al. (2022b), algorithm 2. Order 2, one evaluation a step, the first step DDIM's.
     """
 
-    claimed_order: ClassVar[int] = 2
+    claimed_order = 2
 
     def rows(self, points: Points) -> Iterator[Row]:
         t, s = points.steps()

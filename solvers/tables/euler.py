@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from backdrift.sde import affine
 from backdrift.solvers.tables.grid import Points, fresh_share
@@ -19,7 +18,7 @@ class Euler(TableSolver):
     Song et al. (2021), eq. 13. Order 1.
     """
 
-    claimed_order: ClassVar[int] = 1
+    claimed_order = 1
 
     def rows(self, points: Points) -> Iterable[Row]:
         t, s = points.steps()
@@ -45,7 +44,7 @@ class EulerMaruyama(TableSolver):
     """
 
     stochasticity: float = 1.0
-    claimed_order: ClassVar[int] = 1
+    claimed_order = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +52,7 @@ class EulerMaruyama(TableSolver):
             raise ValueError(f"stochasticity: expected a number >= 0, got {self.stochasticity!r}")
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         return self.stochasticity > 0
 
     def rows(self, points: Points) -> Iterable[Row]:
@@ -75,7 +74,7 @@ class ReverseDiffusion(TableSolver):
     discretising f = (a - 1) x and G = sqrt(v). Weak order 1.
     """
 
-    claimed_order: ClassVar[int] = 1
+    claimed_order = 1
     stochastic = True
 
     def rows(self, points: Points) -> Iterable[Row]:

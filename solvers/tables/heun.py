@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -37,7 +36,7 @@ class Heun(TableSolver):
     s_min: float = 0.0
     s_max: float = math.inf
     s_noise: float = 1.0
-    claimed_order: ClassVar[int] = 2
+    claimed_order = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +44,7 @@ class Heun(TableSolver):
             raise ValueError(f"churn: expected a number >= 0, got {self.churn!r}")
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         return self.churn > 0
 
     def rows(self, points: Points) -> Iterable[Row]:
@@ -72,6 +71,6 @@ class Heun(TableSolver):
             s.alpha * 0.5 * r * (1 - r_end),
         ):
             if q:
-                yield Row(at, k, (), noise=q, ends=False)
-            yield Row(to, carry, (weight,), at, ends=False)
+                yield Row(at, k, (), noise=q, kind="stage")
+            yield Row(to, carry, (weight,), at, kind="stage")
             yield Row(to, carry2, (newest, oldest), to, base=1)

@@ -42,7 +42,7 @@ class IPNDM(TableSolver):
             raise ValueError(f"order: expected 1, 2, 3 or 4, got {self.order!r}")
 
     @property
-    def claimed_order(self) -> int:  # type: ignore[override]
+    def claimed_order(self) -> int:
         return min(self.order, 2)
 
     def rows(self, points: Points) -> Iterator[Row]:

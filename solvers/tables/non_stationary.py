@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from backdrift.sde import GaussianSDE
-from backdrift.solvers.model import denoiser_of
+from backdrift.sde import SDE, GaussianSDE
+from backdrift.solvers.model import Model, denoiser_of, recomputed
 from backdrift.solvers.noise import Noise
-from backdrift.solvers.solver import OnStep, Solver
+from backdrift.solvers.solver import OnStep, Solver, require_gaussian
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.table import Number, Row, Table, by_step, execute
 
@@ -51,6 +51,13 @@ class NonStationary(Solver):
         if [len(row) for row in self.weights] != list(range(1, n + 1)):
             raise ValueError(f"weights: expected rows of 1 to {n} numbers, got {[len(row) for row in self.weights]}")
 
+    @property
+    def differentiable(self) -> bool:
+        return True
+
+    def require_process(self, sde: SDE) -> None:
+        require_gaussian(self, sde)
+
     def times(self, sde: GaussianSDE) -> Tensor:
         """The times of the evaluations, from T down."""
         first = math.exp(-0.5 * float(sde.log_snr(sde.T)))
@@ -67,8 +74,10 @@ class NonStationary(Solver):
         """The solver as a table for a process."""
         return Table(tuple(non_stationary_rows(Points(sde, self.times(sde)), self.carries, self.weights)))
 
-    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
-        return execute(self.table(model.sde), denoiser_of(model), x, noise, on_step)
+    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        self.require_process(model.sde)
+        table = self.table(cast(GaussianSDE, model.sde))
+        return execute(table, recomputed(denoiser_of(model)), x, noise, on_step)
 
 
 def non_stationary_rows(

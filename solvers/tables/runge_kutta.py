@@ -39,7 +39,8 @@ def runge_kutta_rows(
         entries = iter(step)
         for i in range(1, len(stages)):
             t, slope, to, carry = (next(entries) for _ in range(4))
-            yield Row(to, carry, tuple(next(entries) for _ in range(i)), t, slope, base=i - 1, ends=i == len(b))
+            weights = tuple(next(entries) for _ in range(i))
+            yield Row(to, carry, weights, t, slope, base=i - 1, kind="step" if i == len(b) else "stage")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class RungeKutta(TableSolver):
         require_predict(self.predict)
 
     @property
-    def claimed_order(self) -> int:  # type: ignore[override]
+    def claimed_order(self) -> int:
         return self.order
 
     def rows(self, points: Points) -> Iterator[Row]:

@@ -60,11 +60,11 @@ class StochasticAdams(TableSolver):
             raise ValueError(f"clock: expected 'log_snr', 'sigma' or 'time', got {self.clock!r}")
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         return self.scale == "er" or self.stochasticity > 0
 
     @property
-    def claimed_order(self) -> int:  # type: ignore[override]
+    def claimed_order(self) -> int:
         return min(self.order, 2)
 
     def log_scale(self, lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ class SASolver(StochasticAdams):
             raise ValueError(f"corrector_order: expected 1, 2 or 3, got {self.corrector_order!r}")
 
     @property
-    def claimed_order(self) -> int:  # type: ignore[override]
+    def claimed_order(self) -> int:
         return min(self.corrector_order, 2)
 
     def rows(self, points: Points) -> Iterator[Row]:

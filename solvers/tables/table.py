@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,15 @@ Number = Any
 """A coefficient: a number, or a 0-d float64 tensor that may carry a gradient."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+
+Kind = Literal["step", "stage", "correction"]
+"""What a row is for:
+
+- "step" ends a step of the grid: its x' is a state of the trajectory;
+- "stage" gives an intermediate state, which nobody is shown;
+- "correction" evaluates at the state that a stage predicted for the end of the step, and adds to it. Its x' is the
+  state of the trajectory there.
+"""
 
 
 class Row(NamedTuple):
@@ -31,7 +40,7 @@ class Row(NamedTuple):
         slope: of the current state in its value: 0 for denoised, -1/alpha for noise prediction.
         base: how many rows back the carried state lies; 0 is the current one.
         noise: standard deviation of the fresh noise.
-        ends: whether x' ends a step, and so lies on the trajectory, rather than being a stage.
+        kind: what the row is for, see `Kind`.
     """
 
     to: Number
@@ -41,7 +50,12 @@ class Row(NamedTuple):
     slope: Number = 0.0
     base: int = 0
     noise: Number = 0.0
-    ends: bool = True
+    kind: Kind = "step"
+
+    @property
+    def ends(self) -> bool:
+        """Whether x' is a state of the trajectory."""
+        return self.kind != "stage"
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,7 @@ class Table:
                     slope=number(row.slope),
                     base=row.base,
                     noise=number(row.noise),
-                    ends=row.ends,
+                    kind=row.kind,
                 )
                 for row in rows
             )
@@ -121,23 +135,25 @@ def one_evaluation_rows(
 
 
 def correction(at: Number, slope: Number, corrected: Sequence[Number], predicted: Sequence[Number]) -> Row:
-    """Evaluate at a predicted state and replace the predictor's weights by the corrector's, of the new value first.
+    """The row that evaluates at a predicted state and replaces the predictor's weights by the corrector's.
 
-    Only the difference is added, so the noise of the step stays what it was.
+    Only the difference is added, so that the noise of the step stays what it was.
+
+    Args:
+        at: the time of the predicted state.
+        slope: see `Row`.
+        corrected: the corrector's weights, that of the new value first.
+        predicted: the predictor's weights.
     """
     length = max(len(corrected), len(predicted) + 1)
     new = (*corrected, *(0.0,) * (length - len(corrected)))
     old = (0.0, *predicted, *(0.0,) * (length - 1 - len(predicted)))
-    return Row(at, 1.0, tuple(a - b for a, b in zip(new, old, strict=True)), at, slope)
-
-
-def is_correction(row: Row) -> bool:
-    """Whether a row only asks at its own time and adds to the state, as those of `correction` do."""
-    return row.base == 0 and bool(row.carry == 1) and row.at is not None and bool(row.at == row.to)
+    return Row(at, 1.0, tuple(a - b for a, b in zip(new, old, strict=True)), at, slope, kind="correction")
 
 
 def merged(rows: Sequence[Row]) -> Sequence[Row]:
-    """The same rows, of numbers, with every correction and the step that follows it as one, where nobody looks on:
+    """The same rows, of numbers, with every correction and the row that follows it as one. For a solve without
+    `on_step`, which would have to be called between the two:
 
     c (x + sum_j a_j P_j) + sum_j b_j P_j = c x + sum_j (c a_j + b_j) P_j.
     """
@@ -145,7 +161,7 @@ def merged(rows: Sequence[Row]) -> Sequence[Row]:
         return rows
     found: list[Row] = []
     for row in rows:
-        if row.at is None and found and is_correction(found[-1]) and not found[-1].noise:
+        if row.at is None and found and found[-1].kind == "correction" and not found[-1].noise:
             first = found.pop()
             pairs = zip_longest(first.weights, row.weights, fillvalue=0.0)
             row = row._replace(weights=tuple(row.carry * a + b for a, b in pairs), at=first.at, slope=first.slope)
@@ -160,17 +176,18 @@ def execute(
     noise: Callable[[], Tensor] | None = None,
     on_step: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Run a table: a network call and one linear combination a row.
+    """Run a table: a network call and one linear combination for each row.
 
-    Nothing here waits for the device, and memory does not grow with the number of rows: only the
-    states and values that later rows still ask for are kept.
+    Nothing here waits for the device. Memory does not grow with the number of rows, since only the states and values
+    that later rows still use are kept.
 
     Args:
         table: what to run.
-        denoise: D(x, t) with t a 0-d tensor on the device of x.
+        denoise: D(x, t), with t a 0-d tensor on the device of x.
         x: the state to start from, `[batch, ...]`.
         noise: gives the next z, like `x`, each time it is called; needed where the table has noise.
-        on_step: called with (x, t) after each step; what it returns is the state from there on.
+        on_step: called with (x, t) after each step, which is a row that is not a stage; the solve continues from the
+            state that it returns.
 
     Returns:
         The last state.
@@ -187,7 +204,7 @@ def execute(
     # Lists, for torch.compile, which makes one graph of this loop, knows no max() of a generator.
     states = deque([x], maxlen=1 + max([0, *[row.base for row in rows]]))
     values: deque[Tensor] = deque(maxlen=max([1, *[len(row.weights) for row in rows]]))
-    for (_, carry, weights, at, slope, base, std, end), mean in zip(rows, means, strict=True):
+    for (_, carry, weights, at, slope, base, std, kind), mean in zip(rows, means, strict=True):
         if at is not None:
             value = denoise(x, next(times))
             values.appendleft(torch.add(value, x, alpha=slope) if slope else value)
@@ -209,7 +226,7 @@ def execute(
                 raise ValueError("noise: this table is stochastic; give a source of noise")
             total = total.add_(noise(), alpha=std) if fresh else torch.add(total, noise(), alpha=std)
         x = total
-        if end and on_step is not None:
+        if on_step is not None and kind != "stage":
             x = on_step(x, next(ends))
         states.append(x)
     return x

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from itertools import zip_longest
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
-from backdrift.sde import GaussianSDE
-from backdrift.solvers.model import denoiser_of
+from backdrift.sde import SDE, GaussianSDE
+from backdrift.solvers.model import Model, data_std_of, denoiser_of, recomputed
 from backdrift.solvers.noise import Noise
-from backdrift.solvers.solver import OnStep, Solver, require_steps
+from backdrift.solvers.solver import OnStep, Solver, require_gaussian, require_steps
 from backdrift.solvers.tables.grid import Grid, Points, reach, time_grid
-from backdrift.solvers.tables.table import Row, Table, by_step, execute, is_correction
+from backdrift.solvers.tables.table import Row, Table, by_step, execute
 
 Final = Literal["denoise", "stop", "half_step"]
 
@@ -52,8 +53,17 @@ class TableSolver(Solver):
     eps: float | Literal["auto"] | None = None
     data_std: float | None = None
 
-    claimed_order: ClassVar[int] = 1
-    """Global order of accuracy, for small steps; `solvers.order` measures it."""
+    @property
+    def claimed_order(self) -> int:
+        """Global order of accuracy, for small steps. `solvers.certify` measures it."""
+        return 1
+
+    @property
+    def differentiable(self) -> bool:
+        return True
+
+    def require_process(self, sde: SDE) -> None:
+        require_gaussian(self, sde)
 
     def __post_init__(self) -> None:
         if self.final not in get_args(Final):
@@ -64,7 +74,11 @@ class TableSolver(Solver):
 
     @abstractmethod
     def rows(self, points: Points) -> Iterable[Row]:
-        """The rows that lead from each point of the grid to the next."""
+        """The rows that lead from each point of the grid to the next.
+
+        A row that ends a step has the kind "step", an intermediate one "stage". Where a "correction" follows a row,
+        that row is a prediction, and `table` makes it a stage.
+        """
 
     def times(self, sde: GaussianSDE) -> Tensor:
         """The grid's times, from T down to eps.
@@ -94,10 +108,10 @@ class TableSolver(Solver):
         points = Points(sde, self.times(sde) if times is None else times)
         rows = list(self.rows(points)) if len(points) > 1 else []
         if self.final == "stop":
-            return Table(tuple(rows))
+            return Table(tuple(predictions_as_stages(rows)))
         ((at, alpha),) = by_step(points.t[-1:], points.alpha[-1:])
-        # The last evaluation corrects the state as well, where a solver says so.
-        last = rows.pop() if rows and is_correction(rows[-1]) else Row(at, 1.0, (0.0,), at)
+        # Where the last row is a correction, its evaluation serves the last step too.
+        last = rows.pop() if rows and rows[-1].kind == "correction" else Row(at, 1.0, (0.0,), at)
         # For normal data the half step is the nearer of the two up to sigma/alpha = sqrt(8) d; beyond (a grid of one
         # point, T) it would keep half of the noise.
         near = float(points.ratio[-1].detach()) <= math.sqrt(8) * (self.data_std or 1.0)
@@ -107,16 +121,16 @@ class TableSolver(Solver):
             rows.append(Row(0.0, 0.5 / alpha - 0.5 * last.slope, (newest + 0.5, *others), at, last.slope))
         else:
             rows.append(Row(0.0, 0.0, (1.0,), at))
-        return Table(tuple(rows))
+        return Table(tuple(predictions_as_stages(rows)))
 
-    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
-        return execute(self.for_model(model).table(model.sde), denoiser_of(model), x, noise, on_step)
+    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        self.require_process(model.sde)
+        table = self.for_model(model).table(cast(GaussianSDE, model.sde))
+        return execute(table, recomputed(denoiser_of(model)), x, noise, on_step)
 
-    def for_model(self, model: Any) -> TableSolver:
-        """This solver with what it wants to know of the model, the data's width, filled in."""
-        if self.data_std is not None:
-            return self
-        return dataclasses.replace(self, data_std=float(getattr(model, "data_std", 1.0)))
+    def for_model(self, model: Model) -> TableSolver:
+        """This solver with `data_std` filled in from the model, if it was not given."""
+        return self if self.data_std is not None else dataclasses.replace(self, data_std=data_std_of(model))
 
     def with_budget(self, nfe: int, sde: GaussianSDE) -> TableSolver:
         """This solver with as many steps as `nfe` evaluations pay for.
@@ -132,3 +146,10 @@ class TableSolver(Solver):
             except ValueError:
                 continue
         raise ValueError(f"nfe: {nfe} evaluations do not pay for a step of {type(self).__name__}")
+
+
+def predictions_as_stages(rows: Sequence[Row]) -> Iterator[Row]:
+    """The same rows, where one that a correction follows is a stage: the trajectory shows the corrected state alone."""
+    for row, after in zip_longest(rows, rows[1:]):
+        predicts = after is not None and after.kind == "correction"
+        yield row._replace(kind="stage") if predicts else row

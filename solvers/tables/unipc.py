@@ -60,7 +60,7 @@ class UniPC(TableSolver):
             raise ValueError(f"variant: expected one of {', '.join(get_args(Variant))}, got {self.variant!r}")
 
     @property
-    def claimed_order(self) -> int:  # type: ignore[override]
+    def claimed_order(self) -> int:
         return min(self.order + self.corrector, 3 if self.corrector else 2)
 
     def weights(self, points: Points, steps: slice, lags: list[int]) -> Tensor:

@@ -42,7 +42,7 @@ def test_variance_follows_song_and_ermon_level_by_level(sde, final):
     assert variance == pytest.approx(expected, rel=1e-10)
     levels = 7 + (final == "stop")
     assert table.nfe == levels * repeats + (final == "denoise")
-    assert sum(row.ends for row in table.rows) == levels + (final == "denoise")
+    assert sum(row.ends for row in table.rows) == levels - 1 + (final == "denoise")  # T is where it starts
     # And by sampling, within four standard errors.
     x = sample(model, solver, (4000, 1), seed=0)
     assert abs(float(x.square().mean()) / expected - 1) < 4 * math.sqrt(2 / 4000)

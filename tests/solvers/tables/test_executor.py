@@ -44,7 +44,7 @@ def test_hand_written_loop() -> None:
     table = Table(
         (
             Row(0.8, 0.5, (2.0,), at=1.0),
-            Row(0.6, 1.0, (0.3, -0.1), at=0.8, slope=-0.7, ends=False),
+            Row(0.6, 1.0, (0.3, -0.1), at=0.8, slope=-0.7, kind="stage"),
             Row(0.5, 0.9, (0.2, 0.0, 0.4), at=0.6, base=1, noise=0.25),
             Row(0.5, 1.0, (), noise=0.1),
             Row(0.4, -1.5, (1.0, 0.5)),

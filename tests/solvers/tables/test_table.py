@@ -354,9 +354,9 @@ def test_a_table_prints_its_numbers() -> None:
 def test_numbers_keep_every_entry() -> None:
     """A table of tensors and of numbers, entry by entry, gradients let go."""
     one = torch.tensor(0.25, dtype=torch.float64, requires_grad=True)
-    row = Row(one * 2, one * 3, (one, 7.0), one * 4, one * 5, 2, one * 6, ends=False)
+    row = Row(one * 2, one * 3, (one, 7.0), one * 4, one * 5, 2, one * 6, kind="stage")
     (numbers,) = Table((row,)).numbers().rows
-    assert numbers == Row(0.5, 0.75, (0.25, 7.0), 1.0, 1.25, 2, 1.5, ends=False)
+    assert numbers == Row(0.5, 0.75, (0.25, 7.0), 1.0, 1.25, 2, 1.5, kind="stage")
     assert all(isinstance(v, float) for v in (*numbers[:2], *numbers.weights, numbers.at, numbers.slope, numbers.noise))
 
 
