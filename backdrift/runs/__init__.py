@@ -1,0 +1,1 @@
+"""Run folders: the checked config, checkpoints, metrics and where results are written."""
