@@ -40,6 +40,8 @@ def main(config: DictConfig) -> None:
     most_is = "high" if data.levels is None else "low"
     drawn = {
         "histogram.png": figures.likelihood_histogram({f"{config.split} set": scores.values}, scores.unit),
-        "extremes.png": figures.most_and_least_likely(readable_data(data, values), scores.values, scores.unit, most_is),
+        "extremes.png": figures.most_and_least_likely(
+            readable_data(data.units, values), scores.values, scores.unit, most_is
+        ),
     }
     save_figures(folder, "likelihood.csv", drawn)

@@ -42,8 +42,8 @@ def main(config: DictConfig) -> None:
         )
 
     folder = new_folder(run, f"samples-{type(solver).__name__.lower()}-seed{config.seed}", config)
-    np.savez(folder / "samples.npz", x=stored(data, x))
-    figures.samples(readable(data, x), readable_data(data, data.test[: max(64, config.n)])).savefig(
+    np.savez(folder / "samples.npz", x=stored(data.units, x))
+    figures.samples(readable(data.units, x), readable_data(data.units, data.test[: max(64, config.n)])).savefig(
         folder / "samples.png"
     )
     print(f"{config.n} samples by {solver} in {seconds:.1f} s\n{folder / 'samples.npz'}\n{folder / 'samples.png'}")

@@ -16,14 +16,18 @@ def main(config: DictConfig) -> None:
     """Print the suggestion for `data`, in the units the model works in, and the command that takes it; with
     `save`, write the process as `<save>/sde/suggested.yaml`."""
     data = build(config, "data")
-    found = suggest((data.train.double() - data.shift) / data.scale, config.seed)
+    found = suggest((data.train.double() - data.units.shift) / data.units.scale, config.seed)
     chosen = found.overrides()
     if config.save is not None:
         file = Path(config.save).expanduser() / "sde" / "suggested.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(found.config()), file)
         chosen = ["--config-dir", config.save, "sde=suggested"]
-    units = "the data's own" if data.levels is None and bool((data.scale == 1).all()) else "(v - shift)/scale of data v"
+    units = (
+        "the data's own"
+        if data.levels is None and bool((data.units.scale == 1).all())
+        else "(v - shift)/scale of data v"
+    )
     print(f"{data}\nin the model's units, {units}: {found}\n")
     print(shlex.join(["backdrift", "train", f"data={config.name}", *_changed(config), *chosen]))
 

@@ -1,8 +1,31 @@
-"""Data sets: each a plain class that loads itself, and one place for the units of all of them."""
+"""Data sets: each a plain class that loads itself, and one place for the units of all of them.
 
-from backdrift.data.dataset import Data, split
+A data set yields records: `Data.records(indices)` is a `Record` of batched tensors, the sample v in the data's own
+units, its condition, its weight and its index. Anything with a length and `records` is a `Source` that a model can be
+trained from; its samples need not fit in memory. What is known of a data set without its samples is its `DataCard`:
+the `Units` that go to the model's x and back, moments, names and a fingerprint of its files. A run keeps the card.
+"""
+
+from backdrift.data.card import DataCard
+from backdrift.data.dataset import Data
 from backdrift.data.digits import Digits, Mnist5k
 from backdrift.data.files import Files
+from backdrift.data.record import Record, Source
+from backdrift.data.splits import split
 from backdrift.data.toy import Checkerboard, Moons, Ring
+from backdrift.data.units import Units
 
-__all__ = ["Checkerboard", "Data", "Digits", "Files", "Mnist5k", "Moons", "Ring", "split"]
+__all__ = [
+    "Checkerboard",
+    "Data",
+    "DataCard",
+    "Digits",
+    "Files",
+    "Mnist5k",
+    "Moons",
+    "Record",
+    "Ring",
+    "Source",
+    "Units",
+    "split",
+]

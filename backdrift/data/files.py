@@ -5,19 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from backdrift.data.arrays import read_csv, read_npy, read_npz
-from backdrift.data.dataset import Data, split
+from backdrift.data.dataset import Data
+from backdrift.data.fingerprint import fingerprint, visible_files
 from backdrift.data.idx import read_idx, read_idx_folder
 from backdrift.data.images import read_images
 from backdrift.data.samples import Samples
+from backdrift.data.splits import split
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
 class Files(Data):
-    """Whatever `path` holds, told by its name and content:
+    """The samples that `path` holds. Its name and content tell how they are read:
 
     - an IDX file (MNIST's format, also `.gz`), or a folder of IDX files (`train-…`, `t10k-…`, with labels);
-    - a `.npy` array, a `.npz` archive (`train`/`x`, and perhaps `test`, `labels`), a `.csv` table of numbers;
+    - a `.npy` array, a `.npz` archive (`train` or `x`, and perhaps `test` and `labels`), a `.csv` table of numbers;
     - a folder of images of one size (a subfolder for each class, if there are subfolders).
 
     Arrays of bytes with two or three axes a sample are pictures with 256 levels; others are continuous.
@@ -26,7 +28,7 @@ class Files(Data):
         path: the file or folder.
         test: the fraction held back, where the files have no test set of their own.
         seed: of the split.
-        levels: number of values a component takes, instead of what the files say; the values are 0..levels-1.
+        levels: how many values 0, 1, … a component takes, in place of what the files say.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -42,11 +44,21 @@ class Files(Data):
             train, held, train_labels, test_labels = split(samples.values, samples.labels, test, seed, found.name)
         else:
             train, held = samples.values, samples.test
-        super().__init__(train, held, train_labels, test_labels, levels=levels, name=found.name)
+        super().__init__(
+            train,
+            held,
+            train_labels,
+            test_labels,
+            levels=levels,
+            name=found.name,
+            columns=samples.columns,
+            class_names=samples.class_names if train_labels is not None else None,
+            fingerprint=fingerprint(found),
+        )
 
 
 def read(path: Path) -> Samples:
-    """The samples at `path`, by the reader that its kind asks for.
+    """The samples at `path`, by the reader for its kind.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -55,7 +67,7 @@ def read(path: Path) -> Samples:
     if not path.exists():
         raise FileNotFoundError(f"path={path}: there is no such file or folder")
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        files = visible_files(path)
         if not files:
             raise ValueError(f"path={path}: the folder is empty")
         images = [file for file in files if file.suffix.lower() in IMAGES]

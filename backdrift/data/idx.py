@@ -17,8 +17,8 @@ DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 def read_idx(path: Path) -> np.ndarray:
     """The array of an IDX file, compressed or not, in the machine's byte order.
 
-    Two zero bytes, one for the type, one for the number of axes, a big-endian uint32 for the length of
-    each, then the values (LeCun et al. 1998, the MNIST pages).
+    The file begins with two zero bytes, one byte for the type and one for the number of axes. The length of each axis
+    follows as a big-endian uint32, then the values (LeCun et al. 1998, the MNIST pages).
 
     Raises:
         ValueError: if the file is not IDX, or is cut short.
@@ -39,8 +39,8 @@ def read_idx(path: Path) -> np.ndarray:
     dtype = np.dtype(DTYPES[content[2]])
     if not shape or len(content) - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(
-            f"path={path}: damaged IDX file; its head says shape {list(shape)}, "
-            f"and {max(len(content) - start, 0)} bytes follow"
+            f"path={path}: damaged IDX file: its head announces shape {list(shape)}, "
+            f"but {max(len(content) - start, 0)} bytes follow"
         )
     return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
@@ -53,7 +53,7 @@ def read_idx_folder(folder: Path, files: list[Path]) -> Samples:
     """
 
     def find(*words: str, without: tuple[str, ...] = ()) -> Path | None:
-        # MNIST's files often lie beside their own compressed copies: the names without .gz are what counts
+        # MNIST's files often lie beside their own compressed copies: names are compared without .gz.
         names = {file.with_suffix("") if file.suffix == ".gz" else file: file for file in files}
         hits = [
             file
@@ -62,7 +62,7 @@ def read_idx_folder(folder: Path, files: list[Path]) -> Samples:
         ]
         if len(hits) > 1:
             listed = ", ".join(hit.name for hit in hits)
-            raise ValueError(f"path={folder}: several files could be the one: {listed}; give one of them")
+            raise ValueError(f"path={folder}: the folder holds several files of one kind: {listed}; give one of them")
         return hits[0] if hits else None
 
     held = ("t10k", "test")

@@ -9,18 +9,18 @@ import numpy as np
 from backdrift.data.samples import Samples
 
 SHALLOW = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "La", "RGBa"}
-"""Pillow's modes of 8 bits a channel or less; it would cut the others off at 255."""
+"""Pillow's modes of 8 bits or less for each channel. It would cut the values of others off at 255."""
 
 
 def read_images(folder: Path, files: list[Path]) -> Samples:
-    """Images of one size as `[n, channels, height, width]` bytes: grey if all are grey, else RGB.
+    """Images of one size as bytes `[n, channels, height, width]`: grey if all of them are grey, otherwise RGB.
 
-    Where the images are in subfolders of `folder`, the first subfolder's name is the class.
+    If the images are in subfolders of `folder`, the name of the first subfolder is the class.
 
     Raises:
         ValueError: naming the file, if one cannot be read, has another size, or more than 8 bits a channel.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError  # only folders of images need it
 
     pictures: list[np.ndarray] = []
     for file in files:
@@ -29,7 +29,7 @@ def read_images(folder: Path, files: list[Path]) -> Samples:
                 if image.mode not in SHALLOW:
                     raise ValueError(
                         f"path={folder}: {file.name} is of more than 8 bits a channel (mode {image.mode}); "
-                        "bring the images to 8 bits, or give an array"
+                        "convert the images to 8 bits, or give an array"
                     )
                 grey = image.mode in ("1", "L", "LA")
                 picture = np.asarray(image.convert("L" if grey else "RGB"))
@@ -39,7 +39,7 @@ def read_images(folder: Path, files: list[Path]) -> Samples:
             (height, width), (other, wide) = pictures[0].shape[:2], picture.shape[:2]
             raise ValueError(
                 f"path={folder}: the images are of mixed sizes: {files[0].name} is {width}x{height}, "
-                f"{file.name} is {wide}x{other}; bring them to one size first"
+                f"{file.name} is {wide}x{other}; resize them first"
             )
         pictures.append(picture)
     if any(picture.ndim == 3 for picture in pictures):

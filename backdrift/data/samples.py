@@ -12,13 +12,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples as read, pictures `[n, channels, height, width]`; `test` where the files hold one."""
+    """Samples as read from files.
+
+    Attributes:
+        values: `[n, ...]`; pictures are `[n, channels, height, width]`.
+        labels: a class 0, 1, … for each, `[n]`, or None.
+        test: samples that the files hold for tests, or None.
+        test_labels: their classes, or None.
+        levels: how many values a component takes, or None for continuous data.
+        columns: the names of the components of vectors, or None.
+        class_names: the names of the classes, or None.
+    """
 
     values: Tensor
     labels: Tensor | None = None
     test: Tensor | None = None
     test_labels: Tensor | None = None
     levels: int | None = None
+    columns: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
     @staticmethod
     def of(
@@ -27,19 +39,24 @@ class Samples:
         labels: np.ndarray | None = None,
         test: np.ndarray | None = None,
         test_labels: np.ndarray | None = None,
+        columns: tuple[str, ...] | None = None,
     ) -> Samples:
-        """Arrays `[n, ...]` as samples; those of bytes with two or three axes a sample are pictures.
+        """Arrays `[n, ...]` as samples. Arrays of bytes with two or three axes for each sample are pictures.
 
         Raises:
-            ValueError: if an array does not hold finite numbers, or holds no samples.
+            ValueError: if an array does not hold finite numbers, or holds no samples, or if a test label is not among
+                those of the training samples.
         """
         picture = array.dtype == np.uint8 and array.ndim in (3, 4)
+        classes = None if labels is None else _classes(labels, path)
         return Samples(
             _tensor(array, path, picture),
-            _labels(labels, path),
+            None if labels is None or classes is None else _numbered(labels, classes, path),
             None if test is None else _tensor(test, path, picture),
-            _labels(test_labels, path),
+            None if test_labels is None or classes is None else _numbered(test_labels, classes, path),
             256 if picture else None,
+            columns,
+            None if classes is None else tuple(map(str, classes.tolist())),
         )
 
 
@@ -50,7 +67,7 @@ def _tensor(array: np.ndarray, path: Path, picture: bool) -> Tensor:
         raise ValueError(f"path={path}: holds no samples (an array of shape {list(array.shape)})")
     if array.ndim == 1:
         array = array[:, None]
-    # Told here, before a split shuffles the samples, so that the number is that in the file.
+    # Checked here, before a split shuffles the samples, so that the number in the message is that in the file.
     bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
     if bad.any():
         raise ValueError(
@@ -62,15 +79,21 @@ def _tensor(array: np.ndarray, path: Path, picture: bool) -> Tensor:
     elif picture and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
         array = np.moveaxis(array, -1, 1)
     if array.dtype != np.uint8:
-        # Float64 keeps the digits of a small spread about a large mean; standardised, float32 is enough.
+        # Float64 keeps the digits of a small spread about a large mean. Once standardised, float32 is enough.
         array = array.astype(np.float64)
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _labels(labels: np.ndarray | None, path: Path) -> Tensor | None:
-    """Labels as classes 0, 1, …, in the order of their values."""
-    if labels is None:
-        return None
+def _classes(labels: np.ndarray, path: Path) -> np.ndarray:
+    """The values that labels take, in their order."""
     if labels.ndim != 1:
         raise ValueError(f"path={path}: expected one label for each sample, got shape {list(labels.shape)}")
-    return torch.from_numpy(np.unique(labels, return_inverse=True)[1].astype(np.int64))
+    return np.unique(labels)
+
+
+def _numbered(labels: np.ndarray, classes: np.ndarray, path: Path) -> Tensor:
+    """Labels as the numbers 0, 1, … of their classes."""
+    unknown = set(_classes(labels, path).tolist()).difference(classes.tolist())
+    if unknown:
+        raise ValueError(f"path={path}: the test label {min(unknown)} is not among those of the training samples")
+    return torch.from_numpy(np.searchsorted(classes, labels).astype(np.int64))

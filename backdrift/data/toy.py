@@ -12,11 +12,26 @@ from backdrift.data.dataset import Data
 
 
 class Toy(Data):
-    """`n` points for training and `test` points held back, all drawn by `seed`; a label where there are parts."""
+    """Points for training and points held back.
 
-    def __init__(self, points: Tensor, labels: Tensor | None, test: int, name: str) -> None:
+    Args:
+        points: all of them, `[test + n, 2]`.
+        labels: the part that each belongs to, or None.
+        test: how many of the first points are held back.
+        name: what the set is called.
+        class_names: the names of the parts; by default their numbers.
+    """
+
+    def __init__(
+        self,
+        points: Tensor,
+        labels: Tensor | None,
+        test: int,
+        name: str,
+        class_names: tuple[str, ...] | None = None,
+    ) -> None:
         train_labels, test_labels = (None, None) if labels is None else (labels[test:], labels[:test])
-        super().__init__(points[test:], points[:test], train_labels, test_labels, name=name)
+        super().__init__(points[test:], points[:test], train_labels, test_labels, name=name, class_names=class_names)
 
 
 def _counts(n: int, test: int) -> int:
@@ -37,14 +52,15 @@ class Moons(Toy):
     """
 
     def __init__(self, n: int = 10_000, test: int = 2_000, noise: float = 0.08, seed: int = 0) -> None:
-        from sklearn.datasets import make_moons
+        from sklearn.datasets import make_moons  # slow to import, and only this data set uses it
 
         points, labels = make_moons(_counts(n, test), noise=noise, random_state=seed)
-        super().__init__(torch.from_numpy(points).float(), torch.from_numpy(labels).long(), test, "moons")
+        moons = torch.from_numpy(points).float(), torch.from_numpy(labels).long()
+        super().__init__(*moons, test, "moons", ("upper", "lower"))
 
 
 class Checkerboard(Toy):
-    """The black squares of a 4x4 board on [-2, 2]^2, uniform: log-density -log 8 on them.
+    """Points spread evenly over the black squares of a 4x4 board on [-2, 2]^2: their log-density there is -log 8.
 
     Args:
         n: points for training.
@@ -62,7 +78,7 @@ class Checkerboard(Toy):
 
 
 class Ring(Toy):
-    """Normal densities of standard deviation `noise`, evenly on a circle: `density()` gives the closed form.
+    """A mixture of normal densities whose means lie evenly on a circle.
 
     Args:
         n: points for training.
@@ -73,7 +89,7 @@ class Ring(Toy):
         seed: of the draw.
 
     Raises:
-        ValueError: if `modes` is below 1.
+        ValueError: if `modes` is below 1, or `noise` is not positive.
     """
 
     def __init__(

@@ -63,19 +63,19 @@ def compare(
     """
     seed = int(scores.settings["seed"])
     # The same dequantisation as that of the scores, which drew for all values at once.
-    x = data.to_model(values, torch.Generator().manual_seed(seed))[:n].to(place_of(model)[0])
-    unit = 1.0 if data.levels is None else data.dim * math.log(2)
+    x = data.to_model(values, torch.Generator().manual_seed(seed))[:n].to(*place_of(model))
+    unit = 1.0 if data.levels is None else data.units.dim * math.log(2)
     flow = -scores.log_prob[: len(x)].double() / unit
 
     def answer(method: str, log_prob: Tensor, nfe: int) -> Answer:
-        value = -(log_prob.cpu().double() + data.log_jacobian) / unit
+        value = -(log_prob.cpu().double() + data.units.log_jacobian) / unit
         return Answer(method, _mean(value), _mean(value - flow), nfe)
 
     nfe = round(float(scores.nfe.double().mean()))
     answers = [Answer("probability flow", _mean(flow), Estimate(0.0, 0.0), nfe)]
     bound = elbo(model, x, strata=STRATA, draws=DRAWS, seed=seed)
     answers.append(answer("continuous bound", bound.value, bound.nfe))
-    train = data.to_model(data.train[: len(x)], torch.Generator().manual_seed(seed)).to(x.device)
+    train = data.to_model(data.train[: len(x)], torch.Generator().manual_seed(seed)).to(x)
     for steps in chains:
         times = time_grid("log_snr", model.sde, steps - 1, model.sde.eps).flip(0)
         variances = Chain(model.sde, times).optimal_variances(model, train, seed=seed)

@@ -120,8 +120,8 @@ def know(
         raise ValueError(f"levels={levels}: expected at least 1")
     if len(values) < 2:
         raise ValueError(f"n={len(values)}: expected at least 2 samples")
-    sde, (device, _) = model.sde, place_of(model)
-    x = data.to_model(values, torch.Generator().manual_seed(seed)).to(device)
+    sde = model.sde
+    x = data.to_model(values, torch.Generator().manual_seed(seed)).to(*place_of(model))
     first, last = (float(sde.log_snr(t)) for t in (sde.eps, sde.T))
     log_snr = first + (last - first) * (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
     t = sde.t_from_log_snr(log_snr).tolist()
@@ -136,7 +136,9 @@ def know(
     entropies = joined([-entropy(model, part, first=i, **integral).samples.value for part, i in parts])
     train = data.to_model(data.train, torch.Generator().manual_seed(seed)).flatten(1).double()
     # Divided by n, as the spread of what is at hand: more features than rows do no harm.
-    variances = torch.linalg.eigvalsh(torch.cov(train.T, correction=0).reshape(data.dim, data.dim)).clamp(min=0)
+    variances = torch.linalg.eigvalsh(torch.cov(train.T, correction=0).reshape(data.units.dim, data.units.dim)).clamp(
+        min=0
+    )
     snr = log_snr.exp()[:, None]
     return Knowledge(
         t=t,
@@ -148,8 +150,8 @@ def know(
             for time in t
         ],
         gaussian_information=(0.5 * torch.log1p(snr * variances).sum(1)).tolist(),
-        entropy=Estimate(entropies.value - data.log_jacobian, entropies.standard_error),
-        dim=data.dim,
+        entropy=Estimate(entropies.value - data.units.log_jacobian, entropies.standard_error),
+        dim=data.units.dim,
         levels=data.levels,
         n=len(x),
         nfe=levels * draws + strata * draws + levels * (strata * draws + 1),

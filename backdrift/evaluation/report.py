@@ -33,7 +33,7 @@ from backdrift.solvers import (
     TableSolver,
     sample,
 )
-from backdrift.solvers.model import score_of
+from backdrift.solvers.model import place_of, score_of
 
 Budgeted = TableSolver | SymmetricSplitting
 SOLVERS: tuple[Budgeted, ...] = (Adams(), DDIM(), DPMSolverPP2M(), Heun(), Ancestral(), EulerMaruyama())
@@ -100,16 +100,16 @@ def write(run: Run) -> None:
 
 def draw_pictures(run: Run, model: Any, data: Data, solver: Any, n: int = 64) -> None:
     """`samples.png`, `trajectory.png` and `loss.png`."""
-    n = n if data.is_picture else min(500, len(data.test))
+    n = n if data.units.is_picture else min(500, len(data.test))
     sde = model.sde
     path = sample(model, solver, (n, *sde.state_shape(data.shape)), seed=0, trajectory=True)
-    real = readable_data(data, data.test[: max(n, 64)])
-    figures.samples(readable(data, sde.position(path.x).cpu()), real).savefig(run.path / "samples.png")
+    real = readable_data(data.units, data.test[: max(n, 64)])
+    figures.samples(readable(data.units, sde.position(path.x).cpu()), real).savefig(run.path / "samples.png")
     times, states = path.times.double(), torch.stack([sde.position(state) for state in path.states])
     alpha, sigma = sde.position_marginal(times)
     alpha = torch.where(times > 0, alpha, 1.0)
     ratio = torch.where(times > 0, sigma / alpha, 0.0)
-    if data.is_picture:
+    if data.units.is_picture:
         # Between pure noise and the end, the states where the noise is 8 to 0.05 times the data: there it happens.
         levels = data.std * torch.logspace(math.log10(8), math.log10(0.05), 8, dtype=torch.float64)
         nearest = (ratio[:-1].log() - levels.log()[:, None]).abs().argmin(1)
@@ -118,7 +118,7 @@ def draw_pictures(run: Run, model: Any, data: Data, solver: Any, n: int = 64) ->
     # Each state at the spread of the data, whatever the process does to it: x_t d / sqrt(alpha^2 d^2 + sigma^2).
     scale = 1 / (alpha * torch.sqrt(1 + (ratio / data.std).square()))
     states = states * scale.to(states).reshape(-1, *(1,) * (states.ndim - 1))
-    drawn = torch.stack([readable(data, state) for state in states])
+    drawn = torch.stack([readable(data.units, state) for state in states])
     figures.trajectory(drawn, times.tolist(), real, ratio.tolist()).savefig(run.path / "trajectory.png")
     rows = [row for row in run.read_metrics() if "loss" in row]
     if rows:
@@ -149,7 +149,7 @@ def score_test_set(run: Run, model: Any, data: Data) -> Scores:
     scores = score(model, data, values, **settings)
     figures.likelihood_histogram({"test set": scores.values}, scores.unit).savefig(run.path / "likelihood.png")
     most_is = "high" if data.levels is None else "low"
-    shown = figures.most_and_least_likely(readable_data(data, values), scores.values, scores.unit, most_is)
+    shown = figures.most_and_least_likely(readable_data(data.units, values), scores.values, scores.unit, most_is)
     shown.savefig(run.path / "extremes.png")
     return scores
 
@@ -164,9 +164,10 @@ def three_answers(model: Any, data: Data, scores: Scores) -> str:
 
 def check_score(model: Any, data: Data) -> str:
     """The section "Score", for a tenth of `WORK`."""
-    n = min(len(data.test), affordable(model, data.shape, score_checks.evaluations(data.dim), WORK / 10))
+    n = min(len(data.test), affordable(model, data.shape, score_checks.evaluations(data.units.dim), WORK / 10))
     print(f"report: score on {n} test samples", flush=True)
-    return score_checks.section(model, data.to_model(data.test[:n], torch.Generator().manual_seed(0)))
+    x0 = data.to_model(data.test[:n], torch.Generator().manual_seed(0)).to(*place_of(model))
+    return score_checks.section(model, x0)
 
 
 def label(solver: Budgeted) -> str:
@@ -184,20 +185,20 @@ def compare(
     Returns:
         The training set's distance, and those of the samples by (name of the solver, evaluations).
     """
-    test = comparable(data, readable_data(data, data.test[:1000]))
+    test = comparable(data, readable_data(data.units, data.test[:1000]))
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:n]
-    floor = distances(comparable(data, readable_data(data, data.train[order])), test)
+    floor = distances(comparable(data, readable_data(data.units, data.train[order])), test)
     table = {}
     for solver in solvers:
         for nfe in BUDGETS:
             x = draw(model, solver.with_budget(nfe, model.sde), data.shape, n, seed)
-            table[label(solver), nfe] = distances(comparable(data, readable(data, x)), test)
+            table[label(solver), nfe] = distances(comparable(data, readable(data.units, x)), test)
     return floor, table
 
 
 def comparable(data: Data, values: Tensor) -> Tensor:
     """Readable values with every feature of vectors given the same weight."""
-    return values if data.is_picture else (values - data.shift.to(values)) / data.scale.to(values)
+    return values if data.units.is_picture else (values - data.units.shift.to(values)) / data.units.scale.to(values)
 
 
 def distances(x: Tensor, test: Tensor) -> Comparison:
@@ -245,7 +246,7 @@ def solvers_section(data: Data, n: int, floor: Comparison, table: dict[tuple[str
         return [*head, *body, ends]
 
     m = f"{'first 1000' if len(data.test) > 1000 else len(data.test)}"
-    units = "brightness from 0 to 1" if data.is_picture else "standard deviations of the data"
+    units = "brightness from 0 to 1" if data.units.is_picture else "standard deviations of the data"
     return "\n".join(
         [
             "## Solvers",

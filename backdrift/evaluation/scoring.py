@@ -118,10 +118,9 @@ def score(model: Any, data: Data, values: Tensor, seed: int = 0, **settings: Any
     Raises:
         ValueError: what they raise.
     """
-    x = data.to_model(values, torch.Generator().manual_seed(seed))
-    device, _ = place_of(model)
+    x = data.to_model(values, torch.Generator().manual_seed(seed)).to(*place_of(model))
     parts = [
-        density_of(model.sde)(model, part.to(device), seed=seed, first=k * BATCH, **settings)
+        density_of(model.sde)(model, part, seed=seed, first=k * BATCH, **settings)
         for k, part in enumerate(x.split(BATCH))
     ]
 
@@ -130,13 +129,13 @@ def score(model: Any, data: Data, values: Tensor, seed: int = 0, **settings: Any
 
     weights = [len(part.log_prob) / len(x) for part in parts]
     return Scores(
-        log_prob=joined("log_prob").double() + data.log_jacobian,
+        log_prob=joined("log_prob").double() + data.units.log_jacobian,
         standard_error=joined("standard_error"),
         solver_error=joined("solver_error"),
         nfe=joined("nfe"),
         prior_gap=sum(w * part.prior_gap for w, part in zip(weights, parts, strict=True)),
         eps=parts[0].eps,
-        dim=data.dim,
+        dim=data.units.dim,
         levels=data.levels,
         settings={**settings, "seed": seed},
     )

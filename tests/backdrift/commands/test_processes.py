@@ -61,13 +61,13 @@ def test_damped_diffusion_of_normal_data_from_training_to_report(capsys):
     assert main(["sample", f"run={run.path}", "solver=symmetric_splitting", "solver.steps=50", "n=2000"]) == 0
     drawn = np.load(run.path / "samples-symmetricsplitting-seed0" / "samples.npz")["x"]
     # The training set's own moments are the model's; four standard errors.
-    for moment, expected in ((drawn.mean(0), data.shift), (drawn.std(0), data.scale)):
+    for moment, expected in ((drawn.mean(0), data.units.shift), (drawn.std(0), data.units.scale)):
         assert np.abs(moment - expected.numpy()).max() < 4 * std.max() / math.sqrt(2000)
 
     # The exact divergence leaves the draws of the velocity as the only noise.
     v = data.test[:40]
     found = score(run.model(), data, v, steps=32, draws=4, probes="exact")
-    exact = torch.distributions.Normal(data.shift, data.scale).log_prob(v).sum(1)
+    exact = torch.distributions.Normal(data.units.shift, data.units.scale).log_prob(v).sum(1)
     error = (found.log_prob - exact).abs()
     assert bool((error < 6 * found.standard_error + 2 * found.solver_error + 0.01).all())  # 6: of four draws
     assert float(error.mean()) < 0.02 and float(found.prior_gap) < 1e-5

@@ -39,8 +39,8 @@ def test_std_of_discrete_data_is_that_of_the_dequantised_samples():
 
 def test_log_jacobian_gives_the_bits_of_a_fair_die():
     data = levels_data()
-    uniform = -data.dim * math.log(2)  # log-density of x uniform on [-1, 1]^6
-    assert uniform + data.log_jacobian == pytest.approx(-data.dim * math.log(5))
+    uniform = -data.units.dim * math.log(2)  # log-density of x uniform on [-1, 1]^6
+    assert uniform + data.units.log_jacobian == pytest.approx(-data.units.dim * math.log(5))
 
 
 def test_log_jacobian_of_standardised_vectors():
@@ -53,7 +53,7 @@ def test_log_jacobian_of_standardised_vectors():
     assert data.std == pytest.approx(1, abs=1e-3)
     normal = torch.distributions.Normal(means.double(), scales.double())
     standard = torch.distributions.Normal(0.0, 1.0)
-    exact, ours = normal.log_prob(values).sum(1).mean(), standard.log_prob(x).sum(1).mean() + data.log_jacobian
+    exact, ours = normal.log_prob(values).sum(1).mean(), standard.log_prob(x).sum(1).mean() + data.units.log_jacobian
     assert float(ours) == pytest.approx(float(exact), abs=0.02)
     assert torch.allclose(data.to_data(x.double()), values, rtol=1e-6, atol=1e-4)
 
@@ -68,7 +68,7 @@ def test_a_constant_feature_is_left_alone():
 def test_digits_are_split_by_class(made, size, held):
     data = made()
     assert (len(data.train), len(data.test)) == (size - held, held)
-    assert data.classes == 10 and data.is_picture
+    assert data.classes == 10 and data.units.is_picture
     assert (data.train.max(), data.train.min()) == (data.levels - 1, 0)
     counts = torch.stack(
         [torch.bincount(labels, minlength=10) / len(labels) for labels in (data.train_labels, data.test_labels)]

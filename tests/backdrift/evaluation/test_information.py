@@ -30,8 +30,8 @@ def normal(n: int = 400) -> tuple[Data, Tensor]:
 
 def seen_by_the_model(data: Data, covariance: Tensor) -> GaussianMixture:
     """The density of x = (v - shift)/scale."""
-    mean = (torch.tensor([3.0, -500.0], dtype=torch.float64) - data.shift) / data.scale
-    scaled = covariance / torch.outer(data.scale, data.scale)
+    mean = (torch.tensor([3.0, -500.0], dtype=torch.float64) - data.units.shift) / data.units.scale
+    scaled = covariance / torch.outer(data.units.scale, data.units.scale)
     return GaussianMixture(mean[None], scaled[None], sde=VP())
 
 
@@ -43,7 +43,7 @@ def test_a_gaussian_is_known_in_closed_form() -> None:
     data, covariance = normal()
     model = seen_by_the_model(data, covariance)
     known = know(model, data, data.test, levels=6)
-    variances = torch.linalg.eigvalsh(covariance / torch.outer(data.scale, data.scale))
+    variances = torch.linalg.eigvalsh(covariance / torch.outer(data.units.scale, data.units.scale))
     for k, log_snr in enumerate(known.log_snr):
         snr = math.exp(log_snr)
         assert near(known.mmse[k], float((variances / (1 + snr * variances)).mean()))
@@ -61,8 +61,8 @@ def test_a_mixture_is_less_uncertain_than_the_gaussian_of_its_covariance() -> No
     data = Data(
         truth.sample(2000, torch.Generator().manual_seed(0)), truth.sample(300, torch.Generator().manual_seed(1))
     )
-    means = (truth.means - data.shift) / data.scale
-    model = GaussianMixture(means, truth.variances / data.scale**2, sde=VP())
+    means = (truth.means - data.units.shift) / data.units.scale
+    model = GaussianMixture(means, truth.variances / data.units.scale**2, sde=VP())
     known = know(model, data, data.test, levels=8)
     for mmse, gaussian in zip(known.mmse, known.gaussian, strict=True):
         assert mmse.value - 4 * mmse.standard_error < gaussian
@@ -70,7 +70,7 @@ def test_a_mixture_is_less_uncertain_than_the_gaussian_of_its_covariance() -> No
     assert near(known.entropy, math.log(2) + 0.5 * math.log(2 * math.pi * math.e * 0.01))
     # Where the halves are told apart and nothing finer is, I = log 2 + small.
     middle = min(range(8), key=lambda k: abs(known.log_snr[k] - 3.0))
-    exact = math.log(2) + 0.5 * math.log1p(math.exp(known.log_snr[middle]) * 0.01 / float(data.scale) ** 2)
+    exact = math.log(2) + 0.5 * math.log1p(math.exp(known.log_snr[middle]) * 0.01 / float(data.units.scale) ** 2)
     assert known.information[middle].value == pytest.approx(exact, abs=0.05)
 
 

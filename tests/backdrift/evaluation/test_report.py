@@ -33,8 +33,8 @@ def data_of(truth: GaussianMixture, n: int = 1500) -> Data:
 
 def seen_by_the_model(truth: GaussianMixture, data: Data) -> GaussianMixture:
     """The density of x = (v - shift)/scale."""
-    means = (truth.means - data.shift) / data.scale
-    return GaussianMixture(means, truth.variances / data.scale**2, truth.log_weights.exp(), sde=VP())
+    means = (truth.means - data.units.shift) / data.units.scale
+    return GaussianMixture(means, truth.variances / data.units.scale**2, truth.log_weights.exp(), sde=VP())
 
 
 def test_scores_are_in_the_units_of_the_data() -> None:
@@ -127,5 +127,5 @@ def test_the_work_paid_for_is_counted_in_operations() -> None:
 def test_real_pictures_keep_their_levels() -> None:
     values = torch.arange(17).repeat(4).reshape(-1, 1, 2, 2)
     data = Data(values, values, levels=17, name="digits")
-    assert torch.equal(readable_data(data, values), values / 16)
-    assert torch.equal(readable(data, data.to_model(values)), values / 16)
+    assert torch.equal(readable_data(data.units, values), values / 16)
+    assert torch.equal(readable(data.units, data.to_model(values)), values / 16)

@@ -142,5 +142,5 @@ def test_a_set_of_one_s_own_is_found_again_and_the_process_saved(
     assert config.data.path == str(tmp_path / "own.npy")
     data = build(config, "data")
     assert build(config, "sde") == build(
-        OmegaConf.create({"sde": suggest((data.train.double() - data.shift) / data.scale).config()}), "sde"
+        OmegaConf.create({"sde": suggest((data.train.double() - data.units.shift) / data.units.scale).config()}), "sde"
     )

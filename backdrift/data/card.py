@@ -1,0 +1,140 @@
+"""What is known of a data set without its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from backdrift.data.fingerprint import Fingerprint
+from backdrift.data.units import Units
+
+Moment = float | tuple[float, ...]
+"""One number for all components of a sample, or one for each in the order of the flattened sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class DataCard:
+    """What a run keeps of its data set, so that its model can be used without the samples.
+
+    `to_dict` and `from_dict` go to JSON and back without the loss of a bit.
+
+    Attributes:
+        name: what the data set is called in messages and reports.
+        units: the map between the data's own units v and the model's x.
+        samples: number of training samples.
+        std: standard deviation of x over all samples and components, which preconditioning asks for.
+        mean, variance: of x, over the training samples. Up to `moments.PER_COMPONENT` components each has its own;
+            beyond, there is one number for all. Those of discrete data include the dequantisation.
+        columns: the names of the components of vectors, or None if they have none.
+        classes: the names of the classes 0, 1, …, or None if the samples have no labels.
+        fingerprint: of the files that the samples were read from, or None if there are none.
+        conditions: the kinds of condition that a sample comes with. There are none yet besides the class.
+    """
+
+    name: str
+    units: Units
+    samples: int
+    std: float
+    mean: Moment
+    variance: Moment
+    columns: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    fingerprint: Fingerprint | None = None
+    conditions: None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The card in lists, numbers and words, which JSON holds."""
+        units = self.units
+        return {
+            "name": self.name,
+            "shape": list(units.shape),
+            "levels": units.levels,
+            "shift": units.shift.tolist(),
+            "scale": units.scale.tolist(),
+            "range": [units.low, units.high],
+            "samples": self.samples,
+            "std": self.std,
+            "mean": _listed(self.mean),
+            "variance": _listed(self.variance),
+            "columns": _listed(self.columns),
+            "classes": _listed(self.classes),
+            "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
+            "conditions": self.conditions,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DataCard:
+        """The card that `to_dict` wrote.
+
+        Raises:
+            ValueError: if a key is missing, is not known, or has a value of the wrong kind.
+        """
+        try:
+            card = cls(
+                name=str(values["name"]),
+                units=_units(values),
+                samples=int(values["samples"]),
+                std=float(values["std"]),
+                mean=_moment(values["mean"]),
+                variance=_moment(values["variance"]),
+                columns=_names(values["columns"]),
+                classes=_names(values["classes"]),
+                fingerprint=None if values["fingerprint"] is None else Fingerprint(**values["fingerprint"]),
+                conditions=values["conditions"],
+            )
+        except KeyError as error:
+            raise ValueError(f"the key {error} is missing") from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"a value is of the wrong kind ({error})") from error
+        unknown = values.keys() - card.to_dict().keys()
+        if unknown:
+            raise ValueError(f"the key {min(unknown)!r} is not known")
+        if card.conditions is not None:
+            raise ValueError(f"conditions: expected null, got {card.conditions!r}")
+        return card
+
+    def difference(self, other: DataCard) -> str | None:
+        """What tells two data sets apart, in words, or None if nothing does.
+
+        Numbers may differ by rounding. Names and fingerprints are not compared: a copy of the files has others.
+        """
+        mine, theirs = self.units, other.units
+        for what, was, now in (
+            ("shape", mine.shape, theirs.shape),
+            ("number of levels", mine.levels, theirs.levels),
+            ("number of training samples", self.samples, other.samples),
+            ("number of classes", len(self.classes or ()), len(other.classes or ())),
+        ):
+            if was != now:
+                return f"its {what} was {was}, is now {now}"
+        moved = [(theirs.shift - mine.shift) / mine.scale, theirs.scale / mine.scale - 1]
+        moved += [
+            torch.as_tensor(now) - torch.as_tensor(was)
+            for was, now in ((self.mean, other.mean), (self.variance, other.variance))
+        ]
+        same = all(float(change.abs().max()) < 1e-6 for change in moved)
+        return None if same else "the mean or the variance of its training samples has changed"
+
+
+def _units(values: Mapping[str, Any]) -> Units:
+    shape = tuple(int(length) for length in values["shape"])
+    if values["levels"] is not None:
+        return Units.of_levels(shape, int(values["levels"]))
+    shift, scale = (torch.tensor(values[key], dtype=torch.float64) for key in ("shift", "scale"))
+    low, high = values["range"]
+    return Units(shape, None, shift, scale, float(low), float(high))
+
+
+def _moment(value: float | list[float]) -> Moment:
+    return tuple(float(each) for each in value) if isinstance(value, list) else float(value)
+
+
+def _names(value: list[str] | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(str(each) for each in value)
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,108 @@
+"""The units of a data set, and the map to the units that a model works in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """The map between a data set's own units v and the units x that a model works in.
+
+    Discrete data (pictures) are whole numbers v in 0, 1, …, levels - 1. They are dequantised afresh on each call
+    (Theis et al. 2016) and scaled to [-1, 1]:
+
+        x = 2 (v + u)/levels - 1,    u uniform on [0, 1) for each component.
+
+    Continuous data are shifted and scaled:
+
+        x = (v - shift)/scale.
+
+    A log-density of x becomes a log-density of v (of v + u for discrete data) by adding `log_jacobian`.
+
+    Args:
+        shape: of one sample; `[channels, height, width]` for pictures.
+        levels: how many values a component takes, or None for continuous data.
+        shift: float64, one number for each feature of vectors, otherwise one number for all components.
+        scale: positive, of the same shape as `shift`.
+        low, high: the smallest and the largest training value v, which pictures are drawn black and white at.
+    """
+
+    shape: tuple[int, ...]
+    levels: int | None
+    shift: Tensor
+    scale: Tensor
+    low: float
+    high: float
+
+    @classmethod
+    def of_levels(cls, shape: tuple[int, ...], levels: int) -> Units:
+        """The units of discrete data with so many levels: [0, levels] becomes [-1, 1]."""
+        half = torch.tensor(0.5 * levels)
+        return cls(shape, levels, half, half, 0.0, float(levels - 1))
+
+    @classmethod
+    def standardising(cls, train: Tensor) -> Units:
+        """The units in which continuous training samples `[n, ...]` have mean 0 and variance 1.
+
+        Every feature of vectors has its own mean and variance; pictures and series have one for all components.
+        A constant feature keeps its scale, since it has no spread to divide by.
+        """
+        values = train.double()  # a large mean must not eat the digits of a small spread
+        axes = (0,) if values.ndim == 2 else tuple(range(values.ndim))
+        shift, spread = values.mean(axes), values.std(axes)
+        scale = torch.where(spread > 1e-12 * shift.abs(), spread, torch.ones_like(spread))
+        return cls(tuple(train.shape[1:]), None, shift, scale, float(train.min()), float(train.max()))
+
+    @property
+    def dim(self) -> int:
+        """Number of components of a sample."""
+        return math.prod(self.shape)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether a sample can be drawn as a picture: one or three channels of a height and a width."""
+        return len(self.shape) == 3 and self.shape[0] in (1, 3)
+
+    @property
+    def log_jacobian(self) -> float:
+        """log |dx/dv| of a whole sample, in nats: log p(v) = log p(x) + log_jacobian.
+
+        For discrete data log p(v) is that of v + u. Its mean over u is at most the log-probability of the level.
+        """
+        return -float(self.scale.log().expand(self.shape).sum())
+
+    def to_model(self, values: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x as float32 for samples v.
+
+        Args:
+            values: v, `[batch, ...]`, of any dtype.
+            generator: of u, for discrete data.
+        """
+        if self.levels is not None:
+            noise = torch.rand(values.shape, generator=generator, device=values.device)
+            return (values.to(noise.dtype) + noise) * (2 / self.levels) - 1
+        if values.device.type != "mps":  # which has no float64
+            values = values.double()
+        return ((values - self.shift.to(values)) / self.scale.to(values)).float()
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """v for x `[batch, ...]`, in the dtype of x; for discrete data, the level that x falls in."""
+        values = x * self.scale.to(x) + self.shift.to(x)
+        return values if self.levels is None else values.floor().clamp(0, self.levels - 1)
+
+    def to_pixels(self, x: Tensor) -> Tensor:
+        """x `[batch, ...]` as brightness in [0, 1], for drawing.
+
+        Raises:
+            ValueError: if the samples are not pictures.
+        """
+        if not self.is_picture:
+            raise ValueError(f"x: expected pictures of 1 or 3 channels, got samples of shape {list(self.shape)}")
+        if self.levels is not None:
+            return self.to_data(x) / (self.levels - 1)
+        return ((self.to_data(x) - self.low) / (self.high - self.low)).clamp(0, 1)
