@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backdrift.sde import GaussianSDE, Model, Time, as_time
-from backdrift.sde.process import require_positive
+from backdrift.sde.checks import require_positive
 
 
 class Denoiser(nn.Module, Model):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backdrift.models.denoiser import Denoiser
 from backdrift.sde import Time, as_time
-from backdrift.sde.process import require_positive
+from backdrift.sde.checks import require_positive
 
 Function = Callable[[Tensor], Tensor]
 

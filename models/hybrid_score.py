@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from backdrift.models.times import stratified_uniform
 from backdrift.sde import CriticallyDamped, Time, as_time
+from backdrift.sde.checks import require_positive
 from backdrift.sde.gaussian import wide
 from backdrift.sde.linear import apply, factor
-from backdrift.sde.process import require_positive
 
 
 class Coefficients(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backdrift.models.energy import Function, LogDensity
 from backdrift.models.mixture import GaussianMixture
-from backdrift.sde.process import require_positive
+from backdrift.sde.checks import require_positive
 
 
 class ExampleDensity(LogDensity):

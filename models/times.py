@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import GaussianSDE
-from backdrift.sde.process import require_positive
+from backdrift.sde.checks import require_positive
 
 
 def stratified_uniform(n: int, generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_positive
 from backdrift.sde.linear import LinearSDE, Schedule
-from backdrift.sde.process import Time, require_positive
+from backdrift.sde.process import Time
 
 
 class CriticallyDamped(LinearSDE):
@@ -73,12 +74,12 @@ class CriticallyDamped(LinearSDE):
         phi the part of Phi that carries the position from eps to T, C the prior's covariance.
 
         Args:
-            x: positions at time eps, `[batch, ...]`. A single one has no known variance, which is then taken as 0.
+            x: positions at time eps, `[batch]` or `[batch, ...]`. A single one has no known variance, which is then taken as 0.
             eps: the time of `x`.
         """
         phi, _ = self.moments(eps, self.T)
         q = float(phi[:, 0] @ torch.linalg.solve(self.prior.covariance, phi[:, 0]))
-        x = x.flatten(1).double()
+        x = x.reshape(len(x), -1).double()
         excess = q * x.var(0, correction=0)
         return 0.5 * float((q * x.mean(0).square() + excess - excess.log1p()).sum())
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.check import CheckReport, Finding
+from backdrift.sde.checks import require_positive
 from backdrift.sde.gaussian import wide
-from backdrift.sde.process import SDE, NoiseType, Time, as_time, require_positive
+from backdrift.sde.process import SDE, NoiseType, Time, as_time
 
 Matrix = Tensor | float | Sequence[float] | Sequence[Sequence[float]]
 

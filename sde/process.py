@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_non_negative
+
 Time = Tensor | float
 """A time: a number, a 0-d tensor, or one value per sample, `[batch]`."""
 
@@ -53,13 +55,6 @@ def as_time(t: Time, x: Tensor) -> Tensor:
         f"t: expected a scalar or one time per sample ([{x.shape[0] if x.ndim else 0}] for x of "
         f"shape {list(x.shape)}), got shape {list(t.shape)}"
     )
-
-
-def require_positive(**values: float) -> None:
-    """Raise `ValueError`, naming the argument, unless every value is a positive number."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ValueError(f"{name}: expected a positive number, got {value!r}")
 
 
 class SDE(ABC):
@@ -234,12 +229,11 @@ class ReverseSDE(SDE):
         stochasticity: lambda >= 0.
 
     Raises:
-        ValueError: if `stochasticity` is negative or no number.
+        ValueError: if `stochasticity` is not a number of at least 0.
     """
 
     def __init__(self, forward: SDE, score: Callable[[Tensor, Time], Tensor], stochasticity: float = 1.0) -> None:
-        if isinstance(stochasticity, bool) or not isinstance(stochasticity, (int, float)) or not stochasticity >= 0:
-            raise ValueError(f"stochasticity: expected a number >= 0, got {stochasticity!r}")
+        require_non_negative(stochasticity=stochasticity)
         self.forward = forward
         self.score = score
         self.stochasticity = float(stochasticity)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_positive
 from backdrift.sde.gaussian import GaussianSDE
-from backdrift.sde.process import require_positive
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_positive
 from backdrift.sde.linear import factor
-from backdrift.sde.process import SDE, Time, require_positive
+from backdrift.sde.process import SDE, Time
 
 Function = Callable[[Tensor], Tensor]
 Constant = Tensor | float | Sequence[float] | Sequence[Sequence[float]]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from backdrift.sde.checks import require_positive
 from backdrift.sde.gaussian import GaussianSDE
-from backdrift.sde.process import require_positive
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from backdrift.sde import SDE
+from backdrift.sde.checks import require_choice, require_positive
 
 Ends = Literal["reflecting", "open"]
 Start = np.ndarray | Tensor | Callable[[Tensor], Tensor]
@@ -63,8 +64,7 @@ class Cells:
         self.count = (count,) * axes if isinstance(count, int) else tuple(count)
         if len(self.count) != axes or any(n < 3 for n in self.count):
             raise ValueError(f"count: expected at least 3 cells along each of {axes} axes, got {count}")
-        if ends not in get_args(Ends):
-            raise ValueError(f"ends: expected one of {', '.join(get_args(Ends))}, got {ends!r}")
+        require_choice("ends", ends, get_args(Ends))
         self.ends = ends
         self.width = (self.bounds[:, 1] - self.bounds[:, 0]) / self.count
         self.volume = float(self.width.prod())
@@ -265,8 +265,7 @@ def evolve(
     gaps = np.diff(times)
     if len(times) == 0 or not ((gaps > 0).all() or (gaps < 0).all()):
         raise ValueError(f"times: expected times that rise, or fall, got {times.tolist()}")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance: expected a positive number, got {tolerance}")
+    require_positive(tolerance=tolerance)
     direction = -1 if len(gaps) and gaps[0] < 0 else 1
     p = cells.average(p0).ravel()
     found, escaped, lost, steps, time_error = [p], [0.0], 0.0, 0, 0.0

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_integer
+
 BLOCK = 512
 """Numbers that a stream draws at once, at least: small samples are drawn for several steps ahead."""
 
@@ -44,7 +46,8 @@ class Noise:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        require_seed(seed=seed, first=first)
+        require_integer("seed", seed, 0)
+        require_integer("first", first, 0)
         self.seed, self.first = seed, first
         self.shape, self.dtype, self.device = tuple(shape), dtype, torch.device(device)
         self._generators = [
@@ -69,13 +72,6 @@ class Noise:
     def sibling(self, shape: tuple[int, ...], stream: int) -> Noise:
         """Another stream of the same samples, with draws of another shape."""
         return Noise(self.seed, shape, first=self.first, stream=stream, dtype=self.dtype, device=self.device)
-
-
-def require_seed(**values: int) -> None:
-    """Raise `ValueError`, naming the argument, unless every value is a non-negative integer."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"{name}: expected a non-negative integer, got {value!r}")
 
 
 def key(seed: int, stream: int, index: int) -> int:

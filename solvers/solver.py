@@ -84,12 +84,6 @@ def require_noise(solver: Solver, noise: Noise | None) -> Noise:
     return noise
 
 
-def require_steps(steps: object, least: int = 1) -> None:
-    """Raise `ValueError` unless `steps` is an integer of at least `least`."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
-        raise ValueError(f"steps: expected an integer of at least {least}, got {steps!r}")
-
-
 class Trajectory(NamedTuple):
     """The states a solver passed through.
 

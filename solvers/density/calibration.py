@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from backdrift.sde.checks import require_number
 from backdrift.solvers.density.likelihood import log_likelihood
 
 FINER = 4
@@ -62,8 +63,7 @@ def conformal(scores: Tensor, level: float) -> float:
     Raises:
         ValueError: if `level` is not in (0, 1), or asks for more scores than there are.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number in (0, 1), got {level!r}")
+    require_number("level", level, above=0, below=1)
     rank = math.ceil((len(scores) + 1) * level - 1e-9)
     if rank > len(scores):
         least = math.ceil(level / (1 - level) - 1e-9)

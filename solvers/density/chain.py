@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import GaussianSDE, as_time
+from backdrift.sde.checks import require_integer
 from backdrift.solvers.density.information import denoise_at, normal_error
 from backdrift.solvers.noise import FORWARD, Noise
 
@@ -185,8 +186,7 @@ class Chain:
         Raises:
             ValueError: if `draws` is below 2.
         """
-        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
-            raise ValueError(f"draws: expected an integer of at least 2, got {draws!r}")
+        require_integer("draws", draws, 2)
         d = float(getattr(model, "data_std", 1.0) if data_std is None else data_std)
         dim = x[0].numel()
         noise = Noise(seed, tuple(x.shape), first=first, stream=FORWARD, dtype=x.dtype, device=x.device)

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_positive
 from backdrift.solvers.noise import Noise
 
 
@@ -44,8 +45,7 @@ def truncated_normal_noise(noise: Noise, std: float) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: if `std` is not positive.
     """
-    if not std > 0:
-        raise ValueError(f"std: expected a positive number, got {std!r}")
+    require_positive(std=std)
     reach = 0.5 / std
     tail = 0.5 * math.erfc(reach / math.sqrt(2))  # Phi(-reach)
     e = torch.special.ndtri(tail + (1 - 2 * tail) * torch.special.ndtr(noise().double())).clamp(-reach, reach)

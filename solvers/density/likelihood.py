@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_choice, require_count, require_integer, require_positive
 from backdrift.solvers.density.divergence import Field, deflated, divergence, orthonormal, products
 from backdrift.solvers.density.monte_carlo import Tally
 from backdrift.solvers.density.result import Likelihood
@@ -338,8 +339,8 @@ def _divergences(asked: int | str | None, steps: int, method: str, probes: int |
         return max(LEAST, steps * (1 if method == "score_corrected" else len(TABLEAUS[method].c)) // 2)
     if asked == "every":
         return "every"
-    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
-        raise ValueError(f"divergences: expected a positive integer or 'every', got {asked!r}")
+    require_count("divergences", asked, "every")
+    assert isinstance(asked, int)
     if probes != "exact" or method == "adaptive":
         raise ValueError(f"divergences: expected 'every' unless exact and on a fixed grid, got {asked}")
     return asked
@@ -358,19 +359,13 @@ def _require(
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
         described = f"{x.dtype} of shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x: expected a floating-point tensor [batch, ...], got {described}")
-    if method not in get_args(Method):
-        raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {method!r}")
-    if probe_kind not in get_args(ProbeKind):
-        raise ValueError(f"probe_kind: expected one of {', '.join(get_args(ProbeKind))}, got {probe_kind!r}")
-    for name, value in (("rtol", rtol), ("atol", atol), ("calibration", calibration)):
-        if not value > 0:
-            raise ValueError(f"{name}: expected a positive number, got {value!r}")
-    if probes != "exact" and (not isinstance(probes, int) or isinstance(probes, bool) or probes < 1):
-        raise ValueError(f"probes: expected a positive integer or 'exact', got {probes!r}")
+    require_choice("method", method, get_args(Method))
+    require_choice("probe_kind", probe_kind, get_args(ProbeKind))
+    require_positive(rtol=rtol, atol=atol, calibration=calibration)
+    require_count("probes", probes, "exact")
     if probe_kind == "hutch++" and probes != "exact":
         if method == "adaptive":
             raise ValueError("probe_kind: 'hutch++' learns its subspace along a fixed grid, got method 'adaptive'")
         if not 2 <= probes < 2 * x[0].numel():  # type: ignore[operator]
             raise ValueError(f"probes: expected from 2 to {2 * x[0].numel() - 1} for 'hutch++', got {probes!r}")
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"steps: expected a positive integer, got {steps!r}")
+    require_integer("steps", steps, 1)

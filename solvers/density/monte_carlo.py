@@ -10,6 +10,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_integer
 from backdrift.solvers.noise import FORWARD, TIMES, Noise
 
 
@@ -175,9 +176,8 @@ def stratified_integral(
     Raises:
         ValueError: if `strata` or `draws` is too small.
     """
-    for name, value, least in (("strata", strata, 1), ("draws", draws, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    require_integer("strata", strata, 1)
+    require_integer("draws", draws, 2)
     noise = Noise(seed, tuple(x.shape), first=first, stream=FORWARD, dtype=x.dtype, device=x.device)
     times = Noise(seed, (len(x),), first=first, stream=TIMES, dtype=torch.float64, device=x.device)
     tally, width = Tally(x), (high - low) / strata

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_count
 from backdrift.solvers.density.likelihood import log_likelihood
 from backdrift.solvers.density.result import Likelihood
 from backdrift.solvers.noise import PRIOR, Noise
@@ -68,8 +69,7 @@ def position_log_likelihood(
     sde = model.sde
     if not sde.has_velocity:
         raise ValueError(f"model: expected the process to be CriticallyDamped, got {type(sde).__name__}")
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise ValueError(f"draws: expected a positive integer, got {draws!r}")
+    require_count("draws", draws)
     eps = sde.eps if eps is None else float(eps)
     std = float(sde.covariance_at(eps)[1, 1].sqrt())
     shape = (len(x), draws, *x.shape[1:])

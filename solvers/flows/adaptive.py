@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backdrift.sde.process import require_positive
+from backdrift.sde.checks import require_positive
 from backdrift.solvers.flows.dormand_prince import AdaptiveSolution, DensePath, adaptive
 from backdrift.solvers.flows.flow import AngleFlow
 from backdrift.solvers.model import denoiser_of

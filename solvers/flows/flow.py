@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import SDE, CriticallyDamped, GaussianSDE, ReverseSDE
-from backdrift.sde.process import require_positive
+from backdrift.sde.checks import require_positive
 from backdrift.solvers.model import denoiser_of, score_of
 from backdrift.solvers.quadrature import gauss_legendre
 from backdrift.solvers.tables.grid import Grid, angle_grid, time_grid

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backdrift.sde.process import require_positive
+from backdrift.sde.checks import require_choice, require_positive
 from backdrift.solvers.model import denoiser_of, score_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver
@@ -44,8 +44,7 @@ class ScipyODE(Solver):
     max_evaluations: int = 100_000
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {self.method!r}")
+        require_choice("method", self.method, get_args(Method))
         require_positive(rtol=self.rtol, atol=self.atol)
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import GaussianSDE
-from backdrift.sde.process import require_positive
+from backdrift.sde.checks import require_choice, require_integer, require_positive
 from backdrift.solvers.flows.flow import flow
 from backdrift.solvers.model import denoiser_of
 from backdrift.solvers.noise import Noise
-from backdrift.solvers.solver import OnStep, Solver, require_steps
+from backdrift.solvers.solver import OnStep, Solver
 
 Method = Literal[
     "dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "euler", "midpoint", "heun2", "heun3", "rk4"
@@ -57,11 +57,10 @@ class TorchDiffEq(Solver):
     max_steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {self.method!r}")
+        require_choice("method", self.method, get_args(Method))
         require_positive(rtol=self.rtol, atol=self.atol)
-        require_steps(self.steps)
-        require_steps(self.max_steps)
+        require_integer("steps", self.steps, 1)
+        require_integer("max_steps", self.max_steps, 1)
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         try:

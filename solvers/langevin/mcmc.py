@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_integer
 from backdrift.solvers.langevin.adaptation import DualAveraging, Moments, Whitening, windows
 from backdrift.solvers.langevin.chains import Chains
 from backdrift.solvers.langevin.samplers import Sampler, State, acceptance, accepted, choose
@@ -173,9 +174,9 @@ def _whitening(whitening: Whitening | Tensor, x: Tensor) -> tuple[Tensor, Whiten
 def _check(sampler: Sampler, x0: Tensor, draws: int, warmup: int, thin: int, whitening: Whitening | Tensor) -> None:
     if x0.ndim < 2 or not x0.is_floating_point() or x0.numel() == 0:
         raise ValueError(f"x0: expected floating-point starts [chains, ...], got {x0.dtype} {list(x0.shape)}")
-    for name, value, least in (("draws", draws, 1), ("warmup", warmup, 0), ("thin", thin, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    require_integer("draws", draws, 1)
+    require_integer("warmup", warmup, 0)
+    require_integer("thin", thin, 1)
     if sampler.step is None and warmup == 0:
         raise ValueError(f"warmup: {type(sampler).__name__} without a step needs one to adapt it; give either")
     d = x0[0].numel()

@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_integer, require_non_negative, require_positive
 from backdrift.solvers.langevin.target import LogDensityAndScore
 
 
@@ -84,13 +85,12 @@ class Sampler(ABC):
     temperatures: ClassVar[Sequence[float]] = (1.0,)
 
     def __post_init__(self) -> None:
-        if self.step is not None and not self.step > 0:
-            raise ValueError(f"step: expected a positive number, got {self.step!r}")
+        if self.step is not None:
+            require_positive(step=self.step)
         if not self.goal > 0 or (self.adjusted and not self.goal < 1):
             wanted = "a rate in (0, 1)" if self.adjusted else "a number > 0"
             raise ValueError(f"goal: expected {wanted}, got {self.goal!r}")
-        if not 0 <= self.jitter < math.inf:
-            raise ValueError(f"jitter: expected a number of at least 0, got {self.jitter!r}")
+        require_non_negative(jitter=self.jitter)
 
     @abstractmethod
     def first_step(self, dim: int) -> float:
@@ -206,8 +206,7 @@ class BAOAB(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.friction > 0:
-            raise ValueError(f"friction: expected a positive number, got {self.friction!r}")
+        require_positive(friction=self.friction)
 
     def first_step(self, dim: int) -> float:
         return 0.5 * dim ** (-1 / 4)
@@ -279,12 +278,10 @@ class MALT(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.friction < math.inf:
-            raise ValueError(f"friction: expected a number of at least 0, got {self.friction!r}")
-        if not 0 < self.length < math.inf:
-            raise ValueError(f"length: expected a positive number, got {self.length!r}")
-        if self.steps is not None and (type(self.steps) is not int or self.steps < 1):
-            raise ValueError(f"steps: expected an integer of at least 1, got {self.steps!r}")
+        require_non_negative(friction=self.friction)
+        require_positive(length=self.length)
+        if self.steps is not None:
+            require_integer("steps", self.steps, 1)
 
     def first_step(self, dim: int) -> float:
         # On a unit Gaussian r = h^2/8 (|y|^2 - |y'|^2), of standard deviation h^2 sqrt(d)/4 where y is forgotten:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from backdrift.solvers.noise import PATH, require_seed
+from backdrift.sde.checks import require_integer
+from backdrift.solvers.noise import PATH
 
 GOLDEN = 0x9E3779B97F4A7C15
 
@@ -57,11 +58,11 @@ class BrownianPath:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        require_seed(seed=seed, first=first)
+        require_integer("seed", seed, 0)
+        require_integer("first", first, 0)
         if not math.isfinite(end - start) or end == start:
             raise ValueError(f"start, end: expected two different numbers, got {start} and {end}")
-        if isinstance(depth, bool) or not isinstance(depth, int) or not 0 <= depth <= 40:
-            raise ValueError(f"depth: expected an integer from 0 to 40, got {depth!r}")
+        require_integer("depth", depth, 0, 40)
         self.start, self.end, self.depth = float(start), float(end), depth
         self.shape, self.dtype, self.device = tuple(shape), dtype, torch.device(device)
         self._keys = torch.tensor([_key(seed, first + i) for i in range(shape[0])]).unsqueeze(1)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backdrift.sde.process import require_positive
+from backdrift.sde.checks import require_integer, require_positive
 from backdrift.solvers.model import denoiser_of, score_of
 from backdrift.solvers.noise import ACCEPT, Noise
-from backdrift.solvers.solver import OnStep, Solver, require_steps
+from backdrift.solvers.solver import OnStep, Solver
 from backdrift.solvers.tables.euler import EulerMaruyama
 from backdrift.solvers.tables.table_solver import TableSolver
 
@@ -47,7 +47,7 @@ class Corrector(ABC):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        require_steps(self.steps)
+        require_integer("steps", self.steps, 1)
 
     @abstractmethod
     def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import SDE, LinearSDE
+from backdrift.sde.checks import require_choice, require_integer
 from backdrift.sde.linear import apply, factor
 from backdrift.solvers.model import score_of
 from backdrift.solvers.noise import Noise
-from backdrift.solvers.solver import OnStep, Solver, require_steps
+from backdrift.solvers.solver import OnStep, Solver
 from backdrift.solvers.tables.grid import Grid, time_grid
 
 Inner = Literal["euler", "midpoint"]
@@ -51,11 +52,10 @@ class SymmetricSplitting(Solver):
     eps: float | None = None
 
     def __post_init__(self) -> None:
-        require_steps(self.steps)
+        require_integer("steps", self.steps, 1)
         if isinstance(self.grid, str) and self.grid not in ("uniform", "quadratic"):
             raise ValueError(f"grid: expected uniform, quadratic, times or a function, got {self.grid!r}")
-        if self.inner not in get_args(Inner):
-            raise ValueError(f"inner: expected one of {', '.join(get_args(Inner))}, got {self.inner!r}")
+        require_choice("inner", self.inner, get_args(Inner))
 
     @property
     def nfe(self) -> int:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import SDE, GaussianSDE
+from backdrift.sde.checks import require_choice, require_integer
 from backdrift.solvers.model import denoiser_of, score_of
 from backdrift.solvers.noise import STEPS, Noise
-from backdrift.solvers.solver import OnStep, Solver, require_steps
+from backdrift.solvers.solver import OnStep, Solver
 
 Method = Literal["euler", "milstein", "srk", "midpoint", "heun", "reversible_heun", "euler_heun", "log_ode"]
 ITO = ("euler", "milstein", "srk")
@@ -126,13 +127,11 @@ class TorchSDE(Solver):
     stochastic = True
 
     def __post_init__(self) -> None:
-        require_steps(self.steps)
-        if self.method not in get_args(Method):
-            raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {self.method!r}")
+        require_integer("steps", self.steps, 1)
+        require_choice("method", self.method, get_args(Method))
         if self.method not in ITO:
             raise ValueError(f"method: {self.method!r} is of the Stratonovich kind; an Ito SDE takes {', '.join(ITO)}")
-        if self.clock not in ("log_snr", "t", None):
-            raise ValueError(f"clock: expected 'log_snr' or 't', got {self.clock!r}")
+        require_choice("clock", self.clock, ("log_snr", "t", None))
 
     def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         import torchsde  # slow to import, and only here

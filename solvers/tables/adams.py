@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_choice
 from backdrift.solvers.tables.grid import Grid, Points, reach
 from backdrift.solvers.tables.multistep import Clock, clock_of, integrate, listed, ramp, require_history
 from backdrift.solvers.tables.prediction import Coordinates, Predict, coordinates, require_predict
@@ -81,16 +82,12 @@ class Adams(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order is not None and self.order not in (1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5):
-            raise ValueError(f"order: expected 1 to 5, halves included, or None, got {self.order!r}")
+        require_choice("order", self.order, (None, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5))
         require_history(self.order, self.steps)
-        if self.corrector not in (None, 0, 2, 3, 4, 5):
-            raise ValueError(f"corrector: expected 0, 2 to 5 or None, got {self.corrector!r}")
+        require_choice("corrector", self.corrector, (None, 0, 2, 3, 4, 5))
         require_predict(self.predict)
-        if self.clock not in (None, *get_args(Clock)):
-            raise ValueError(f"clock: expected None or one of {', '.join(get_args(Clock))}, got {self.clock!r}")
-        if self.start not in get_args(Start):
-            raise ValueError(f"start: expected one of {', '.join(get_args(Start))}, got {self.start!r}")
+        require_choice("clock", self.clock, (None, *get_args(Clock)))
+        require_choice("start", self.start, get_args(Start))
         if self.start == "runge_kutta" and self.values[0] not in (1, *EXPLICIT):
             raise ValueError(f"start: no Runge-Kutta method of order {self.values[0]:g} here; take order 1, 2, 3 or 4")
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from backdrift.sde.process import require_positive
-from backdrift.solvers.solver import require_steps
+from backdrift.sde.checks import require_integer, require_positive
 from backdrift.solvers.tables.grid import Grid, Points
 from backdrift.solvers.tables.table import Row
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -50,7 +49,7 @@ class AnnealedLangevin(TableSolver):
         require_positive(ratio=self.ratio)
         if not self.ratio < 2:
             raise ValueError(f"ratio: expected a number below 2, where a step diverges, got {self.ratio!r}")
-        require_steps(self.repeats)
+        require_integer("repeats", self.repeats, 1)
 
     def rows(self, points: Points) -> Iterable[Row]:
         return list(self._rows(points))

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from backdrift.sde.checks import require_choice, require_number
 from backdrift.solvers.tables.grid import Points, fresh_share
 from backdrift.solvers.tables.table import Row, one_evaluation_rows
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -36,8 +37,7 @@ class DDIM(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta: expected a number in [0, 1], got {self.eta!r}")
+        require_number("eta", self.eta, least=0, most=1)
 
     @property
     def stochastic(self) -> bool:
@@ -72,8 +72,7 @@ class Ancestral(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.variance not in get_args(Variance):
-            raise ValueError(f"variance: expected one of {', '.join(get_args(Variance))}, got {self.variance!r}")
+        require_choice("variance", self.variance, get_args(Variance))
 
     def rows(self, points: Points) -> Iterable[Row]:
         t, s = points.steps()

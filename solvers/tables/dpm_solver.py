@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_choice
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.table import Row, by_step
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -45,8 +46,7 @@ class DPMSolver(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order not in (2, 3):
-            raise ValueError(f"order: expected 2 or 3, got {self.order!r}")
+        require_choice("order", self.order, (2, 3))
 
     @property
     def claimed_order(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from backdrift.sde import affine
+from backdrift.sde.checks import require_non_negative
 from backdrift.solvers.tables.grid import Points, fresh_share
 from backdrift.solvers.tables.table import Row, one_evaluation_rows
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -48,8 +49,7 @@ class EulerMaruyama(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.stochasticity >= 0:
-            raise ValueError(f"stochasticity: expected a number >= 0, got {self.stochasticity!r}")
+        require_non_negative(stochasticity=self.stochasticity)
 
     @property
     def stochastic(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from backdrift.sde.checks import require_non_negative
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.table import Row, by_step
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -40,8 +41,7 @@ class Heun(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.churn >= 0:
-            raise ValueError(f"churn: expected a number >= 0, got {self.churn!r}")
+        require_non_negative(churn=self.churn)
 
     @property
     def stochastic(self) -> bool:

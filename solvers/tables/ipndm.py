@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from backdrift.sde.checks import require_choice
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.table import Row, by_step
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -38,8 +39,7 @@ class IPNDM(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order not in (1, 2, 3, 4):
-            raise ValueError(f"order: expected 1, 2, 3 or 4, got {self.order!r}")
+        require_choice("order", self.order, (1, 2, 3, 4))
 
     @property
     def claimed_order(self) -> int:

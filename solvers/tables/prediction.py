@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_choice
 from backdrift.solvers.tables.grid import Points
 
 Predict = Literal["denoised", "noise", "velocity", "rectified"]
@@ -52,8 +53,7 @@ class Coordinates(NamedTuple):
 
 def require_predict(predict: str) -> None:
     """Raise `ValueError` unless `predict` names a kind of prediction."""
-    if predict not in get_args(Predict):
-        raise ValueError(f"predict: expected one of {', '.join(get_args(Predict))}, got {predict!r}")
+    require_choice("predict", predict, get_args(Predict))
 
 
 def coordinates(points: Points, predict: Predict, data_std: float = 1.0, fine: float = FINE) -> Coordinates:

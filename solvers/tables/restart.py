@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from backdrift.sde.process import require_positive
+from backdrift.sde.checks import require_positive
 from backdrift.solvers.model import Model
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.heun import Heun

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from backdrift.sde.checks import require_choice
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.prediction import FINE, Predict, coordinates, lambda_at, require_predict
 from backdrift.solvers.tables.table import Row, by_step
@@ -60,8 +61,7 @@ class RungeKutta(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order not in EXPLICIT:
-            raise ValueError(f"order: expected one of {', '.join(map(str, EXPLICIT))}, got {self.order!r}")
+        require_choice("order", self.order, EXPLICIT)
         require_predict(self.predict)
 
     @property

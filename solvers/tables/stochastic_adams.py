@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_choice, require_non_negative
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.multistep import Clock, clock_of, integrate, ramp, require_history
 from backdrift.solvers.tables.table import Row, by_step, correction
@@ -49,15 +50,11 @@ class StochasticAdams(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order not in (1, 2, 3):
-            raise ValueError(f"order: expected 1, 2 or 3, got {self.order!r}")
+        require_choice("order", self.order, (1, 2, 3))
         require_history(self.order, self.steps)
-        if not self.stochasticity >= 0:
-            raise ValueError(f"stochasticity: expected a number >= 0, got {self.stochasticity!r}")
-        if self.scale not in get_args(Scale):
-            raise ValueError(f"scale: expected one of {', '.join(get_args(Scale))}, got {self.scale!r}")
-        if self.clock not in ("log_snr", "sigma", "time"):
-            raise ValueError(f"clock: expected 'log_snr', 'sigma' or 'time', got {self.clock!r}")
+        require_non_negative(stochasticity=self.stochasticity)
+        require_choice("scale", self.scale, get_args(Scale))
+        require_choice("clock", self.clock, ("log_snr", "sigma", "time"))
 
     @property
     def stochastic(self) -> bool:
@@ -123,8 +120,7 @@ class SASolver(StochasticAdams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.corrector_order not in (1, 2, 3):
-            raise ValueError(f"corrector_order: expected 1, 2 or 3, got {self.corrector_order!r}")
+        require_choice("corrector_order", self.corrector_order, (1, 2, 3))
 
     @property
     def claimed_order(self) -> int:

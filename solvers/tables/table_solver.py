@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import SDE, GaussianSDE
+from backdrift.sde.checks import require_choice, require_integer
 from backdrift.solvers.model import Model, data_std_of, denoiser_of, recomputed
 from backdrift.solvers.noise import Noise
-from backdrift.solvers.solver import OnStep, Solver, require_gaussian, require_steps
+from backdrift.solvers.solver import OnStep, Solver, require_gaussian
 from backdrift.solvers.tables.grid import Grid, Points, reach, time_grid
 from backdrift.solvers.tables.table import Row, Table, by_step, execute
 
@@ -66,9 +67,8 @@ class TableSolver(Solver):
         require_gaussian(self, sde)
 
     def __post_init__(self) -> None:
-        if self.final not in get_args(Final):
-            raise ValueError(f"final: expected one of {', '.join(get_args(Final))}, got {self.final!r}")
-        require_steps(self.steps)
+        require_choice("final", self.final, get_args(Final))
+        require_integer("steps", self.steps, 1)
         if isinstance(self.eps, str) and self.eps != "auto":
             raise ValueError(f"eps: expected a time, 'auto' or None, got {self.eps!r}")
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_choice
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.multistep import ramp
 from backdrift.solvers.tables.prediction import coordinates
@@ -52,12 +53,9 @@ class UniPC(TableSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order not in (1, 2, 3, 4):
-            raise ValueError(f"order: expected 1, 2, 3 or 4, got {self.order!r}")
-        if self.predict not in ("denoised", "noise"):
-            raise ValueError(f"predict: expected 'denoised' or 'noise', got {self.predict!r}")
-        if self.variant not in get_args(Variant):
-            raise ValueError(f"variant: expected one of {', '.join(get_args(Variant))}, got {self.variant!r}")
+        require_choice("order", self.order, (1, 2, 3, 4))
+        require_choice("predict", self.predict, ("denoised", "noise"))
+        require_choice("variant", self.variant, get_args(Variant))
 
     @property
     def claimed_order(self) -> int:

@@ -120,7 +120,7 @@ def test_without_torchdiffeq(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: TorchDiffEq(rtol=0), "rtol"),
         (lambda: TorchDiffEq(atol=-1e-3), "atol"),
         (lambda: TorchDiffEq(steps=0), "steps"),
-        (lambda: TorchDiffEq(max_steps=0), "steps"),
+        (lambda: TorchDiffEq(max_steps=0), "max_steps"),
         (lambda: TorchDiffEq(eps=1.0).solve(TwoModes(VP()), torch.ones(1, 1)), "eps"),
     ],
 )

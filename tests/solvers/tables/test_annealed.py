@@ -77,6 +77,6 @@ def test_modes_get_their_weights_from_the_ladder():
 
 
 def test_bad_arguments_are_named():
-    for options, name in (({"ratio": 2.0}, "ratio"), ({"ratio": 0.0}, "ratio"), ({"repeats": 0}, "steps")):
+    for options, name in (({"ratio": 2.0}, "ratio"), ({"ratio": 0.0}, "ratio"), ({"repeats": 0}, "repeats")):
         with pytest.raises(ValueError, match=name):
             AnnealedLangevin(**options)
