@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.metadata
 import json
@@ -22,6 +23,7 @@ from torch import nn
 from backdrift.runs import checkpoint
 from backdrift.runs.checkpoint import Checkpoint
 from backdrift.runs.configuration import build
+from backdrift.runs.listing import run_path
 from backdrift.runs.migration import migrate
 
 if TYPE_CHECKING:
@@ -48,40 +50,29 @@ class Run:
 
     @classmethod
     def create(cls, config: DictConfig) -> Run:
-        """A new folder `<config.runs>/<date-time>-<config.name>`, with a number where that exists already.
+        """A new run folder: `config.folder`, with a number after its name where another run has it already.
+
+        A config without that key gets `<config.runs>/<date-time>-<config.name>`.
 
         Raises:
-            ValueError: if the name is none, or that of a path.
+            ValueError: if the name is empty or has a slash in it, or if no folder can be made there.
         """
         if not str(config.name) or {"/", "\\", "\0"} & set(str(config.name)):
             raise ValueError(f"name={config.name}: expected a name without slashes")
-        stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{config.name}"
-        parent = Path(str(config.runs)).expanduser()
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"runs={config.runs}: no folder can be made there ({error.strerror})") from error
-        number = 1
-        while True:
-            path = parent / (stem if number == 1 else f"{stem}-{number}")
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                number += 1
-        OmegaConf.save(config, path / "config.yaml", resolve=True)
+        planned = config.get("folder") or f"{config.runs}/{datetime.now():%Y-%m-%d-%H%M%S}-{config.name}"
+        path = claim_folder(Path(str(planned)).expanduser(), config)
         (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
         return cls(path, config)
 
     @classmethod
     def open(cls, path: str | int | Path) -> Run:
-        """The run in an existing folder.
+        """The run in an existing folder; `latest` stands for the newest run in `runs`, `<folder>/latest` in `<folder>`.
 
         Raises:
             FileNotFoundError: if there is no such folder.
             ValueError: if it is not a run folder, or holds no checkpoint.
         """
-        path = Path(str(path)).expanduser()
+        path = run_path(path)
         if not path.is_dir():
             raise FileNotFoundError(f"run={path}: there is no such folder")
         if not (path / "config.yaml").is_file():
@@ -176,6 +167,32 @@ class Run:
         hidden.write_text("".join(json.dumps(row) + "\n" for row in kept))
         checkpoint.force(hidden)
         hidden.replace(self.metrics)
+
+
+def claim_folder(planned: Path, config: DictConfig) -> Path:
+    """Make the folder `planned`, or the first free one of `planned`-2, -3, …, and write `config.yaml` into it.
+
+    The file is opened for exclusive creation: of several processes that want the same folder, one gets it.
+
+    Raises:
+        ValueError: if no folder can be made there.
+    """
+    config, number = copy.deepcopy(config), 1
+    while True:
+        path = planned if number == 1 else planned.with_name(f"{planned.name}-{number}")
+        number += 1
+        if "folder" in config:
+            config.folder = str(path)
+        text = OmegaConf.to_yaml(config, resolve=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with (path / "config.yaml").open("x", encoding="utf-8") as file:
+                file.write(text)
+            return path
+        except FileExistsError:  # another run's folder, or a file of that name
+            continue
+        except OSError as error:
+            raise ValueError(f"runs={config.runs}: no folder can be made there ({error.strerror})") from error
 
 
 def preconditioning(config: DictConfig) -> Callable[[nn.Module, Any, float], nn.Module]:
