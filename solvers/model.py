@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from backdrift.sde import SDE, GaussianSDE, tweedie
+from backdrift.sde import SDE, GaussianSDE, Time, tweedie
 
-Field = Callable[[Tensor, Tensor], Tensor]
+Field = Callable[[Tensor, Time], Tensor]
 """A function of x `[batch, ...]` and t, a 0-d tensor or `[batch]`, whose value is shaped like x."""
 
 
@@ -110,10 +110,10 @@ class Checked:
 
     __slots__ = ("checked", "field", "name")
 
-    def __init__(self, field: Field, name: str) -> None:
+    def __init__(self, field: Callable[..., Tensor], name: str) -> None:
         self.field, self.name, self.checked = field, name, False
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Time) -> Tensor:
         value = self.field(x, t)
         if not self.checked:
             self._check(value, x)
@@ -134,7 +134,7 @@ def recomputed(field: Field) -> Field:
     Memory of a differentiable solve is then a few states for each step, not the whole network's activations.
     """
 
-    def wrapped(x: Tensor, t: Tensor) -> Tensor:
+    def wrapped(x: Tensor, t: Time) -> Tensor:
         if not torch.is_grad_enabled():
             return field(x, t)
         return cast(Tensor, checkpoint(field, x, t, use_reentrant=False))

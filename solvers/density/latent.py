@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from backdrift.solvers.flows.dormand_prince import adaptive
+from backdrift.solvers.flows.dormand_prince import Control, adaptive
 from backdrift.solvers.flows.fixed_grid import TABLEAUS, fixed
 from backdrift.solvers.flows.flow import Flow, flow
 from backdrift.solvers.tables.grid import Grid
@@ -98,11 +98,12 @@ def _carry(
     data_std: float | None = None,
 ) -> Tensor:
     path: Flow = flow(model, data_std, eps)
+    start, end = (path.last, path.first) if back else (path.first, path.last)
     at_data, at_noise = (math.exp(-scale(x[:1])[1]) for scale in (path.enter, path.leave))
     scale_in, scale_out = (at_noise, at_data) if back else (at_data, at_noise)
     z = x / scale_in
     if method == "adaptive":
-        z = adaptive(path, z, back=back, rtol=rtol, atol=atol).z
+        z = adaptive(path, z, Control(rtol, atol), start=start, end=end).z
     elif method in TABLEAUS:
         nodes = path.nodes(grid, steps)
         nodes = nodes[::-1] if back else nodes

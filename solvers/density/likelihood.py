@@ -14,7 +14,7 @@ from backdrift.solvers.density.divergence import Field, deflated, divergence, or
 from backdrift.solvers.density.monte_carlo import Tally
 from backdrift.solvers.density.result import Likelihood
 from backdrift.solvers.density.score_corrected import score_corrected
-from backdrift.solvers.flows.dormand_prince import adaptive
+from backdrift.solvers.flows.dormand_prince import Control, adaptive
 from backdrift.solvers.flows.fixed_grid import TABLEAUS, EvaluateVelocity, fixed
 from backdrift.solvers.flows.flow import AngleFlow, Flow, flow
 from backdrift.solvers.noise import PROBES, Noise
@@ -299,14 +299,15 @@ def _adaptive(
     """The same probes all along, so that there is a smooth path to follow."""
     still = None if probe.count == 0 else probe.draw(probe.count)
 
-    def rate(y: Tensor, u: Any, which: Tensor) -> tuple[Tensor, Tensor]:
+    def rate(flow: Flow, y: Tensor, u: Any, which: Tensor) -> tuple[Tensor, Tensor]:
         if still is not None:
-            return products(_at(path, u), y, still[:, which], chunk)
-        value, along = _exact(path, y, u, chunk)
+            return products(_at(flow, u), y, still[:, which], chunk)
+        value, along = _exact(flow, y, u, chunk)
         return value, along.unsqueeze(0)
 
     k = 1 if still is None else len(still)
-    end = adaptive(path, z, rate=rate, integrals=k, rtol=rtol, atol=atol)
+    ends = {"start": path.first, "end": path.last}
+    end = adaptive(path, z, Control(rtol, atol), rate=rate, integrals=k, **ends)
     variance, degrees = torch.zeros_like(end.integral[0]), torch.full_like(end.integral[0], math.inf)
     if still is not None:
         variance = end.integral.var(0) / k if k > 1 else torch.full_like(variance, math.nan)
@@ -316,7 +317,7 @@ def _adaptive(
     margin, nfe = torch.full_like(variance, math.nan), end.nfe
     rival, gain = end.z, margin
     if estimate:
-        loose = adaptive(path, z, rate=rate, integrals=k, rtol=10 * rtol, atol=10 * atol, longest=0.2)
+        loose = adaptive(path, z, Control(10 * rtol, 10 * atol, longest=0.2), rate=rate, integrals=k, **ends)
         rival, gain, nfe = loose.z, (loose.integral - end.integral).mean(0), nfe + loose.nfe
         margin = end.integral_error.mean(0)
     return IntegratedFlow(end.z, end.integral.mean(0), variance, degrees, rival, gain, margin, nfe)

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_positive
-from backdrift.solvers.flows.dormand_prince import AdaptiveSolution, DensePath, adaptive
-from backdrift.solvers.flows.flow import AngleFlow
-from backdrift.solvers.model import denoiser_of
+from backdrift.sde import SDE
+from backdrift.sde.checks import require_integer, require_positive
+from backdrift.solvers.flows.dormand_prince import AdaptiveSolution, Control, DensePath, adaptive
+from backdrift.solvers.flows.flow import AngleFlow, interior, require_save_at
+from backdrift.solvers.model import Denoises, Model, denoiser_of
 from backdrift.solvers.noise import Noise
-from backdrift.solvers.solver import OnStep, Solver
+from backdrift.solvers.solver import OnStep, Solver, require_gaussian
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Solver):
     """Dormand & Prince's embedded 5(4) pair on dz/dphi = -F in log-SNR, with a step size for each sample.
 
-    z = x/(alpha R) and phi = atan(s/d) as in `solvers.prediction`: no linear part is left for an exponential
-    integrator to take care of, and z keeps unit scale, so that one tolerance serves the whole way. A sample that has
-    arrived leaves the batch; its answer is the same alone and in any batch. The field is never asked outside [eps, T].
+    z = x/(alpha R) and phi = atan(s/d) as in `solvers.tables.prediction`. The equation has no linear part left that an
+    exponential integrator would treat exactly, and z keeps unit scale, so that one tolerance serves the whole way. A
+    sample that has arrived leaves the batch; its answer is the same alone and in any batch. The field is never asked
+    outside [eps, T].
 
-    Steps of one's own cost calls and save states: of 64 samples of 32 modes at tolerance 1e-5 the last arrives after
-    133 calls of the network, which saw 7258 states; one step for all takes 116 calls and 7424 states, and leaves the
-    worst sample five times farther from the exact flow (`benchmarks/overhead.py --peers`).
+    Steps chosen for each sample cost more calls of the network and evaluate fewer states. Of 64 samples of 32 modes at
+    tolerance 1e-5 the last arrives after 133 calls, which saw 7258 states. One step size for all takes 116 calls and
+    7424 states, and leaves the worst sample five times farther from the exact flow
+    (`benchmarks/overhead.py --peers`).
 
     Dormand & Prince (1980); step control after Hairer, Nørsett & Wanner (1993), section II.4.
 
@@ -37,9 +41,13 @@ class Adaptive(Solver):
         denoise: end with D(x, eps) in place of x.
         data_std: d; the model's own by default, or else 1.
         max_steps: give up on samples that need more.
+        save_at: where `on_step` is called and a trajectory has its states: so many times of the flow's own grid, or
+            the times themselves, falling from below T. Where `on_step` returns another state than it was given, the
+            solve begins anew from that state.
 
     Raises:
-        RuntimeError: if a sample does not arrive or its step underflows, naming the sample and its time.
+        ValueError: naming the argument that makes no sense; by `solve`, if the process is not Gaussian.
+        RuntimeError: by `solve`, if a sample does not arrive or its step underflows, naming the sample and its time.
     """
 
     rtol: float = 1e-4
@@ -48,38 +56,66 @@ class Adaptive(Solver):
     denoise: bool = True
     data_std: float | None = None
     max_steps: int = 1000
+    save_at: int | Sequence[float] = 32
 
     def __post_init__(self) -> None:
-        require_positive(rtol=self.rtol, atol=self.atol, max_steps=self.max_steps)
+        require_positive(rtol=self.rtol, atol=self.atol)
+        require_integer("max_steps", self.max_steps, least=1)
+        require_save_at(self.save_at)
 
-    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
-        """See `Solver.solve`. Samples share no steps: `on_step` is shown the path at 32 times, even in the flow's own
-        grid, and what it returns is not gone on from, but at the end."""
-        flow = AngleFlow(model, self.data_std, self.eps)
+    def require_process(self, sde: SDE) -> None:
+        require_gaussian(self, sde)
+
+    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        flow = self._flow(model)
         if on_step is None:
-            x = flow.width(flow.eps) * self._solved(flow, x).z
+            x = flow.width(flow.eps) * self._solved(flow, x / flow.width(flow.sde.T), flow.last).z
         else:
-            path = self.path(model, x)
-            for t in map(flow.time, reversed(flow.nodes(None, 32)[:-1])):
-                x = on_step(path(t), x.new_tensor(t))
+            x = self._shown(flow, x, on_step)
         if self.denoise:
             x = denoiser_of(model)(x, x.new_tensor(flow.eps))
             return x if on_step is None else on_step(x, x.new_tensor(0.0))
         return x
 
-    def path(self, model: Any, x: Tensor) -> FlowPath:
+    def path(self, model: Model, x: Tensor) -> FlowPath:
         """The states on the way from `x` `[batch, ...]` at T to eps: a function of time, from one solve.
 
         It takes the memory of three states for each step of each sample.
         """
-        flow = AngleFlow(model, self.data_std, self.eps)
-        solved = self._solved(flow, x, dense=True)
+        flow = self._flow(model)
+        solved = self._solved(flow, x / flow.width(flow.sde.T), flow.last, dense=True)
         assert solved.path is not None
         return FlowPath(flow, solved.path, solved.nfe)
 
-    def _solved(self, flow: AngleFlow, x: Tensor, dense: bool = False) -> AdaptiveSolution:
-        z = x / flow.width(flow.sde.T)
-        return adaptive(flow, z, back=True, rtol=self.rtol, atol=self.atol, limit=self.max_steps, dense=dense)
+    def _flow(self, model: Model) -> AngleFlow:
+        self.require_process(model.sde)
+        return AngleFlow(cast(Denoises, model), self.data_std, self.eps)
+
+    def _solved(
+        self, flow: AngleFlow, z: Tensor, start: float, end: float | None = None, dense: bool = False
+    ) -> AdaptiveSolution:
+        control = Control(self.rtol, self.atol, limit=self.max_steps)
+        return adaptive(flow, z, control, start=start, end=flow.first if end is None else end, dense=dense)
+
+    def _shown(self, flow: AngleFlow, x: Tensor, on_step: OnStep) -> Tensor:
+        """The state at eps, with `on_step` called at the times that were asked for.
+
+        One solve serves until a state comes back changed. From there on each interval is solved by itself.
+        """
+        ends = [flow.last, *interior(flow, self.save_at)]
+        path: FlowPath | None = self.path(flow.model, x)
+        for start, end in pairwise(ends):
+            t = flow.time(end)
+            if path is not None:
+                x = path(t)
+            else:
+                z = self._solved(flow, x / flow.width(flow.time(start)), start, end).z
+                x = flow.width(t) * z
+            given = x.clone()
+            x = on_step(x, x.new_tensor(t))
+            if not torch.equal(x, given):
+                path = None
+        return x
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from backdrift.sde import SDE, CriticallyDamped, GaussianSDE, ReverseSDE
-from backdrift.sde.checks import require_positive
-from backdrift.solvers.model import denoiser_of, score_of
+from backdrift.sde import SDE
+from backdrift.sde.checks import is_integer, require_positive
+from backdrift.solvers.model import Denoises, Model, data_std_of, denoiser_of, score_of, select
 from backdrift.solvers.quadrature import gauss_legendre
 from backdrift.solvers.tables.grid import Grid, angle_grid, time_grid
 
@@ -51,6 +53,15 @@ class Flow(Protocol):
 
     def time(self, u: float) -> float:
         """t at u."""
+
+    def at_time(self, t: float) -> float:
+        """u at t, the inverse of `time`."""
+
+    def scale(self, u: float) -> float:
+        """x/z at u."""
+
+    def select(self, indices: Tensor) -> Flow:
+        """The flow of the samples at `indices` alone, for a model that holds something for each sample."""
 
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
         """The steps + 1 values of u, rising, of a time grid, or of the flow's own."""
@@ -97,15 +108,27 @@ class AngleFlow:
         ValueError: if `data_std` is not positive, or there is no noise at eps.
     """
 
-    def __init__(self, model: Any, data_std: float | None = None, eps: float | None = None) -> None:
-        self.denoise, self.sde = denoiser_of(model), model.sde
-        self.posterior_variance = getattr(model, "posterior_variance", None)
-        self.data_std = float(getattr(model, "data_std", 1.0) if data_std is None else data_std)
+    def __init__(self, model: Denoises, data_std: float | None = None, eps: float | None = None) -> None:
+        self.sde = model.sde
+        self._take(model)
+        self.data_std = data_std_of(model, data_std)
         self.eps = _end(self.sde, eps)
         require_positive(data_std=self.data_std)
         self.first, self.last = (-0.5 * float(self.sde.log_snr(t)) for t in (self.eps, float(self.sde.T)))
         if not math.isfinite(self.first):
             raise ValueError(f"eps: expected a time with noise in it, got {self.eps:g}, where log-SNR is infinite")
+
+    def _take(self, model: Denoises) -> None:
+        self.model, self.denoise = model, denoiser_of(model)
+        self.posterior_variance = getattr(model, "posterior_variance", None)
+
+    def select(self, indices: Tensor) -> AngleFlow:
+        chosen = select(self.model, indices)
+        if chosen is self.model:
+            return self
+        other = copy.copy(self)
+        other._take(chosen)
+        return other
 
     def enter(self, x: Tensor) -> tuple[Tensor, float]:
         scale = self.width(self.eps)
@@ -139,6 +162,12 @@ class AngleFlow:
 
     def time(self, u: float) -> float:
         return float(self.sde.t_from_log_snr(torch.tensor(-2 * u, dtype=torch.float64)).clamp(self.eps, self.sde.T))
+
+    def at_time(self, t: float) -> float:
+        return -0.5 * float(self.sde.log_snr(t))
+
+    def scale(self, u: float) -> float:
+        return self.width(self.time(u))
 
     def _place(self, u: float | Tensor | Place, z: Tensor) -> Place:
         return u if isinstance(u, Place) else self.places(torch.as_tensor(u, dtype=torch.float64).unsqueeze(0), z)[0]
@@ -177,11 +206,11 @@ class TimeFlow:
         eps: the time at which the data's end is; the process's own `eps` by default, or else 0.
     """
 
-    def __init__(self, model: Any, eps: float | None = None) -> None:
+    def __init__(self, model: Model, eps: float | None = None) -> None:
         self.eps = self.first = _end(model.sde, eps)
         self.last = float(model.sde.T)
-        self.reverse = ReverseSDE(model.sde, score_of(model), stochasticity=0.0)
-        self.power = 2 if isinstance(model.sde, CriticallyDamped) else 1
+        self.model, self.reverse = model, model.sde.reverse(score_of(model), stochasticity=0.0)
+        self.power = model.sde.time_power
 
     def enter(self, x: Tensor) -> tuple[Tensor, float]:
         return x, 0.0
@@ -202,27 +231,66 @@ class TimeFlow:
     def time(self, u: float) -> float:
         return u
 
+    def at_time(self, t: float) -> float:
+        return t
+
+    def scale(self, u: float) -> float:
+        return 1.0
+
+    def select(self, indices: Tensor) -> TimeFlow:
+        chosen = select(self.model, indices)
+        return self if chosen is self.model else TimeFlow(chosen, self.eps)
+
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
-        """Even in t, or with velocities in sqrt(t), whatever the grid: the others are made for Gaussian processes."""
+        """Even in t^(1/p), with p the `time_power` of the process. The named grids are for Gaussian processes."""
         ends = self.first ** (1 / self.power), self.last ** (1 / self.power)
         inner = torch.linspace(*ends, steps + 1, dtype=torch.float64).pow(self.power)[1:-1].tolist()
         return [self.first, *inner, self.last]
 
     def rule(self, count: int) -> list[tuple[float, float]]:
-        """Gauss and Legendre's, in t, or with velocities in sqrt(t)."""
+        """Gauss and Legendre's, in t^(1/p) with p the `time_power` of the process."""
         ends = self.first ** (1 / self.power), self.last ** (1 / self.power)
         place, weights = gauss_legendre(count, *ends)
         widths = self.power * place ** (self.power - 1) * weights
         return list(zip((place**self.power).tolist(), widths.tolist(), strict=True))
 
 
-def flow(model: Any, data_std: float | None = None, eps: float | None = None) -> Flow:
+def flow(model: Model, data_std: float | None = None, eps: float | None = None) -> Flow:
     """The model's flow: in the angle coordinate for a Gaussian process, in (x, t) for any other."""
-    return AngleFlow(model, data_std, eps) if isinstance(model.sde, GaussianSDE) else TimeFlow(model, eps)
+    if model.sde.has_denoiser:
+        return AngleFlow(cast(Denoises, model), data_std, eps)
+    return TimeFlow(model, eps)
+
+
+def interior(path: Flow, save_at: int | Sequence[float]) -> list[float]:
+    """The values of u at which a solver with steps of its own shows its state: falling, from below `last` to `first`.
+
+    Args:
+        path: the flow.
+        save_at: so many nodes of the flow's own grid, or times that fall, between T and eps.
+
+    Raises:
+        ValueError: if the times do not fall within [eps, T).
+    """
+    if isinstance(save_at, int):
+        return path.nodes(None, save_at)[-2::-1]
+    times = [float(t) for t in save_at]
+    fall = all(a > b for a, b in pairwise([path.time(path.last), *times]))
+    if not fall or (times and times[-1] < path.eps):
+        interval = f"[eps = {path.eps:.6g}, T = {path.time(path.last):.6g})"
+        raise ValueError(f"save_at: expected times that fall within {interval}, got {times}")
+    return [*(path.at_time(t) for t in times if t > path.eps), path.first]
+
+
+def require_save_at(save_at: Any) -> None:
+    """Raise `ValueError` unless `save_at` is a number of times, at least 1, or a list of them."""
+    counted = is_integer(save_at) and save_at >= 1
+    if not counted and (isinstance(save_at, str) or not isinstance(save_at, Sequence)):
+        raise ValueError(f"save_at: expected an integer of at least 1 or a list of times, got {save_at!r}")
 
 
 def _end(sde: SDE, eps: float | None) -> float:
-    eps = float(getattr(sde, "eps", 0.0) if eps is None else eps)
+    eps = float(sde.eps if eps is None else eps)
     if not 0 <= eps < sde.T:
         raise ValueError(f"eps: expected a time in [0, T = {sde.T:g}), got {eps:g}")
     return eps

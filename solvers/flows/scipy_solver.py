@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from itertools import pairwise
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_choice, require_positive
-from backdrift.solvers.model import denoiser_of, score_of
+from backdrift.sde.checks import require_choice, require_integer, require_positive
+from backdrift.solvers.flows.flow import TimeFlow, flow, interior, require_save_at
+from backdrift.solvers.model import Model, denoiser_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver
 
@@ -19,21 +22,24 @@ Method = Literal["RK45", "RK23", "DOP853", "LSODA", "Radau", "BDF"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScipyODE(Solver):
-    """dx/dt = f - g^2/2 score from T to eps by `scipy.integrate.solve_ivp`, Song et al. (2021), eq. 13.
+    """dx/dt = f - g^2/2 score from T to eps by the integrators of `scipy.integrate`, Song et al. (2021), eq. 13.
 
-    For any process, also a user's own, in plain (x, t) coordinates. Each sample is solved on its own,
-    so its steps and its result do not depend on the batch; that costs one network call a sample and
-    stage. `Adaptive` is the fast way for Gaussian processes.
+    For any process, also a user's own, in plain (x, t) coordinates. Each sample is solved on its own, so its steps and
+    its result do not depend on the batch. That costs one network call for each sample and stage. `Adaptive` is the fast
+    way for Gaussian processes.
 
     Args:
-        method: of solve_ivp.
+        method: one of scipy's integrators.
         rtol, atol: relative and absolute tolerance of a step.
         eps: end time; the process's own by default.
         denoise: end with D(x, eps) in place of x, where the process is Gaussian.
-        max_evaluations: give up on a sample that needs more.
+        max_steps: give up on a sample that needs more.
+        save_at: where `on_step` is called and a trajectory has its states: so many times of the flow's own grid, or
+            the times themselves, falling from below T. With `on_step` each interval is solved by itself.
 
     Raises:
         ValueError: naming the argument that makes no sense.
+        RuntimeError: by `solve`, if a sample does not arrive, with its index and the time where it stopped.
     """
 
     method: Method = "RK45"
@@ -41,36 +47,64 @@ class ScipyODE(Solver):
     atol: float = 1e-5
     eps: float | None = None
     denoise: bool = True
-    max_evaluations: int = 100_000
+    max_steps: int = 1000
+    save_at: int | Sequence[float] = 32
 
     def __post_init__(self) -> None:
         require_choice("method", self.method, get_args(Method))
         require_positive(rtol=self.rtol, atol=self.atol)
+        require_integer("max_steps", self.max_steps, least=1)
+        require_save_at(self.save_at)
 
-    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
-        flow = model.sde.reverse(score_of(model), stochasticity=0.0)
-        eps = float(getattr(model.sde, "eps", 0.0)) if self.eps is None else self.eps
-        ends = torch.cat([self._solve_one(flow, one, eps) for one in x.split(1)])
-        if self.denoise and hasattr(model.sde, "alpha"):
-            ends = denoiser_of(model)(ends, x.new_tensor(eps))
-        return ends if on_step is None else on_step(ends, x.new_tensor(eps))
+    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        plain = TimeFlow(model, self.eps)
+        times = [plain.last, plain.eps]
+        if on_step is not None:
+            own = flow(model, eps=self.eps)
+            times[1:] = map(own.time, interior(own, self.save_at))
+        used = [0] * len(x)
+        for start, end in pairwise(times):
+            x = torch.cat([self._solve_one(plain, x[i : i + 1], i, start, end, used) for i in range(len(x))])
+            if on_step is not None:
+                x = on_step(x, x.new_tensor(end))
+        if self.denoise and model.sde.has_denoiser:
+            x = denoiser_of(model)(x, x.new_tensor(plain.eps))
+            return x if on_step is None else on_step(x, x.new_tensor(0.0))
+        return x
 
-    def _solve_one(self, flow: Any, x: Tensor, eps: float) -> Tensor:
-        from scipy.integrate import solve_ivp  # slow to import, and only here
+    def _solve_one(self, path: TimeFlow, x: Tensor, index: int, start: float, end: float, used: list[int]) -> Tensor:
+        """The state of sample `index` at `end`, from `x` `[1, ...]` at `start`; `used` counts the steps of each."""
+        import scipy.integrate  # slow to import, and only here
 
-        calls = 0
+        here = path.select(torch.tensor([index], device=x.device))
+        velocity = _on_the_host(here, x, (end, start))
+        begin = x.detach().double().cpu().numpy().ravel()
+        integrator = getattr(scipy.integrate, self.method)(
+            velocity, start, begin, t_bound=end, rtol=self.rtol, atol=self.atol
+        )
+        message: str | None = None
+        while integrator.status == "running":
+            if used[index] == self.max_steps:
+                integrator.status, message = "failed", f"it has not arrived after max_steps={self.max_steps} steps"
+                break
+            message = integrator.step()
+            used[index] += 1
+        if integrator.status == "failed":
+            raise RuntimeError(
+                f"scipy's {self.method}: sample {index} is stuck at t = {integrator.t:.6g}: {message}; "
+                "loosen rtol and atol, or look for nan or a jump in the model there"
+            )
+        return torch.from_numpy(integrator.y).to(x).reshape(x.shape)
 
-        def velocity(t: float, y: np.ndarray) -> np.ndarray:
-            nonlocal calls
-            calls += 1
-            if calls > self.max_evaluations:
-                raise RuntimeError(f"probability flow: more than {self.max_evaluations} evaluations, now at t = {t:g}")
-            # Implicit methods may ask a rounding beyond the interval.
-            t = min(max(t, eps), flow.T)
-            return flow.drift(torch.from_numpy(y).to(x).reshape(x.shape), t).double().cpu().numpy().ravel()
 
-        start = x.double().cpu().numpy().ravel()
-        solution = solve_ivp(velocity, (flow.T, eps), start, method=self.method, rtol=self.rtol, atol=self.atol)
-        if not solution.success:
-            raise RuntimeError(f"probability flow: solve_ivp stopped at t = {solution.t[-1]:g}: {solution.message}")
-        return torch.from_numpy(solution.y[:, -1]).to(x).reshape(x.shape)
+def _on_the_host(path: TimeFlow, x: Tensor, ends: tuple[float, float]) -> Callable[[float, np.ndarray], np.ndarray]:
+    """dx/dt as scipy asks for it, of flat arrays in float64."""
+
+    def velocity(t: float, y: np.ndarray) -> np.ndarray:
+        # Implicit methods may ask a rounding beyond the interval.
+        t = min(max(t, ends[0]), ends[1])
+        with torch.no_grad():
+            value = path.velocity(torch.from_numpy(y).to(x).reshape(x.shape), t)
+        return value.double().cpu().numpy().ravel()
+
+    return velocity

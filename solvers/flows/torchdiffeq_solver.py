@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from backdrift.sde import GaussianSDE
 from backdrift.sde.checks import require_choice, require_integer, require_positive
-from backdrift.solvers.flows.flow import flow
-from backdrift.solvers.model import denoiser_of
+from backdrift.solvers.flows.flow import Flow, flow, interior, require_save_at
+from backdrift.solvers.model import Model, denoiser_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver
 
@@ -40,6 +40,9 @@ class TorchDiffEq(Solver):
         denoise: end with D(x, eps) in place of x, where the process is Gaussian.
         data_std: d; the model's own by default, or else 1.
         max_steps: give up on adaptive solves that need more.
+        save_at: where an adaptive method calls `on_step` and a trajectory has its states: so many times of the flow's
+            own grid, or the times themselves, falling from below T. With `on_step` each interval is solved by itself. A
+            method on a fixed grid calls it after each step.
 
     Raises:
         ValueError: naming the argument that makes no sense.
@@ -55,14 +58,35 @@ class TorchDiffEq(Solver):
     denoise: bool = True
     data_std: float | None = None
     max_steps: int = 1000
+    save_at: int | Sequence[float] = 32
 
     def __post_init__(self) -> None:
         require_choice("method", self.method, get_args(Method))
         require_positive(rtol=self.rtol, atol=self.atol)
         require_integer("steps", self.steps, 1)
         require_integer("max_steps", self.max_steps, 1)
+        require_save_at(self.save_at)
 
-    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        path = flow(model, self.data_std, self.eps)
+        nodes = [path.first, path.last]
+        if self.method not in ADAPTIVE:
+            nodes = path.nodes(None, self.steps)
+        elif on_step is not None:
+            nodes = [*interior(path, self.save_at)[::-1], path.last]
+        if on_step is None:
+            x = self._carried(path, x, nodes)
+        else:
+            for low, high in reversed(list(pairwise(nodes))):
+                x = self._carried(path, x, [low, high])
+                x = on_step(x, x.new_tensor(path.time(low)))
+        if self.denoise and model.sde.has_denoiser:
+            x = denoiser_of(model)(x, x.new_tensor(path.eps))
+            return x if on_step is None else on_step(x, x.new_tensor(0.0))
+        return x
+
+    def _carried(self, path: Flow, x: Tensor, nodes: list[float]) -> Tensor:
+        """The state at the first of `nodes`, values of u that rise, from `x` at the last."""
         try:
             from torchdiffeq import odeint
         except ImportError as error:
@@ -70,11 +94,7 @@ class TorchDiffEq(Solver):
                 "torchdiffeq is not installed: `pip install torchdiffeq`, or use solvers.Adaptive, which is Dormand & "
                 "Prince's pair with a step for each sample"
             ) from error
-        path = flow(model, self.data_std, self.eps)
-        wide, narrow = (math.exp(-move(x[:1])[1]) for move in (path.leave, path.enter))
-        fixed = self.method not in ADAPTIVE
         # -u, which rises from noise to data.
-        nodes = path.nodes(None, self.steps) if fixed else [path.first, path.last]
         clock = -torch.tensor(nodes, dtype=torch.float64, device=x.device).flip(0)
         asked = clock[0]
 
@@ -84,8 +104,9 @@ class TorchDiffEq(Solver):
             return -path.velocity(z, -v)
 
         options: dict[str, Any] = {}
-        if not fixed:
+        if self.method in ADAPTIVE:
             options = {"norm": _of_the_worst, "step_t": clock[1:], "max_num_steps": self.max_steps}
+        wide, narrow = path.scale(nodes[-1]), path.scale(nodes[0])
         try:
             states = odeint(rate, x / wide, clock, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
         except AssertionError as error:
@@ -93,10 +114,7 @@ class TorchDiffEq(Solver):
                 f"torchdiffeq: {error}, last asked at t = {path.time(-float(asked)):.6g}; "
                 "loosen rtol and atol, or look for nan or a jump in the model there"
             ) from error
-        x, t = narrow * states[-1], x.new_tensor(path.eps)
-        if self.denoise and isinstance(model.sde, GaussianSDE):
-            x = denoiser_of(model)(x, t)
-        return x if on_step is None else on_step(x, t)
+        return narrow * states[-1]
 
 
 def _of_the_worst(z: Tensor) -> Tensor:

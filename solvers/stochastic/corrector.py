@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from backdrift.sde import SDE
 from backdrift.sde.checks import require_integer, require_positive
-from backdrift.solvers.model import denoiser_of, score_of
+from backdrift.solvers.model import Denoises, Model, data_std_of, denoiser_of, recomputed, score_of
 from backdrift.solvers.noise import ACCEPT, Noise
-from backdrift.solvers.solver import OnStep, Solver
+from backdrift.solvers.solver import OnStep, Solver, require_gaussian, require_noise
 from backdrift.solvers.tables.euler import EulerMaruyama
 from backdrift.solvers.tables.table_solver import TableSolver
 
@@ -28,11 +29,6 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1)
 
 
-def width(model: Any, data_std: float | None) -> float:
-    """The data's standard deviation: as given, else the model's own, else 1."""
-    return float(getattr(model, "data_std", 1.0)) if data_std is None else data_std
-
-
 @dataclass(frozen=True, kw_only=True)
 class Corrector(ABC):
     """Moves a state towards p_t without changing t.
@@ -45,12 +41,13 @@ class Corrector(ABC):
     """
 
     steps: int = 1
+    differentiable = True
 
     def __post_init__(self) -> None:
         require_integer("steps", self.steps, 1)
 
     @abstractmethod
-    def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
+    def correct(self, model: Denoises, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
         """`steps` moves at time t; `accept` draws one number a sample for those that may refuse."""
 
 
@@ -81,9 +78,9 @@ class LangevinCorrector(Corrector):
         super().__post_init__()
         require_positive(snr=self.snr)
 
-    def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
-        score, alpha, variance = score_of(model), model.sde.alpha(t), model.sde.sigma(t).square()
-        total = variance + (alpha * width(model, self.data_std)).square()
+    def correct(self, model: Denoises, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
+        score, alpha, variance = recomputed(score_of(model)), model.sde.alpha(t), model.sde.sigma(t).square()
+        total = variance + (alpha * data_std_of(model, self.data_std)).square()
         for _ in range(self.steps):
             s = score(x, t)
             delta = 2 * (alpha * self.snr).square() / (dot(s, s) / x[0].numel()).maximum(1 / total)
@@ -117,11 +114,11 @@ class OrnsteinUhlenbeckCorrector(Corrector):
         super().__post_init__()
         require_positive(h=self.h)
 
-    def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
-        denoise = denoiser_of(model)
+    def correct(self, model: Denoises, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
+        denoise = recomputed(denoiser_of(model))
         rho = math.exp(-self.h)
         alpha, sigma = model.sde.alpha(t), model.sde.sigma(t)
-        signal = (alpha * width(model, self.data_std)).square()
+        signal = (alpha * data_std_of(model, self.data_std)).square()
         total = signal + sigma.square()
         # 1 - kappa^2 = (1 - kappa)(1 + kappa), and 1 - kappa = (1 - rho) sigma^2/R^2
         lost = (1 - rho) * sigma.square() / total
@@ -153,12 +150,13 @@ class MetropolisCorrector(Corrector):
     """
 
     h: float = 0.1
+    differentiable = False  # whether a step is taken is a jump
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(h=self.h)
 
-    def correct(self, model: Any, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
+    def correct(self, model: Denoises, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
         score = score_of(model)
         s = score(x, t)
         delta = self.h * model.sde.sigma(t).square()
@@ -176,12 +174,12 @@ class MetropolisCorrector(Corrector):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorCorrector(Solver):
-    """Any table, with a corrector after each of its steps but the last one to the data.
+    """Any solver on a fixed grid, with a corrector after each of its steps but the last one to the data.
 
     Song et al. (2021), algorithm 1.
 
     Args:
-        predictor: a solver on a fixed grid.
+        predictor: the solver on a fixed grid.
         corrector: what moves the state at each time.
     """
 
@@ -189,9 +187,16 @@ class PredictorCorrector(Solver):
     corrector: Corrector = field(default_factory=LangevinCorrector)
     stochastic = True
 
-    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
-        if noise is None:
-            raise ValueError("noise: this solver is stochastic; give a source of noise")
+    @property
+    def differentiable(self) -> bool:
+        return self.predictor.differentiable and self.corrector.differentiable
+
+    def require_process(self, sde: SDE) -> None:
+        require_gaussian(self, sde)
+
+    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+        self.require_process(model.sde)
+        noise, model = require_noise(self, noise), cast(Denoises, model)
         accept = noise.sibling((x.shape[0], 1), ACCEPT)
         remaining = sum(row.ends for row in self.predictor.table(model.sde).rows)
         on_data = self.predictor.final != "stop"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from torch import Tensor
 from backdrift.sde import SDE, LinearSDE
 from backdrift.sde.checks import require_choice, require_integer
 from backdrift.sde.linear import apply, factor
-from backdrift.solvers.model import score_of
+from backdrift.solvers.model import Model, score_of
 from backdrift.solvers.noise import Noise
-from backdrift.solvers.solver import OnStep, Solver
+from backdrift.solvers.solver import OnStep, Solver, require_noise
 from backdrift.solvers.tables.grid import Grid, time_grid
 
 Inner = Literal["euler", "midpoint"]
@@ -73,7 +73,14 @@ class SymmetricSplitting(Solver):
             raise ValueError(f"nfe: {nfe} evaluations do not pay for a step of {type(self).__name__}")
         return dataclasses.replace(self, steps=nfe // cost)
 
-    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def require_process(self, sde: SDE) -> None:
+        if not isinstance(sde, LinearSDE):
+            raise ValueError(
+                f"SymmetricSplitting is for linear processes with a matrix, such as CriticallyDamped (sde=cld), the "
+                f"process is {type(sde).__name__}; take Adams (solver=adams) or another"
+            )
+
+    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         """The state at eps, from `x` `[batch, d, ...]` at T.
 
         Args:
@@ -86,11 +93,8 @@ class SymmetricSplitting(Solver):
         Raises:
             ValueError: if there is no noise given, or the process is not linear or not stable.
         """
-        sde, score = model.sde, score_of(model)
-        if not isinstance(sde, LinearSDE):
-            raise ValueError(f"model: expected the process to be a LinearSDE, got {type(sde).__name__}")
-        if noise is None:
-            raise ValueError("noise: expected a solvers.Noise, this solver is stochastic")
+        self.require_process(model.sde)
+        sde, score, noise = cast(LinearSDE, model.sde), score_of(model), require_noise(self, noise)
         eps = sde.eps if self.eps is None else float(self.eps)
         times = time_grid(self.grid, sde, self.steps, eps)  # type: ignore[arg-type]  # uses T alone of the process
         tau = sde.schedule.integrated_beta(times).diff().neg()

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from backdrift.sde import SDE, GaussianSDE
 from backdrift.sde.checks import require_choice, require_integer
-from backdrift.solvers.model import denoiser_of, score_of
+from backdrift.solvers.model import Model, denoiser_of, score_of
 from backdrift.solvers.noise import STEPS, Noise
-from backdrift.solvers.solver import OnStep, Solver
+from backdrift.solvers.solver import OnStep, Solver, require_noise
 
 Method = Literal["euler", "milstein", "srk", "midpoint", "heun", "reversible_heun", "euler_heun", "log_ode"]
 ITO = ("euler", "milstein", "srk")
@@ -103,7 +103,7 @@ class _Increments:
 
 @dataclass(frozen=True, kw_only=True)
 class TorchSDE(Solver):
-    """The reverse SDE of any process by `torchsde.sdeint` (Li et al. 2020), fixed steps.
+    """The reverse SDE of any process by `torchsde.sdeint` (Li et al. 2020), with fixed steps.
 
     Args:
         method: "euler" (strong 0.5, or 1 for additive noise), "milstein" (1) or "srk" (1.5, Rößler
@@ -133,38 +133,41 @@ class TorchSDE(Solver):
             raise ValueError(f"method: {self.method!r} is of the Stratonovich kind; an Ito SDE takes {', '.join(ITO)}")
         require_choice("clock", self.clock, ("log_snr", "t", None))
 
-    def solve(self, model: Any, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         import torchsde  # slow to import, and only here
 
-        if noise is None:
-            raise ValueError("noise: this solver is stochastic; give a source of noise")
-        gaussian = isinstance(model.sde, GaussianSDE)
-        clock = self.clock or ("log_snr" if gaussian else "t")
-        if clock == "log_snr" and not gaussian:
-            raise ValueError(f"clock: {type(model.sde).__name__} has no log-SNR; use clock='t'")
-        eps = float(getattr(model.sde, "eps", 0.0)) if self.eps is None else self.eps
-        reverse = model.sde.reverse(score_of(model), self.stochasticity)
-        kind = _Clocked if reverse.noise_type == "general" else _ClockedElementwise
-        clocked = kind(reverse, x.shape, eps, clock, model.sde, self.steps)
-        if clocked.noise_type == "general" and self.method != "euler":
-            raise ValueError(
-                f"method: {self.method!r} does not take the full, state-dependent noise of {type(model.sde).__name__}; "
-                "use method='euler'"
-            )
-        y = x.flatten(1)
-        channels = math.prod(reverse.noise_shape(x)[1:])
+        noise, sde = require_noise(self, noise), model.sde
+        eps = sde.eps if self.eps is None else self.eps
+        clocked = self._clocked(model, x, eps)
+        channels = math.prod(clocked.reverse.noise_shape(x)[1:])
         increments = _Increments(noise.sibling((x.shape[0], channels), stream=STEPS), (x.shape[0], channels))
-        # Whole numbers as times, so that steps of 1 meet them exactly; only the end is kept unless asked.
+        # Whole numbers as times, so that steps of 1 meet them exactly.
         marks = torch.arange(self.steps + 1.0, dtype=torch.float64, device=x.device)
-        if on_step is None:
-            marks = marks[[0, -1]]
         # Milstein's (dg/dx) g for one Brownian motion: torchsde's derivative has it transposed, its difference has not.
         options = {"grad_free": True} if self.method == "milstein" and clocked.noise_type == "scalar" else {}
-        path = torchsde.sdeint(clocked, y, marks, bm=increments, method=self.method, dt=1.0, options=options)
-        if on_step is not None:
-            for u, state in zip(marks[1:], path[1:], strict=True):
-                on_step(state.reshape(x.shape), clocked.time(u.to(x))[0])
-        x = path[-1].reshape(x.shape)
-        if self.denoise and isinstance(model.sde, GaussianSDE):
+        for ends in [marks[[0, -1]]] if on_step is None else marks.unfold(0, 2, 1):
+            y = x.flatten(1)
+            path = torchsde.sdeint(clocked, y, ends, bm=increments, method=self.method, dt=1.0, options=options)
+            x = path[-1].reshape(x.shape)
+            if on_step is not None:
+                x = on_step(x, clocked.time(ends[1].to(x))[0])
+        if self.denoise and sde.has_denoiser:
             x = denoiser_of(model)(x, x.new_tensor(eps))
+            return x if on_step is None else on_step(x, x.new_tensor(0.0))
         return x
+
+    def _clocked(self, model: Model, x: Tensor, eps: float) -> _Clocked:
+        """The reverse SDE as torchsde takes it, in the clock that was asked for."""
+        sde = model.sde
+        clock = self.clock or ("log_snr" if sde.has_denoiser else "t")
+        if clock == "log_snr" and not sde.has_denoiser:
+            raise ValueError(f"clock: {type(sde).__name__} has no log-SNR; use clock='t'")
+        reverse = sde.reverse(score_of(model), self.stochasticity)
+        kind = _Clocked if reverse.noise_type == "general" else _ClockedElementwise
+        clocked = kind(reverse, x.shape, eps, clock, sde, self.steps)
+        if clocked.noise_type == "general" and self.method != "euler":
+            raise ValueError(
+                f"method: {self.method!r} does not take the full, state-dependent noise of {type(sde).__name__}; "
+                "use method='euler'"
+            )
+        return clocked

@@ -7,13 +7,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from backdrift.sde import GaussianSDE
-from backdrift.solvers.model import denoiser_of, place_of
+from backdrift.solvers.model import Denoises, denoiser_of, place_of
 from backdrift.solvers.noise import PRIOR, Noise
 from backdrift.solvers.solver import Solver
 from backdrift.solvers.tables.adams import Adams
@@ -75,7 +75,7 @@ def candidates(nfe: int) -> list[TableSolver]:
 
 
 def tune(
-    model: Any,
+    model: Denoises,
     solver: TableSolver | None = None,
     nfe: int = 8,
     *,
@@ -264,7 +264,7 @@ class Around:
         )
 
 
-def grid_of(sde: Any, first: float, steps: Tensor) -> Tensor:
+def grid_of(sde: GaussianSDE, first: float, steps: Tensor) -> Tensor:
     """Times from T down, given the logarithms of the steps in log-SNR."""
     start = torch.tensor([first], dtype=torch.float64)
     times = sde.t_from_log_snr(torch.cat([start, first + steps.exp().cumsum(0)]))
