@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
@@ -169,7 +170,7 @@ def _tensors(holder: object, seen: set[int], depth: int) -> Iterator[Tensor]:
     if isinstance(holder, Tensor):
         yield holder
         return
-    if depth == 0 or id(holder) in seen or isinstance(holder, (SDE, str, int, float, type)):
+    if depth == 0 or id(holder) in seen or isinstance(holder, (SDE, str, int, float, type, ModuleType)):
         return
     seen.add(id(holder))
     if isinstance(holder, nn.Module):
@@ -187,12 +188,12 @@ def _parts(holder: object) -> Iterator[object]:
         yield from holder.values()
     elif isinstance(holder, functools.partial):
         yield from (holder.func, *holder.args, *holder.keywords.values())
+    elif hasattr(holder, "__self__"):
+        yield holder.__self__
     elif hasattr(holder, "__code__") and hasattr(holder, "__globals__"):
         for cell in holder.__closure__ or ():  # type: ignore[attr-defined]
             yield cell.cell_contents
         names = (name for name in holder.__code__.co_names if name in holder.__globals__)
         yield from (value for value in map(holder.__globals__.get, names) if isinstance(value, (Tensor, nn.Module)))
-    elif hasattr(holder, "__self__"):
-        yield holder.__self__
     elif hasattr(holder, "__dict__"):
         yield from list(vars(holder).values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from backdrift.solvers.tables.grid import Grid, Points, reach
 from backdrift.solvers.tables.multistep import Clock, clock_of, integrate, listed, ramp, require_history
 from backdrift.solvers.tables.prediction import Coordinates, Predict, coordinates, require_predict
 from backdrift.solvers.tables.runge_kutta import EXPLICIT, runge_kutta_rows
-from backdrift.solvers.tables.table import Row, by_step, correction
+from backdrift.solvers.tables.table import Number, Row, by_step, correction
 from backdrift.solvers.tables.table_solver import Final, TableSolver
 
 Start = Literal["corrector", "ramp", "runge_kutta"]
@@ -134,7 +134,7 @@ class Adams(TableSolver):
         )
         return here.scale[index + 1, None] * integrals * here.factor[index[:, None] - torch.tensor(lags)]
 
-    def corrections(self, points: Points) -> list[tuple[Any, ...]]:
+    def corrections(self, points: Points) -> list[tuple[Number, ...]]:
         """The corrector's weights of every step that is corrected, of the value at its end first."""
         _, corrector = self.values
         if corrector:
@@ -152,10 +152,10 @@ class Adams(TableSolver):
             d = self.data_std or 1.0
             yield from runge_kutta_rows(points[: begun + 1], self.predict, d, EXPLICIT[stages], self.fine)
 
-        def by_evaluation(k: int, weights: Sequence[Any]) -> tuple[Any, ...]:
+        def by_evaluation(k: int, weights: Sequence[Number]) -> tuple[Number, ...]:
             return spread(weights, k, begun, stages)
 
-        def corrected(k: int, at: Any, slope: Any) -> Row:
+        def corrected(k: int, at: Number, slope: Number) -> Row:
             row = correction(at, slope, corrections[k - 1], predictions[k - 1])
             return row._replace(weights=by_evaluation(k, row.weights))
 
@@ -172,7 +172,7 @@ class Adams(TableSolver):
             yield corrected(n, at, slope)
 
 
-def spread(weights: Sequence[Any], k: int, begun: int, stages: int) -> tuple[Any, ...]:
+def spread(weights: Sequence[Number], k: int, begun: int, stages: int) -> tuple[Number, ...]:
     """Weights of the values at points k, k - 1, ... as weights of evaluations, the newest first.
 
     Each of the first `begun` steps made `stages` evaluations, of which the first is at a point.

@@ -55,18 +55,18 @@ class AnnealedLangevin(TableSolver):
         return list(self._rows(points))
 
     def _rows(self, points: Points) -> Iterator[Row]:
-        r, times, alpha, sigma, end = self.ratio, points.t, points.alpha, points.sigma, len(points) - 1
+        r, times, alpha, sigma = self.ratio, points.t, points.alpha, points.sigma
         for level in range(len(points)):
+            if level and alpha[level] != alpha[level - 1]:
+                yield Row(times[level], alpha[level] / alpha[level - 1], (), kind="stage")
             for repeat in range(1, self.repeats + 1):
-                last = repeat == self.repeats
-                to = min(level + 1, end) if last else level
-                scale = alpha[to] / alpha[level]
+                # The trajectory shows what a level ends with. That of T begins with the starting points.
+                shown = level and repeat == self.repeats
                 yield Row(
-                    times[to],
-                    scale * (1 - r),
-                    (scale * r * alpha[level],),
                     times[level],
-                    noise=scale * (2 * r) ** 0.5 * sigma[level],
-                    # The last level is reached before it is sampled: its time is on the trajectory once, at the end.
-                    kind="step" if last and level != end - 1 else "stage",
+                    1 - r,
+                    (r * alpha[level],),
+                    times[level],
+                    noise=(2 * r) ** 0.5 * sigma[level],
+                    kind="step" if shown else "stage",
                 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from backdrift.solvers.quadrature import gauss_legendre
 from backdrift.solvers.tables.grid import Points, spread_angle
+from backdrift.solvers.tables.table import Number
 
 Clock = Literal["wide_angle", "angle", "log_snr", "sigma", "time"]
 
@@ -77,12 +78,12 @@ Weights = Callable[[Points, slice, list[int]], Tensor]
 """(points, steps, lags) -> the weights of the values at the start of each step minus each lag, `[steps, len(lags)]`."""
 
 
-def ramp(points: Points, values: float, newest: int, weights: Weights) -> list[tuple[Any, ...]]:
+def ramp(points: Points, values: float, newest: int, weights: Weights) -> list[tuple[Number, ...]]:
     """Weights of every step, of as many values as there are, up to `values`, from lag `newest` on; of two and a half
     values the mean of the weights of two and of three.
     """
     low, share = int(values), values % 1
-    found: list[tuple[Any, ...]] = []
+    found: list[tuple[Number, ...]] = []
     n = len(points) - 1
     for used in range(1, low + 1):
         # What step k can use: its own start and all before, and with newest = -1 its end as well.
@@ -104,7 +105,7 @@ def require_history(order: float | None, steps: int) -> None:
         raise ValueError(f"order: {order:g} values cannot come from 1 step; take more steps, or order=1")
 
 
-def listed(array: Tensor) -> list[tuple[Any, ...]]:
+def listed(array: Tensor) -> list[tuple[Number, ...]]:
     """The rows of a matrix as tuples: of numbers, or of tensors where there are gradients."""
     if array.requires_grad:
         return [tuple(row.unbind()) for row in array]

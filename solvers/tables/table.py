@@ -89,7 +89,7 @@ class Table:
         entries = [v for row in rows for v in (*row[:2], *row.weights, *row[3:]) if isinstance(v, Tensor)]
         values = iter(torch.stack(entries).tolist())
 
-        def number(entry: Number) -> Any:
+        def number(entry: Number) -> Number:
             return next(values) if isinstance(entry, Tensor) else entry
 
         # In the order in which the entries were gathered.

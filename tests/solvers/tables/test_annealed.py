@@ -37,7 +37,8 @@ def test_variance_follows_song_and_ermon_level_by_level(sde, final):
     model = gaussian(sde, v)
     one = torch.ones(1, 1, dtype=F64)
     for row in table.rows:
-        gain = row.carry + row.weights[0] * float(model.denoise(one, torch.tensor(row.at, dtype=F64)))
+        asked = 0.0 if row.at is None else row.weights[0] * float(model.denoise(one, torch.tensor(row.at, dtype=F64)))
+        gain = row.carry + asked
         variance = gain**2 * variance + row.noise**2
     assert variance == pytest.approx(expected, rel=1e-10)
     levels = 7 + (final == "stop")
