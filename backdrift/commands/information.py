@@ -1,4 +1,4 @@
-"""Measure what a trained denoiser knows of its data: its error along the noise, information and entropy in nats."""
+"""Measure a trained denoiser's error along the noise, and from it information and entropy in nats."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 
 from omegaconf import DictConfig
 
-from backdrift.evaluation.knowledge import figure, know
+from backdrift.evaluation import figures
+from backdrift.evaluation.information import information_curves
 from backdrift.runs.output import chosen, new_folder, save_figures
 from backdrift.runs.run import Run
 
@@ -21,10 +22,10 @@ def main(config: DictConfig) -> None:
     data, model = run.data(), run.gaussian_model(config.weights)
     values, _ = chosen(config, data)
     settings = {name: config[name] for name in ("levels", "strata", "draws", "seed")}
-    known = know(model, data, values, **settings)
-    if not all(math.isfinite(e.value) for e in (known.entropy, *known.mmse, *known.information)):
+    curves = information_curves(model, data, values, **settings)
+    if not all(math.isfinite(e.value) for e in (curves.entropy, *curves.mmse, *curves.information)):
         raise ValueError("information: some values are NaN or infinite")
     folder = new_folder(run, f"information-{config.split}", config)
-    known.save(folder / "information.csv")
-    print(f"{config.split} set: {known}")
-    save_figures(folder, "information.csv", {"information.png": figure(known)})
+    curves.save(folder / "information.csv")
+    print(f"{config.split} set: {curves}")
+    save_figures(folder, "information.csv", {"information.png": figures.information(curves)})

@@ -7,33 +7,53 @@ import importlib.util
 import numpy as np
 from omegaconf import DictConfig
 
-from backdrift.evaluation import chain_figures
-from backdrift.evaluation.chain_report import moments, summary, warnings
+from backdrift.evaluation.chain_report import moments, outcome, summary, warnings
+from backdrift.evaluation.figures import chains as chain_figures
 from backdrift.evaluation.report import versions_section
 from backdrift.models.targets import ExampleDensity
 from backdrift.runs.configuration import build
 from backdrift.runs.progress import bar
 from backdrift.runs.run import Run
-from backdrift.solvers import MALA, mcmc
+from backdrift.solvers import MALA, Chains, mcmc
+from backdrift.solvers.langevin.sampler import Sampler
+
+REFERENCE_WARMUP = 1000
+"""Steps before the first draw of the reference run."""
 
 
 def main(config: DictConfig) -> None:
     """Write `draws.npz`, `trace.png`, `density.png` and `report.md` into a new run folder.
 
     Raises:
-        ValueError: if `chains` or `reference` is out of range.
+        ValueError: if `chains` or `reference` is out of range, or arviz-stats is not installed.
     """
     if config.chains < 1:
         raise ValueError(f"chains={config.chains}: expected at least 1")
     if config.reference < 0:
         raise ValueError(f"reference={config.reference}: expected 0 or more draws")
     target: ExampleDensity = build(config, "target")
-    sampler = build(config, "sampler")
+    sampler: Sampler = build(config, "sampler")
     if config.temperature != 1:
         target = target.tempered(config.temperature)
-    _require_diagnostics()
+    if importlib.util.find_spec("arviz_stats") is None:
+        raise ValueError("R-hat and effective sample sizes come from arviz-stats: pip install 'backdrift[langevin]'")
+    chains = _sample(config, target, sampler)
+    reference = _sample_reference(config, target) if config.reference and target.mean is None else None
+
+    run = Run.create(config)
+    np.savez(run.path / "draws.npz", draws=chains.draws.numpy())
+    chain_figures.trace(chains, target.coordinates).savefig(run.path / "trace.png")
+    chain_figures.density(chains, target, reference).savefig(run.path / "density.png")
+    parts = [f"# {config.name}", summary(chains, sampler), moments(chains, target, reference), versions_section(run)]
+    (run.path / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    files = (str(run.path / name) for name in ("report.md", "trace.png", "density.png"))
+    print("\n".join([outcome(chains, sampler), *warnings(chains, sampler), *files]))
+
+
+def _sample(config: DictConfig, target: ExampleDensity, sampler: Sampler) -> Chains:
+    """The chains that the config asks for, with a progress bar."""
     with bar(config.warmup + config.draws * config.thin) as on_step:
-        chains = mcmc(
+        return mcmc(
             target,
             sampler,
             target.start(config.chains, config.seed),
@@ -44,41 +64,19 @@ def main(config: DictConfig) -> None:
             seed=config.seed,
             on_step=on_step,
         )
-    reference = None
-    if config.reference and target.mean is None:
-        # Other starts and other random numbers than those of the run.
-        seed = config.seed + 1
-        starts = target.start(max(4, config.chains), seed)
-        with bar(1000 + config.reference) as on_step:
-            reference = mcmc(
-                target,
-                MALA(),
-                starts,
-                config.reference,
-                warmup=1000,
-                whitening="dense",
-                seed=seed,
-                on_step=on_step,
-            )
-
-    run = Run.create(config)
-    np.savez(run.path / "draws.npz", draws=chains.draws.numpy())
-    chain_figures.trace(chains, target.coordinates).savefig(run.path / "trace.png")
-    chain_figures.density(chains, target, reference).savefig(run.path / "density.png")
-    parts = [f"# {config.name}", summary(chains, sampler), moments(chains, target, reference), versions_section(run)]
-    (run.path / "report.md").write_text("\n\n".join(parts) + "\n")
-    ess, rhat = float(chains.ess("bulk").min()), float(chains.rhat().max())
-    print(
-        f"{config.chains} chains of {config.draws} draws by {sampler} in {chains.seconds:.1f} s: "
-        f"acceptance {float(chains.acceptance[:, 0].mean()):.2f}, R-hat at most {rhat:.3f}, "
-        f"effective draws at least {ess:.0f}, {ess / chains.seconds:.0f} a second"
-    )
-    print(
-        "\n".join([*warnings(chains, sampler), *(str(run.path / f) for f in ("report.md", "trace.png", "density.png"))])
-    )
 
 
-def _require_diagnostics() -> None:
-    """Raise `ValueError` if R-hat and effective sizes cannot be had, before any time is spent."""
-    if importlib.util.find_spec("arviz_stats") is None:
-        raise ValueError("R-hat and effective sample sizes come from arviz-stats: pip install arviz-stats")
+def _sample_reference(config: DictConfig, target: ExampleDensity) -> Chains:
+    """A long run of MALA to compare with, from other starts and with other random numbers."""
+    seed = config.seed + 1
+    with bar(REFERENCE_WARMUP + config.reference) as on_step:
+        return mcmc(
+            target,
+            MALA(),
+            target.start(max(4, config.chains), seed),
+            config.reference,
+            warmup=REFERENCE_WARMUP,
+            whitening="dense",
+            seed=seed,
+            on_step=on_step,
+        )

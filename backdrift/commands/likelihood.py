@@ -25,14 +25,12 @@ def main(config: DictConfig) -> None:
     values, labels = chosen(config, data)
     settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
     try:
-        scores = score(model, data, values, **settings)
+        scores = score(model, data.units, values, **settings)
     except (TypeError, ValueError) as error:
         raise blamed(config, "likelihood", error) from error
     broken = int((~scores.log_prob.isfinite()).sum())
     if broken:
-        raise ValueError(
-            f"likelihood: {broken} of {len(values)} values are NaN or infinite; take more likelihood.steps"
-        )
+        raise ValueError(f"likelihood: {broken} of {len(values)} values are NaN or infinite; increase likelihood.steps")
 
     folder = new_folder(run, f"likelihood-{config.split}", config)
     scores.save(folder / "likelihood.csv", labels)

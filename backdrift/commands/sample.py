@@ -6,11 +6,12 @@ import time
 
 import numpy as np
 from omegaconf import DictConfig
+from torch import Tensor
 
 from backdrift.data.views import readable, readable_data, stored
 from backdrift.evaluation import figures
 from backdrift.evaluation.sampling import draw
-from backdrift.runs.configuration import blamed, build
+from backdrift.runs.configuration import blamed, build, one_line
 from backdrift.runs.output import new_folder
 from backdrift.runs.run import Run
 from backdrift.solvers import Solver
@@ -18,6 +19,8 @@ from backdrift.solvers import Solver
 
 def main(config: DictConfig) -> None:
     """Write `samples.npz` (in the data's own units) and `samples.png` into a new folder of the run.
+
+    The data set need not be there. If it is, the picture shows test samples beside the generated ones.
 
     Raises:
         ValueError: if `n` is below 1, or some samples are not finite.
@@ -28,10 +31,10 @@ def main(config: DictConfig) -> None:
         raise ValueError(f"seed={config.seed}: expected 0 or more")
     run = Run.open(config.run)
     solver: Solver = build(config, "solver")
-    data, model = run.data(), run.model(config.weights)
+    units, model = run.card.units, run.model(config.weights)
     began = time.perf_counter()
     try:
-        x = draw(model, solver, data.shape, config.n, config.seed)
+        x = draw(model, solver, units.shape, config.n, config.seed)
     except ValueError as error:
         raise blamed(config, "solver", error) from error
     seconds = time.perf_counter() - began
@@ -42,8 +45,16 @@ def main(config: DictConfig) -> None:
         )
 
     folder = new_folder(run, f"samples-{type(solver).__name__.lower()}-seed{config.seed}", config)
-    np.savez(folder / "samples.npz", x=stored(data.units, x))
-    figures.samples(readable(data.units, x), readable_data(data.units, data.test[: max(64, config.n)])).savefig(
-        folder / "samples.png"
-    )
+    np.savez(folder / "samples.npz", x=stored(units, x))
+    figures.samples(readable(units, x), _real(run, max(64, config.n))).savefig(folder / "samples.png")
     print(f"{config.n} samples by {solver} in {seconds:.1f} s\n{folder / 'samples.npz'}\n{folder / 'samples.png'}")
+
+
+def _real(run: Run, n: int) -> Tensor | None:
+    """The first test samples as the figures want them, or None where the data set cannot be loaded."""
+    try:
+        data = run.data()
+    except (ValueError, OSError) as error:
+        print(f"the picture has no test samples: {one_line(error)}")
+        return None
+    return readable_data(data.units, data.test[:n])

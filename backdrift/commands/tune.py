@@ -24,12 +24,12 @@ def main(config: DictConfig) -> None:
     if config.solver.start is not None:
         start = build(config.solver, "start") if OmegaConf.is_dict(config.solver.start) else config.solver.start
         if not isinstance(start, TableSolver):
-            raise ValueError(f"solver.start={start}: expected the keys of a solver of fixed steps, with its _target_")
+            raise ValueError(f"solver.start={start}: expected the keys of a solver with fixed steps, with its _target_")
     tuned = tune(
-        run.gaussian_model(config.weights).requires_grad_(False),
+        run.gaussian_model(config.weights),
         start,
         config.solver.nfe,
-        shape=run.data().shape,
+        shape=run.card.units.shape,
         weights=config.solver.weights,
         batch=config.batch,
         iterations=config.iterations,
@@ -43,7 +43,7 @@ def main(config: DictConfig) -> None:
 
 
 def _write(tuned: Tuned, folder: Path) -> Path:
-    """Save a tuned solver with what it cost, under a name that is not taken."""
+    """Save a tuned solver under a name that is not taken, with what it cost as a comment. The file's path."""
     folder.mkdir(parents=True, exist_ok=True)
     stem, number = f"tuned_{tuned.nfe}", 1
     while (path := folder / f"{stem}{f'_{number}' if number > 1 else ''}.yaml").exists():

@@ -1,38 +1,35 @@
-"""One model's log-density found in independent ways, on the same samples: they have to agree."""
+"""One model's log-density by three independent methods on the same samples, which have to agree."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from backdrift.data import Data
 from backdrift.evaluation.metrics import Estimate
+from backdrift.evaluation.scoring import Scores
 from backdrift.solvers import Chain, elbo, log_density, time_grid
-from backdrift.solvers.model import place_of
-
-if TYPE_CHECKING:
-    from backdrift.evaluation.scoring import Scores
+from backdrift.solvers.model import Denoises, place_of
 
 CHAINS = (8, 32, 128)
-"""Steps of the discrete chains."""
+"""Steps of each discrete chain."""
 
 STRATA, DRAWS = 16, 2
-"""Of the continuous bound and of I-MMSE; a chain takes `DRAWS` at each step."""
+"""Strata of log-SNR, and draws in each, of the continuous bound and of I-MMSE. A chain takes `DRAWS` at each step."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one method says of the negative log-density, averaged over samples.
+    """The negative log-density by one method, averaged over samples.
 
     Attributes:
         method: its name.
         mean: in nats, or bits per dimension for discrete data.
-        excess: over the probability flow's, sample by sample, in the same units.
-        nfe: network evaluations a sample.
+        excess: the mean difference to the probability flow, sample by sample, in the same units.
+        nfe: network evaluations for each sample.
     """
 
     method: str
@@ -42,23 +39,24 @@ class Answer:
 
 
 def evaluations(chains: tuple[int, ...] = CHAINS) -> int:
-    """Of the network, for each sample, beyond those of the probability flow."""
+    """Network evaluations for each sample, without those of the probability flow."""
     return DRAWS * (3 * STRATA + sum(chains)) + sum(chains)
 
 
 def compare(
-    model: Any, data: Data, values: Tensor, scores: Scores, chains: tuple[int, ...] = CHAINS, n: int | None = None
+    model: Denoises, data: Data, values: Tensor, scores: Scores, chains: tuple[int, ...] = CHAINS, n: int | None = None
 ) -> list[Answer]:
-    """The probability flow, the continuous bound, chains of so many steps even in log-SNR, and I-MMSE.
+    """The log-density by the probability flow, by variational bounds, and by I-MMSE.
 
-    The chains have the variances that are best for training samples, which makes short ones tight (Bao et al. 2022).
+    The bounds are the continuous one and those of discrete chains, whose times are even in log-SNR. The chains have
+    the variances that are best for training samples, which makes short ones tight (Bao et al. 2022).
 
     Args:
         model: a denoiser, trained or in closed form.
-        data: says how v becomes what the model sees.
-        values: v, the samples that `scores` is of, `[m, ...]`.
+        data: gives the units, and the training samples that the chains' variances are best for.
+        values: v, the samples that `scores` belongs to, `[m, ...]`.
         scores: their likelihoods by the probability flow.
-        chains: steps of each chain, which ends at the process's `eps`.
+        chains: the number of steps of each chain, which ends at the process's `eps`.
         n: how many of the first samples to take; all by default.
     """
     seed = int(scores.settings["seed"])
@@ -87,28 +85,30 @@ def compare(
 
 
 def section(answers: list[Answer], scores: Scores, n: int) -> str:
-    """Of the report: a table of the answers on `n` samples, and what is a bound of what."""
+    """The report's section on the methods: a table for `n` samples, and what each number bounds."""
     rows = [
         f"| {answer.method} | {answer.mean} | {answer.excess if k else ''} | {answer.nfe} |"
         for k, answer in enumerate(answers)
     ]
     return "\n".join(
         [
-            "## Three answers agree",
+            "## Three methods for the log-density",
             "",
-            f"The negative log-density of the first {n} test samples, in {scores.unit}, by three routes through the "
-            "same network. ± is a standard error; differences are taken sample by sample, so that theirs is smaller.",
+            f"The negative log-density of the first {n} test samples, in {scores.unit}. The probability flow, the "
+            "bounds and I-MMSE use the same network in different ways. ± is a standard error. Differences are taken "
+            "sample by sample, which makes their standard error smaller.",
             "",
-            "| method | mean | less the probability flow's | NFE |",
+            "| method | mean | difference to the probability flow | NFE |",
             "| --- | --- | --- | --- |",
             *rows,
             "",
-            "The probability flow's is the density itself, but for its errors (above). The continuous bound lies "
-            "above that of the reverse SDE of the same score (Song et al. 2021), a chain's above that of its own "
-            "normal steps (Ho et al. 2020), whose variances are the best for training samples; it falls as the steps "
-            "grow, towards I-MMSE (Kong et al. 2023), its continuous limit (Kingma et al. 2021). All are one number "
-            "where the network is the true denoiser. A network's flow and its SDE are two densities: the difference to "
-            "the flow tells how far it is from that, and may have either sign.",
+            "The probability flow gives the density itself, up to the errors above. The continuous bound lies "
+            "above the negative log-density of the reverse SDE with the same score (Song et al. 2021). The bound "
+            "of a chain lies above the negative log-density of its own normal steps (Ho et al. 2020), whose "
+            "variances are the best for training samples. With more steps it falls towards I-MMSE (Kong et al. "
+            "2023), its continuous limit (Kingma et al. 2021). All numbers would be equal if the network were the "
+            "true denoiser. For a trained network the flow and the SDE have two different densities. Their "
+            "difference, which may have either sign, shows how far the network is from the true denoiser.",
         ]
     )
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from backdrift.sde import SDE, GaussianSDE, LinearSDE
 from backdrift.solvers import ScipyODE, Solver, SymmetricSplitting, TorchDiffEq, TorchSDE, sample
+from backdrift.solvers.model import Model
 
 BATCH = 256
-"""Samples in memory at once. It changes no sample: sample i of a seed does not know its neighbours."""
+"""Samples in memory at once. It changes no sample, since sample i of a seed does not depend on its neighbours."""
 
 
-def draw(model: Any, solver: Solver, shape: tuple[int, ...], n: int, seed: int) -> Tensor:
-    """`n` samples x `[n, *shape]` in the model's units, on the host: the data's part of the states."""
+def draw(model: Model, solver: Solver, shape: tuple[int, ...], n: int, seed: int) -> Tensor:
+    """Samples x `[n, *shape]` in the model's units, on the host. If states hold velocities, they are left out.
+
+    Args:
+        model: any model.
+        solver: how to go from T to the data.
+        shape: of one sample of the data.
+        n: number of samples.
+        seed: of the starting points and of the solver's noise.
+
+    Raises:
+        ValueError: if the solver does not suit the model's process.
+    """
     sde = model.sde
     require_fit(solver, sde)
     state = sde.state_shape(shape)
@@ -27,7 +37,11 @@ def draw(model: Any, solver: Solver, shape: tuple[int, ...], n: int, seed: int) 
 
 
 def require_fit(solver: Solver, sde: SDE) -> None:
-    """Raise `ValueError`, saying what to take, where one of our solvers is not for such a process."""
+    """Check that a solver suits a process, as far as the solver is one of ours.
+
+    Raises:
+        ValueError: if it does not, with solvers that do.
+    """
     name, process = type(solver).__name__, type(sde).__name__
     if isinstance(solver, SymmetricSplitting):
         if not isinstance(sde, LinearSDE):

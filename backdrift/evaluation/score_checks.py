@@ -1,47 +1,48 @@
-"""What a learned score must obey whatever the data, as a section of the report."""
+"""What the score of every density obeys, checked on a learned score for a section of the report."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from torch import Tensor
 
 from backdrift.evaluation.metrics import Estimate
 from backdrift.models import diagnose_score
 from backdrift.models.score_diagnostics import Diagnosis, ProbeCount, Size
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from backdrift.solvers.model import Model
 
 TIMES = 5
-"""Noise levels that are looked at."""
+"""Levels of noise at which the score is checked."""
 
 
 def probes_for(dim: int) -> ProbeCount:
-    """Every direction where there are few, two random ones where there are many."""
+    """Every direction for up to eight components, two random directions for more."""
     return "exact" if dim <= 8 else 2
 
 
 def evaluations(dim: int) -> int:
-    """Of the network, or their like, for a sample: a product with a Jacobian costs about three."""
+    """Network evaluations for each sample. A product with the Jacobian counts as about three."""
     probes = probes_for(dim)
     return TIMES * (20 * dim if probes == "exact" else 30 * probes)
 
 
-def section(model: Any, x0: Tensor) -> str:
-    """A table for data `x0` `[n, ...]` in the model's units."""
+def section(model: Model, x0: Tensor) -> str:
+    """The report's section on the score, with a table for data `x0` `[n, ...]` in the model's units."""
     rows = diagnose_score(model, x0, probes=probes_for(x0[0].numel())).rows
     velocity = any(row.residual is None for row in rows)
     head = ["t", "noise", "E score", "1 + E[x . score]/dim", "curl", *([] if velocity else ["Fokker-Planck residual"])]
     of = "velocity's score" if velocity else "score"
     holds = ["its mean is 0", "E[x . score] = -dim", "its Jacobian is symmetric"]
     if not velocity:
-        holds.append("it obeys the score Fokker-Planck equation, ds/dt in which is what its residual is relative to")
+        holds.append("it obeys the score Fokker-Planck equation")
     lines = [
         "## Score",
         "",
-        f"What holds for the {of} of any density, on {len(x0)} noised test samples: {', '.join(holds)}. *noise* is "
-        "sigma/alpha; *E score* the size of the mean in units of 1/sigma, beside what the finite sample alone makes of "
-        "it; *curl* the share of the Jacobian that turns. ± is a standard error. The first two also fail where the "
-        "model has not met the data.",
+        f"The {of} of every density has these properties: {', '.join(holds)}. The table shows how far the model "
+        f"departs from them on {len(x0)} noised test samples. *noise* is sigma/alpha. *E score* is the size of the "
+        "mean score in units of 1/sigma, with the size that a finite sample alone would give in brackets. *curl* is "
+        "the antisymmetric share of the Jacobian."
+        + ("" if velocity else " *Fokker-Planck residual* is relative to the size of ds/dt.")
+        + " ± is a standard error. *E score* and *1 + E[x . score]/dim* also depart from 0 where the test samples "
+        "differ from the data that the model was trained on.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + " --- |" * len(head),

@@ -12,33 +12,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backdrift.data import Data
+from backdrift.data import Units
 from backdrift.evaluation.metrics import Estimate
 from backdrift.sde import SDE
 from backdrift.solvers import log_likelihood, position_log_likelihood
-from backdrift.solvers.model import place_of
+from backdrift.solvers.model import Model, place_of
 
 BATCH = 256
-"""Samples in memory at once. It changes no value: a sample does not know its neighbours."""
+"""Samples in memory at once. It changes no value, since a sample does not depend on its neighbours."""
 
 
 @dataclass(frozen=True)
 class Scores:
     """Log-likelihoods of samples of a data set, in its own units.
 
-    Discrete data are dequantised by one uniform draw for each component, so that `log_prob` is that
-    of v + u, whose mean bounds the mean log-probability of the levels from below (Theis et al. 2016).
+    Discrete data are dequantised by one uniform draw for each component: `log_prob` is the log-density of v + u. Its
+    mean is a lower bound on the mean log-probability of the levels (Theis et al. 2016).
 
     Attributes:
         log_prob: in nats, `[n]`.
-        standard_error: of each over the random probes of the divergence, in nats, `[n]`.
-        solver_error: estimate of the integration's error of each, in nats, `[n]`.
-        nfe: network evaluations for each, `[n]`.
-        prior_gap: what the flow cannot see of p_T against the prior, in nats.
-        eps: the time at which the density is meant.
+        standard_error: of each value over the random probes of the divergence, in nats, `[n]`.
+        solver_error: an estimate of each value's integration error, in nats, `[n]`.
+        nfe: network evaluations for each sample, `[n]`.
+        prior_gap: an estimate of the divergence of p_T from the prior, in nats.
+        eps: the time at which the density is given.
         dim: components of a sample.
         levels: of discrete data, or None.
-        settings: what the integrator was asked for, with the seed.
+        settings: the integrator's settings, with the seed.
     """
 
     log_prob: Tensor
@@ -53,7 +53,7 @@ class Scores:
 
     @property
     def unit(self) -> str:
-        """Of `values`."""
+        """The unit of `values`."""
         return "nats" if self.levels is None else "bits/dim"
 
     @property
@@ -62,7 +62,7 @@ class Scores:
         return self.log_prob if self.levels is None else -self.log_prob / (self.dim * math.log(2))
 
     def mean(self) -> Estimate:
-        """Of `values`, with its standard error over samples, dequantisation and probes."""
+        """The mean of `values`, with its standard error over samples, dequantisation and probes."""
         values = self.values.double()
         return Estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
 
@@ -70,18 +70,24 @@ class Scores:
         what = f"mean log-density {self.mean()} nats"
         if self.levels is not None:
             what = (
-                f"{self.mean()} bits/dim, an upper bound ({self.levels} levels, uniform dequantisation, one draw each)"
+                f"{self.mean()} bits/dim, an upper bound ({self.levels} levels, one uniform dequantisation for each "
+                "sample)"
             )
         integrator = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         probes, solver = float(self.standard_error.mean()), float(self.solver_error.abs().mean())
         return (
             f"{what}; {len(self.log_prob)} samples; {float(self.nfe.double().mean()):.4g} NFE each ({integrator}); "
-            f"errors of one sample, on average: probes {probes:.2g} nats, solver {solver:.2g} nats; "
+            f"mean error of one sample: probes {probes:.2g} nats, solver {solver:.2g} nats; "
             f"density at eps = {self.eps:.2g}; prior gap {self.prior_gap:.2g} nats"
         )
 
     def save(self, path: Path, labels: Tensor | None = None) -> None:
-        """A csv table with a row for each sample."""
+        """Write a csv table with a row for each sample.
+
+        Args:
+            path: the file.
+            labels: the class of each sample, for a column of their own, or None.
+        """
         columns = {"index": list(range(len(self.log_prob)))}
         if labels is not None:
             columns["label"] = labels[: len(self.log_prob)].tolist()
@@ -104,21 +110,21 @@ def density_of(sde: SDE) -> Callable[..., Any]:
     return position_log_likelihood if sde.has_velocity else log_likelihood
 
 
-def score(model: Any, data: Data, values: Tensor, seed: int = 0, **settings: Any) -> Scores:
+def score(model: Model, units: Units, values: Tensor, seed: int = 0, **settings: Any) -> Scores:
     """Log-likelihoods of samples v of a data set, in its own units.
 
     Args:
         model: a denoiser, trained or in closed form.
-        data: says how v becomes what the model sees, and the Jacobian of that.
+        units: the map from v to what the model sees, and its Jacobian.
         values: v, `[n, ...]`.
         seed: of the dequantisation and of the probes.
-        settings: passed on to `solvers.log_likelihood`, or to `solvers.position_log_likelihood` where the process
-            gives the data velocities.
+        settings: passed on to `solvers.log_likelihood`, or to `solvers.position_log_likelihood` if the states of the
+            process hold velocities.
 
     Raises:
-        ValueError: what they raise.
+        ValueError, TypeError: as these functions do.
     """
-    x = data.to_model(values, torch.Generator().manual_seed(seed)).to(*place_of(model))
+    x = units.to_model(values, torch.Generator().manual_seed(seed)).to(*place_of(model))
     parts = [
         density_of(model.sde)(model, part, seed=seed, first=k * BATCH, **settings)
         for k, part in enumerate(x.split(BATCH))
@@ -129,13 +135,13 @@ def score(model: Any, data: Data, values: Tensor, seed: int = 0, **settings: Any
 
     weights = [len(part.log_prob) / len(x) for part in parts]
     return Scores(
-        log_prob=joined("log_prob").double() + data.units.log_jacobian,
+        log_prob=joined("log_prob").double() + units.log_jacobian,
         standard_error=joined("standard_error"),
         solver_error=joined("solver_error"),
         nfe=joined("nfe"),
         prior_gap=sum(w * part.prior_gap for w, part in zip(weights, parts, strict=True)),
         eps=parts[0].eps,
-        dim=data.units.dim,
-        levels=data.levels,
+        dim=units.dim,
+        levels=units.levels,
         settings={**settings, "seed": seed},
     )

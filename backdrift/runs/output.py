@@ -1,23 +1,22 @@
-"""Where a command that uses a run leaves what it made: a new folder inside the run's, never an old one."""
+"""Where a command that uses a run writes its results: a new folder inside the run's, never an old one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
+from backdrift.data import Data
 from backdrift.runs.run import Run
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import Tensor
-
-    from backdrift.data import Data
 
 
 def new_folder(run: Run, stem: str, config: DictConfig) -> Path:
-    """`<run>/<stem>`, or `<run>/<stem>-2`, … where that exists; `config.yaml` in it says how it was made."""
+    """Make the folder `<run>/<stem>`, or the first free one of `<run>/<stem>-2`, -3, …
+
+    The config of the command that makes the results is saved in it as `config.yaml`.
+    """
     number = 1
     while True:
         path = run.path / (stem if number == 1 else f"{stem}-{number}")
@@ -31,7 +30,13 @@ def new_folder(run: Run, stem: str, config: DictConfig) -> Path:
 
 
 def save_figures(folder: Path, table: str, drawn: dict[str, Figure]) -> None:
-    """Save figures under their names beside a table that is there, and print where all of them are."""
+    """Save figures by their names, and print the paths of all files.
+
+    Args:
+        folder: where the figures go.
+        table: the name of a table that is in the folder already.
+        drawn: the figures by their file names.
+    """
     for name, figure in drawn.items():
         figure.savefig(folder / name)
     for name in (table, *drawn):
@@ -39,7 +44,7 @@ def save_figures(folder: Path, table: str, drawn: dict[str, Figure]) -> None:
 
 
 def chosen(config: DictConfig, data: Data) -> tuple[Tensor, Tensor | None]:
-    """The first `n` (null: all) values of `split`, and their labels where there are some.
+    """The first `config.n` samples of the split `config.split` (all if `n` is null), and their labels or None.
 
     Raises:
         ValueError: if the split is neither "train" nor "test", or n is below 2.

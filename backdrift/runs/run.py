@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.metadata
 import json
-import platform
-import subprocess
-import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 
-from backdrift.runs import checkpoint
+from backdrift.data import Data, DataCard
+from backdrift.runs import checkpoint, data_file
 from backdrift.runs.checkpoint import Checkpoint
 from backdrift.runs.configuration import build
 from backdrift.runs.listing import run_path
 from backdrift.runs.migration import migrate
-
-if TYPE_CHECKING:
-    from backdrift.data import Data
-
-REPORTED = ("backdrift", "torch", "numpy", "scipy", "accelerate", "safetensors", "hydra-core", "torchsde")
+from backdrift.runs.trained_model import TrainedModel, preconditioning
+from backdrift.runs.versions import versions
+from backdrift.solvers.model import Denoises
 
 
 class Run:
-    """`runs/<date-time>-<name>/` with
+    """A run folder, `runs/<date-time>-<name>/`. It holds all that is needed to use the model without the data set:
 
     - `config.yaml`: the resolved config; `versions.json`: packages, Python, git revision, command;
+    - `data.json`: the format of the folder and the `DataCard` of the data set, its units among them;
     - `checkpoints/step-…/`: see `Checkpoint`;
     - `metrics.jsonl`: a line for each logged step, and `tensorboard/` if that is installed;
     - `report.md` and the pictures, once training is done.
@@ -43,16 +37,22 @@ class Run:
     Args:
         path: the folder.
         config: what `config.yaml` holds.
+        card: what `data.json` holds. Folders of format 1 have no such file: their data set is loaded when its card is
+            asked for.
     """
 
-    def __init__(self, path: Path, config: DictConfig) -> None:
-        self.path, self.config = path, config
+    def __init__(self, path: Path, config: DictConfig, card: DataCard | None = None) -> None:
+        self.path, self.config, self._card = path, config, card
 
     @classmethod
-    def create(cls, config: DictConfig) -> Run:
+    def create(cls, config: DictConfig, card: DataCard | None = None) -> Run:
         """A new run folder: `config.folder`, with a number after its name where another run has it already.
 
         A config without that key gets `<config.runs>/<date-time>-<config.name>`.
+
+        Args:
+            config: the resolved config.
+            card: of the data set that a model is trained on, or None for a run without data.
 
         Raises:
             ValueError: if the name is empty or has a slash in it, or if no folder can be made there.
@@ -61,8 +61,10 @@ class Run:
             raise ValueError(f"name={config.name}: expected a name without slashes")
         planned = config.get("folder") or f"{config.runs}/{datetime.now():%Y-%m-%d-%H%M%S}-{config.name}"
         path = claim_folder(Path(str(planned)).expanduser(), config)
+        if card is not None:
+            data_file.write(path, card)
         (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
-        return cls(path, config)
+        return cls(path, config, card)
 
     @classmethod
     def open(cls, path: str | int | Path) -> Run:
@@ -70,7 +72,7 @@ class Run:
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            ValueError: if it is not a run folder, or holds no checkpoint.
+            ValueError: if it is not a run folder, was written by a newer version, is damaged, or holds no checkpoint.
         """
         path = run_path(path)
         if not path.is_dir():
@@ -84,7 +86,7 @@ class Run:
         if not isinstance(config, DictConfig) or "event" not in config:
             raise ValueError(f"run={path}: its config.yaml is not that of a training run")
         migrate(config)
-        run = cls(path, config)
+        run = cls(path, config, data_file.read(path))
         run.latest_checkpoint()
         return run
 
@@ -94,11 +96,11 @@ class Run:
         return self.path / "metrics.jsonl"
 
     def checkpoints(self) -> list[Checkpoint]:
-        """All that are kept, oldest first."""
+        """All checkpoints that are kept, oldest first."""
         return checkpoint.found(self.path / "checkpoints")
 
     def latest_checkpoint(self) -> Checkpoint:
-        """The newest one.
+        """The newest checkpoint.
 
         Raises:
             ValueError: if there is none.
@@ -108,20 +110,42 @@ class Run:
             raise ValueError(f"run={self.path}: the run folder has no checkpoint; train it first")
         return kept[-1]
 
+    @property
+    def card(self) -> DataCard:
+        """What is known of the data set, which need not be there, except for a folder of format 1."""
+        if self._card is None:
+            self._card = self.data().card
+        return self._card
+
     def data(self) -> Data:
-        """The data set of the run, loaded once."""
+        """The data set of the run, loaded once.
+
+        Raises:
+            ValueError, OSError: if it cannot be loaded, or is another than at the beginning of the run.
+        """
         return self._data
 
     @functools.cached_property
     def _data(self) -> Data:
-        return build(self.config, "data")
+        data: Data = build(self.config, "data")
+        self.require_same_data(data.card)
+        return data
 
-    def model(self, weights: str = "ema", device: torch.device | str = "cpu") -> Any:
-        """The trained model in evaluation mode, from the newest checkpoint; the data need not be there.
+    def require_same_data(self, card: DataCard) -> None:
+        """Raise `ValueError` if a data set is another than the run's: the model would see it in the wrong units."""
+        difference = None if self._card is None else self._card.difference(card)
+        if difference is not None:
+            raise ValueError(f"run={self.path}: the data set has changed since the run began: {difference}")
+
+    def model(self, weights: str = "ema", device: torch.device | str = "cpu") -> TrainedModel:
+        """The trained model in evaluation mode, from the newest checkpoint. The data need not be there.
 
         Args:
             weights: "ema" for the running average, "model" for the weights as trained.
             device: where to.
+
+        Raises:
+            ValueError: if the checkpoint is damaged, or does not hold the weights of the config's network.
         """
         newest = self.latest_checkpoint()
         network = build(self.config, "model")
@@ -129,7 +153,7 @@ class Run:
         model = preconditioning(self.config)(network, build(self.config, "sde"), self.config.event.std)
         return model.to(device).eval().requires_grad_(False)
 
-    def gaussian_model(self, weights: str = "ema") -> Any:
+    def gaussian_model(self, weights: str = "ema") -> Denoises:
         """`model`, for what asks for a log-SNR.
 
         Raises:
@@ -140,7 +164,7 @@ class Run:
             raise ValueError(
                 f"run={self.path}: expected a run of a Gaussian process, got one of {type(model.sde).__name__}"
             )
-        return model
+        return cast(Denoises, model)
 
     def log(self, step: int, **values: float) -> None:
         """Add a line to `metrics.jsonl`."""
@@ -193,43 +217,3 @@ def claim_folder(planned: Path, config: DictConfig) -> Path:
             continue
         except OSError as error:
             raise ValueError(f"runs={config.runs}: no folder can be made there ({error.strerror})") from error
-
-
-def preconditioning(config: DictConfig) -> Callable[[nn.Module, Any, float], nn.Module]:
-    """What makes a model of a network, a process and the data's standard deviation; `Denoiser` in configs without."""
-    from backdrift.models import Denoiser
-
-    return build(config, "preconditioning") if "preconditioning" in config else Denoiser
-
-
-def versions() -> dict[str, Any]:
-    """What the run was made with."""
-    packages = {}
-    for name in REPORTED:
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "command": " ".join(["backdrift", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "git": git_revision(Path(__file__).parent),
-        "packages": packages,
-    }
-
-
-def git_revision(folder: Path) -> str | None:
-    """The commit that `folder` is at, "+changes" added if files differ from it; None outside a git checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        # An installed copy may lie inside somebody else's repository: only a tracked file tells ours.
-        git("ls-files", "--error-unmatch", "run.py")
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -9,7 +9,7 @@ import pytest
 from runs import trained
 
 from backdrift.cli import main
-from backdrift.evaluation import report
+from backdrift.evaluation import report, solver_comparison, workload
 from backdrift.evaluation.sampling import draw
 from backdrift.evaluation.scoring import score
 from backdrift.runs.run import Run
@@ -52,7 +52,7 @@ def test_likelihood_writes_a_row_a_sample(run: Run, capsys: pytest.CaptureFixtur
         "histogram.png",
         "extremes.png",
     }
-    scores = score(run.model(), run.data(), run.data().test[:12], seed=0, method="rk4", steps=4, probes=2)
+    scores = score(run.model(), run.data().units, run.data().test[:12], seed=0, method="rk4", steps=4, probes=2)
     with (folder / "likelihood.csv").open() as file:
         rows = list(csv.DictReader(file))
     for key, values in (("log_prob_nats", scores.log_prob), ("bits_per_dim", scores.values)):
@@ -93,15 +93,15 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(
 
 
 def test_the_report_shows_its_pictures_and_every_solver(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "WORK", 0)  # the fewest samples
+    monkeypatch.setattr(workload, "WORK", 0)  # the fewest samples
     run.config.likelihood.steps = 4
     report.write(run)
     text = (run.path / "report.md").read_text(encoding="utf-8")
     shown = [part.split(")")[0] for part in text.split("](")[1:]]
     assert set(shown) >= {"samples.png", "trajectory.png", "extremes.png"}
     assert all((run.path / name).stat().st_size > 1000 for name in shown)
-    for solver in report.SOLVERS:
+    for solver in solver_comparison.SOLVERS:
         assert text.count(f"| {type(solver).__name__} |") == 2
-    scores = score(run.model(), run.data(), run.data().test, seed=0, method="rk4", steps=4, probes=1)
+    scores = score(run.model(), run.data().units, run.data().test, seed=0, method="rk4", steps=4, probes=1)
     assert str(scores.mean()) in text
     assert not Path(run.path / ".report.md").exists()

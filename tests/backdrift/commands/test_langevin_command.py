@@ -87,7 +87,7 @@ def test_what_is_told_when_chains_disagree_is_what_has_not_been_tried(tmp_path, 
     ("overrides", "message"),
     [
         (["sampler=hmc"], "sampler=hmc"),
-        (["sampler.sampler.goal=2.0"], "goal"),
+        (["sampler.sampler.target_acceptance_rate=2.0"], "target_acceptance_rate"),
         (["target.distance=-1.0"], "distance"),
         (["chains=0"], "chains"),
         (["warmup=0"], "warmup"),

@@ -11,7 +11,7 @@ from omegaconf import open_dict
 from runs import trained
 
 from backdrift.cli import main
-from backdrift.evaluation import report
+from backdrift.evaluation import report, workload
 from backdrift.evaluation.scoring import score
 from backdrift.models import ConservativeDenoiser, Denoiser, HybridScore
 from backdrift.training.trainer import Trainer
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder", "fewest_samples")
 
 @pytest.fixture
 def fewest_samples(monkeypatch):
-    monkeypatch.setattr(report, "WORK", 0)
+    monkeypatch.setattr(workload, "WORK", 0)
 
 
 def normal_data(std=(1.0, 1.0), n=4000):
@@ -66,7 +66,7 @@ def test_damped_diffusion_of_normal_data_from_training_to_report(capsys):
 
     # The exact divergence leaves the draws of the velocity as the only noise.
     v = data.test[:40]
-    found = score(run.model(), data, v, steps=32, draws=4, probes="exact")
+    found = score(run.model(), data.units, v, steps=32, draws=4, probes="exact")
     exact = torch.distributions.Normal(data.units.shift, data.units.scale).log_prob(v).sum(1)
     error = (found.log_prob - exact).abs()
     assert bool((error < 6 * found.standard_error + 2 * found.solver_error + 0.01).all())  # 6: of four draws
@@ -74,14 +74,14 @@ def test_damped_diffusion_of_normal_data_from_training_to_report(capsys):
     assert main(["likelihood", f"run={run.path}", "n=8", "likelihood=position", "likelihood.steps=8"]) == 0
     with (run.path / "likelihood-test" / "likelihood.csv").open() as file:
         values = [float(row["log_prob_nats"]) for row in csv.DictReader(file)]
-    drawn_once = score(run.model(), data, data.test[:8], seed=0, method="rk4", steps=8, draws=4, probes=1)
+    drawn_once = score(run.model(), data.units, data.test[:8], seed=0, method="rk4", steps=8, draws=4, probes=1)
     np.testing.assert_allclose(values, drawn_once.log_prob.numpy(), rtol=1e-6)
 
     capsys.readouterr()
     report.write(run)
     text = (run.path / "report.md").read_text()
     assert "| SymmetricSplitting, euler |" in text and "| SymmetricSplitting, midpoint |" in text
-    assert "velocity's score" in text and "Fokker-Planck residual" not in text and "Three answers" not in text
+    assert "velocity's score" in text and "Fokker-Planck residual" not in text and "Three methods" not in text
     assert all((run.path / name).stat().st_size > 1000 for name in ("samples.png", "trajectory.png", "likelihood.png"))
 
 
@@ -92,9 +92,9 @@ def test_an_energy_learns_and_is_sampled_scored_and_reported():
     assert run.read_metrics()[-1]["loss"] < 1 - 4 * math.sqrt(2 / 12800)
     report.write(run)
     text = (run.path / "report.md").read_text()
-    assert "Fokker-Planck residual" in text and "Three answers" in text
+    assert "Fokker-Planck residual" in text and "Three methods" in text
     # A gradient has no curl, but for rounding.
-    score = text.split("## Score")[1].split("## Made")[0]
+    score = text.split("## Score")[1].split("## Versions")[0]
     assert score.count("< 1e-4") == 5
     model = run.model("model")
     x = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-"""`backdrift information` and the report's "Three answers agree" against closed forms."""
+"""`backdrift information` and the report's comparison of methods against closed forms."""
 
 import csv
 import math
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from backdrift.cli import main
 from backdrift.data import Data
-from backdrift.evaluation import agreement, knowledge
-from backdrift.evaluation.knowledge import know
+from backdrift.evaluation import agreement, information
+from backdrift.evaluation.information import information_curves
 from backdrift.evaluation.metrics import Estimate
 from backdrift.evaluation.scoring import score
 from backdrift.models import GaussianMixture
@@ -42,7 +42,7 @@ def near(estimate: Estimate, expected: float) -> bool:
 def test_a_gaussian_is_known_in_closed_form() -> None:
     data, covariance = normal()
     model = seen_by_the_model(data, covariance)
-    known = know(model, data, data.test, levels=6)
+    known = information_curves(model, data, data.test, levels=6)
     variances = torch.linalg.eigvalsh(covariance / torch.outer(data.units.scale, data.units.scale))
     for k, log_snr in enumerate(known.log_snr):
         snr = math.exp(log_snr)
@@ -63,7 +63,7 @@ def test_a_mixture_is_less_uncertain_than_the_gaussian_of_its_covariance() -> No
     )
     means = (truth.means - data.units.shift) / data.units.scale
     model = GaussianMixture(means, truth.variances / data.units.scale**2, sde=VP())
-    known = know(model, data, data.test, levels=8)
+    known = information_curves(model, data, data.test, levels=8)
     for mmse, gaussian in zip(known.mmse, known.gaussian, strict=True):
         assert mmse.value - 4 * mmse.standard_error < gaussian
     # Two far apart halves: log 2 and the entropy of one of them.
@@ -77,9 +77,9 @@ def test_a_mixture_is_less_uncertain_than_the_gaussian_of_its_covariance() -> No
 def test_it_does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     data, covariance = normal(10)
     model = seen_by_the_model(data, covariance)
-    whole = know(model, data, data.test, levels=2, strata=2)
-    monkeypatch.setattr(knowledge, "BATCH", 3)
-    parts = know(model, data, data.test, levels=2, strata=2)
+    whole = information_curves(model, data, data.test, levels=2, strata=2)
+    monkeypatch.setattr(information, "BATCH", 3)
+    parts = information_curves(model, data, data.test, levels=2, strata=2)
     for a, b in zip((whole.entropy, *whole.mmse), (parts.entropy, *parts.mmse), strict=True):
         assert b.value == pytest.approx(a.value, rel=1e-5)
 
@@ -129,7 +129,7 @@ def test_what_is_wrong_is_one_line(run: Path, override: str, said: str, capsys: 
 def test_the_answers_of_the_true_denoiser_agree() -> None:
     data, covariance = normal(100)
     model = seen_by_the_model(data, covariance)
-    scores = score(model, data, data.test, probes="exact", steps=12)
+    scores = score(model, data.units, data.test, probes="exact", steps=12)
     answers = agreement.compare(model, data, data.test, scores, chains=(4, 32, 128))
     exact = GaussianMixture(torch.tensor([[3.0, -500.0]], dtype=torch.float64), covariance[None]).log_prob(data.test)
     flow, bound, *chains, pointwise = answers
@@ -147,9 +147,9 @@ def test_bounds_of_a_wrong_denoiser_lie_above_the_truth() -> None:
     data, covariance = normal(200)
     right = seen_by_the_model(data, covariance)
     wrong = GaussianMixture(right.means + 0.5, 0.6, sde=VP())
-    scores = score(wrong, data, data.test, probes="exact", steps=12)
+    scores = score(wrong, data.units, data.test, probes="exact", steps=12)
     answers = agreement.compare(wrong, data, data.test, scores, chains=(32,))
-    truth = score(right, data, data.test, probes="exact", steps=12).log_prob
+    truth = score(right, data.units, data.test, probes="exact", steps=12).log_prob
     for answer in answers:
         assert answer.mean.value > -float(truth.mean()) + 4 * answer.mean.standard_error
     text = agreement.section(answers, scores, 200)

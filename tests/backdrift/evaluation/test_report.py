@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backdrift.data import Data
 from backdrift.data.views import readable, readable_data
-from backdrift.evaluation import report, scoring
+from backdrift.evaluation import scoring, solver_comparison, workload
 from backdrift.evaluation.sampling import draw
 from backdrift.evaluation.scoring import score
 from backdrift.models import GaussianMixture
@@ -40,7 +40,7 @@ def seen_by_the_model(truth: GaussianMixture, data: Data) -> GaussianMixture:
 def test_scores_are_in_the_units_of_the_data() -> None:
     truth = mixture()
     data = data_of(truth)
-    scores = score(seen_by_the_model(truth, data), data, data.test, probes="exact", steps=24)
+    scores = score(seen_by_the_model(truth, data), data.units, data.test, probes="exact", steps=24)
     error = (scores.log_prob - truth.log_prob(data.test)).abs()
     assert scores.unit == "nats"
     assert (error < 0.01 + 2 * scores.solver_error).all()
@@ -51,9 +51,9 @@ def test_scores_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> N
     truth = mixture()
     data = data_of(truth)
     model = seen_by_the_model(truth, data)
-    whole = score(model, data, data.test[:10], probes=1, steps=4)
+    whole = score(model, data.units, data.test[:10], probes=1, steps=4)
     monkeypatch.setattr(scoring, "BATCH", 3)
-    parts = score(model, data, data.test[:10], probes=1, steps=4)
+    parts = score(model, data.units, data.test[:10], probes=1, steps=4)
     torch.testing.assert_close(parts.log_prob, whole.log_prob, rtol=1e-9, atol=1e-6)
 
 
@@ -68,7 +68,7 @@ def test_bits_per_dim_bound_the_probability_of_the_levels() -> None:
     data = Data(levels(500, 0, count, mean, std), levels(300, 1, count, mean, std), levels=count, name="levels")
     x_mean, x_std = mean * 2 / count - 1, std * 2 / count
     model = GaussianMixture(torch.full((1, 1, 2, 2), x_mean), x_std**2, sde=VP())
-    scores = score(model, data, data.test, probes="exact", steps=12)
+    scores = score(model, data.units, data.test, probes="exact", steps=12)
     # The probability of level k is the mass between k and k + 1.
     edges = (torch.arange(count + 1, dtype=torch.float64) - mean) / std / math.sqrt(2)
     bits = -(0.5 * torch.erf(edges).diff()).log2()
@@ -85,7 +85,7 @@ def test_a_perfect_model_is_as_near_as_the_training_set_and_few_steps_are_not() 
     truth = mixture()
     data = data_of(truth)
     model = seen_by_the_model(truth, data)
-    floor, table = report.compare(model, data, 400, (Heun(), Ancestral()))
+    floor, table = solver_comparison.compare(model, data, 400, (Heun(), Ancestral()))
     for found in (floor, table["Heun", 50]):
         assert found.mmd is not None
         assert abs(found.mmd.value) < 4 * found.mmd.standard_error
@@ -107,13 +107,15 @@ def test_samples_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_broken_samples_are_said_to_be_broken() -> None:
     test = torch.randn(50, 2)
-    found = report.distances(torch.full((50, 2), math.nan), test)
-    good = report.distances(test + 1, test)
-    text = report.solvers_section(data_of(mixture()), 50, good, {("Bad", nfe): found for nfe in report.BUDGETS})
+    found = solver_comparison.distances(torch.full((50, 2), math.nan), test)
+    good = solver_comparison.distances(test + 1, test)
+    text = solver_comparison.section(
+        data_of(mixture()), 50, good, {("Bad", nfe): found for nfe in solver_comparison.BUDGETS}
+    )
     assert text.count("| Bad | not finite | not finite | not finite |") == 2
 
 
-def test_the_work_paid_for_is_counted_in_operations() -> None:
+def test_the_work_paid_for_is_counted_in_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     class Linear(torch.nn.Linear):
         sde = VP()
 
@@ -121,7 +123,9 @@ def test_the_work_paid_for_is_counted_in_operations() -> None:
             return self(x)
 
     # 2 * 100 * 100 operations an evaluation
-    assert report.affordable(Linear(100, 100), (100,), evaluations=50, work=2e4 * 50 * 300) == 300  # type: ignore[arg-type]
+    monkeypatch.setattr(workload, "WORK", 2e4 * 50 * 300)
+    assert workload.affordable(Linear(100, 100), (100,), evaluations=50) == 300
+    assert workload.affordable(Linear(100, 100), (100,), evaluations=50, share=0.5) == 150
 
 
 def test_real_pictures_keep_their_levels() -> None:

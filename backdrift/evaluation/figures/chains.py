@@ -1,23 +1,20 @@
-"""Pictures of Markov chains. Each function returns a matplotlib `Figure`."""
+"""Figures of Markov chains: their traces, and their draws over the density."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from backdrift.evaluation.figures import DPI, GENERATED, PALE, REAL
-
-if TYPE_CHECKING:
-    from backdrift.models.targets import ExampleDensity
-    from backdrift.solvers import Chains
+from backdrift.evaluation.figures.drawing import DPI, GENERATED, PALE, REAL
+from backdrift.models.targets import ExampleDensity
+from backdrift.solvers import Chains
 
 SHOWN = 1500
-"""Points of a trace and of a scatter: more cannot be told apart."""
+"""Points of a trace and of a scatter. More cannot be told apart by eye."""
 
 
 def slowest(chains: Chains, most: int) -> list[int]:
@@ -27,7 +24,7 @@ def slowest(chains: Chains, most: int) -> list[int]:
 
 
 def trace(chains: Chains, names: Sequence[str]) -> Figure:
-    """The slowest components and the log-density along each chain, and the histogram of each chain beside.
+    """The slowest components and the log-density along each chain, with the histogram of each chain beside.
 
     Args:
         chains: draws `[chains, draws, d]`.
@@ -49,20 +46,20 @@ def trace(chains: Chains, names: Sequence[str]) -> Figure:
         left.set_xlim(0, series.shape[1])
         right.set_xticks([])
     panels[-1, 0].set_xlabel("draw")
-    panels[-1, 1].set_xlabel("density, a line a chain")
+    panels[-1, 1].set_xlabel("density of each chain")
     return figure
 
 
 def density(chains: Chains, target: ExampleDensity, reference: Chains | None = None) -> Figure:
     """The draws over the density.
 
-    In the plane: the density itself and the histogram of the draws. In more dimensions the slowest
-    components by two, over exact draws or those of a reference where there are any.
+    In the plane these are the density itself and the histogram of the draws. In more dimensions they are pairs of the
+    slowest components, over exact draws or those of a reference, if there are any.
 
     Args:
         chains: draws `[chains, draws, d]`.
-        target: what they are of.
-        reference: another run to draw beneath.
+        target: the density that they are drawn from.
+        reference: another run, to draw beneath.
     """
     draws = chains.draws.double().flatten(0, 1)
     if target.dim == 2:
@@ -76,7 +73,7 @@ def density(chains: Chains, target: ExampleDensity, reference: Chains | None = N
 
 
 def _bins(values: np.ndarray, cut: float, n: int = 60) -> list[float]:
-    """Edges between two quantiles."""
+    """Edges of histogram bins, from the quantile `cut` to the quantile 1 - `cut`."""
     low, high = np.quantile(values, (cut, 1 - cut)).tolist()
     return np.linspace(low, high, n).tolist()
 
@@ -86,12 +83,13 @@ def _some(x: torch.Tensor) -> np.ndarray:
 
 
 def _plane(draws: torch.Tensor, target: ExampleDensity) -> Figure:
+    """The density of the plane beside the histogram of the draws, both per unit area."""
     low, high = np.quantile(draws.numpy(), (0.0005, 0.9995), axis=0)
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
     edges = [np.linspace(a, b, 121) for a, b in zip(low, high, strict=True)]
     middles = [torch.from_numpy(0.5 * (e[1:] + e[:-1])) for e in edges]
     points = torch.cartesian_prod(*middles)
-    # Both per unit area; a cell of the histogram is four of the density's.
+    # A cell of the histogram is four cells of the density.
     area = float(np.prod([e[1] - e[0] for e in edges]))
     exact = target.log_prob(points).softmax(0).reshape(120, 120).numpy() / area
     coarse = [e[::2] for e in edges]

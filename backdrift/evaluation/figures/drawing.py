@@ -1,0 +1,82 @@
+"""What the figures share: colours, arrays, coordinates, grids of images and histograms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from torch import Tensor
+
+GENERATED, REAL, PALE = "#c0392b", "#1f5a94", "#8fa3b5"
+"""Colours of generated samples, of real ones, and of what stands in the background."""
+
+DPI = 110
+"""Dots of every figure for an inch."""
+
+
+def to_array(x: Tensor) -> np.ndarray:
+    """A tensor on any device as a float64 array."""
+    return x.detach().cpu().double().numpy()
+
+
+def to_image(x: Tensor) -> np.ndarray:
+    """An image `[channels, height, width]` as matplotlib wants it: channels last or none, clipped to [0, 1]."""
+    image = to_array(x).clip(0, 1).transpose(1, 2, 0)
+    return image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
+
+
+def image_grid(x: Tensor, columns: int, cell: int = 56, gap: int = 8) -> np.ndarray:
+    """Images `[n, channels, height, width]` side by side in one RGB picture.
+
+    Args:
+        x: the images, with values in [0, 1].
+        columns: images in a row.
+        cell: about how many screen pixels an image is wide, enlarged without smoothing.
+        gap: white pixels between two images.
+    """
+    images = [np.stack([i] * 3, -1) if i.ndim == 2 else i for i in map(to_image, x)]
+    scale = max(1, round(cell / max(images[0].shape[:2])))
+    height, width = (scale * s + gap for s in images[0].shape[:2])
+    canvas = np.ones((math.ceil(len(images) / columns) * height - gap, columns * width - gap, 3))
+    for k, image in enumerate(images):
+        top, left = (k // columns) * height, (k % columns) * width
+        canvas[top : top + height - gap, left : left + width - gap] = image.repeat(scale, 0).repeat(scale, 1)
+    return canvas
+
+
+def shared_coordinates(a: np.ndarray, b: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Two sets in at most `most` coordinates, with the names of the axes.
+
+    The coordinates are their own where these are few enough, otherwise the principal axes of the second set.
+    """
+    d = b.shape[1]
+    if d <= most:
+        return a, b, [f"x{k + 1}" for k in range(d)]
+    mean = b.mean(0)
+    _, spread, axes = np.linalg.svd(b - mean, full_matrices=False)
+    share = spread**2 / max((spread**2).sum(), 1e-300)
+    labels = [f"axis {k + 1} ({100 * share[k]:.0f} % of variance)" for k in range(most)]
+    return (a - mean) @ axes[:most].T, (b - mean) @ axes[:most].T, labels
+
+
+def padded_limits(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and the upper end of each axis: the range of the points, widened by a sixth on either side."""
+    low, high = points.min(0), points.max(0)
+    margin = np.maximum(high - low, 1e-6) / 6
+    return low - margin, high + margin
+
+
+def histograms(axes: Axes, sets: Sequence[np.ndarray], names: Sequence[str] = ("generated", "real (test set)")) -> None:
+    """Histograms of generated numbers `[n]` and perhaps of real ones, as outlines over the range of the last set."""
+    low, high = padded_limits(sets[-1])
+    edges = np.linspace(low, high, 41).tolist()
+    for points, colour, name in reversed(list(zip(sets, (GENERATED, REAL), names, strict=False))):
+        axes.hist(points, bins=edges, density=True, histtype="step", lw=1.3, color=colour, label=name)
+    axes.set_yticks([])
+
+
+def axis_label(unit: str) -> str:
+    """The name of an axis of likelihoods in such a unit."""
+    return "log-density (nats)" if unit == "nats" else unit

@@ -1,0 +1,116 @@
+"""Generated samples, beside real ones where there are some."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from backdrift.evaluation.figures.drawing import (
+    DPI,
+    GENERATED,
+    REAL,
+    histograms,
+    image_grid,
+    padded_limits,
+    shared_coordinates,
+    to_array,
+)
+
+
+def samples(
+    generated: Tensor, real: Tensor | None = None, names: tuple[str, str] = ("generated", "real (test set)")
+) -> Figure:
+    """Generated samples beside real ones: grids of images, lines for series, scatters for vectors.
+
+    Vectors of more than four components are shown along the first four principal axes of the real ones.
+
+    Args:
+        generated: `[n, ...]`.
+        real: `[m, ...]`, samples of the same shape; without them the generated ones are drawn alone.
+        names: titles of the two.
+    """
+    sets = [generated] if real is None else [generated, real]
+    kind = generated.ndim - 1
+    if kind == 3:
+        rows = max(1, min(8, *(math.isqrt(len(x)) for x in sets)))
+        return _pictures([image_grid(x[: rows * rows], rows) for x in sets], names)
+    if kind == 2:
+        return _lines(sets, names)
+    a, b, labels = shared_coordinates(to_array(generated), to_array(sets[-1]), most=4)
+    clouds = [a] if real is None else [a, b]
+    return _clouds(clouds, labels, names) if len(labels) == 2 else _pairs(clouds, labels, names)
+
+
+def _pictures(grids: Sequence[np.ndarray], titles: Sequence[str], margin: int = 36, title: int = 44) -> Figure:
+    """Grids side by side, with exactly one screen pixel for each of their pixels."""
+    height = max(g.shape[0] for g in grids) + title + margin // 2
+    width = sum(g.shape[1] for g in grids) + margin * len(grids)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    left = margin / 2
+    for grid, name in zip(grids, titles, strict=False):
+        rows, columns = grid.shape[:2]
+        axes = figure.add_axes((left / width, 1 - (title + rows) / height, columns / width, rows / height))
+        axes.imshow(grid, interpolation="none", aspect="auto")
+        axes.set_axis_off()
+        axes.set_title(name, fontsize=13)
+        left += columns + margin
+    return figure
+
+
+def _lines(sets: Sequence[Tensor], names: Sequence[str], rows: int = 5) -> Figure:
+    """The first series of each set in a column."""
+    figure = Figure(figsize=(4.6 * len(sets), 6.4), dpi=DPI, layout="constrained")
+    rows = min(rows, *map(len, sets))
+    panels = figure.subplots(rows, len(sets), sharex=True, sharey=True, squeeze=False)
+    for column, (x, name, colour) in enumerate(zip(sets, names, (GENERATED, REAL), strict=False)):
+        panels[0, column].set_title(name)
+        panels[-1, column].set_xlabel("position")
+        for axes, series in zip(panels[:, column], to_array(x), strict=False):
+            axes.plot(series.T, lw=1, color=colour, alpha=0.8)
+    return figure
+
+
+def _clouds(sets: Sequence[np.ndarray], labels: Sequence[str], names: Sequence[str]) -> Figure:
+    """Points in the plane, a panel for each set, over the range of the last set."""
+    figure = Figure(figsize=(4.6 * len(sets), 4.6), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, len(sets), sharex=True, sharey=True, squeeze=False)[0]
+    low, high = padded_limits(sets[-1])
+    for axes, points, name, colour in zip(panels, sets, names, (GENERATED, REAL), strict=False):
+        axes.scatter(*points.T, s=6, color=colour, alpha=0.5, lw=0)
+        axes.set(title=f"{name}, {len(points)}", xlabel=labels[0], ylabel=labels[1])
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    return figure
+
+
+def _pairs(sets: Sequence[np.ndarray], labels: Sequence[str], names: Sequence[str]) -> Figure:
+    """Every two coordinates against each other, with the histogram of each on the diagonal."""
+    d = len(labels)
+    size = max(4.4, 2.4 * d)
+    figure = Figure(figsize=(size, size), dpi=DPI, layout="constrained")
+    panels = figure.subplots(d, d, squeeze=False)
+    low, high = padded_limits(sets[-1])
+    for i in range(d):
+        for j in range(d):
+            axes = panels[i, j]
+            if i == j:
+                histograms(axes, [points[:, i] for points in sets], names)
+            elif i > j:
+                for points, colour in reversed(list(zip(sets, (GENERATED, REAL), strict=False))):
+                    axes.scatter(points[:, j], points[:, i], s=4, color=colour, alpha=0.35, lw=0)
+                axes.set_ylim(low[i], high[i])
+            else:
+                axes.set_axis_off()
+                continue
+            axes.set_xlim(low[j], high[j])
+            axes.tick_params(labelsize=7)
+            if i == d - 1:
+                axes.set_xlabel(labels[j], fontsize=8)
+            if j == 0 and i > 0:
+                axes.set_ylabel(labels[i], fontsize=8)
+    handles, texts = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="upper right", frameon=False)
+    return figure

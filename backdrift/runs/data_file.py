@@ -1,0 +1,49 @@
+"""`data.json` of a run folder: what the run knows of its data set, which need not be there to use the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from backdrift.data import DataCard
+from backdrift.runs.checkpoint import force
+
+NAME = "data.json"
+
+FORMAT = 2
+"""The format of a run folder, kept in `data.json`. Format 1 had no such file: its data set had to be read again."""
+
+
+def write(folder: Path, card: DataCard) -> None:
+    """Write the card of a run's data set. The file appears whole or not at all."""
+    hidden = folder / f".{NAME}"
+    hidden.write_text(json.dumps({"format": FORMAT, **card.to_dict()}, indent=1, allow_nan=False) + "\n")
+    force(hidden)
+    hidden.replace(folder / NAME)
+
+
+def read(folder: Path) -> DataCard | None:
+    """The card of a run's data set, or None for a run of format 1.
+
+    Raises:
+        ValueError: if the file is damaged, or of a format that a later version of backdrift wrote.
+    """
+    file = folder / NAME
+    if not file.exists():
+        return None
+    try:
+        values = json.loads(file.read_text())
+        if not isinstance(values, dict):
+            raise ValueError("expected keys with values")
+        found = values.pop("format")
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"run={folder}: its {NAME} is damaged: {error}") from error
+    if not isinstance(found, int) or found > FORMAT:
+        raise ValueError(
+            f"run={folder}: its {NAME} is of format {found}, this version of backdrift reads up to format {FORMAT}; "
+            "use a newer version"
+        )
+    try:
+        return DataCard.from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"run={folder}: its {NAME} is damaged: {error}") from error

@@ -1,0 +1,35 @@
+"""What a trained model is, and what makes one of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from backdrift.models import Denoiser
+from backdrift.runs.configuration import build
+from backdrift.sde import SDE
+
+
+class TrainedModel(Protocol):
+    """A network made into a model: it gives the score, and for Gaussian processes the denoiser as well.
+
+    Attributes:
+        sde: the process.
+        network: what was trained.
+    """
+
+    @property
+    def sde(self) -> SDE: ...
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def score(self, x: Tensor, t: Tensor, /) -> Tensor: ...
+
+
+def preconditioning(config: DictConfig) -> Callable[[nn.Module, Any, float], Any]:
+    """What makes a model of a network, a process and the data's standard deviation; `Denoiser` in configs without."""
+    return build(config, "preconditioning") if "preconditioning" in config else Denoiser
