@@ -26,7 +26,7 @@ from arviz_stats.base import array_stats
 
 from backdrift.models.targets import LogisticRegression
 from backdrift.solvers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, mcmc
-from backdrift.solvers.langevin.samplers import Sampler
+from backdrift.solvers.langevin.sampler import Sampler
 
 CHAINS, WARMUP = 8, 1000
 LENGTHS = (1.3, 1.6, 1.8, 2.0, 2.2, 2.6, 3.0, 3.4)

@@ -2,9 +2,10 @@
 
 from backdrift.solvers.langevin.chains import Chains
 from backdrift.solvers.langevin.mcmc import mcmc
-from backdrift.solvers.langevin.samplers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB
+from backdrift.solvers.langevin.overdamped import MALA, ULA
 from backdrift.solvers.langevin.target import Target
 from backdrift.solvers.langevin.tempering import ParallelTempering
+from backdrift.solvers.langevin.underdamped import BAOAB, MALT, AdjustedBAOAB
 
 __all__ = [
     "BAOAB",

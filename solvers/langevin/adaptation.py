@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Whitening = Literal["none", "diagonal", "dense"]
+from backdrift.solvers.langevin.sampler import Sampler, State
+from backdrift.solvers.langevin.whitening import Moments, Whitening, windows
 
 
 class DualAveraging:
-    r"""Step sizes driven to where a noisy signal g(h), which falls as h rises, is zero on average.
+    r"""Step sizes that are driven to where a noisy signal g(h), which falls as h rises, is zero on average.
 
     .. math:: \bar g_t = (1 - \tfrac{1}{t + t_0}) \bar g_{t-1} + \tfrac{g_t}{t + t_0}, \quad
         \log h_t = \mu + \tfrac{\sqrt t}{\gamma} \bar g_t, \quad
         \log \bar h_t = t^{-\kappa} \log h_t + (1 - t^{-\kappa}) \log \bar h_{t-1}
 
-    Nesterov (2009); Hoffman & Gelman (2014), section 3.2, whose constants gamma = 0.05, t_0 = 10 and
-    kappa = 0.75 these are.
+    Nesterov (2009); Hoffman & Gelman (2014), section 3.2, with their constants gamma = 0.05, t_0 = 10 and kappa = 0.75.
 
     Args:
         step: step sizes to begin with, `[chains, 1]`; their logarithm is mu.
+
+    Attributes:
+        step: h_t, the step sizes to try next, `[chains, 1]`.
+        average: the averaged step sizes, to be used after the warm-up, `[chains, 1]`.
     """
 
     def __init__(self, step: Tensor) -> None:
@@ -41,74 +43,47 @@ class DualAveraging:
         self.average = torch.lerp(self.average.log(), log_step, t**-0.75).exp()
 
 
-class Moments:
-    """Running covariances of positions and of scores (Welford 1962), and the whitening they make.
-
-    L L^T is the symmetric positive X with X Cov(score) X = Cov(x). For a Gaussian Cov(score) = P C P
-    whatever covariance C the chain has seen so far, P being the precision, so that X = P^-1 exactly, however
-    short or slow the chain: the scores know the curvature. Seyboldt et al. (2026) derive it as
-    the minimum of a Fisher divergence.
+class Adaptation:
+    """The warm-up of all chains: step sizes by `DualAveraging`, whitening by `Moments` over windows of doubling length.
 
     Args:
-        like: positions `[chains, d]`, for shape, device and dtype.
-        kind: "diagonal" or "dense"; a matrix is estimated from 2 d draws on, a diagonal before.
+        sampler: whose step size is adapted, unless it has one of its own.
+        x: where the chains start, `[rows, d]`.
+        warmup: number of steps.
+        whitening: what to learn; or L itself, `[d]` or `[d, d]`, which stays as given.
+
+    Attributes:
+        root: L as learnt so far, see `whiten`.
     """
 
-    def __init__(self, like: Tensor, kind: Whitening) -> None:
-        n, d = like.shape
-        self.dense = kind == "dense"
-        self.count = 0
-        self._mean = like.new_zeros(2, n, d)
-        self._spread = like.new_zeros(2, n, d, d) if self.dense else like.new_zeros(2, n, d)
+    def __init__(self, sampler: Sampler, x: Tensor, warmup: int, whitening: Whitening | Tensor) -> None:
+        self.sampler, self.dim = sampler, x.shape[1]
+        self.adapts_step = sampler.step is None
+        self._first = sampler.first_step(self.dim) if sampler.step is None else sampler.step
+        self._step = DualAveraging(x.new_full((len(x), 1), self._first))
+        self.kind: Whitening = "none" if isinstance(whitening, Tensor) else whitening
+        self.root = whitening.to(x).unsqueeze(0) if isinstance(whitening, Tensor) else torch.ones_like(x)
+        self._moments = None if self.kind == "none" else Moments(x, self.kind)
+        self._ends = frozenset(windows(warmup))
 
-    def __call__(self, x: Tensor, score: Tensor) -> None:
-        """Take in one position and score, each `[chains, d]`."""
-        self.count += 1
-        value = torch.stack((x, score))
-        before = value - self._mean
-        self._mean += before / self.count
-        after = value - self._mean
-        self._spread += before.unsqueeze(-1) * after.unsqueeze(-2) if self.dense else before * after
+    @property
+    def step(self) -> Tensor:
+        """The step sizes to try next, `[rows, 1]`."""
+        return self._step.step
 
-    def root(self) -> Tensor:
-        """L, `[chains, d]` for a diagonal, `[chains, d, d]` lower triangular for a matrix."""
-        tiny = torch.finfo(self._mean.dtype).tiny
-        variance = self._spread.diagonal(dim1=-2, dim2=-1) if self.dense else self._spread
-        x, score = variance.clamp(min=tiny)
-        scale = (x.log() - score.log()).mul(0.25).exp()
-        if not self.dense or self.count < 2 * scale.shape[-1]:
-            return scale
-        # In coordinates of unit scale, where a trifle of the identity keeps both matrices regular.
-        cov_x = self._regular(self._spread[0] / scale.unsqueeze(-1) / scale.unsqueeze(-2))
-        cov_s = self._regular(self._spread[1] * scale.unsqueeze(-1) * scale.unsqueeze(-2))
-        half, inverse = self._roots(cov_s)
-        mean = inverse @ self._roots(half @ cov_x @ half)[0] @ inverse
-        return scale.unsqueeze(-1) * torch.linalg.cholesky(0.5 * (mean + mean.mT))
+    @property
+    def final_step(self) -> Tensor:
+        """The step sizes to be used after the warm-up, `[rows, 1]`."""
+        return self._step.average
 
-    def _regular(self, covariance: Tensor) -> Tensor:
-        covariance = covariance / self.count
-        size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-        trifle = torch.finfo(covariance.dtype).eps ** 0.5
-        return covariance + trifle * size * torch.eye(covariance.shape[-1]).to(covariance)
-
-    @staticmethod
-    def _roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """The symmetric square root and its inverse."""
-        values, axes = torch.linalg.eigh(matrix)
-        root = torch.maximum(values, 1e-12 * values[..., -1:]).sqrt().unsqueeze(-2)
-        return (axes * root) @ axes.mT, (axes / root) @ axes.mT
-
-
-def windows(warmup: int) -> list[int]:
-    """The steps, counted from 1, at which the whitening is learnt anew: windows that double from 25.
-
-    The last quarter of the warm-up is left to the step size alone.
-    """
-    ends, length, end = [], 25, 25
-    while end <= 0.75 * warmup:
-        ends.append(end)
-        length *= 2
-        end += length
-    if ends and ends[-1] < 0.75 * warmup:
-        ends[-1] = int(0.75 * warmup)
-    return ends
+    def learn(self, number: int, state: State, log_ratio: Tensor) -> None:
+        """Take in step `number` of the warm-up, counted from 1: where it led, and its log-ratio `[rows]`."""
+        if self.adapts_step:
+            self._step(self.sampler.adaptation_signal(log_ratio, self.dim))
+        if self._moments is None:
+            return
+        self._moments(state.x, state.score)
+        if number in self._ends:
+            # In new coordinates the step size starts again.
+            self.root, self._moments = self._moments.root(), Moments(state.x, self.kind)
+            self._step = DualAveraging(torch.full_like(self.step, self._first))

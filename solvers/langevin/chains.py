@@ -19,18 +19,18 @@ class Chains:
     Attributes:
         draws: `[chains, draws, ...]`, thinned, without the warm-up.
         log_prob: log p + const of each draw in nats, `[chains, draws]`; None where only a score is known.
-        acceptance: mean acceptance probability after the warm-up, `[chains, replicas]`: of an unadjusted
-            sampler the one its moves would have had (by the trapezoidal rule where only a score is known).
-        energy_error: mean square of a step's energy error over the dimension, `[chains, replicas]`.
+        acceptance: mean acceptance probability after the warm-up, `[chains, replicas]`. For an unadjusted sampler it
+            is the one that its moves would have had (by the trapezoidal rule where only a score is known).
+        energy_error: mean square of a step's energy error, divided by the dimension, `[chains, replicas]`.
         step: step sizes, `[chains, replicas]`.
-        whitening: L, `[chains, d]` or `[chains, d, d]`, of the replica at temperature 1; shared by the
-            chains where the first length is 1.
-        exchange: share of accepted exchanges of neighbouring temperatures, `[chains, replicas - 1]`,
-            or None without tempering.
-        gradients: evaluations of the density a chain took for its draws (all temperatures).
+        whitening: L of the replica at temperature 1, `[chains, d]` or `[chains, d, d]`. The first length is 1 where
+            all chains share it.
+        exchange: share of accepted exchanges between neighbouring temperatures, `[chains, replicas - 1]`, or None
+            without tempering.
+        gradients: how often the density was evaluated for the draws of a chain, over all its temperatures.
         warmup_gradients: the same for the warm-up.
         seed: of the random numbers.
-        seconds: wall time of the draws, all chains together.
+        seconds: wall time of the draws of all chains together.
     """
 
     draws: Tensor
@@ -46,7 +46,7 @@ class Chains:
     seconds: float
 
     def rhat(self) -> Tensor:
-        """The rank-normalised split R-hat of each component, `[...]`, 1 at best (Vehtari et al. 2021).
+        """The rank-normalised split R-hat of each component, `[...]` (Vehtari et al. 2021). At best it is 1.
 
         Raises:
             ImportError: without arviz-stats.
@@ -57,8 +57,8 @@ class Chains:
         """The effective number of draws of all chains together, `[...]` (Vehtari et al. 2021).
 
         Args:
-            kind: for the mean, for the standard deviation, of the rank-normalised draws ("bulk"), or
-                the lesser of the 5% and 95% quantiles ("tail").
+            kind: what the draws are used for: "mean"; "sd", the standard deviation; "bulk", the rank-normalised draws;
+                or "tail", the lesser of those for the 5% and the 95% quantile.
 
         Raises:
             ImportError: without arviz-stats.

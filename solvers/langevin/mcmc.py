@@ -1,24 +1,25 @@
-"""Markov chain Monte Carlo: many chains, adapted one by one, their draws kept."""
+"""Markov chain Monte Carlo: many chains, adapted one by one, whose draws are kept."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_integer
-from backdrift.solvers.langevin.adaptation import DualAveraging, Moments, Whitening, windows
+from backdrift.solvers.langevin.adaptation import Adaptation
 from backdrift.solvers.langevin.chains import Chains
-from backdrift.solvers.langevin.samplers import Sampler, State, acceptance, accepted, choose
-from backdrift.solvers.langevin.target import LogDensityAndScore, evaluator
-from backdrift.solvers.noise import ACCEPT, Noise
+from backdrift.solvers.langevin.kernel import Kernel, Transition, rows_evaluator
+from backdrift.solvers.langevin.sampler import Sampler, State, acceptance_probability
+from backdrift.solvers.langevin.target import AnyTarget
+from backdrift.solvers.langevin.whitening import Whitening, windows
 
 
 def mcmc(
-    target: Any,
+    target: AnyTarget,
     sampler: Sampler,
     x0: Tensor,
     draws: int,
@@ -30,155 +31,128 @@ def mcmc(
     first: int = 0,
     on_step: Callable[[int], None] | None = None,
 ) -> Chains:
-    """Run `sampler` on `target`.
+    """Markov chains of `sampler` on `target`.
 
-    Each chain stands alone: it adapts to its own past, its random numbers are those of (seed, chain),
-    and it is the same alone as among others (to rounding).
+    Each chain stands alone. It adapts to its own past, its random numbers are those of (seed, chain), and it is the
+    same alone as among others (to rounding).
 
-    In warm-up the step size is adapted to the sampler's goal, unless the sampler was given a step. While
-    it is, an unadjusted sampler too makes the acceptance test, so that a step that is still too long
-    cannot throw a chain away; its draws are made without.
+    In warm-up the step size is adapted, unless the sampler was given one. While it is, an unadjusted sampler makes the
+    Metropolis test as well, so that a step that is still too long cannot throw a chain away. Its draws are made
+    without the test.
 
-    Args:
-        target: see `solvers.langevin.target.Target`.
+    Main arguments:
+        target: a density known up to its constant, see `solvers.langevin.target.Target`.
         sampler: `ULA`, `MALA`, `BAOAB`, `AdjustedBAOAB`, `MALT` or `ParallelTempering`.
-        x0: where the chains start, `[chains, ...]`; spread it wider than the target for R-hat to mean something.
+        x0: where the chains start, `[chains, ...]`. R-hat means something only if they are spread wider than the
+            target.
         draws: how many to keep of each chain.
-        warmup: steps before the first draw; one of `MALT` is a trajectory.
-        thin: steps for each draw kept.
-        whitening: the coordinates y of x = L y in which a sampler moves, that is a preconditioner L L^T:
-            "diagonal" or "dense", learnt in warm-up; or given, the standard deviations `[d]`, or a
-            triangular matrix L `[d, d]`, d being the size of a sample.
+        warmup: steps before the first draw. A step of `MALT` is a trajectory.
         seed: of the random numbers, a non-negative integer.
-        first: number of the first chain, so that chains may be run in parts.
+
+    Other arguments:
+        thin: steps for each draw that is kept.
+        whitening: the coordinates y of x = L y in which the sampler moves, that is a preconditioner L L^T. "diagonal"
+            or "dense" is learnt in warm-up. A tensor is L itself: the standard deviations `[d]`, or a triangular
+            matrix `[d, d]`, d being the size of a sample.
+        first: number of the first chain, so that chains can be run in parts.
         on_step: called with the number of each step done, warm-up included.
 
     Raises:
-        ValueError: for an argument out of range, a target that lacks what the sampler needs, or a
-            start where the log-density or score is not finite.
-        FloatingPointError: if a chain left the finite numbers, which an unadjusted one does where its step is too long.
+        ValueError: if an argument is out of range, the target lacks what the sampler needs, or the log-density or the
+            score is not finite at a start.
+        FloatingPointError: if a chain left the finite numbers, as an unadjusted one does where its step is too long.
     """
     _check(sampler, x0, draws, warmup, thin, whitening)
-    taus = x0.new_tensor(sampler.temperatures)
-    replicas = len(taus)
-    chains, shape = len(x0), x0.shape[1:]
-    x = x0.detach().flatten(1).repeat_interleave(replicas, 0)
-    rows, d = x.shape
-    evaluate = _flat(evaluator(target), shape, (1 / taus).repeat(chains))
-    n = sampler.evaluations(d)
-    noise = Noise(seed, (rows, d) if n == 1 else (rows, n, d), first=first * replicas, dtype=x.dtype, device=x.device)
-    decide = noise.sibling((rows, 3), ACCEPT)
-
-    root, learn = _whitening(whitening, x)
-    guess = sampler.first_step(d) if sampler.step is None else sampler.step
-    tuning = DualAveraging(x.new_full((rows, 1), guess))
-    moments = Moments(x, learn)
-    anew = set(windows(warmup)) if learn != "none" else set()
-    adapt = sampler.step is None
-
+    temperatures = x0.new_tensor(sampler.temperatures)
+    x = x0.detach().flatten(1).repeat_interleave(len(temperatures), 0)
+    kernel = Kernel(sampler, rows_evaluator(target, x0, temperatures), x, seed, first)
+    adaptation = Adaptation(sampler, x, warmup, whitening)
     with torch.no_grad():
-        state = sampler.start(x, evaluate, noise())
-        _check_start(state, sampler.adjusted)
-
-        def advance(state: State, h: Tensor, adjust: bool, turn: int) -> tuple[State, Tensor, Tensor | None]:
-            if adjust or sampler.jitter:
-                z = decide()
-            if sampler.jitter:
-                h = h * (sampler.jitter * z[:, 2:]).exp()
-            new, ratio = sampler.propose(state, h, root, noise(), evaluate)
-            if adjust:
-                new = choose(accepted(ratio, z[:, 0]), new, sampler.rejected(state))
-                new, exchanged = sampler.exchange(new, z[:, 1], turn)
-                return new, ratio, exchanged
-            return new, ratio, None
-
+        state = kernel.start(x)
         for i in range(1, warmup + 1):
-            state, ratio, _ = advance(state, tuning.step, adapt or sampler.adjusted, i % 2)
-            if adapt:
-                tuning(_signal(sampler, ratio, d))
-            if learn != "none":
-                moments(state.x, state.score)
-                if i in anew:
-                    root, moments = moments.root(), Moments(x, learn)
-                    tuning = DualAveraging(torch.full_like(tuning.step, sampler.first_step(d) if adapt else guess))
+            test = sampler.adjusted or adaptation.adapts_step
+            move = kernel.step(state, adaptation.step, adaptation.root, i, test)
+            state = move.state
+            adaptation.learn(i, state, move.log_ratio)
             if on_step is not None:
                 on_step(i)
-        h = tuning.average
-
-        kept = x.new_empty(draws, chains, d)
-        levels = None if state.log_prob is None else x.new_empty(draws, chains)
-        rate, error = x.new_zeros(rows), x.new_zeros(rows)
-        exchanges = x.new_zeros(2, chains, max(replicas - 1, 1))
-        begin = time.perf_counter()
+        step, root = adaptation.final_step, adaptation.root
+        tally, begin = _Tally(state, len(temperatures), draws), time.perf_counter()
         for i in range(1, draws * thin + 1):
-            state, ratio, exchanged = advance(state, h, sampler.adjusted, i % 2)
-            rate += acceptance(ratio)
-            error += ratio.square()
-            if exchanged is not None:
-                exchanges += torch.stack((exchanged.nan_to_num(0.0), (~exchanged.isnan()).to(x.dtype)))
-            if i % thin == 0:
-                kept[i // thin - 1] = state.x[::replicas]
-                if levels is not None and state.log_prob is not None:
-                    levels[i // thin - 1] = state.log_prob[::replicas]
+            move = kernel.step(state, step, root, i, sampler.adjusted)
+            state = move.state
+            tally.add(move, keep=i % thin == 0)
             if on_step is not None:
                 on_step(warmup + i)
-
-    _check_end(kept, first)
-    steps = draws * thin
-    return Chains(
-        draws=kept.transpose(0, 1).reshape(chains, draws, *shape),
-        log_prob=None if levels is None else levels.T,
-        acceptance=(rate / steps).reshape(chains, replicas),
-        energy_error=(error / steps / d).reshape(chains, replicas),
-        step=h.reshape(chains, replicas),
-        whitening=root[::replicas],
-        exchange=exchanges[0] / exchanges[1] if replicas > 1 else None,
-        gradients=steps * n * replicas,
-        warmup_gradients=(warmup * n + 1) * replicas,
-        seed=seed,
-        seconds=time.perf_counter() - begin,
-    )
+    _check_finite(tally.kept, first)
+    return tally.chains(x0.shape, step, root, kernel.evaluations, warmup, seed, time.perf_counter() - begin)
 
 
-def _signal(sampler: Sampler, ratio: Tensor, d: int) -> Tensor:
-    """How far the step is from its goal, positive where it may grow, `[chains]`; see `DualAveraging`."""
-    if sampler.adjusted:
-        return acceptance(ratio) - sampler.goal
-    # r^2 is heavy-tailed and grows like h^3 or faster: cut off, and weighted to turn log h about as
-    # fast as an acceptance does.
-    excess = (ratio.square() / (d * sampler.goal)).nan_to_num(torch.inf).clamp(max=10.0)
-    return 0.1 * (1 - excess)
+class _Tally:
+    """The draws that are kept of the chains, and sums over all their steps.
 
+    Args:
+        state: of the rows before the first of these steps.
+        replicas: rows of each chain, of which the first, at temperature 1, is kept.
+        draws: how many will be kept.
+    """
 
-def _flat(evaluate: LogDensityAndScore, shape: torch.Size, beta: Tensor) -> LogDensityAndScore:
-    """`evaluate` for flat rows, row i at inverse temperature beta_i, its answers' shapes checked."""
+    def __init__(self, state: State, replicas: int, draws: int) -> None:
+        x, (rows, d) = state.x, state.x.shape
+        self.replicas, self.steps, self.filled = replicas, 0, 0
+        self.kept = x.new_empty(draws, rows // replicas, d)
+        self.log_prob = None if state.log_prob is None else x.new_empty(draws, rows // replicas)
+        self.acceptance, self.square_error = x.new_zeros(rows), x.new_zeros(rows)
+        self.exchanged, self.exchanges = x.new_zeros(2, rows // replicas, max(replicas - 1, 1))
 
-    def flat(x: Tensor) -> tuple[Tensor | None, Tensor]:
-        log_prob, score = evaluate(x.reshape(-1, *shape))
-        if score.shape != (len(x), *shape):
-            raise ValueError(f"target: expected a score of shape {[len(x), *shape]}, got {list(score.shape)}")
-        if log_prob is not None and log_prob.shape != x.shape[:1]:
-            raise ValueError(f"target: expected one log-density a sample, [{len(x)}], got {list(log_prob.shape)}")
-        return None if log_prob is None else beta * log_prob, beta.unsqueeze(-1) * score.flatten(1)
+    def add(self, move: Transition, keep: bool) -> None:
+        """Count a step, and keep its end if asked to."""
+        self.steps += 1
+        self.acceptance += acceptance_probability(move.log_ratio)
+        self.square_error += move.log_ratio.square()
+        if move.exchanged is not None:
+            self.exchanged += move.exchanged.nan_to_num(0.0)
+            self.exchanges += ~move.exchanged.isnan()
+        if keep:
+            self.kept[self.filled] = move.state.x[:: self.replicas]
+            if self.log_prob is not None and move.state.log_prob is not None:
+                self.log_prob[self.filled] = move.state.log_prob[:: self.replicas]
+            self.filled += 1
 
-    return flat
-
-
-def _whitening(whitening: Whitening | Tensor, x: Tensor) -> tuple[Tensor, Whitening]:
-    """L to begin with, and what is to be learnt."""
-    if not isinstance(whitening, Tensor):
-        return torch.ones_like(x), whitening
-    return whitening.to(x).unsqueeze(0), "none"
+    def chains(
+        self, shape: torch.Size, step: Tensor, root: Tensor, evaluations: int, warmup: int, seed: int, seconds: float
+    ) -> Chains:
+        """The result, for starts of the given shape."""
+        draws, chains, d = self.kept.shape
+        return Chains(
+            draws=self.kept.transpose(0, 1).reshape(chains, draws, *shape[1:]),
+            log_prob=None if self.log_prob is None else self.log_prob.T,
+            acceptance=(self.acceptance / self.steps).reshape(chains, self.replicas),
+            energy_error=(self.square_error / self.steps / d).reshape(chains, self.replicas),
+            step=step.reshape(chains, self.replicas),
+            whitening=root[:: self.replicas],
+            exchange=self.exchanged / self.exchanges if self.replicas > 1 else None,
+            gradients=self.steps * evaluations * self.replicas,
+            warmup_gradients=(warmup * evaluations + 1) * self.replicas,
+            seed=seed,
+            seconds=seconds,
+        )
 
 
 def _check(sampler: Sampler, x0: Tensor, draws: int, warmup: int, thin: int, whitening: Whitening | Tensor) -> None:
-    if x0.ndim < 2 or not x0.is_floating_point() or x0.numel() == 0:
-        raise ValueError(f"x0: expected floating-point starts [chains, ...], got {x0.dtype} {list(x0.shape)}")
+    if not isinstance(sampler, Sampler):
+        got = f"the class {sampler.__name__}" if isinstance(sampler, type) else type(sampler).__name__
+        raise TypeError(f"sampler: expected a sampler such as solvers.MALA(), got {got}")
+    if not isinstance(x0, Tensor) or x0.ndim < 2 or not x0.is_floating_point() or x0.numel() == 0:
+        got = f"{x0.dtype} {list(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
+        raise ValueError(f"x0: expected floating-point starts [chains, ...], got {got}")
     require_integer("draws", draws, 1)
     require_integer("warmup", warmup, 0)
     require_integer("thin", thin, 1)
     if sampler.step is None and warmup == 0:
-        raise ValueError(f"warmup: {type(sampler).__name__} without a step needs one to adapt it; give either")
+        raise ValueError(
+            f"warmup: {type(sampler).__name__} without a step needs warm-up steps to adapt it, got 0; give either"
+        )
     d = x0[0].numel()
     if isinstance(whitening, Tensor):
         if whitening.shape not in ((d,), (d, d)):
@@ -189,17 +163,7 @@ def _check(sampler: Sampler, x0: Tensor, draws: int, warmup: int, thin: int, whi
         raise ValueError(f"warmup: expected at least 34 steps to learn a whitening in, got {warmup}")
 
 
-def _check_start(state: State, adjusted: bool) -> None:
-    if adjusted and state.log_prob is None:
-        raise ValueError("target: the Metropolis test needs log_prob(x); with a score alone use ULA or BAOAB")
-    finite = state.score.isfinite().all(-1)
-    if state.log_prob is not None:
-        finite &= state.log_prob.isfinite()
-    if not bool(finite.all()):
-        raise ValueError(f"x0: the density or score is not finite at start {int((~finite).nonzero()[0])}")
-
-
-def _check_end(kept: Tensor, first: int) -> None:
+def _check_finite(kept: Tensor, first: int) -> None:
     finite = kept.isfinite().all(-1).all(0)
     if not bool(finite.all()):
         chain = first + int((~finite).nonzero()[0])

@@ -9,8 +9,9 @@ import torch
 from scipy import linalg
 
 from backdrift.solvers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB
-from backdrift.solvers.langevin.samplers import accepted, choose, whiten, whiten_score
+from backdrift.solvers.langevin.sampler import accepted, choose
 from backdrift.solvers.langevin.target import evaluator
+from backdrift.solvers.langevin.whitening import whiten, whiten_score
 
 F64 = torch.float64
 
@@ -404,8 +405,8 @@ def test_what_is_rejected_stays_and_turns_round():
     ("build", "message"),
     [
         (lambda: ULA(step=0.0), "step"),
-        (lambda: MALA(goal=1.0), "goal"),
-        (lambda: BAOAB(goal=-1e-3), "goal"),
+        (lambda: MALA(target_acceptance_rate=1.0), "target_acceptance_rate"),
+        (lambda: BAOAB(target_energy_error=-1e-3), "target_energy_error"),
         (lambda: MALA(jitter=-1.0), "jitter"),
         (lambda: BAOAB(friction=0.0), "friction"),
         (lambda: MALT(friction=-0.1), "friction"),

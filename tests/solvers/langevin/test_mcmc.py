@@ -11,10 +11,11 @@ from scipy import stats
 from backdrift.models import LogDensity
 from backdrift.models.targets import Banana, Funnel, IllConditionedGaussian, LogisticRegression, Mixture
 from backdrift.solvers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, ParallelTempering, mcmc
-from backdrift.solvers.langevin.adaptation import DualAveraging, Moments, windows
-from backdrift.solvers.langevin.samplers import State
+from backdrift.solvers.langevin.adaptation import DualAveraging
+from backdrift.solvers.langevin.sampler import State
 from backdrift.solvers.langevin.target import evaluator
 from backdrift.solvers.langevin.tempering import geometric
+from backdrift.solvers.langevin.whitening import Moments, windows
 
 F64 = torch.float64
 
@@ -203,12 +204,12 @@ def test_malt_chains_have_the_correlation_of_the_dynamics(friction):
         assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / n**0.5, (exact, values.mean())
 
 
-@pytest.mark.parametrize("goal", [0.4, 0.8])
-def test_step_adapts_to_the_acceptance_asked_for(goal):
+@pytest.mark.parametrize("rate", [0.4, 0.8])
+def test_step_adapts_to_the_acceptance_asked_for(rate):
     target = IllConditionedGaussian(10, 1.0)
-    chains = mcmc(target, MALA(goal=goal), target.start(32), 400, warmup=1500)
+    chains = mcmc(target, MALA(target_acceptance_rate=rate), target.start(32), 400, warmup=1500)
     # One chain's adapted step is itself random; the mean over 32 is tight.
-    assert float(chains.acceptance.mean()) == pytest.approx(goal, abs=0.03)
+    assert float(chains.acceptance.mean()) == pytest.approx(rate, abs=0.03)
     assert float(chains.acceptance.std()) < 0.06
 
 
@@ -216,7 +217,7 @@ def test_unadjusted_step_adapts_to_the_bias_asked_for():
     bias = 0.03
     # ULA on an isotropic Gaussian: E[r^2]/d = 4 b^3 at a relative bias b of the variance.
     target = LogDensity(lambda x: -0.5 * (x / 3).square().sum(-1))
-    chains = mcmc(target, ULA(goal=4 * bias**3), torch.randn(32, 8, dtype=F64), 800, warmup=1200)
+    chains = mcmc(target, ULA(target_energy_error=4 * bias**3), torch.randn(32, 8, dtype=F64), 800, warmup=1200)
     wanted = 2 * 9 * bias
     assert float(chains.step.mean()) == pytest.approx(wanted, rel=0.1)
     square = chains.draws.square().mean((1, 2))
@@ -313,7 +314,7 @@ def test_logistic_posterior_agrees_with_quadrature():
     weights = target.log_prob(points).softmax(0)
     mean = weights @ points
     sd = (weights @ (points - mean).square()).sqrt()
-    for sampler in (MALA(), BAOAB(goal=1e-4)):
+    for sampler in (MALA(), BAOAB(target_energy_error=1e-4)):
         chains = mcmc(target, sampler, target.start(16), 900, warmup=400, whitening="dense")
         assert (chains.rhat() < 1.03).all()
         assert ((chains.mean() - mean).abs() < 4 * chains.standard_error("mean")).all(), sampler
