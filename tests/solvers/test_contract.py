@@ -300,7 +300,7 @@ def test_starting_points_are_a_floating_point_batch(x_T: Any) -> None:
 
 
 def test_a_class_is_no_model() -> None:
-    with pytest.raises(TypeError, match="^model: expected an object, got the class GaussianMixture"):
+    with pytest.raises(TypeError, match=r"^model: expected an object, got the class GaussianMixture"):
         sample(GaussianMixture, DDIM(), (2, 2))  # type: ignore[arg-type]
 
 
@@ -310,7 +310,7 @@ def test_gradients_flow_on_request_or_are_refused(name: str) -> None:
     solver, model = SOLVERS[name], normal_data(VP())
     x_T = starts(VP(), 3)
     if not solver.differentiable:
-        with pytest.raises(ValueError, match="^differentiable: gradients cannot be taken through"):
+        with pytest.raises(ValueError, match=r"^differentiable: gradients cannot be taken through"):
             sample(model, solver, x_T=x_T, differentiable=True)
         return
     x_T.requires_grad_()

@@ -113,7 +113,7 @@ def test_any_shape_and_float32(shape: tuple[int, ...]) -> None:
 
 
 def test_gives_up_where_told_to() -> None:
-    """A score that is rough everywhere needs ever smaller steps; the limit ends the solve, and names sample and time."""
+    """A score that is rough everywhere needs ever smaller steps. The limit ends the solve, with the sample and time."""
     rough = FunctionModel(lambda x, t: torch.sin(1e6 * x) - x, VP(), predicts="score")
     stuck = r"sample 0 is stuck at t = [0-9.e-]+: it has not arrived after max_steps=50 steps"
     with pytest.raises(RuntimeError, match=stuck):
