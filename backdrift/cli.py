@@ -9,18 +9,31 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from backdrift import launching
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-COMMANDS = ("train", "resume", "sample", "likelihood", "solvers", "tune", "langevin", "suggest", "information")
+COMMANDS = (
+    "train",
+    "resume",
+    "runs",
+    "sample",
+    "likelihood",
+    "solvers",
+    "tune",
+    "langevin",
+    "suggest",
+    "information",
+)
 """Each is a module `backdrift.commands.<command>` with `main(config)` and a root config `conf/<command>.yaml`."""
 
 EPILOG = """\
 overrides (Hydra's language):
   sde=ve                   choose an option of a config group
   train.steps=2000         change a value; +key=value adds one, ~key removes one
-  -m sde=vp,ve             a run for each combination
+  -m sde=vp,ve             a run for each combination, in a sweep that a kill only interrupts
+  -m … hydra/launcher=joblib   side by side;  hydra/sweeper=optuna searches (pip install 'backdrift[sweeps]')
 
 An error is one line; HYDRA_FULL_ERROR=1 shows where it came from."""
 
@@ -84,26 +97,37 @@ def run(arguments: Sequence[str]) -> int:
     made = parser(command)
     options = made.parse_intermixed_args(rest)
 
+    # Only now: a mistake in the command's name is answered before Hydra is imported.
     from omegaconf import OmegaConf
 
     from backdrift.runs.configuration import Job
+    from backdrift.runs.processes import require_all_processes
+    from backdrift.runs.sweeps import is_sweep, resume_sweep, start_sweep
 
     job = Job(command, tuple(options.overrides), options.config_dir)
     if options.help:
         print(f"{made.format_help()}\n{job.help()}")
         return 0
-    # Every job's config is composed and checked before the first one starts.
-    configs = [part.config() for part in (job.split() if options.multirun else [job])]
-    if command in ("train", "resume") and not options.cfg and (processes := launching.asked()) > 1:
-        return launching.start(processes, arguments)
-    for number, config in enumerate(configs, start=1):
-        if options.cfg:
-            print(OmegaConf.to_yaml(config))
-            continue
-        if len(configs) > 1:
-            print(f"[{number}/{len(configs)}]", flush=True)
-        importlib.import_module(f"backdrift.commands.{command}").main(config)
+    if options.cfg:
+        for part in job.split() if options.multirun else [job]:
+            print(OmegaConf.to_yaml(part.config()))
+        return 0
+    if options.multirun:
+        start_sweep(job, perform)
+        return 0
+    config = job.config()
+    if command in ("train", "resume"):
+        require_all_processes(arguments)
+    if command == "resume" and is_sweep(folder := Path(str(config.run)).expanduser()):
+        resume_sweep(folder, perform)
+        return 0
+    perform(command, config)
     return 0
+
+
+def perform(command: str, config: DictConfig) -> Any:
+    """Run a command with its config; its objective for a sweep, a number, or None where it has none."""
+    return importlib.import_module(f"backdrift.commands.{command}").main(config)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,8 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return run(arguments)
-    except KeyboardInterrupt:
-        print("interrupted; backdrift resume run=… goes on from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        advice = str(interrupt) or "interrupted; backdrift resume run=latest goes on from the last checkpoint"
+        print(advice, file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

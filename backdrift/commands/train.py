@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from backdrift.runs.working_directory import run_directory
 from backdrift.training.completion import complete
 from backdrift.training.trainer import Trainer
 
 
-def main(config: DictConfig) -> None:
-    """Train into a new run folder."""
+def main(config: DictConfig) -> float | None:
+    """Train into a new run folder; the held-out loss, which a sweep makes small (None in processes but the first)."""
     trainer = Trainer(config)
-    complete(trainer, trainer.new_run())
+    run = trainer.new_run()
+    with run_directory(run.path):
+        return complete(trainer, run)

@@ -4,58 +4,52 @@ from __future__ import annotations
 
 import difflib
 import re
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
-from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.utils import instantiate
-from hydra.version import setbase
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-MISSING = "???"
+from backdrift.runs.comments import annotated, config_comments, group_list
+from backdrift.runs.kinds import check_complete, check_kinds, leaves
+from backdrift.runs.naming import register_resolver
+from backdrift.runs.overrides import combinations, parse
+from backdrift.runs.search_path import config_folder, own_configs
 
+HONOURED: dict[str, tuple[str, ...]] = {
+    "train": ("hydra.run.dir", "hydra.job.chdir"),
+    "langevin": ("hydra.run.dir",),
+}
+"""Settings of Hydra's that change a single run, by command."""
 
-def config_folder() -> Path:
-    """Where the configs are: inside the package when installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
+ALWAYS_HONOURED = ("hydra.searchpath", "hydra.job.config.override_dirname.exclude_keys")
+"""Settings of Hydra's that change every command."""
 
 
 @contextmanager
-def _hydra(config_dir: str | None) -> Iterator[ConfigLoader]:
-    """Hydra on our configs, a folder of the user's before them; its errors come as one line."""
-    if config_dir is not None and not Path(config_dir).is_dir():
-        raise ValueError(f"--config-dir {config_dir}: there is no such folder")
-    path = create_config_search_path(str(config_folder()))
-    if config_dir is not None:
-        path.prepend("command-line", f"file://{Path(config_dir).absolute()}")
-    before = get_gh_backup()
-    try:
-        setbase("1.3")
-        yield Hydra.create_main_hydra2("backdrift", path).config_loader
-    except (HydraException, OmegaConfBaseException) as error:
-        message = one_line(error)
-        found = re.match(r"In '(\w+)/(\w+)': Could not override '([\w/]+)", message)
-        if found:
-            message = f"{found[1]}={found[2]}: it chooses {found[3]} too, which this command has not"
-        raise ValueError(message) from error
-    finally:
-        restore_gh_from_backup(before)
+def hydra_configs(config_dir: str | None) -> Iterator[ConfigLoader]:
+    """Hydra on our configs, after a folder of the user's own; its errors become `ValueError`, in one line."""
+    register_resolver()
+    with own_configs(config_dir):
+        try:
+            with initialize_config_dir(str(config_folder()), job_name="backdrift", version_base="1.3"):
+                yield GlobalHydra.instance().config_loader()
+        except (HydraException, OmegaConfBaseException) as error:
+            message = one_line(error)
+            found = re.match(r"In '(\w+)/(\w+)': Could not override '([\w/]+)", message)
+            if found:
+                message = f"{found[1]}={found[2]}: it chooses an option of {found[3]}, which this command does not have"
+            raise ValueError(message) from error
 
 
 @dataclass(frozen=True)
@@ -73,84 +67,102 @@ class Job:
     config_dir: str | None = None
 
     def config(self) -> DictConfig:
-        """The composed config.
+        """The composed config of a single run.
 
         Raises:
-            ValueError: for an unknown key, group or option, a value of the wrong kind or one that is missing.
+            ValueError: for an unknown key, group or option, a value of the wrong kind or one that is missing, a
+                setting of Hydra's that has no effect on a single run, or a run folder that is in use.
         """
-        with _hydra(self.config_dir) as loader:
-            readable = [as_read(override) for override in self.overrides]
-            overrides = OverridesParser.create(loader).parse_overrides(readable)
+        with hydra_configs(self.config_dir) as loader:
+            overrides = parse(self.overrides, loader)
             for override in overrides:
                 if override.is_sweep_override():
                     raise ValueError(f"{override.input_line}: several values make several runs; ask for them with -m")
-            chosen = [override for override in overrides if _chooses(override, loader)]
-            for override in chosen:
-                _check_option(override, loader)
-            defaults = _compose(self.command, [str(override.input_line) for override in chosen])
-            try:
-                config = _compose(self.command, readable)
-            except ConfigCompositionException as error:
-                _explain_unknown(error, defaults)
-                raise
-            check_kinds(config, defaults)
-            missing = [key for key, value in leaves(config).items() if isinstance(value, str) and value == MISSING]
-            if missing:
-                raise ValueError(f"{missing[0]} is missing: add {missing[0]}=…")
+                check_option(override, loader)
+            self._check_hydra_settings(overrides)
+            config = self.compose(overrides, loader)
+            if "folder" in config:
+                _check_folder(config, overrides)
             return config
+
+    def compose(self, overrides: list[Override], loader: ConfigLoader) -> DictConfig:
+        """The config of these overrides, in the context of `hydra_configs`; `HydraConfig` then has its settings.
+
+        Raises:
+            ValueError: for an unknown key, a value of the wrong kind or one that is missing.
+        """
+        chosen = [str(override.input_line) for override in overrides if _chooses(override, loader)]
+        defaults = _compose(self.command, chosen)
+        try:
+            config = _compose(self.command, [str(override.input_line) for override in overrides])
+        except ConfigCompositionException as error:
+            _explain_unknown(error, defaults)
+            raise
+        check_kinds(config, defaults)
+        check_complete(config)
+        return config
 
     def split(self) -> list[Job]:
         """One job for each combination of the values of a multirun, in Hydra's language of sweeps."""
-        with _hydra(self.config_dir) as loader:
-            overrides = OverridesParser.create(loader).parse_overrides([as_read(each) for each in self.overrides])
-            (jobs,) = BasicSweeper.split_arguments(overrides, None)
-        return [Job(self.command, tuple(job), self.config_dir) for job in jobs]
+        with hydra_configs(self.config_dir) as loader:
+            jobs = combinations(parse(self.overrides, loader))
+        return [Job(self.command, job, self.config_dir) for job in jobs]
 
     def help(self) -> str:
-        """Config groups with their options, and every default."""
-        with _hydra(self.config_dir) as loader:
-            config = _compose(self.command, [as_read(override) for override in self.overrides])
-            choices = HydraConfig.get().runtime.choices
-            groups = [
-                textwrap.fill(
-                    f"  {f'{group}={choices[group]}':<20} of {', '.join(loader.get_group_options(group))}",
-                    width=100,
-                    subsequent_indent=26 * " ",
+        """The config groups with their options, and every default with the comment on it in its yaml file."""
+        with hydra_configs(self.config_dir) as loader:
+            config = _compose(self.command, [str(override.input_line) for override in parse(self.overrides, loader)])
+            chosen: dict[str, str | None] = dict(HydraConfig.get().runtime.choices)
+            choices = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
+            options = {group: loader.get_group_options(group.partition("@")[0]) for group in choices}
+        own = [] if self.config_dir is None else [Path(self.config_dir)]
+        explained = config_comments(self.command, choices, [*own, config_folder()])
+        groups = ["Config groups, what is chosen and what there is:", "", group_list(choices, options), ""]
+        defaults = ["Every default, to change with key=value:", "", annotated(config, explained)]
+        return "\n".join([*(groups if choices else []), *defaults])
+
+    def _check_hydra_settings(self, overrides: list[Override]) -> None:
+        """Raise `ValueError` for a setting of Hydra's that has no effect on a single run of this command."""
+        honoured = (*HONOURED.get(self.command, ()), *ALWAYS_HONOURED)
+        for override in overrides:
+            key = override.key_or_group
+            if override.is_hydra_override() and key not in honoured:
+                effect = "it has an effect with -m only" if key != "hydra.run.dir" else "it makes no run folder"
+                raise ValueError(
+                    f"{key}: not a setting of a single `backdrift {self.command}`; {effect}. "
+                    f"Settings of Hydra's that are: {', '.join(honoured)}"
                 )
-                for group in choices
-                if not group.startswith("hydra/")
-            ]
-        listed = ["Config groups, what is chosen and what there is:", "", *groups, ""] if groups else []
-        return "\n".join([*listed, "Every default, to change with key=value:", "", OmegaConf.to_yaml(config)])
-
-
-def as_read(override: str) -> str:
-    """An override in Hydra's language; a value that it cannot read (a path with =, letters beyond ASCII) is text.
-
-    Raises:
-        ValueError: if it is not of the form key=value.
-    """
-    key, mark, value = override.partition("=")
-    if mark and not key:
-        raise ValueError(f"{override}: expected key=value")
-    try:
-        OverridesParser.create().parse_override(override)
-        return override
-    except HydraException:
-        if not mark:
-            raise ValueError(f"{override}: expected key=value") from None
-    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
-    return f"{key}='{quoted}'"
 
 
 def _compose(command: str, overrides: list[str]) -> DictConfig:
     config = compose(command, overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
+    resolve_names(config)
     with open_dict(config):
-        if "name" in config:
-            config.name = config.name  # may speak of hydra's choices, which the config leaves behind here
         del config["hydra"]
     return config
+
+
+def resolve_names(config: DictConfig) -> None:
+    """Write out the keys that speak of Hydra's own settings, which a config leaves behind when a run begins."""
+    for key in ("name", "folder"):
+        if key in config:
+            config[key] = config[key]
+
+
+def _check_folder(config: DictConfig, overrides: list[Override]) -> None:
+    """Raise `ValueError` if the run folder that the user chose holds something; make it absolute before a chdir."""
+    folder = Path(str(config.folder)).expanduser()
+    for override in overrides:
+        key = override.key_or_group
+        if key in ("folder", "hydra.run.dir") and folder.exists() and not (folder.is_dir() and _is_empty(folder)):
+            raise ValueError(f"{key}={folder}: expected a new or an empty folder, as a run never overwrites another")
+    if HydraConfig.get().job.chdir:
+        config.folder = str(folder.absolute())
+
+
+def _is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
 
 
 def _chooses(override: Override, loader: ConfigLoader) -> bool:
@@ -158,13 +170,18 @@ def _chooses(override: Override, loader: ConfigLoader) -> bool:
     return bool(loader.get_group_options(override.key_or_group))
 
 
-def _check_option(override: Override, loader: ConfigLoader) -> None:
-    """Raise `ValueError` if a group has no such option."""
+def check_option(override: Override, loader: ConfigLoader) -> None:
+    """Raise `ValueError` if an override chooses an option of a group that the group does not have."""
+    if not _chooses(override, loader) or override.is_sweep_override() or override.is_delete():
+        return
     option, options = override.value(), loader.get_group_options(override.key_or_group)
     option = "null" if option is None else option
-    if isinstance(option, str) and option not in options and not override.is_delete():
+    if isinstance(option, str) and option not in options:
+        plugin = ""
+        if override.key_or_group in ("hydra/launcher", "hydra/sweeper"):
+            plugin = "; others are plugins: pip install 'backdrift[sweeps]' brings joblib and optuna"
         listed = ", ".join(options)
-        raise ValueError(f"{override.key_or_group}={option}: there is no such option; expected one of {listed}")
+        raise ValueError(f"{override.key_or_group}={option}: there is no such option; expected one of {listed}{plugin}")
 
 
 def _explain_unknown(error: ConfigCompositionException, defaults: DictConfig) -> None:
@@ -181,62 +198,6 @@ def _explain_unknown(error: ConfigCompositionException, defaults: DictConfig) ->
     if having:  # an ODE solver asked for stochasticity
         hint = f"it belongs to {group}={', '.join(having)}"
     raise ValueError(f"{key}: there is no such key; {hint}") from error
-
-
-def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every value of a config by its full key; interpolations as written."""
-    if not isinstance(config, DictConfig):
-        return {prefix: config}
-    found: dict[str, Any] = {}
-    for key in map(str, config):
-        full = f"{prefix}.{key}" if prefix else key
-        if OmegaConf.is_missing(config, key):
-            found[full] = MISSING
-        elif OmegaConf.is_interpolation(config, key):
-            found[full] = None
-        else:
-            found |= leaves(config[key], full)
-    return found
-
-
-def check_kinds(config: DictConfig, defaults: DictConfig) -> None:
-    """Compare the kind of every value with that of its default, which says what is expected.
-
-    Whole numbers do for real ones. Where the default is null or refers to another key, and where a
-    number or a list comes for text (`name=7`, `eps=0.01` for "auto", a grid's times for its name), who takes the
-    value has to judge.
-
-    Raises:
-        ValueError: naming the key, the value and what was expected.
-    """
-    expected = leaves(defaults)
-    for key, value in leaves(config).items():
-        default = expected.get(key)
-        if value is None or default is None or MISSING in (value, default):
-            continue
-        if not _same_kind(value, default):
-            shown = value if isinstance(value, (str, bool, int, float)) else OmegaConf.to_container(value)
-            shown = "{…}" if isinstance(shown, dict) else shown
-            raise ValueError(f"{key}={shown}: expected {_kind(default)}, such as the default {default}")
-
-
-def _same_kind(value: Any, default: Any) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, (int, float))
-    if isinstance(default, str):
-        return isinstance(value, (str, int, float, ListConfig))
-    if isinstance(default, ListConfig):
-        return isinstance(value, ListConfig) and all(
-            _same_kind(element, default[0]) for element in value if len(default) > 0 and default[0] is not None
-        )
-    return isinstance(value, type(default))
-
-
-def _kind(default: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", ListConfig: "a list"}
-    return next((name for kind, name in names.items() if isinstance(default, kind)), "a group of keys")
 
 
 def build(config: DictConfig, key: str) -> Any:

@@ -141,7 +141,8 @@ def test_help_lists_groups_and_every_default(capsys):
 def test_multirun_makes_a_run_for_each_combination(capsys, empty_folder):
     assert main(["train", "-m", *SMALL, "train.steps=2", "sde=vp,ve", "train.seed=1,2"]) == 0
     assert sorted(path.name for path in empty_folder.iterdir()) == ["runs"]  # and nothing of Hydra's
-    runs = [Run.open(path) for path in sorted((empty_folder / "runs").iterdir())]
+    (sweep,) = (empty_folder / "runs").iterdir()
+    runs = [Run.open(path.parent) for path in sorted(sweep.glob("*/config.yaml"))]
     found = {(run.config.sde._target_, run.config.train.seed) for run in runs}
     assert found == {("backdrift.sde.VP", 1), ("backdrift.sde.VP", 2), ("backdrift.sde.VE", 1), ("backdrift.sde.VE", 2)}
     assert all("moons-ve-mlp" in run.path.name for run in runs if run.config.sde._target_ == "backdrift.sde.VE")

@@ -11,9 +11,9 @@ import torch
 from runs import trained
 from safetensors.torch import load_file
 
-from backdrift import launching
 from backdrift.cli import main
 from backdrift.runs.configuration import Job
+from backdrift.runs.processes import require_all_processes
 from backdrift.runs.run import Run
 from backdrift.training.order import Order, mixed
 from backdrift.training.recipe import Recipe
@@ -132,19 +132,18 @@ def test_labels_reach_a_conditional_network(empty_folder):
     assert (one_each - means).norm(dim=1).max() < 0.5 * (means[0] - means[1]).norm()
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_processes_share_one_global_batch(launcher, empty_folder):
+def launch(*launcher: str, overrides: list[str]) -> subprocess.CompletedProcess[str]:
+    """`backdrift train` with these overrides, started by a launcher of several processes."""
+    command = [sys.executable, "-m", *launcher, "-m", "backdrift", "train", *overrides]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_processes_share_one_global_batch(empty_folder):
     """Two processes give the loss curve of one, to rounding."""
     overrides = [*SMALL, "train.steps=20", "train.log_every=1"]
     alone = trained(*overrides).read_metrics()
-    launch = {
-        "torchrun": ["torch.distributed.run", "--nproc_per_node", "2"],
-        "accelerate": ["accelerate.commands.launch", "--num_processes", "2", "--cpu"],
-    }[launcher]
-    command = [sys.executable, "-m", *launch, "-m", "backdrift", "train", *overrides, "runs=launched"]
-    path = os.pathsep.join(filter(None, sys.path))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = launch("torch.distributed.run", "--nproc_per_node", "2", overrides=[*overrides, "runs=launched"])
     assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stdout
     (path,) = (empty_folder / "launched").iterdir()
@@ -154,32 +153,32 @@ def test_processes_share_one_global_batch(launcher, empty_folder):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
 
 
+def test_two_processes_of_accelerate_on_cpus_are_refused_with_what_to_do(empty_folder):
+    """It would start one and say nothing: each run would be that of one process."""
+    overrides = [*SMALL, "train.steps=1"]
+    done = launch("accelerate.commands.launch", "--num_processes", "2", "--cpu", overrides=overrides)
+    assert done.returncode != 0
+    advice = " ".join(["torchrun --nproc_per_node 2 -m backdrift train", *overrides])
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("backdrift: error: ")]
+    assert "accelerate launch starts one process on CPUs" in said and said.endswith(advice)
+    assert not any(empty_folder.iterdir())
+
+
 @pytest.mark.parametrize(
-    ("line", "processes"),
+    ("environment", "refused"),
     [
-        ("python -m accelerate.commands.launch --num_processes 2 --cpu -m backdrift train", 2),
-        ("/usr/bin/python /opt/bin/accelerate launch --cpu --num-processes=3 -m backdrift train name=launch", 3),
-        ("python /opt/bin/accelerate-launch --config_file four.yaml script.py --num_processes 5", 4),
-        ("python -m accelerate.commands.launch --cpu -m backdrift train", 1),
-        ("bash -c accelerate", 1),
+        ({}, False),
+        ({"ACCELERATE_USE_CPU": "True"}, False),  # one process was asked for
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"}, True),
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "RANK": "0"}, False),  # torchrun
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "OMPI_COMM_WORLD_SIZE": "2"}, False),  # mpirun
     ],
 )
-def test_number_of_processes_that_accelerate_was_asked_for(line, processes, empty_folder):
-    (empty_folder / "four.yaml").write_text("distributed_type: MULTI_CPU\nnum_processes: 4\nuse_cpu: true\n")
-    assert launching.number(line.split()) == processes
-
-
-@pytest.mark.parametrize("known", [{}, {"RANK": "0"}, {"OMPI_COMM_WORLD_SIZE": "2"}])
-def test_only_a_process_without_a_rank_starts_others(known, monkeypatch):
-    class Accelerate:
-        def parent(self):
-            return self
-
-        def cmdline(self):
-            return ["accelerate", "launch", "--num_processes", "2", "--cpu", "-m", "backdrift", "train"]
-
-    monkeypatch.setattr("psutil.Process", Accelerate)
-    assert launching.asked() == 1
-    for name, value in {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", **known}.items():
+def test_a_process_without_a_rank_is_refused_where_several_were_asked_for(environment, refused, monkeypatch):
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert launching.asked() == (1 if known else 2)
+    if not refused:
+        require_all_processes(["train"])
+        return
+    with pytest.raises(ValueError, match="torchrun --nproc_per_node 2 -m backdrift train$"):
+        require_all_processes(["train"])

@@ -1,0 +1,5 @@
+"""Sweeps: many jobs of one command, started by Hydra's launchers and sweepers, that a kill only interrupts."""
+
+from backdrift.runs.sweeps.sweep import is_sweep, resume_sweep, start_sweep
+
+__all__ = ["is_sweep", "resume_sweep", "start_sweep"]
