@@ -1,13 +1,17 @@
 """Stochastic processes in closed form: drift, diffusion, marginals, transitions, bridges."""
 
-from backdrift.sde.check import CheckReport, check
+from backdrift.sde.check import check
+from backdrift.sde.check_report import CheckReport
 from backdrift.sde.critically_damped import CriticallyDamped
-from backdrift.sde.gaussian import GaussianSDE, Prior
-from backdrift.sde.linear import LinearSDE, MatrixPrior, Schedule
-from backdrift.sde.process import SDE, NoiseType, PriorDensity, ReverseSDE, Time, as_time
+from backdrift.sde.gaussian import GaussianSDE
+from backdrift.sde.linear import LinearSDE
+from backdrift.sde.model import FunctionModel, HasScore, Model
+from backdrift.sde.prior import MatrixPrior, Prior, PriorDensity
+from backdrift.sde.process import SDE, NoiseType, ReverseSDE, Time, as_time
 from backdrift.sde.rectified import Rectified
+from backdrift.sde.schedule import Schedule
 from backdrift.sde.stationary import StationarySDE
-from backdrift.sde.tweedie import FunctionModel, Model, affine, tweedie
+from backdrift.sde.tweedie import Kind, affine, tweedie
 from backdrift.sde.variance_exploding import VE, Brownian
 from backdrift.sde.variance_preserving import VP, CosineVP, OrnsteinUhlenbeck, SubVP
 
@@ -21,6 +25,8 @@ __all__ = [
     "CriticallyDamped",
     "FunctionModel",
     "GaussianSDE",
+    "HasScore",
+    "Kind",
     "LinearSDE",
     "MatrixPrior",
     "Model",

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeGuard
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is an int or a float that is not nan. A bool is not a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """Whether `value` is an int. A bool is not an integer, and neither is 2.0."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def require_positive(**values: Any) -> None:
+def require_positive(**values: object) -> None:
     """Raise unless every value is a finite number above 0."""
     for name, value in values.items():
         if not (is_number(value) and 0 < value < math.inf):
             raise ValueError(f"{name}: expected a positive number, got {value!r}")
 
 
-def require_non_negative(**values: Any) -> None:
+def require_non_negative(**values: object) -> None:
     """Raise unless every value is a finite number of at least 0."""
     for name, value in values.items():
         if not (is_number(value) and 0 <= value < math.inf):
@@ -33,7 +33,7 @@ def require_non_negative(**values: Any) -> None:
 
 def require_number(
     name: str,
-    value: Any,
+    value: object,
     *,
     least: float = -math.inf,
     most: float = math.inf,
@@ -59,7 +59,7 @@ def require_number(
     raise ValueError(f"{name}: expected a number{bounds}, got {value!r}")
 
 
-def require_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
+def require_integer(name: str, value: object, least: int, most: int | None = None) -> None:
     """Raise unless `value` is an integer of at least `least`, and at most `most` where that is given."""
     if is_integer(value) and least <= value and (most is None or value <= most):
         return
@@ -72,14 +72,14 @@ def require_integer(name: str, value: Any, least: int, most: int | None = None) 
     raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
-def require_count(name: str, value: Any, word: str | None = None) -> None:
+def require_count(name: str, value: object, word: str | None = None) -> None:
     """Raise unless `value` is a positive integer, or `word` where one is given, such as "exact"."""
     if (is_integer(value) and value >= 1) or (word is not None and value == word):
         return
     raise ValueError(f"{name}: expected a positive integer{'' if word is None else f' or {word!r}'}, got {value!r}")
 
 
-def require_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+def require_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise unless `value` is one of `choices`. Strings, numbers and None can be chosen; True is not the number 1."""
     known = tuple(choices)
     if isinstance(value, bool) or value not in known:

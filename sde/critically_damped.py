@@ -1,4 +1,4 @@
-"""Critically damped Langevin diffusion: data with a velocity, noise that enters through the velocity."""
+"""Critically damped Langevin diffusion: data with velocities, through which the noise enters."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class CriticallyDamped(LinearSDE):
 
         dx = v/M beta dt,    dv = -x beta dt - Gamma v/M beta dt + sqrt(2 Gamma beta) dw,
 
-    with Gamma^2 = 4 M: the friction at which x forgets its start fastest without oscillating. It is
-    a `LinearSDE` on the state (x, v) `[batch, 2, ...]`, and tends to N(0, I) x N(0, M I).
+    with Gamma^2 = 4 M. This is the friction at which x forgets its start fastest without oscillating. The process is
+    a `LinearSDE` on the state (x, v) `[batch, 2, ...]`, and tends to x ~ N(0, I), v ~ N(0, M I).
 
-    Noise reaches x only through v, so the score of v alone is asked for, and paths of x are smooth.
-    Velocities start from N(0, velocity M I) and are summed out: `marginal` takes (x_0, 0) and has
-    their variance in it (hybrid score matching, appendix C there).
+    Noise reaches x only through v. A solver therefore needs the score of v alone, and paths of x are smooth.
+    Velocities start from N(0, velocity M I). This start is integrated over: `marginal` takes the state (x_0, 0), and
+    its covariance includes the variance of the starting velocity (hybrid score matching, appendix C there).
 
     Args:
-        friction: Gamma; the mass is M = Gamma^2/4.
+        friction: Gamma. The mass is M = Gamma^2/4.
         velocity: gamma, the initial variance of v in units of M.
-        schedule: beta, or a number for a constant one.
+        schedule: beta and its integral, or a number for a constant beta.
         T: end time.
-        eps: time at which solvers stop.
+        eps: time at which solvers stop, T/1000 by default.
 
     Raises:
         ValueError: if friction, velocity or T is not positive.
@@ -62,7 +62,7 @@ class CriticallyDamped(LinearSDE):
         return (2, *shape)
 
     def position_marginal(self, t: Time) -> tuple[Tensor, Tensor]:
-        """alpha and sigma of the position, x_t given x_0 ~ N(alpha x_0, sigma^2), in float64 and shaped like `t`."""
+        """alpha and sigma of the position, x_t given x_0 ~ N(alpha x_0, sigma^2 I), in float64 and shaped like `t`."""
         phi, _ = self.moments(0.0, t)
         return phi[..., 0, 0], self.covariance_at(t)[..., 0, 0].sqrt()
 
@@ -71,10 +71,10 @@ class CriticallyDamped(LinearSDE):
 
             sum_i [ q m_i^2 + q v_i - log(1 + q v_i) ] / 2,    q = phi^T C^{-1} phi,
 
-        phi the part of Phi that carries the position from eps to T, C the prior's covariance.
+        where phi is the part of Phi that carries the position from eps to T, and C is the prior's covariance.
 
         Args:
-            x: positions at time eps, `[batch]` or `[batch, ...]`. A single one has no known variance, which is then taken as 0.
+            x: positions at time eps, `[batch, ...]`. A single sample has no known variance, which is then taken as 0.
             eps: the time of `x`.
         """
         phi, _ = self.moments(eps, self.T)
@@ -84,9 +84,9 @@ class CriticallyDamped(LinearSDE):
         return 0.5 * float((q * x.mean(0).square() + excess - excess.log1p()).sum())
 
     def lift(self, x: Tensor) -> Tensor:
-        """The state (x, 0) `[batch, 2, ...]` of data x `[batch, ...]`, to be given to `marginal` as x_0."""
+        """The state (x, 0) `[batch, 2, ...]` of data x `[batch, ...]`, which `marginal` takes as x_0."""
         return torch.stack([x, torch.zeros_like(x)], 1)
 
     def position(self, state: Tensor) -> Tensor:
-        """The data's part x of a state (x, v)."""
+        """The data's part x `[batch, ...]` of a state (x, v) `[batch, 2, ...]`."""
         return state[:, 0]

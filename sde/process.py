@@ -1,4 +1,4 @@
-"""The Ito process itself: dx = f(x, t) dt + g(x, t) dw, forwards and in reverse."""
+"""The Ito process dx = f(x, t) dt + g(x, t) dw, forwards and in reverse."""
 
 from __future__ import annotations
 
@@ -6,31 +6,19 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_non_negative
+from backdrift.sde.prior import PriorDensity
 
 Time = Tensor | float
 """A time: a number, a 0-d tensor, or one value per sample, `[batch]`."""
 
 NoiseType = Literal["diagonal", "scalar", "general"]
 """How the diffusion g acts on the Brownian motions, in torchsde's words; see `SDE`."""
-
-
-class PriorDensity(Protocol):
-    """The density that replaces p_T: samplers start from it, and likelihoods end at it."""
-
-    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None, **kwargs: Any) -> Tensor:
-        """Draws of the given shape `[batch, ...]`; `kwargs` (dtype, device) go to `torch.randn`."""
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """A draw made of standard normal numbers, shaped like `noise` `[batch, ...]`."""
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """The log-density in nats, `[batch]` for `x` `[batch, ...]`."""
 
 
 def as_time(t: Time, x: Tensor) -> Tensor:
@@ -57,19 +45,27 @@ def as_time(t: Time, x: Tensor) -> Tensor:
     )
 
 
+def wide(t: Time) -> Tensor:
+    """`t` as a tensor in float64, or in its own dtype on a device that has no float64 (Apple's mps).
+
+    Derivatives, roots and matrix exponentials are taken in this dtype.
+    """
+    if not isinstance(t, Tensor):
+        return torch.tensor(float(t), dtype=torch.float64)
+    return t if t.device.type == "mps" else t.double()
+
+
 class SDE(ABC):
-    """An Ito process dx = f(x, t) dt + g(x, t) dw for t in [0, T], data at 0 and noise at T.
+    """An Ito process dx = f(x, t) dt + g(x, t) dw for t in [0, T], with data at 0 and noise at T.
 
-    A subclass gives `T`, `drift` and `diffusion`. What g multiplies is said by `noise_type`, in
-    torchsde's words:
+    A subclass gives `T`, `drift` and `diffusion`. `noise_type` says what g multiplies, in torchsde's words:
 
-    - `"diagonal"`: g broadcasts against x, one Brownian motion for each component;
-    - `"scalar"`: g broadcasts against x, one Brownian motion for the whole sample;
-    - `"general"`: g is `[batch, d, m]` for the d components of a sample, flattened, m Brownian motions.
+    - `"diagonal"`: g broadcasts against x, and each component has a Brownian motion of its own;
+    - `"scalar"`: g broadcasts against x, and one Brownian motion drives the whole sample;
+    - `"general"`: g is `[batch, d, m]` for the d components of a sample, flattened, and m Brownian motions.
 
-    `state_dependent` says whether g depends on x; only then has the reverse process the extra
-    drift of `noise_divergence`. Declaring False for a g that does depend on x is an error that
-    nothing here can see; the default is the safe True.
+    `state_dependent` says whether g depends on x. Only then has the reverse process the extra drift of
+    `noise_divergence`. The default True is always right. Nothing here can detect a False that is wrong.
 
     A process answers questions about itself, so that no solver, likelihood or command asks for its class.
     Those are the attributes below, `eps`, `prior`, `prior_gap` and `position_marginal`.
@@ -121,15 +117,15 @@ class SDE(ABC):
         return (g @ z.unsqueeze(-1)).reshape(x.shape) if self.noise_type == "general" else g * z
 
     def state_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a state for data of shape `shape`, each without the batch."""
+        """The shape of a state for data of shape `shape`, both without the batch."""
         return tuple(shape)
 
     def lift(self, x: Tensor) -> Tensor:
-        """The state that stands for data x `[batch, ...]` at t = 0; x itself unless the process adds to it."""
+        """The state at t = 0 for data x `[batch, ...]`. It is x itself unless the process adds velocities."""
         return x
 
     def position(self, state: Tensor) -> Tensor:
-        """The data's part of a state."""
+        """The data's part of a state. It is the state itself unless the process adds velocities."""
         return state
 
     def position_marginal(self, t: Time) -> tuple[Tensor, Tensor]:
@@ -143,12 +139,12 @@ class SDE(ABC):
         )
 
     def prior_gap(self, x: Tensor, eps: float) -> float:
-        """The Kullback-Leibler divergence in nats of a normal density from the prior. That density has the mean and
-        the variances that data have at T, if they are `x` at time eps.
+        """The Kullback-Leibler divergence in nats from the prior to a normal density at T. That density has the mean
+        and the variances that the data have at T, given that they are `x` at time eps.
 
         Args:
-            x: data at time eps, `[batch, ...]`, without what the process adds to them (see `position`). A single
-                sample has no known variance, which is then taken as 0.
+            x: data at time eps, `[batch, ...]`, without the velocities that a process may add (see `position`). A
+                single sample has no known variance, which is then taken as 0.
             eps: the time of `x`.
 
         Returns:
@@ -167,19 +163,19 @@ class SDE(ABC):
     def noise_divergence(self, x: Tensor, t: Time) -> Tensor:
         """The vector (div g g^T)_i = sum_j d(g g^T)_ij / dx_j, `[batch, ...]` like `x`.
 
-        Zero where g does not depend on x. Otherwise from the Jacobian of g g^T, of size d^3 a
-        sample (d^2 where the noise is diagonal): give a closed form in the subclass where d is
-        large. Anderson (1982); Song et al. (2021), eq. 16 and 17.
+        It is zero where g does not depend on x. Elsewhere it is read off the Jacobian of g g^T, which has d^3
+        entries a sample, or d^2 where the noise is diagonal. Give a closed form in the subclass where d is large.
+        Anderson (1982); Song et al. (2021), eq. 16 and 17.
 
-        By it the flux f p - div(g g^T p)/2 of the Fokker-Planck equation differs from McAllester's
-        (2023) f p - g^2/2 grad p, which is right where g does not depend on x.
+        The flux of the Fokker-Planck equation is f p - div(g g^T p)/2. McAllester (2023) writes f p - g^2/2 grad p,
+        which leaves out this vector and is right where g does not depend on x.
         """
         if not self.state_dependent:
             return torch.zeros_like(x)
         times = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(x.shape[0])
 
         def divergence(point: Tensor, time: Tensor) -> Tensor:
-            # A batch of one: g is asked at the shape the user wrote it for.
+            # g is called with a batch of one, the shape that the user wrote it for.
             def covariance(flat: Tensor) -> Tensor:
                 x = flat.reshape(1, *point.shape)
                 g = self.diffusion(x, time.reshape(1))
@@ -205,23 +201,23 @@ class SDE(ABC):
         return g.square() * v
 
     def reverse(self, score: Callable[[Tensor, Time], Tensor], stochasticity: float = 1.0) -> ReverseSDE:
-        """This process run from T down to 0, see `ReverseSDE`."""
+        """This process run from T down to 0; see `ReverseSDE`."""
         return ReverseSDE(self, score, stochasticity)
 
 
 class ReverseSDE(SDE):
-    r"""The reverse of a process, an SDE again, to be run with dt < 0 from T down to 0:
+    r"""The reverse of a process. It is an SDE again, to be run with dt < 0 from T down to 0:
 
         dx = [f - (1 + lambda^2)/2 (div(g g^T) + g g^T score)] dt + lambda g dw
 
-    with stochasticity lambda: 0 is the probability-flow ODE, 1 Anderson's reverse SDE, and every
-    lambda >= 0 has the marginals p_t of the forward process (Anderson 1982; Song et al. 2021,
-    eq. 16 and 17; Zhang & Chen 2023).
+    with stochasticity lambda. lambda = 0 is the probability-flow ODE and lambda = 1 is Anderson's reverse SDE. Every
+    lambda >= 0 has the marginals p_t of the forward process (Anderson 1982; Song et al. 2021, eq. 16 and 17; Zhang &
+    Chen 2023).
 
-    McAllester (2023, last slide) writes for Brownian motion drift (1 + lambda)/2 score with noise
-    lambda. By the Fokker-Planck equation noise of variance lambda^2 per unit time needs the drift
-    (1 + lambda^2)/2, so the slide holds at 0 and 1 only (its noise should be sqrt(lambda)). A test
-    on a Gaussian, whose moments under both are known exactly, shows it.
+    McAllester (2023, last slide) writes the drift (1 + lambda)/2 score and the noise lambda for Brownian motion. By
+    the Fokker-Planck equation, noise of variance lambda^2 per unit time needs the drift (1 + lambda^2)/2 score. The
+    slide is therefore right for lambda = 0 and lambda = 1 only; its noise should be sqrt(lambda). A test shows this
+    on a Gaussian, whose moments under both are known exactly.
 
     Args:
         forward: the process to be reversed.

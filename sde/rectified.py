@@ -13,18 +13,18 @@ from backdrift.sde.gaussian import GaussianSDE
 
 @dataclass(frozen=True)
 class Rectified(GaussianSDE):
-    """alpha = 1 - t, sigma = t: the path of rectified flow and of flow matching,
+    """The path of rectified flow and of flow matching, alpha = 1 - t and sigma = t:
 
         dx = -x/(1 - t) dt + sqrt(2t/(1 - t)) dw.
 
     Its probability flow has velocity E[eps - x_0 | x_t]. Liu, Gong & Liu (2022); Lipman et al. (2023).
-    The SDE is singular at t = 1, where alpha vanishes, so T stays below it.
+    The SDE is singular at t = 1, where alpha vanishes, so T must be below 1.
 
     Args:
         T: end time, below 1.
 
     Raises:
-        ValueError: naming the parameter, if it is not positive, or not below 1.
+        ValueError: if T is not between 0 and 1.
     """
 
     T: float = 0.999

@@ -1,4 +1,4 @@
-"""Processes made for a stationary density: Langevin, underdamped, swirling, with state-dependent noise."""
+"""Processes with a given stationary density: overdamped and underdamped Langevin, with a curl, with any noise."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from backdrift.sde.linear import factor
 from backdrift.sde.process import SDE, Time
 
 Function = Callable[[Tensor], Tensor]
+"""A function of x `[batch, ...]`."""
+
 Constant = Tensor | float | Sequence[float] | Sequence[Sequence[float]]
+"""A number, one number for each component `[d]`, or a matrix `[d, d]`."""
 
 
 def matrix_divergence(matrix: Function, x: Tensor) -> Tensor:
-    """sum_j d M_ij(x) / dx_j, `[batch, d]`, for M a function of x `[batch, d]` to `[batch, d, d]`, by autograd."""
+    """(div M)_i = sum_j d M_ij(x) / dx_j, `[batch, d]`, by autograd, for M from x `[batch, d]` to `[batch, d, d]`."""
 
     def divergence(point: Tensor) -> Tensor:
         return torch.einsum("ijj->i", torch.func.jacfwd(lambda p: matrix(p.unsqueeze(0))[0])(point))
@@ -26,34 +29,35 @@ def matrix_divergence(matrix: Function, x: Tensor) -> Tensor:
 
 
 class StationarySDE(SDE):
-    """The process with a given stationary density p = e^{l/tau}/Z, l = `log_density`, tau = `temperature`:
+    """The process with a given stationary density p = e^{l/tau}/Z, where l is `log_density` and tau `temperature`:
 
-        dx = [(D + Q) grad l + tau div(D + Q)] dt + sqrt(2 tau D) dw,
+        dx = [(D + Q) grad l + tau div(D + Q)] dt + sqrt(2 tau D) dw.
 
-    D(x) symmetric positive semi-definite, Q(x) skew-symmetric, (div M)_i = sum_j dM_ij/dx_j. Every
-    process with this stationary density has this form (Ma, Chen & Fox 2015, theorems 1 and 2;
-    their D is tau D here, so that tau -> 0 leaves the gradient flow of l). In the end the probability
-    current is p (Q grad l + tau div Q), which circulates; without a curl there is none, and the
-    process is its own reverse.
+    D(x) is symmetric and positive semi-definite, Q(x) is skew-symmetric, and (div M)_i = sum_j dM_ij/dx_j. Every
+    process with this stationary density has this form (Ma, Chen & Fox 2015, theorems 1 and 2). Their D is tau D here,
+    so that the gradient flow of l is what is left as tau -> 0. In the stationary state the probability current is
+    p (Q grad l + tau div Q), which circulates. Without a curl Q there is no current, and the process is its own
+    reverse.
 
-    - D = 1, Q = 0, tau = 1 is the Langevin SDE dx = grad log p dt + sqrt(2) dw; the random-walk slides'
-      chain x + eps f + sqrt(eps) z with f = grad log p has half that noise, tau = 1/2, and density p^2;
-    - on the state (x, v), D = diag(0, Gamma), Q = [[0, -1], [1, 0]] and l = log p(x) - v^2/(2M) make
-      the underdamped Langevin SDE: `CriticallyDamped` is that for a normal p.
+    - D = 1, Q = 0, tau = 1 is the Langevin SDE dx = grad log p dt + sqrt(2) dw. The chain of the random-walk slides,
+      x + eps f + sqrt(eps) z with f = grad log p, has half the variance of its noise. That is tau = 1/2, and its
+      stationary density is p^2.
+    - D = diag(0, Gamma), Q = [[0, -1], [1, 0]] and l = log p(x) - v^2/(2M) on the state (x, v) are the underdamped
+      Langevin SDE. `CriticallyDamped` is this process for a normal p.
 
     Args:
-        log_density: l, a function of x `[batch, ...]` to `[batch]`, in nats; a constant may be missing.
+        log_density: l, a function from x `[batch, ...]` to `[batch]`, in nats, up to a constant.
         temperature: tau.
-        diffusion: D. A number, or one for each component `[d]`; a matrix `[d, d]`; or a function of x
+        diffusion: D. A number, one number for each component `[d]`, a matrix `[d, d]`, or a function from x
             `[batch, d]` to positive definite matrices `[batch, d, d]`.
-        curl: Q. A skew-symmetric matrix `[d, d]`, or a function of x `[batch, d]` to such
-            `[batch, d, d]` (only its skew-symmetric part counts).
-        score: grad l, where it is known; by autograd otherwise.
-        T: how long it runs.
+        curl: Q. A skew-symmetric matrix `[d, d]`, or a function from x `[batch, d]` to matrices `[batch, d, d]`, of
+            which the skew-symmetric part is used.
+        score: grad l, a function like `log_density`; taken by autograd by default.
+        T: how long the process runs.
 
     Raises:
-        ValueError: if temperature or T is not positive, D is not positive semi-definite, or a
-            constant Q is not skew-symmetric.
+        ValueError: if temperature or T is not positive, a constant D is not positive semi-definite, or a constant Q
+            is not skew-symmetric.
     """
 
     def __init__(
@@ -91,23 +95,28 @@ class StationarySDE(SDE):
     ) -> StationarySDE:
         """Stochastic gradient descent on a loss as a process, dx = -grad L dt + sqrt(eta) sigma dw.
 
-        A step is x - eta (grad L + sigma eps), eps ~ N(0, 1), and lasts eta. The stationary density
-        is e^{-2L/(eta sigma^2)}/Z (McAllester 2022). The slide calls it Gibbs "with eta as temperature":
-        the temperature is eta sigma^2/2, in proportion to eta and equal to it for sigma^2 = 2 only.
-        It is the limit of small eta: on the parabola L = a x^2/2 the steps themselves have variance
+        A step goes to x - eta (grad L + sigma eps), eps ~ N(0, 1), and lasts the time eta. The stationary density is
+        e^{-2L/(eta sigma^2)}/Z (McAllester 2022). The slide calls it Gibbs "with eta as temperature". The temperature
+        is eta sigma^2/2, which is proportional to eta and equals eta for sigma^2 = 2 only.
+
+        The process is the limit of small eta. On the parabola L = a x^2/2 the steps themselves have variance
         eta sigma^2/(2a) / (1 - eta a/2), for eta a < 2.
 
         Args:
-            loss: L, a function of x `[batch, ...]` to `[batch]`.
+            loss: L, a function from x `[batch, ...]` to `[batch]`.
             learning_rate: eta.
-            gradient_std: sigma, the standard deviation of the gradient's noise, the same everywhere.
-            score: -grad L, where it is known.
-            T: how long it runs: eta times the number of steps.
+            gradient_std: sigma, the standard deviation of the gradient's noise, which is the same everywhere.
+            score: -grad L; taken by autograd by default.
+            T: how long the process runs, eta times the number of steps.
+
+        Raises:
+            ValueError: if `learning_rate`, `gradient_std` or T is not positive.
         """
         require_positive(learning_rate=learning_rate, gradient_std=gradient_std)
         return cls(lambda x: -loss(x), 0.5 * learning_rate * gradient_std**2, score=score, T=T)
 
     def _root(self, d: Tensor) -> Tensor:
+        """sqrt(D) for a constant D, after checking that D is positive semi-definite."""
         if d.ndim > 2 or (d.ndim == 2 and not torch.equal(d, d.mT)):
             raise ValueError(f"diffusion: expected a number, [d] or a symmetric [d, d], got {d.tolist()}")
         least = float((torch.linalg.eigvalsh(d) if d.ndim == 2 else d).min())
@@ -116,7 +125,7 @@ class StationarySDE(SDE):
         return factor(d) if d.ndim == 2 else d.sqrt()
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log of the stationary density but for log Z, l/tau, `[batch]`."""
+        """l/tau, the log of the stationary density up to log Z, in nats, `[batch]`."""
         return self.log_density(x) / self.temperature
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
@@ -134,7 +143,7 @@ class StationarySDE(SDE):
         return drift
 
     def diffusion(self, x: Tensor, t: Time) -> Tensor:
-        """sqrt(2 tau D): broadcasting against x, or a lower triangular `[batch, d, d]`."""
+        """sqrt(2 tau D): a tensor that broadcasts against x, or lower triangular matrices `[batch, d, d]`."""
         scale = math.sqrt(2 * self.temperature)
         if self.matrix is not None:
             return scale * torch.linalg.cholesky(self.matrix(x))
@@ -142,9 +151,10 @@ class StationarySDE(SDE):
         return root.expand(len(x), -1, -1) if root.ndim == 2 else root
 
     def noise_divergence(self, x: Tensor, t: Time) -> Tensor:
-        """2 tau div D, without the detour by the square root."""
+        """2 tau div D, from D itself and not from its square root."""
         return torch.zeros_like(x) if self.matrix is None else 2 * self.temperature * matrix_divergence(self.matrix, x)
 
     @staticmethod
     def _apply(matrix: Tensor, v: Tensor) -> Tensor:
+        """The product M v for each sample, `[batch, d]`."""
         return (matrix @ v.unsqueeze(-1)).squeeze(-1)

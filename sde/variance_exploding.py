@@ -14,15 +14,15 @@ from backdrift.sde.gaussian import GaussianSDE
 
 @dataclass(frozen=True)
 class Brownian(GaussianSDE):
-    """Brownian motion dz = dB: alpha = 1, sigma = sqrt(t), with time a variance.
+    """Brownian motion dx = dw, with alpha = 1 and sigma = sqrt(t). Its time is a variance.
 
     McAllester (2023), eq. 1: z(t) = z(0) + sqrt(t) eps.
 
     Args:
-        T: end time, the variance of the noise at the end; let sqrt(T) be well above the data's width.
+        T: end time, which is the variance of the noise at the end. sqrt(T) should be well above the width of the data.
 
     Raises:
-        ValueError: naming the parameter, if it is not positive.
+        ValueError: if T is not positive.
     """
 
     T: float = 2500.0
@@ -53,9 +53,9 @@ class Brownian(GaussianSDE):
 class VE(GaussianSDE):
     """Variance exploding: dx = g dw, sigma(t) = sigma_min (sigma_max/sigma_min)^(t/T).
 
-    Song et al. (2021), eq. 9 and 30. The marginal's variance is sigma(t)^2, as there, so x at t = 0
-    is not the data but the data blurred by sigma_min; the variance that the SDE itself has added by
-    t is sigma(t)^2 - sigma_min^2, and `transition` and `bridge` use that.
+    Song et al. (2021), eq. 9 and 30. The variance of the marginal is sigma(t)^2, as there. So x at t = 0 is not the
+    data but the data plus noise of standard deviation sigma_min. The variance that the SDE itself has added by time t
+    is sigma(t)^2 - sigma_min^2, and `transition` and `bridge` use that.
 
     Args:
         sigma_min: standard deviation of the noise at t = 0, in the units of the data.
@@ -63,7 +63,7 @@ class VE(GaussianSDE):
         T: end time.
 
     Raises:
-        ValueError: naming the parameter, if it is not positive, or sigma_max <= sigma_min.
+        ValueError: if a parameter is not positive, or sigma_max is not above sigma_min.
     """
 
     sigma_min: float = 0.002
@@ -77,7 +77,7 @@ class VE(GaussianSDE):
 
     @property
     def _growth(self) -> float:
-        """d log(sigma)/dt."""
+        """d log(sigma)/dt, per unit time."""
         return math.log(self.sigma_max / self.sigma_min) / self.T
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from backdrift.sde.gaussian import GaussianSDE
 
 @dataclass(frozen=True)
 class LinearBeta(GaussianSDE):
-    """The schedule that VP and sub-VP share: alpha = exp(-B/2) with B(t) the integral of
+    """The schedule that VP and sub-VP share. alpha = exp(-B/2), where B(t) is the integral from 0 to t of
 
         beta(t) = beta_min + (beta_max - beta_min) t/T.
 
@@ -25,7 +25,7 @@ class LinearBeta(GaussianSDE):
         T: end time.
 
     Raises:
-        ValueError: naming the parameter, if it is not positive, or beta_max < beta_min.
+        ValueError: if a parameter is not positive, or beta_max is below beta_min.
     """
 
     beta_min: float = 0.1
@@ -38,6 +38,7 @@ class LinearBeta(GaussianSDE):
             raise ValueError(f"beta_max: expected at least beta_min = {self.beta_min}, got {self.beta_max}")
 
     def beta(self, t: Tensor) -> Tensor:
+        """beta(t), per unit time."""
         return self.beta_min + (self.beta_max - self.beta_min) / self.T * t
 
     def integrated_beta(self, t: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class LinearBeta(GaussianSDE):
         return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) / self.T * t)
 
     def t_from_integrated_beta(self, b: Tensor) -> Tensor:
-        """The inverse of B, in the form that loses no digits near 0."""
+        """The t at which B(t) = `b`, in a form that loses no digits near 0."""
         slope = (self.beta_max - self.beta_min) / self.T
         return 2 * b / (self.beta_min + (self.beta_min**2 + 2 * slope * b).sqrt())
 
@@ -80,7 +81,7 @@ class VP(LinearBeta):
 class SubVP(LinearBeta):
     """Sub-VP: dx = -beta/2 x dt + sqrt(beta (1 - exp(-2B))) dw, sigma = 1 - exp(-B).
 
-    Song et al. (2021), eq. 12 and 29; its noise is less than VP's at every t.
+    Song et al. (2021), eq. 12 and 29. Its noise is below that of VP at every t > 0.
     """
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -102,15 +103,15 @@ class SubVP(LinearBeta):
 class CosineVP(GaussianSDE):
     """Variance preserving with alpha(t) = cos(a(t)) / cos(a(0)), a = pi/2 (t + offset)/(1 + offset).
 
-    Nichol & Dhariwal (2021), eq. 17, whose alpha-bar is our alpha^2. alpha vanishes at t = 1, where
-    the drift is infinite; T = 0.9946 is where Lu et al. (2022a) stop.
+    Nichol & Dhariwal (2021), eq. 17, whose alpha-bar is our alpha^2. alpha vanishes at t = 1, where the drift is
+    infinite. Lu et al. (2022a) stop at the default T = 0.9946.
 
     Args:
         offset: Nichol & Dhariwal's s.
         T: end time, below 1.
 
     Raises:
-        ValueError: naming the parameter, if it is not positive, or T is not below 1.
+        ValueError: if a parameter is not positive, or T is not below 1.
     """
 
     offset: float = 0.008
@@ -123,16 +124,18 @@ class CosineVP(GaussianSDE):
 
     @property
     def _start(self) -> float:
+        """The angle a(0), in radians."""
         return 0.5 * math.pi * self.offset / (1 + self.offset)
 
     def _angle(self, t: Tensor) -> Tensor:
+        """The angle a(t), in radians."""
         return 0.5 * math.pi / (1 + self.offset) * t + self._start
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(self._angle(t)) / math.cos(self._start)
 
     def sigma(self, t: Tensor) -> Tensor:
-        # cos^2 a(0) - cos^2 a = sin(a - a(0)) sin(a + a(0)): no digits lost near 0
+        # cos^2 a(0) - cos^2 a(t) = sin(a(t) - a(0)) sin(a(t) + a(0)), which loses no digits near t = 0.
         advance = 0.5 * math.pi / (1 + self.offset) * t
         return (torch.sin(advance) * torch.sin(advance + 2 * self._start)).sqrt() / math.cos(self._start)
 
@@ -143,7 +146,7 @@ class CosineVP(GaussianSDE):
         return (-2 * self.f(t)).sqrt()
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        # With a the angle at t and a0 at 0: sin(a - a0) sin(a + a0) = cos^2(a0) sigma^2.
+        # With the angles a at t and a0 at 0, sin(a - a0) sin(a + a0) = cos^2(a0) sigma^2 gives sin(a - a0).
         alpha, variance = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr)
         sin0, cos0 = math.sin(self._start), math.cos(self._start)
         sin_a = (sin0**2 + cos0**2 * variance).sqrt()
@@ -158,8 +161,8 @@ class OrnsteinUhlenbeck(GaussianSDE):
 
         alpha = exp(-rate t),    sigma^2 = std^2 (1 - exp(-2 rate t)).
 
-    Uhlenbeck & Ornstein (1930). The Langevin SDE of a normal density; with std = 1 it is VP with
-    a constant beta = 2 rate.
+    Uhlenbeck & Ornstein (1930). It is the Langevin SDE of a normal density. With std = 1 it is VP with a constant
+    beta = 2 rate.
 
     Args:
         rate: speed of mean reversion, per unit time.
@@ -167,7 +170,7 @@ class OrnsteinUhlenbeck(GaussianSDE):
         T: end time.
 
     Raises:
-        ValueError: naming the parameter, if it is not positive.
+        ValueError: if a parameter is not positive.
     """
 
     rate: float = 1.0

@@ -6,7 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from backdrift.sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, Time, check
+from backdrift.sde import (
+    SDE,
+    VE,
+    VP,
+    Brownian,
+    CosineVP,
+    GaussianSDE,
+    LinearSDE,
+    OrnsteinUhlenbeck,
+    Rectified,
+    StationarySDE,
+    SubVP,
+    Time,
+    check,
+)
 
 
 class Bare(GaussianSDE):
@@ -207,3 +221,20 @@ class Rises(GaussianSDE):
 def test_a_nan_and_a_noise_that_goes_away_are_faults() -> None:
     assert "sigma" in " ".join(check(NotANumber()).faults)
     assert any("does not fall" in fault or "diffusion" in fault for fault in check(Rises()).faults)
+
+
+def test_another_kind_of_process_and_numbers_out_of_range_are_refused() -> None:
+    plain: SDE = StationarySDE(lambda x: -x.square().sum(1))
+    with pytest.raises(ValueError, match=r"^sde: expected a GaussianSDE or a LinearSDE, got StationarySDE$"):
+        check(plain)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^points: expected an integer of at least 2, got 1$"):
+        check(VP(), points=1)
+    with pytest.raises(ValueError, match=r"^tolerance: expected a positive number, got 0$"):
+        check(VP(), tolerance=0)
+
+
+def test_the_number_of_points_reaches_every_kind_of_process() -> None:
+    """Between few points the worst error lies at one of them."""
+    for sde in (VP(), LinearSDE([[0.0, 1.0], [-1.0, -2.0]], [[0.0], [1.0]])):
+        start = sde.eps if isinstance(sde, VP) else 0.0
+        assert {found.t for found in check(sde, points=2).findings} <= {start, sde.T}

@@ -237,6 +237,8 @@ def test_reverse_cld_with_the_exact_score_keeps_the_marginals(stochasticity: flo
         (([[math.nan]], [[1.0]]), "A: "),
         ((A, L, 1.0, -1.0), "T: "),
         ((A, L, -2.0), "rate: "),
+        ((A, L, True), "schedule: expected a positive number, or beta"),
+        ((A, L, 1.0, 1.0, 1.0), "eps: expected a number of at least 0 and below 1"),
         ((A, L, 1.0, 1.0, None, [[1.0]]), "initial: "),
     ],
 )

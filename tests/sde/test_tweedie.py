@@ -102,3 +102,5 @@ def test_unknown_kinds_are_refused() -> None:
         FunctionModel(lambda x, t: x, VP(), "x0")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^kind: expected one of"):
         tweedie(torch.zeros(1, 1), torch.zeros(1, 1), 0.5, VP(), "score", "flow")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^function: expected a function of \(x, t\), got float"):
+        FunctionModel(1.0, VP())  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+"""What a model is: anything that denoises, or at least has a score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol, get_args
+
+from torch import Tensor
+
+from backdrift.sde.checks import require_choice
+from backdrift.sde.gaussian import GaussianSDE
+from backdrift.sde.process import SDE, Time
+from backdrift.sde.tweedie import Kind, tweedie
+
+
+class HasScore(Protocol):
+    """An object with the score s(x, t) = grad log p_t(x) of the states of a process, which may be any SDE."""
+
+    @property
+    def sde(self) -> SDE:
+        """The process."""
+
+    def score(self, x: Tensor, t: Time, /) -> Tensor:
+        """s(x, t), shaped like `x` `[batch, ...]`, for a scalar t or one time per sample, `[batch]`."""
+
+
+class Model(ABC):
+    """A model: it has `sde` and `denoise(x, t)`, and the rest follows by Tweedie's formula.
+
+    Networks, closed-form densities and wrapped functions are models. A solver asks for these two only, so any object
+    that has them will do, whether or not it is of this class.
+
+    Attributes:
+        sde: the process that the times t belong to.
+    """
+
+    sde: GaussianSDE
+
+    @abstractmethod
+    def denoise(self, x: Tensor, t: Time) -> Tensor:
+        """D(x, t) = E[x_0 | x_t = x], shaped like `x` `[batch, ...]`, for a scalar t or `[batch]`."""
+
+    def score(self, x: Tensor, t: Time) -> Tensor:
+        """grad log p_t(x) = (alpha D - x)/sigma^2, shaped like `x`."""
+        return tweedie(self.denoise(x, t), x, t, self.sde, "denoised", "score")
+
+    def noise(self, x: Tensor, t: Time) -> Tensor:
+        """E[eps | x_t = x] = (x - alpha D)/sigma, shaped like `x`."""
+        return tweedie(self.denoise(x, t), x, t, self.sde, "denoised", "noise")
+
+    def velocity(self, x: Tensor, t: Time) -> Tensor:
+        """dx/dt along the probability flow, f x - g^2/2 score, shaped like `x`."""
+        return tweedie(self.denoise(x, t), x, t, self.sde, "denoised", "velocity")
+
+
+class FunctionModel(Model):
+    """A function (x, t) as a model.
+
+    Args:
+        function: called with x `[batch, ...]` and t, which is passed on as it came: a scalar or `[batch]`. It returns
+            a tensor like x. It may be a method, or a module with the weights of a network.
+        sde: the process that x_t comes from.
+        predicts: what the function returns: "denoised", "score", "noise" or "velocity".
+
+    Attributes:
+        function, sde, predicts: the arguments. The device and the dtype of the model are those of `function`.
+
+    Raises:
+        ValueError: if `function` cannot be called, or `predicts` is none of the four.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor, Time], Tensor], sde: GaussianSDE, predicts: Kind = "denoised"
+    ) -> None:
+        if not callable(function):
+            raise ValueError(f"function: expected a function of (x, t), got {type(function).__name__}")
+        require_choice("predicts", predicts, get_args(Kind))
+        self.function, self.sde, self.predicts = function, sde, predicts
+
+    def denoise(self, x: Tensor, t: Time) -> Tensor:
+        return tweedie(self.function(x, t), x, t, self.sde, self.predicts, "denoised")
