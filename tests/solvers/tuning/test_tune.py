@@ -18,7 +18,7 @@ from backdrift.solvers import (
     tune,
 )
 from backdrift.solvers.tables.non_stationary import canonical
-from backdrift.solvers.tuning.tune import differentiably
+from backdrift.solvers.tuning.reference import differentiably
 
 
 def modes(sde) -> GaussianMixture:

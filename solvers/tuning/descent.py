@@ -1,0 +1,58 @@
+"""Gradient descent on the numbers of a solver."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from backdrift.solvers.solver import Solver
+
+Solvers = TypeVar("Solvers", bound=Solver)
+
+
+def descend(
+    parameters: list[Tensor],
+    loss: Callable[..., Tensor],
+    solver: Callable[..., Solvers],
+    score: Callable[[Solvers], float],
+    iterations: int,
+    rate: float,
+) -> tuple[Solvers, list[Tensor]]:
+    """Minimise a loss by Adam, and keep the best solver on the way.
+
+    Args:
+        parameters: where to begin.
+        loss: of the parameters, differentiable.
+        solver: makes a solver of the parameters.
+        score: of a solver, taken every ten iterations; the least one is kept. The beginning is scored too.
+        iterations: of Adam.
+        rate: its learning rate at the start, which falls to 0 along a cosine.
+
+    Returns:
+        The solver with the least score, and its parameters.
+    """
+    now = [parameter.detach().clone().requires_grad_() for parameter in parameters]
+    optimiser = torch.optim.Adam(now, lr=rate, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))
+    kept, least = [parameter.detach().clone() for parameter in now], math.inf
+    for iteration in range(iterations + 1):
+        if iteration % 10 == 0 or iteration == iterations:
+            here = [parameter.detach().clone() for parameter in now]
+            reached = score(solver(*here))
+            if reached < least:
+                kept, least = here, reached
+        if iteration == iterations:
+            break
+        gradients = torch.autograd.grad(loss(*now), now)
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            break
+        for parameter, gradient in zip(now, gradients, strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(now, 1.0)
+        optimiser.step()
+        schedule.step()
+    return solver(*kept), kept
