@@ -75,11 +75,14 @@ class Data:
         if self.class_names is None and self.classes:
             self.class_names = tuple(map(str, range(self.classes)))
         shape = tuple(train.shape[1:])
-        self.units = Units.standardising(train) if levels is None else Units.of_levels(shape, levels)
+        try:
+            self.units = Units.standardising(train) if levels is None else Units.of_levels(shape, levels)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         self.std = standard_deviation(train, self.units)
         if not 0 < self.std < math.inf:
             largest = float(train.abs().max())
-            raise ValueError(f"{name}: values up to {largest:.2g} are too large or too small to square; rescale them")
+            raise ValueError(f"{name}: values up to {largest:.2g} are too small to square; rescale them")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -30,6 +30,9 @@ class Units:
         shift: float64, one number for each feature of vectors, otherwise one number for all components.
         scale: positive, of the same shape as `shift`.
         low, high: the smallest and the largest training value v, which pictures are drawn black and white at.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a number is not finite or a scale not positive.
     """
 
     shape: tuple[int, ...]
@@ -38,6 +41,19 @@ class Units:
     scale: Tensor
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"shape: expected lengths of at least 1, got {list(self.shape)}")
+        if self.levels is not None and self.levels < 2:
+            raise ValueError(f"levels: expected at least 2, or null for continuous data, got {self.levels}")
+        for name, value in (("shift", self.shift), ("scale", self.scale)):
+            if value.ndim > 1 or (value.ndim == 1 and value.shape != self.shape):
+                raise ValueError(f"{name}: expected one number, or {self.shape[0]}, got shape {list(value.shape)}")
+            if not bool(value.isfinite().all()):
+                raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
+        if not bool((self.scale > 0).all()):
+            raise ValueError("scale: expected positive numbers")
 
     @classmethod
     def of_levels(cls, shape: tuple[int, ...], levels: int) -> Units:
@@ -51,11 +67,16 @@ class Units:
 
         Every feature of vectors has its own mean and variance; pictures and series have one for all components.
         A constant feature keeps its scale, since it has no spread to divide by.
+
+        Raises:
+            ValueError: if values are so large that their variance is not finite.
         """
         values = train.double()  # a large mean must not eat the digits of a small spread
         axes = (0,) if values.ndim == 2 else tuple(range(values.ndim))
         shift, spread = values.mean(axes), values.std(axes)
         scale = torch.where(spread > 1e-12 * shift.abs(), spread, torch.ones_like(spread))
+        if not bool(scale.isfinite().all()):
+            raise ValueError(f"values up to {float(values.abs().max()):.2g} are too large to square; rescale them")
         return cls(tuple(train.shape[1:]), None, shift, scale, float(train.min()), float(train.max()))
 
     @property

@@ -95,7 +95,7 @@ def moments(chains: Chains, target: ExampleDensity, reference: Chains | None) ->
     text = "## Moments\n\n± is the Monte Carlo standard error. *bulk* and *tail* are effective numbers of draws."
     if other is not None:
         head[3:3] = ["reference mean", "reference sd", "z of the mean", "z of the sd"]
-        kind = "exact values" if reference is None else f"of a MALA run of {reference.draws.shape[:2].numel()} draws"
+        kind = "exact" if reference is None else f"those of {reference.draws.shape[:2].numel()} draws by MALA"
         text += f" The reference values are {kind}. z is the difference to them over its standard error."
     rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for i, name in enumerate(target.coordinates):

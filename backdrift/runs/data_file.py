@@ -17,7 +17,9 @@ FORMAT = 2
 def write(folder: Path, card: DataCard) -> None:
     """Write the card of a run's data set. The file appears whole or not at all."""
     hidden = folder / f".{NAME}"
-    hidden.write_text(json.dumps({"format": FORMAT, **card.to_dict()}, indent=1, allow_nan=False) + "\n")
+    values = {"format": FORMAT, **card.to_dict()}
+    lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()]
+    hidden.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     force(hidden)
     hidden.replace(folder / NAME)
 
@@ -38,9 +40,9 @@ def read(folder: Path) -> DataCard | None:
         found = values.pop("format")
     except (ValueError, KeyError) as error:
         raise ValueError(f"run={folder}: its {NAME} is damaged: {error}") from error
-    if not isinstance(found, int) or found > FORMAT:
+    if found != FORMAT:
         raise ValueError(
-            f"run={folder}: its {NAME} is of format {found}, this version of backdrift reads up to format {FORMAT}; "
+            f"run={folder}: its {NAME} is of format {found}, this version of backdrift reads formats up to {FORMAT}; "
             "use a newer version"
         )
     try:

@@ -1,4 +1,4 @@
-"""Which samples a step sees, and the seeds of its random numbers."""
+"""Which samples a training step sees, and the seeds of its random numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Order:
-    """Which samples a step sees: endless shuffled passes, cut into batches.
+    """Which samples each step sees: shuffled passes over all samples, one after the other, cut into batches.
 
     Args:
         samples: number of training samples.
@@ -21,7 +21,7 @@ class Order:
         self._shuffled: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __call__(self, step: int) -> Tensor:
-        """Indices of step 0, 1, …, `[batch]`."""
+        """The indices of the samples that step 0, 1, … sees, `[batch]`."""
         place, end, parts = step * self.batch, (step + 1) * self.batch, []
         while place < end:
             turn, start = divmod(place, self.samples)
@@ -37,13 +37,16 @@ class Order:
 
 
 def mixed(*numbers: int) -> int:
-    """A seed that depends on all of `numbers` (no two steps of two seeds share one, as sums would)."""
+    """A seed made of several numbers, by a hash.
+
+    Sums would not do: step 1 of seed 2 would have the seed of step 2 of seed 1.
+    """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def seed_device(device: torch.device, seed: int) -> None:
-    """Seed the numbers that modules such as dropout draw on `device`."""
+    """Seed the random numbers that modules such as dropout draw on `device`."""
     if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` also queues a stack trace for each GPU library
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` also prepares calls for each GPU library
     else:
         torch.manual_seed(seed)

@@ -18,24 +18,26 @@ class Recipe:
     """How a network is trained.
 
     Args:
-        loss: of a batch, one number a sample, called as `loss(model, x0, u, noise, label)`: `models.DenoisingLoss`, …
-        optimizer: makes the optimiser of the parameters, at the highest learning rate.
+        loss: gives one number for each sample of a batch; called as `loss(model, x0, u, noise, label)`, as
+            `models.DenoisingLoss` is.
+        optimizer: makes the optimiser of the parameters, with the highest learning rate.
         steps: number of optimiser steps.
         batch: samples in a step, over all processes together.
         warmup: steps in which the learning rate rises to its highest.
-        decay: how it falls to 0 at the end: "cosine", "linear", or "constant" (it does not).
-        clip: the largest norm of the gradient, or null for any.
-        ema: decay of the weights' running average, a step; less at the start, see `decay_of_average`.
+        decay: how the learning rate changes until the end: it falls to 0 along a "cosine" or on a "linear" line, or it
+            is "constant".
+        clip: the largest norm of the gradient, or null for no limit.
+        ema: decay of the weights' running average in a step. It is smaller at the start, see `decay_of_average`.
         mixed_precision: "no", "bf16" or "fp16" inside the network; null leaves it to accelerate's own settings.
         label_dropout: the share of labels withheld, for classifier-free guidance (networks with classes).
-        channels_last: hold images and kernels with the channels innermost.
+        channels_last: whether images and kernels lie in memory with the channels innermost.
         seed: of the weights, the order of the data and all noise.
         log_every: steps between two lines of `metrics.jsonl`.
         checkpoint_every: steps between two checkpoints.
         keep: how many checkpoints are kept.
 
     Raises:
-        ValueError: naming the argument that makes no sense.
+        ValueError: if an argument is out of its range. The message names it.
     """
 
     loss: Callable[..., Tensor]
@@ -75,12 +77,15 @@ class Recipe:
             raise ValueError(f"clip={self.clip}: expected a positive number or null")
 
     def rate(self, step: int) -> float:
-        """The learning rate of step 0, 1, … over the highest."""
+        """The learning rate of step 0, 1, … as a share of the highest."""
         warm = min(1.0, (step + 1) / (self.warmup + 1))
         share = step / self.steps
         fall = {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}
         return warm * fall[self.decay]
 
     def decay_of_average(self, step: int) -> float:
-        """min(ema, (1 + n)/(10 + n)) of step n = 0, 1, …: a short training's average is not of its first weights."""
+        """The decay of the running average in step n = 0, 1, …: min(ema, (1 + n)/(10 + n)).
+
+        The smaller decay at the start makes the average of a short training forget its first weights.
+        """
         return min(self.ema, (1 + step) / (10 + step))

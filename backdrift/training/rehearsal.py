@@ -1,4 +1,4 @@
-"""A solver and a likelihood tried before training, so that no mistake in them waits for its end."""
+"""The solver and the likelihood of a config, tried before training, since they are used only after it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from backdrift.sde import SDE, Time
 
 @dataclass(frozen=True)
 class NormalScore:
-    """A process with the score of N(0, 1) at all times, in place of a model."""
+    """A model for trials: the score of N(0, I) at all times, under any process."""
 
     sde: SDE
 
@@ -26,15 +26,17 @@ class NormalScore:
 
 
 def rehearse(config: DictConfig, sde: SDE) -> None:
-    """Solve and score two points of a normal density: no mistake in what comes after training waits for its end.
+    """Sample and score two points of a normal density with the config's solver and likelihood.
+
+    A mistake in them is then found before training, not at its end.
 
     Raises:
-        ValueError: beginning with the key at fault.
+        ValueError: if one of them fails. The message begins with its key.
     """
     solver, normal = build(config, "solver"), NormalScore(sde)
     settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
     if isinstance(settings.get("steps"), int) and "grid" not in settings:
-        settings["steps"] = min(settings["steps"], 1)  # enough to judge the others
+        settings["steps"] = min(settings["steps"], 1)  # enough to check the other settings
     for key, attempt in (
         ("solver", lambda: draw(normal, solver, (1,), 2, seed=0)),
         ("likelihood", lambda: density_of(sde)(normal, torch.zeros(2, 1), **settings)),

@@ -1,10 +1,8 @@
-"""The training loop: denoising score matching, whose every step is a function of the seed and its number."""
+"""The training loop: denoising score matching, in which every step is a function of the seed and its number."""
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,19 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim import Optimizer
 
-from backdrift.data import Data
+from backdrift.data import Data, Source
 from backdrift.models import ConservativeDenoiser
-from backdrift.models.times import stratified_uniform
-from backdrift.runs import checkpoint
 from backdrift.runs.configuration import build
-from backdrift.runs.progress import Progress
-from backdrift.runs.run import Run, preconditioning
-from backdrift.training.order import Order, mixed, seed_device
+from backdrift.runs.run import Run
+from backdrift.runs.trained_model import preconditioning
+from backdrift.training.batches import Batch, Batches
+from backdrift.training.journal import Journal
+from backdrift.training.order import mixed, seed_device
 from backdrift.training.recipe import Recipe
 from backdrift.training.rehearsal import rehearse
+from backdrift.training.state import TrainingState
 
 
 class Diverged(FloatingPointError):
@@ -35,9 +34,15 @@ class Trainer:
     """Everything that a config asks for, made and checked before anything is written.
 
     Args:
-        config: of the command `train`, or a run's own. `event` (the shape of a sample, the number of classes,
-            the standard deviation) is filled in from the data, for the network's config to refer to.
+        config: of the command `train`, or a run's own. Its `event` (the shape of a sample, the number of classes, the
+            standard deviation) is filled in from the data, for the network's config to refer to.
         data: the data set, if it is loaded already.
+
+    Attributes:
+        data: the data set. The training samples are taken from it as from any `Source`, a batch at a time.
+        recipe: how the network is trained.
+        network: what is trained.
+        accelerator: says the device and the number of processes.
 
     Raises:
         ValueError: if a part cannot be made, or does not fit the others.
@@ -50,9 +55,10 @@ class Trainer:
         self.data: Data = build(config, "data") if data is None else data
         if "path" in config.data:  # the run will be read from other folders
             config.data.path = str(Path(str(config.data.path)).expanduser().absolute())
-        self.state = self.sde.state_shape(self.data.shape)
-        lead = len(self.state) - len(self.data.shape) + 1  # axes that the process adds are channels to the network
-        shape = [math.prod(self.state[:lead]), *self.state[lead:]]
+        self.state_shape = self.sde.state_shape(self.data.shape)
+        # Axes that the process adds to the data are channels to the network.
+        lead = len(self.state_shape) - len(self.data.shape) + 1
+        shape = [math.prod(self.state_shape[:lead]), *self.state_shape[lead:]]
         config.event = {"shape": shape, "classes": self.data.classes, "std": self.data.std}
         self.recipe: Recipe = build(config, "train")  # may refer to the event
         torch.manual_seed(mixed(self.recipe.seed, 0))
@@ -60,22 +66,27 @@ class Trainer:
         self.model_of = preconditioning(config)
         self.classes = int(getattr(getattr(self.network, "conditioning", None), "classes", 0))
         self._check_fit()
-        # Told that there are CPUs only, it lets the processes of any launcher meet; else each would train alone.
+        # Without cpu=True accelerate would let the processes of a launcher for CPUs train alone.
         on_cpu = not torch.accelerator.is_available()
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=self.recipe.mixed_precision)
+        processes = self.accelerator.num_processes
+        if self.recipe.batch % processes:
+            raise ValueError(f"train.batch={self.recipe.batch}: expected a multiple of the {processes} processes")
         self.network.to(self.accelerator.device)
         if self.recipe.channels_last:
             self.network.to(memory_format=torch.channels_last)
         try:
-            self.optimizer = self.recipe.optimizer(self.network.parameters())
+            self.optimizer: Optimizer = self.recipe.optimizer(self.network.parameters())
         except (TypeError, ValueError) as error:
             raise ValueError(f"train.optimizer: {error}") from error
-        processes = self.accelerator.num_processes
-        if self.recipe.batch % processes:
-            raise ValueError(f"train.batch={self.recipe.batch}: expected a multiple of the {processes} processes")
+        self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def _check_fit(self) -> None:
-        """One evaluation of the network, and one of the loss, on zeros."""
+        """Evaluate the network and the loss once on zeros.
+
+        Raises:
+            ValueError: if the data, the network, the preconditioning and the loss do not fit each other.
+        """
         z = torch.zeros(2, *self.config.event.shape)
         try:
             with torch.no_grad():
@@ -98,7 +109,7 @@ class Trainer:
         x0, u = torch.zeros(2, *self.data.shape), torch.full((2,), 0.5, dtype=torch.float64)
         try:
             with torch.no_grad():
-                self.recipe.loss(model, x0, u, torch.zeros(2, *self.state))
+                self.recipe.loss(model, x0, u, torch.zeros(2, *self.state_shape))
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"train.loss: {error}") from error
         if self.classes and self.data.train_labels is None:
@@ -110,111 +121,97 @@ class Trainer:
         """The run folder, the same one in every process."""
         path: list[Any] = [None]
         if self.accelerator.is_main_process:
-            path = [Run.create(self.config).path]
-        return Run(broadcast_object_list(path)[0], self.config)
+            path = [Run.create(self.config, self.data.card).path]
+        return Run(broadcast_object_list(path)[0], self.config, self.data.card)
 
     def fit(self, run: Run) -> None:
         """Train from the newest checkpoint of `run`, or from the start, to the end.
 
         Raises:
-            Diverged: if the loss becomes NaN or infinite; the last checkpoint is a good one.
+            Diverged: if the loss or a weight becomes NaN or infinite; the last checkpoint is a good one.
+            ValueError: if the data set is another than the run's, or the newest checkpoint is damaged.
         """
-        recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
-        main = accelerator.is_main_process
-        network, optimizer = self.network.train(), self.optimizer
-        highest = [group["lr"] for group in optimizer.param_groups]
-        average = copy.deepcopy(network)
-        weights, averages = list(network.parameters()), list(average.parameters())
-        start = 0
-        if run.checkpoints():
-            newest = run.latest_checkpoint()
-            start = newest.step
-            newest.load(network, "model")
-            newest.load(average, "ema")
-            memory = newest.optimizer()
-            optimizer.load_state_dict(memory["optimizer"])
-            if accelerator.scaler is not None and memory["scaler"]:
-                accelerator.scaler.load_state_dict(memory["scaler"])
-
-        def save(step: int) -> None:
-            if not all(bool(value.isfinite().all()) for value in weights):
-                raise Diverged(_diverged("a weight", step, run))
-            if main:
-                scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
-                memory = {"optimizer": optimizer.state_dict(), "scaler": scaler}
-                for mean, now in zip(average.buffers(), network.buffers(), strict=True):
-                    mean.copy_(now)
-                trained, averaged = network.state_dict(), average.state_dict()
-                checkpoint.save(run.path / "checkpoints", step, trained, averaged, memory, recipe.keep)
-            accelerator.wait_for_everyone()
-
-        if start == 0:
-            save(0)
-        if main:
-            run.forget_after(start)
-        elapsed = max((row.get("seconds", 0.0) for row in run.read_metrics()), default=0.0) if main else 0.0
-
+        recipe, accelerator = self.recipe, self.accelerator
+        state = self.restore(run)
+        if state.step == 0:
+            self.save(state, run)
         # The network alone is wrapped: half precision ends there, and gradients are averaged there.
-        prepared, stepper = accelerator.prepare(network, optimizer)
-        model = self.model_of(prepared, self.sde, self.data.std)
-        values = self.data.train.to(device)
-        labels = self.data.train_labels.to(device) if self.classes and self.data.train_labels is not None else None
-        order = Order(len(values), recipe.batch, recipe.seed)
-        generator = torch.Generator(device)
-        mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        progress, board = Progress(recipe.steps, start, main), _tensorboard(run, start) if main else None
+        network, optimizer = accelerator.prepare(self.network, self.optimizer)
+        model = self.model_of(network, self.sde, self.data.std)
+        source: Source = self.data
+        batches = Batches(source, self.data.units, self.state_shape, self.classes, recipe, accelerator.device)
         losses: list[Tensor] = []
-        begun = time.monotonic()
-        try:
-            for step in range(start, recipe.steps):
-                # All processes draw the whole batch and take their share: the result does not depend on their number.
-                generator.manual_seed(mixed(recipe.seed, 2, step))
-                seed_device(device, mixed(recipe.seed, 3, step, accelerator.process_index))  # dropout
-                index = order(step).to(device)
-                x0 = self.data.to_model(values[index], generator)
-                u = stratified_uniform(recipe.batch, generator, device)
-                noise = torch.randn(len(x0), *self.state, generator=generator, device=device)
-                label = None if labels is None else self._withheld(labels[index], generator)[mine]
-                if recipe.channels_last and x0.ndim == 4:
-                    x0 = x0.contiguous(memory_format=torch.channels_last)
-                for group, rate in zip(optimizer.param_groups, highest, strict=True):
-                    group["lr"] = rate * recipe.rate(step)
-                loss = recipe.loss(model, x0[mine], u[mine], noise[mine], label).mean()
-                accelerator.backward(loss)
-                if recipe.clip is not None:
-                    accelerator.clip_grad_norm_(weights, recipe.clip)
-                stepper.step()
-                stepper.zero_grad()
-                get_ema_multi_avg_fn(recipe.decay_of_average(step))(averages, weights, step)
-                losses.append(loss.detach())
-
-                done = step + 1
-                saves = done % recipe.checkpoint_every == 0 or done == recipe.steps
-                if saves or done % recipe.log_every == 0:
-                    mean = self._mean(losses, step, run)
+        with Journal(run, state.step, recipe.steps, accelerator.is_main_process) as journal:
+            while state.step < recipe.steps:
+                losses.append(self.step(state, model, optimizer, batches.draw(state.step)))
+                saves = state.step % recipe.checkpoint_every == 0 or state.step == recipe.steps
+                if saves or state.step % recipe.log_every == 0:
+                    mean = self._mean(losses, state.step, run)
+                    journal.write(state.step, mean, self.optimizer.param_groups[0]["lr"])
                     losses.clear()
-                    if main:
-                        seconds = elapsed + time.monotonic() - begun
-                        run.log(done, loss=mean, lr=optimizer.param_groups[0]["lr"], seconds=round(seconds, 3))
-                        if board is not None:
-                            board.add_scalar("loss", mean, done)
-                    progress(done, mean)
                 if saves:
-                    save(done)
-        finally:
-            progress.close()
-            if board is not None:
-                board.close()
+                    self.save(state, run)
 
-    def _withheld(self, label: Tensor, generator: torch.Generator) -> Tensor:
-        """Labels, a share of them replaced by the class that stands for none."""
-        kept = torch.rand(label.shape, generator=generator, device=label.device) >= self.recipe.label_dropout
-        return torch.where(kept, label, self.classes)
+    def step(self, state: TrainingState, model: nn.Module, optimizer: Optimizer, batch: Batch) -> Tensor:
+        """One optimiser step.
+
+        All processes are given the whole batch and take their share of it, so that the result does not depend on their
+        number.
+
+        Args:
+            state: what the step changes.
+            model: the network as the loss sees it, prepared by accelerate.
+            optimizer: the optimiser, prepared by accelerate.
+            batch: of this step.
+
+        Returns:
+            The mean loss of this process's share before the step.
+        """
+        recipe, accelerator, number = self.recipe, self.accelerator, state.step
+        process = accelerator.process_index
+        seed_device(accelerator.device, mixed(recipe.seed, 3, number, process))  # for dropout
+        for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
+            group["lr"] = rate * recipe.rate(number)
+        x0, u, noise, label, weight = batch.share(process, accelerator.num_processes)
+        each = recipe.loss(model, x0, u, noise, label)
+        loss = each.mean() if weight is None else (weight * each).mean()
+        accelerator.backward(loss)
+        if recipe.clip is not None:
+            accelerator.clip_grad_norm_(state.weights, recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        state.update_average(recipe.decay_of_average(number))
+        state.step += 1
+        return loss.detach()
+
+    def restore(self, run: Run) -> TrainingState:
+        """The state in the newest checkpoint of `run`, or that before the first step if it has none.
+
+        Raises:
+            ValueError: if the data set is another than the run's, or the checkpoint is damaged.
+        """
+        run.require_same_data(self.data.card)
+        state = TrainingState.start(self.network.train(), self.optimizer, self.accelerator.scaler)
+        if run.checkpoints():
+            state.restore(run.latest_checkpoint())
+        return state
+
+    def save(self, state: TrainingState, run: Run) -> None:
+        """Write a checkpoint into `run`, by the first process; all others wait for it.
+
+        Raises:
+            Diverged: if a weight is NaN or infinite. Nothing is written then.
+        """
+        if not state.is_finite():
+            raise Diverged(_diverged("a weight", state.step, run))
+        if self.accelerator.is_main_process:
+            state.save(run.path / "checkpoints", self.recipe.keep)
+        self.accelerator.wait_for_everyone()
 
     def _mean(self, losses: list[Tensor], last: int, run: Run) -> float:
-        """Mean of the losses of the steps up to `last`, over all processes; the one wait for the device."""
+        """The mean of the losses of the steps up to `last`, over all processes. Only here the device is waited for."""
         window = self.accelerator.reduce(torch.stack(losses).float(), reduction="mean").tolist()
-        for step, loss in enumerate(window, start=last + 2 - len(window)):
+        for step, loss in enumerate(window, start=last + 1 - len(window)):
             if not math.isfinite(loss):
                 raise Diverged(_diverged("the loss", step, run))
         return sum(window) / len(window)
@@ -224,12 +221,3 @@ def _diverged(what: str, step: int, run: Run) -> str:
     good = run.checkpoints()
     kept = f"; the last good checkpoint is that of step {good[-1].step} in {run.path}" if good else ""
     return f"{what} is NaN or infinite at step {step}{kept}; lower train.optimizer.lr or train.clip"
-
-
-def _tensorboard(run: Run, start: int) -> Any:
-    """A writer of TensorBoard's files, if that is installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(run.path / "tensorboard"), purge_step=start or None)

@@ -12,7 +12,7 @@ def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("backdrift.training.trainer._tensorboard", lambda run, start: None)  # a slow import
+        patch.setattr("backdrift.training.journal.tensorboard_writer", lambda run, start: None)  # a slow import
         yield
     torch.set_num_threads(threads)
 

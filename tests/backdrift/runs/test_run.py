@@ -1,0 +1,142 @@
+"""A run folder is enough to use its model: the data set may be gone, but it may not have changed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import trained
+
+from backdrift.cli import main
+from backdrift.data.views import stored
+from backdrift.evaluation.sampling import draw
+from backdrift.runs import data_file
+from backdrift.runs.run import Run
+from backdrift.solvers import DDIM
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+SMALL = ("model.hidden=8", "model.depth=1", "train.steps=2", "train.batch=16", "report=false")
+
+
+def table(n: int = 80, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, 2)) * (3.0, 0.01) + (1000.0, 0.0)
+
+
+@pytest.fixture
+def run(empty_folder: Path) -> Run:
+    """A run on a table whose file the tests may change."""
+    np.savetxt("table.csv", table(), delimiter=",", header="mass,height", comments="")
+    return trained("data=array", "data.path=table.csv", *SMALL)
+
+
+def sampled(run: Run, capsys: pytest.CaptureFixture[str]) -> tuple[np.ndarray, str]:
+    """What `backdrift sample` draws and says."""
+    capsys.readouterr()
+    assert main(["sample", f"run={run.path}", "solver=ddim", "solver.steps=3", "n=5"]) == 0
+    said = capsys.readouterr().out
+    file = next(line for line in said.splitlines() if line.endswith("samples.npz"))
+    return np.load(file)["x"], said
+
+
+def test_a_run_knows_its_data(run: Run) -> None:
+    opened = Run.open(run.path)
+    assert json.loads((run.path / "data.json").read_text())["format"] == 2
+    assert opened.card.to_dict() == run.data().card.to_dict()
+    assert opened.card.columns == ("mass", "height") and opened.card.samples == 72
+    assert opened.card.fingerprint is not None and opened.card.fingerprint.files == 1
+    assert not list(run.path.glob(".*"))
+
+
+def test_samples_need_no_data_set(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before, said = sampled(run, capsys)
+    assert "no test samples" not in said
+    Path("table.csv").unlink()
+    after, said = sampled(run, capsys)
+    np.testing.assert_array_equal(after, before)
+    assert "the picture has no test samples: " in said and "table.csv: there is no such file" in said
+    expected = stored(Run.open(run.path).card.units, draw(run.model(), DDIM(steps=3), (2,), 5, seed=0))
+    np.testing.assert_array_equal(after, expected)
+
+
+def test_tuning_needs_no_data_set(run: Run) -> None:
+    Path("table.csv").unlink()
+    assert main(["tune", f"run={run.path}", "solver.nfe=3", "iterations=1", "batch=4", "reference_steps=4"]) == 0
+
+
+def test_a_run_of_format_1_takes_its_units_from_the_data_set(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before, _ = sampled(run, capsys)
+    (run.path / "data.json").unlink()
+    after, _ = sampled(run, capsys)
+    np.testing.assert_array_equal(after, before)
+    Path("table.csv").unlink()
+    assert main(["sample", f"run={run.path}"]) == 1
+    assert "there is no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["likelihood", "information", "resume"])
+def test_data_that_have_changed_are_refused(run: Run, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(config.replace("  steps: 2", "  steps: 3"))  # something to resume
+    np.savetxt("table.csv", table(seed=1), delimiter=",", header="mass,height", comments="")
+    assert main([command, f"run={run.path}"]) == 1
+    error = capsys.readouterr().err
+    assert "the data set has changed since the run began" in error and error.count("\n") == 1
+    assert not list(run.path.glob("likelihood-*")) and not list(run.path.glob("information-*"))
+
+
+def test_data_that_were_copied_elsewhere_are_the_same(run: Run) -> None:
+    content = Path("table.csv").read_text()
+    Path("table.csv").unlink()
+    Path("table.csv").write_text(content)  # another modification time
+    assert Run.open(run.path).data().card.fingerprint != run.card.fingerprint
+    assert main(["likelihood", f"run={run.path}", "n=2", "likelihood.steps=2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"format": 3}', "its data.json is of format 3, this version of backdrift reads formats up to 2"),
+        ('{"format": 2}', "its data.json is damaged: the key 'name' is missing"),
+        ("{", "its data.json is damaged: "),
+        ("[]", "its data.json is damaged: expected keys with values"),
+        ("{}", "its data.json is damaged: "),
+    ],
+)
+def test_a_data_file_that_cannot_be_read_is_one_line(
+    run: Run, content: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.path / "data.json").write_text(content)
+    for command in ("sample", "likelihood", "resume"):
+        assert main([command, f"run={run.path}"]) == 1
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+
+
+def test_a_kill_while_the_data_file_is_written_leaves_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("other")
+    folder.mkdir()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(path: Path) -> None:
+        raise Killed
+
+    monkeypatch.setattr(data_file, "force", kill)
+    with pytest.raises(Killed):
+        data_file.write(folder, run.card)
+    assert data_file.read(folder) is None
+
+
+def test_a_resumed_run_of_format_1_ends_with_the_same_bits(run: Run) -> None:
+    whole = trained("data=array", "data.path=table.csv", *SMALL, "train.steps=4", "train.checkpoint_every=2")
+    other = Path("earlier")
+    shutil.copytree(whole.path, other)
+    (other / "data.json").unlink()
+    shutil.rmtree(other / "checkpoints" / "step-00000004")
+    assert main(["resume", f"run={other}"]) == 0
+    for kind in ("model", "ema"):
+        one, two = (r.latest_checkpoint().weights(kind) for r in (whole, Run.open(other)))
+        assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
