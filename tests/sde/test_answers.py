@@ -42,7 +42,7 @@ def test_prior_gap_is_the_divergence_of_the_moments(sde: GaussianSDE) -> None:
 
 
 def test_prior_gap_of_a_normal_density_is_its_closed_form() -> None:
-    sde = VP(beta_max=5.0)
+    sde: GaussianSDE = VP(beta_max=5.0)
     model = GaussianMixture(torch.full((1, 3), 2.0).double(), 1.5, sde=sde)
     x = model.sample(4000, torch.Generator().manual_seed(0))
     x = sde.perturb(x, sde.eps, draws(4000, 3, mean=0.0, std=1.0))

@@ -177,7 +177,8 @@ def test_bridges_of_the_lectures() -> None:
     """q(x_{t-1} | x_t, x_0): Isachenko (2023) is right; the notes after Bishop have sqrt(1 - alpha_{t-1}) for
     sqrt(alpha_{t-1}) before x_0; McAllester (2023) has Brownian motion's mean exactly, its variance to first order."""
     x_t, x0 = torch.tensor([[0.7, -1.2]]).double(), torch.tensor([[2.0, 0.5]]).double()
-    sde, s, t = VP(), 0.3, 0.35
+    sde: GaussianSDE = VP()
+    s, t = 0.3, 0.35
     bar_s, bar_t = float(sde.alpha(s)) ** 2, float(sde.alpha(t)) ** 2
     alpha = bar_t / bar_s  # alpha_t = 1 - beta_t
     mean, std = sde.bridge(x_t, x0, s, t)

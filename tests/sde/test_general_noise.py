@@ -11,6 +11,7 @@ from lognormal import GeometricBrownian
 from torch import Tensor
 
 from backdrift.sde import SDE, CriticallyDamped, ReverseSDE, Time, as_time
+from backdrift.sde.process import NoiseType
 from backdrift.solvers import TorchSDE, sample
 
 
@@ -41,7 +42,7 @@ class Sheared(SDE):
 class OneSource(SDE):
     """One Brownian motion for the whole sample, g = (x_1 x_2, x_2^2)."""
 
-    noise_type = "scalar"
+    noise_type: NoiseType = "scalar"
     T = 1.0
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
@@ -121,7 +122,7 @@ def test_the_lectures_fokker_planck_equation_leaves_a_term_out() -> None:
     assert float((rate + slide).detach().abs().max()) > 0.1
 
 
-def lognormal_score(x: Tensor, mean: float, variance: float) -> Tensor:
+def lognormal_score(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """d log p/dx of log x ~ N(mean, variance)."""
     return -(1 + (x.log() - mean) / variance) / x
 

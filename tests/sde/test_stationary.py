@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backdrift.models import GaussianMixture
-from backdrift.sde import CriticallyDamped, StationarySDE
+from backdrift.sde import CriticallyDamped, StationarySDE, Time
 from backdrift.sde.stationary import matrix_divergence
 from backdrift.solvers.fokker_planck import Cells, stationary
 
@@ -82,7 +82,11 @@ def test_with_no_curl_the_process_is_its_own_reverse() -> None:
     x = 0.8 * randn(6, 2)
     for curl, balanced in ((None, True), (swirl, False)):
         sde = StationarySDE(well, 1.3, noise, curl)
-        reverse = sde.reverse(lambda x, t, sde=sde: sde.score(x) / sde.temperature)
+
+        def score(x: Tensor, t: Time, sde: StationarySDE = sde) -> Tensor:
+            return sde.score(x) / sde.temperature
+
+        reverse = sde.reverse(score)
         gap = float((reverse.drift(x, 0.0) + sde.drift(x, 0.0)).abs().max())
         assert (gap < 1e-12) == balanced
 
