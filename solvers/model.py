@@ -1,4 +1,4 @@
-"""What a solver asks of a model, and where a model lives."""
+"""What a solver asks of a model: the protocols, and functions that read a model's denoiser, score, device and width."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch.utils.checkpoint import checkpoint
 from backdrift.sde import SDE, GaussianSDE, Time, tweedie
 
 Field = Callable[[Tensor, Time], Tensor]
-"""A function of x `[batch, ...]` and t, a 0-d tensor or `[batch]`, whose value is shaped like x."""
+"""A function of a state x `[batch, ...]` and a time t, a 0-d tensor or `[batch]`. Its value is shaped like x."""
 
 
 @runtime_checkable
 class Denoises(Protocol):
     """A model that gives the denoiser D(x, t) = E[x_0 | x_t = x], for a Gaussian process.
 
-    x is `[batch, ...]`, and t is a 0-d tensor for all samples or `[batch]`, one time for each. D is shaped like x and
-    has its dtype. Beside these a model may have:
+    The state x is `[batch, ...]`. The time t is a 0-d tensor if all samples share it, or `[batch]` with one time for
+    each sample. D has the shape and the dtype of x. A model may also have:
 
-    - `data_std`, the standard deviation of the data, which grids and coordinates ask for; 1 is assumed without it;
-    - `select(indices)`, the same model for the samples at `indices` alone. A model that holds something for each
-      sample, such as a label, needs it: a solver that drops or repeats samples calls it.
+    - `data_std`, the standard deviation of the data. Time grids and coordinates depend on it. Without it they use 1.
+    - `select(indices)`, which returns the same model for the samples at `indices` only. A model needs it if it holds a
+      value for each sample, such as a class label, because solvers may drop or repeat samples of a batch.
     """
 
     @property
@@ -37,7 +37,7 @@ class Denoises(Protocol):
 
 @runtime_checkable
 class HasScore(Protocol):
-    """A model that gives the score s(x, t) = grad log p_t(x), for any process. Shapes are as for `Denoises`."""
+    """A model that gives the score s(x, t) = grad log p_t(x), for any process. The shapes are those of `Denoises`."""
 
     @property
     def sde(self) -> SDE: ...
@@ -46,7 +46,7 @@ class HasScore(Protocol):
 
 
 Model = Denoises | HasScore
-"""What a solver takes. `sde.FunctionModel` makes one of any function."""
+"""The models that solvers take. `sde.FunctionModel` makes a model from a plain function."""
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
@@ -69,12 +69,13 @@ def require_model(model: Model) -> None:
 
 
 def denoiser_of(model: Model) -> Field:
-    """D(x, t) of a model, by Tweedie's formula from its score where it has no `denoise`.
+    """The denoiser D(x, t) of a model. If the model has no `denoise`, D follows from its score by Tweedie's formula.
 
-    Its first value is checked against x.
+    The first value of the denoiser is checked against x.
 
     Raises:
-        TypeError: as `require_model`; and, when it is called, if D is not a tensor of the shape and dtype of x.
+        TypeError: if `model` is not a model, see `require_model`. The denoiser itself raises it if its first value is
+            not a tensor with the shape and dtype of x.
     """
     require_model(model)
     if hasattr(model, "denoise"):
@@ -84,12 +85,12 @@ def denoiser_of(model: Model) -> Field:
 
 
 def score_of(model: Model) -> Field:
-    """s(x, t) of a model, by Tweedie's formula from its denoiser where it has no `score`.
+    """The score s(x, t) of a model. If the model has no `score`, s follows from its denoiser by Tweedie's formula.
 
-    Its first value is checked against x.
+    The first value of the score is checked against x.
 
     Raises:
-        TypeError: as `denoiser_of`.
+        TypeError: as for `denoiser_of`.
     """
     require_model(model)
     if hasattr(model, "score"):
@@ -99,14 +100,14 @@ def score_of(model: Model) -> Field:
 
 
 class Checked:
-    """A field whose first value is compared with the state that it was asked about.
+    """A field that checks the shape and dtype of its first value.
 
-    A denoiser that returns `[batch, 1]` or a scalar would broadcast without a word, and one that returns float64 for
-    float32 would change the dtype of the state.
+    Without this check, a denoiser that returns `[batch, 1]` or a scalar would broadcast silently, and one that returns
+    float64 for float32 would change the dtype of the state.
 
     Args:
-        field: called with (x, t).
-        name: what messages call it.
+        field: the function of (x, t).
+        name: the name of the function in error messages.
     """
 
     __slots__ = ("checked", "field", "name")
@@ -130,9 +131,9 @@ class Checked:
 
 
 def recomputed(field: Field) -> Field:
-    """The same field, whose activations are not kept for a backward pass but computed again in it.
+    """The same field, with its activations computed again in the backward pass instead of being kept.
 
-    Memory of a differentiable solve is then a few states for each step, not the whole network's activations.
+    A differentiable solve then keeps a few states for each step, and not the activations of the whole network.
     """
 
     def wrapped(x: Tensor, t: Time) -> Tensor:
@@ -144,20 +145,21 @@ def recomputed(field: Field) -> Field:
 
 
 def select(model: AnyModel, indices: Tensor) -> AnyModel:
-    """The model for the samples at `indices`, `[n]`: the same one, unless it has a `select` of its own."""
+    """The model for the samples at `indices` `[n]` only: `model.select(indices)`, or `model` if it has no `select`."""
     own = getattr(model, "select", None)
     return model if own is None else own(indices)
 
 
 def data_std_of(model: Model, data_std: float | None = None) -> float:
-    """The data's standard deviation: as given, else the model's own `data_std`, else 1."""
+    """The data's standard deviation: `data_std` if it is given, else the model's own, else 1."""
     return float(getattr(model, "data_std", 1.0)) if data_std is None else data_std
 
 
 def place_of(model: object) -> tuple[torch.device, torch.dtype]:
-    """The device and dtype of a model's first floating-point tensor, else torch's defaults.
+    """The device and dtype of a model.
 
-    It looks into modules, attributes, bound methods, partial functions, and the variables that a function refers to.
+    They are those of the first floating-point tensor that it holds, or torch's defaults if it holds none. The search
+    covers modules, attributes, bound methods, partial functions, and the variables that a function refers to.
     """
     for value in _tensors(model, set(), depth=4):
         if value.is_floating_point():
@@ -166,7 +168,7 @@ def place_of(model: object) -> tuple[torch.device, torch.dtype]:
 
 
 def _tensors(holder: object, seen: set[int], depth: int) -> Iterator[Tensor]:
-    """Tensors that an object holds, parameters of modules among them."""
+    """The tensors that an object holds, including parameters of modules. The search goes `depth` levels deep."""
     if isinstance(holder, Tensor):
         yield holder
         return
@@ -181,7 +183,7 @@ def _tensors(holder: object, seen: set[int], depth: int) -> Iterator[Tensor]:
 
 
 def _parts(holder: object) -> Iterator[object]:
-    """What an object, a collection or a function refers to."""
+    """The objects that an object, a collection or a function refers to."""
     if isinstance(holder, (list, tuple)):
         yield from holder
     elif isinstance(holder, dict):
