@@ -1,4 +1,4 @@
-"""A network as a denoiser, preconditioned so that one serves every Gaussian process."""
+"""A network as a denoiser, preconditioned so that the same network serves every Gaussian process."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from backdrift.sde.checks import require_positive
 
 
 class Denoiser(nn.Module, Model):
-    """D(x, t) = c_skip x/alpha + c_out F(c_in x/alpha, c_noise), preconditioned as in EDM.
+    """The denoiser D(x, t) = c_skip x/alpha + c_out F(c_in x/alpha, c_noise), preconditioned as in EDM.
 
-    With s = sigma/alpha, the noise in units of the data, and d the data's standard deviation:
+    With s = sigma/alpha, the noise in the units of the data, and d, the standard deviation of the data:
 
         c_skip = d^2/(s^2 + d^2),  c_out = s d/sqrt(s^2 + d^2),  c_in = 1/sqrt(s^2 + d^2),
         c_noise = log(s)/4
 
-    (Karras et al. 2022, table 1 and eq. 7, written in x/alpha and sigma/alpha). The network sees only
-    x/alpha and s, which are the same for every process: train under VP, sample under VE (`under`).
+    (Karras et al. 2022, table 1 and eq. 7, written in x/alpha and sigma/alpha). The network sees x/alpha and s alone,
+    which mean the same for every process. It can be trained under VP and sampled under VE (`under`).
 
     Args:
-        network: F, called as `network(z, c_noise)` or `network(z, c_noise, label)`, z like x with unit
-            variance, c_noise `[batch]`.
+        network: F, called as `network(z, c_noise)` or `network(z, c_noise, label)`. z is shaped like x and has unit
+            variance, and c_noise is `[batch]`. F returns a tensor like z.
         sde: the process that the times t belong to.
-        data_std: d, the standard deviation of the data over all components.
+        data_std: d, over all components of the data.
+
+    Attributes:
+        network, sde, data_std: the arguments.
+        label: the classes that `given` sets, None without.
 
     Raises:
-        ValueError: if the process is not Gaussian or `data_std` is not positive.
+        ValueError: if the process is not Gaussian, or `data_std` is not positive.
     """
 
     def __init__(self, network: nn.Module, sde: GaussianSDE, data_std: float = 0.5) -> None:
         super().__init__()
         require_positive(data_std=data_std)
-        if not isinstance(sde, GaussianSDE):
+        if not getattr(sde, "has_denoiser", False):
             raise ValueError(
                 f"sde: expected a GaussianSDE, got {type(sde).__name__}; models.HybridScore is for CriticallyDamped"
             )
@@ -45,19 +49,28 @@ class Denoiser(nn.Module, Model):
         self.label: Tensor | None = None
 
     def under(self, sde: GaussianSDE) -> Denoiser:
-        """The same network (its weights shared), its times those of another process."""
+        """The same network, with shared weights, for the times of another process."""
         other = copy.copy(self)
         other.sde = sde
         return other
 
     def given(self, label: Tensor | None) -> Denoiser:
-        """The same network (its weights shared) with a class for each sample, `[batch]`, held fixed."""
+        """The same network, with shared weights and a fixed class for each sample, `[batch]`, or one for all, `[]`."""
         other = copy.copy(self)
         other.label = label
         return other
 
+    def select(self, indices: Tensor) -> Denoiser:
+        """The same model for the samples at `indices` `[n]` of a batch. Each of them keeps its class."""
+        if self.label is None or self.label.ndim == 0:
+            return self
+        return self.given(self.label[indices])
+
     def coefficients(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """c_skip/alpha, c_out, c_in/alpha and c_noise, in forms that stay finite where alpha vanishes."""
+        """c_skip/alpha, c_out, c_in/alpha and c_noise, in forms that stay finite where alpha vanishes.
+
+        Each is 0-d for a scalar t, and broadcasts against `x` for one time per sample.
+        """
         t = as_time(t, x)
         alpha, sigma, d = self.sde.alpha(t), self.sde.sigma(t), self.data_std
         total = sigma.square() + (alpha * d).square()  # the variance of x_t
@@ -65,13 +78,19 @@ class Denoiser(nn.Module, Model):
         return alpha * d * d / total, sigma * d * root, root, -0.125 * self.sde.log_snr(t)
 
     def forward(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
-        """D(x, t), shaped like `x` `[batch, ...]`; t scalar or `[batch]`; label `[batch]` or None."""
+        """D(x, t), shaped like `x` `[batch, ...]`.
+
+        Args:
+            x: the state x_t.
+            t: a scalar, or one time per sample, `[batch]`.
+            label: a class for each sample, `[batch]`, or one for all, `[]`; by default the one that `given` set.
+        """
         skip, out, scale, noise = self.coefficients(x, t)
         raw = self.raw(scale * x, noise.flatten().expand(x.shape[0]), label)
         return torch.addcmul(skip * x, out.expand_as(x), raw.to(x.dtype))
 
     def raw(self, z: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """F(z, c_noise), the network itself."""
+        """F(z, c_noise), the output of the network itself, shaped like `z`."""
         label = self.label if label is None else label
         return self.network(z, c_noise) if label is None else self.network(z, c_noise, label)
 

@@ -1,4 +1,4 @@
-"""What a solver is, and `sample`, which puts a model and a solver together."""
+"""The base class of all solvers, and `sample`, which draws samples of a model with a solver."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from backdrift.solvers.model import Model, place_of, require_model
 from backdrift.solvers.noise import PRIOR, STEPS, Noise
 
 OnStep = Callable[[Tensor, Tensor], Tensor]
-"""Called with (x, t) after each step of a solver. It returns the state to continue from."""
+"""A function that a solver calls with (x, t) after each step. It returns the state to continue from."""
 
 
 class Solver(ABC):
-    """Carries a state from T to the end of a process, backwards.
+    """The base class of solvers: a solver carries a state backwards in time, from T to the end near the data.
 
-    All solvers keep to one contract. `on_step(x, t)` is called once for each step, with the times falling, and the
-    solver continues from the state that it returns; the last state that it returns is the result. A step leads from
-    one time of the grid to the next. A solver that chooses its steps calls `on_step` at the times that were asked for.
-    A last denoising step has the time 0. A solver never changes the dtype of the state.
+    All solvers keep the same contract:
+
+    - A step leads from one time of the grid to the next. After each step the solver calls `on_step(x, t)`, with times
+      that fall, and continues from the state that `on_step` returns. The last state returned is the result.
+    - A solver that chooses its own steps calls `on_step` at the times in its argument `save_at` instead.
+    - If the solver ends with a denoising step, `on_step` is called after it with t = 0.
+    - A solver never changes the dtype of the state.
     """
 
     @property
     def stochastic(self) -> bool:
-        """Whether it draws noise on the way."""
+        """Whether the solver draws random numbers during the solve."""
         return False
 
     @property
@@ -38,46 +41,46 @@ class Solver(ABC):
         return False
 
     def require_process(self, sde: SDE) -> None:  # noqa: B027, a solver without limits leaves it as it is
-        """Check that the solver is for such a process. By default it is for all.
+        """Check that the solver works for a process. By default a solver works for every process.
 
         Raises:
-            ValueError: if it is not, with the solvers to take instead.
+            ValueError: if it does not work for this one. The message names solvers that do.
         """
 
     @abstractmethod
     def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
-        """The state at the end, from `x` `[batch, ...]` at T.
+        """Solve from the state `x` at T to the end, and return the state there, shaped like `x`.
 
         Args:
-            model: has `sde` and `denoise(x, t)` or `score(x, t)`.
-            x: the state at T.
-            noise: where a stochastic solver takes its random numbers from.
-            on_step: called with (x, t) after each step; returns the state to continue from.
+            model: a model with `sde`, and `denoise(x, t)` or `score(x, t)`.
+            x: the state at T, `[batch, ...]`.
+            noise: the source of random numbers. Only stochastic solvers use it.
+            on_step: called with (x, t) after each step. The solver continues from the state that it returns.
 
         Raises:
-            ValueError: if the solver is stochastic and there is no `noise`, or the process is not one for it.
+            ValueError: if the solver is stochastic and no `noise` is given, or if it does not work for the process.
         """
 
 
 def require_gaussian(solver: Solver, sde: SDE) -> None:
-    """Check that a process is Gaussian, for solvers that need its alpha and sigma.
+    """Check that a process is Gaussian. Solvers that use its alpha and sigma call this.
 
     Raises:
-        ValueError: if it is not, with the solvers to take instead.
+        ValueError: if it is not Gaussian. The message names solvers that work for other processes.
     """
     if not sde.has_denoiser:
         raise ValueError(
             f"{type(solver).__name__} is for Gaussian processes, the process is {type(sde).__name__}; take "
-            "TorchSDE (solver=torchsde), ScipyODE (solver=scipy), or for a linear process SymmetricSplitting "
-            "(solver=symmetric_splitting)"
+            "solver=torchsde (TorchSDE), solver=scipy (ScipyODE), or for a linear process solver=symmetric_splitting "
+            "(SymmetricSplitting)"
         )
 
 
 def require_noise(solver: Solver, noise: Noise | None) -> Noise:
-    """The noise, if there is one.
+    """Return `noise` if it was given to a stochastic solver.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if it was not given.
     """
     if noise is None:
         raise ValueError(f"noise: expected a solvers.Noise, since {type(solver).__name__} is stochastic, got None")
@@ -85,12 +88,13 @@ def require_noise(solver: Solver, noise: Noise | None) -> Noise:
 
 
 class Trajectory(NamedTuple):
-    """The states a solver passed through.
+    """The states that a solver passed through.
 
     Attributes:
-        x: the last of them, `[batch, ...]`, on the device of the model.
-        times: from T to the end, each once, `[n]`; 0 stands for the data.
-        states: `[n, batch, ...]`, on the host.
+        x: the last state, `[batch, ...]`, on the device of the model.
+        times: the times of the states, `[n]`. They fall from T to the end, and each time occurs once. The time 0 means
+            that the state is the result of the last denoising step.
+        states: the states at these times, `[n, batch, ...]`, on the CPU.
     """
 
     x: Tensor
@@ -100,10 +104,12 @@ class Trajectory(NamedTuple):
 
 @dataclass
 class Recorder:
-    """An `on_step` that keeps the states of a solve on the host.
+    """An `on_step` that keeps a copy of each state of a solve on the CPU.
 
     Attributes:
-        on_step: called first, if there is one; what it returns is kept.
+        on_step: another `on_step`, which is called first. The state that it returns is the one that is kept.
+        times: the times of the states kept so far.
+        states: the states kept so far.
     """
 
     on_step: OnStep | None = None
@@ -117,7 +123,7 @@ class Recorder:
         return x
 
     def keep(self, x: Tensor, t: Tensor) -> None:
-        """Keep a state."""
+        """Keep a copy of the state x at time t."""
         self.times.append(torch.as_tensor(t).detach().cpu())
         self.states.append(x.detach().to("cpu", copy=True))
 
@@ -170,32 +176,35 @@ def sample(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor | Trajectory:
-    """Samples of a model by a solver.
+    """Draw samples of a model with a solver.
 
-    Sample i of a seed is the same whatever the batch, since random numbers are drawn for each sample.
+    Starting points are drawn from the process's prior at T, and the solver carries them to the data. Random numbers
+    are drawn for each sample separately, so sample i of a seed is the same in a batch of any size.
 
     Args:
-        model: has `sde` and `denoise(x, t)` (or `score`).
-        solver: how to go from T to the data, such as `solvers.Adams(steps=20)`.
-        shape: `[batch, ...]` of the samples; not needed with `x_T`.
-        seed: of the starting points and of the solver's noise.
-        x_T: starting points, in place of draws from the prior.
-        trajectory: also return the states on the way.
-        on_step: called with (x, t) after each step of the solver, which continues from the state that it returns. A
-            solver with adaptive steps calls it at the times in its own `times`.
-        differentiable: keep the graph, so that gradients reach `x_T` and the model's parameters. The model's
-            activations are not kept: each evaluation runs again in the backward pass. Only solvers on a fixed grid
-            can do this.
-        first: index of the first sample, when the batch is a part of a larger one.
-        device, dtype: those of the model by default; not used with `x_T`.
+        model: a model with `sde`, and `denoise(x, t)` or `score(x, t)`.
+        solver: the solver, such as `solvers.Adams(steps=20)`.
+        shape: the shape of the samples, `[batch, ...]`. It is not needed if `x_T` is given.
+        seed: the seed of the starting points and of the solver's noise.
+        x_T: the starting points at T, `[batch, ...]`. By default they are drawn from the prior.
+        trajectory: whether to return the states on the way as well.
+        on_step: called with (x, t) after each step. The solver continues from the state that it returns. A solver that
+            chooses its own steps calls it at the times in its argument `save_at`.
+        differentiable: whether gradients should reach `x_T` and the model's parameters. To save memory, the model's
+            activations are not kept, and each evaluation runs again in the backward pass. Only solvers on a fixed
+            grid can do this.
+        first: the index of the first sample, if this batch is a part of a larger one.
+        device: the device of the samples. By default it is the model's. It is not used if `x_T` is given.
+        dtype: the dtype of the samples. By default it is the model's. It is not used if `x_T` is given.
 
     Returns:
-        x `[batch, ...]`, or a `Trajectory`, whose `x` is the last of its states.
+        The samples, `[batch, ...]`, or a `Trajectory` if `trajectory` is true.
 
     Raises:
-        ValueError: if neither shape nor x_T is given, or both with different shapes; if the solver is not for the
-            model's process, or cannot be differentiated although this is asked for.
-        TypeError: if the model or the solver is not one, or the model returns something unlike x.
+        ValueError: if neither `shape` nor `x_T` is given, or if their shapes differ; if the solver does not work for
+            the model's process; or if `differentiable` is true and the solver cannot be differentiated.
+        TypeError: if `model` is not a model or `solver` not a solver, or if the model returns a value whose shape or
+            dtype is not that of x.
     """
     require_model(model)
     require_solver(solver)
@@ -222,7 +231,7 @@ def require_solver(solver: Solver) -> None:
     """Check that an object is a solver.
 
     Raises:
-        TypeError: if it is a name, a class or anything else, with what to pass.
+        TypeError: if it is a name, a class or anything else. The message says what to pass.
     """
     if isinstance(solver, Solver):
         return
@@ -243,7 +252,10 @@ def start(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Tensor:
-    """The starting points: as given, or drawn from the process's prior. See `sample` for the arguments."""
+    """Return the starting points: `x_T` if it is given, else draws from the process's prior.
+
+    The arguments and errors are those of `sample`. It also raises `ValueError` if the process has no prior.
+    """
     if x_T is not None:
         if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or x_T.ndim < 2:
             got = f"{list(x_T.shape)} of {x_T.dtype}" if isinstance(x_T, Tensor) else type(x_T).__name__

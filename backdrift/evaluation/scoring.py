@@ -16,7 +16,7 @@ from backdrift.data import Units
 from backdrift.evaluation.metrics import Estimate
 from backdrift.sde import SDE
 from backdrift.solvers import log_likelihood, position_log_likelihood
-from backdrift.solvers.model import Model, place_of
+from backdrift.solvers.model import Model, place_of, select
 
 BATCH = 256
 """Samples in memory at once. It changes no value, since a sample does not depend on its neighbours."""
@@ -125,9 +125,10 @@ def score(model: Model, units: Units, values: Tensor, seed: int = 0, **settings:
         ValueError, TypeError: as these functions do.
     """
     x = units.to_model(values, torch.Generator().manual_seed(seed)).to(*place_of(model))
+    log_density = density_of(model.sde)
     parts = [
-        density_of(model.sde)(model, part, seed=seed, first=k * BATCH, **settings)
-        for k, part in enumerate(x.split(BATCH))
+        log_density(select(model, indices), x[indices], seed=seed, first=int(indices[0]), **settings)
+        for indices in torch.arange(len(x)).split(BATCH)
     ]
 
     def joined(name: str) -> Tensor:

@@ -76,8 +76,8 @@ class SymmetricSplitting(Solver):
     def require_process(self, sde: SDE) -> None:
         if not isinstance(sde, LinearSDE):
             raise ValueError(
-                f"SymmetricSplitting is for linear processes with a matrix, such as CriticallyDamped (sde=cld), the "
-                f"process is {type(sde).__name__}; take Adams (solver=adams) or another"
+                f"SymmetricSplitting is for linear processes with a matrix, such as sde=cld (CriticallyDamped), the "
+                f"process is {type(sde).__name__}; take solver=adams (Adams) or another"
             )
 
     def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:

@@ -79,6 +79,21 @@ def test_one_network_serves_every_process(other: GaussianSDE) -> None:
     torch.testing.assert_close(result[inside], model.denoise(x, t)[inside], rtol=1e-9, atol=1e-9)
 
 
+def test_a_label_stays_with_its_sample() -> None:
+    """The model for some of the samples gives what it gives them in the whole batch; one label for all serves any."""
+    torch.manual_seed(0)
+    network = MLP(2, 16, 1, classes=3)
+    model = Denoiser(network, VP()).double().eval()
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t, labels, indices = torch.tensor(0.3, dtype=torch.float64), torch.tensor([0, 1, 2, 1]), torch.tensor([3, 0])
+    nn.init.normal_(network.last.weight)  # which begins at 0, where no label matters
+    whole = model.given(labels).denoise(x, t)
+    torch.testing.assert_close(model.given(labels).select(indices).denoise(x[indices], t), whole[indices])
+    assert float((model.given(labels[indices.flip(0)]).denoise(x[indices], t) - whole[indices]).abs().max()) > 1e-3
+    one = model.given(torch.tensor(2))
+    assert one.select(indices) is one and model.select(indices) is model
+
+
 def test_under_and_given_share_the_weights() -> None:
     model = Denoiser(Wave(), VP())
     labelled = model.under(VE()).given(torch.tensor([1, 2]))

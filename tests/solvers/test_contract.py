@@ -271,7 +271,7 @@ def test_a_process_that_is_not_gaussian_is_solved_or_refused(name: str) -> None:
         assert float(y.mean()) == pytest.approx(model.sde.m, abs=5 * 0.6 / math.sqrt(n) + 0.02)
         assert float(y.std()) == pytest.approx(math.sqrt(model.sde.v), rel=5 / math.sqrt(2 * n) + 0.03)
     else:
-        advice = r"is for Gaussian processes, the process is LogNormal; take TorchSDE .*, ScipyODE"
+        advice = r"is for Gaussian processes, the process is LogNormal; take solver=torchsde .*, solver=scipy"
         with pytest.raises(ValueError, match=advice):
             sample(model, solver, x_T=x_T)
 
