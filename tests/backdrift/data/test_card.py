@@ -1,4 +1,4 @@
-"""The card of a data set, and records: what they hold against closed forms, and JSON and back without the loss of a bit."""
+"""The card of a data set against closed forms, and to JSON and back without the loss of a bit; records."""
 
 import dataclasses
 import json

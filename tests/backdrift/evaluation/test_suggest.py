@@ -74,7 +74,7 @@ def test_a_thin_direction_asks_for_less_noise_and_for_ve() -> None:
 def test_a_flat_direction_is_told() -> None:
     found = suggest(randn(500, 2) @ randn(2, 4, seed=2))
     assert found.flat == 2
-    assert "densities there are those of the noise" in str(found)
+    assert "along them the density is that of the noise" in str(found)
 
 
 def test_unlike_features_are_to_be_standardised_and_numbers_are_of_that() -> None:
