@@ -39,11 +39,11 @@ class Adaptive(Solver):
         rtol, atol: tolerances of a step's error in z, whose components are of order 1.
         eps: end time; the process's own by default.
         denoise: end with D(x, eps) in place of x.
-        data_std: d; the model's own by default, or else 1.
+        data_std: standard deviation d of the data; the model's own by default, or else 1.
         max_steps: give up on samples that need more.
-        save_at: where `on_step` is called and a trajectory has its states: so many times of the flow's own grid, or
-            the times themselves, falling from below T. Where `on_step` returns another state than it was given, the
-            solve begins anew from that state.
+        save_at: how many states a trajectory has, or their times. `on_step` is called at the same times: so many of
+            the flow's own grid, or those given, which fall from below T. Where `on_step` returns another state than it
+            was given, the solve begins anew from that state.
 
     Raises:
         ValueError: naming the argument that makes no sense; by `solve`, if the process is not Gaussian.

@@ -34,8 +34,9 @@ class ScipyODE(Solver):
         eps: end time; the process's own by default.
         denoise: end with D(x, eps) in place of x, where the process is Gaussian.
         max_steps: give up on a sample that needs more.
-        save_at: where `on_step` is called and a trajectory has its states: so many times of the flow's own grid, or
-            the times themselves, falling from below T. With `on_step` each interval is solved by itself.
+        save_at: how many states a trajectory has, or their times. `on_step` is called at the same times: so many of
+            the flow's own grid, or those given, which fall from below T. With `on_step` each interval is
+            solved by itself.
 
     Raises:
         ValueError: naming the argument that makes no sense.

@@ -33,16 +33,16 @@ class TorchDiffEq(Solver):
     depends on its neighbours within the tolerance, as it does not with `Adaptive`, the same pair as "dopri5".
 
     Args:
-        method: of odeint; adaptive ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun") or on a fixed grid.
+        method: of odeint, adaptive ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun") or on a fixed grid.
         rtol, atol: tolerances of a step's error in the coordinates, where the method is adaptive.
-        steps: of a fixed grid, the flow's own.
+        steps: number of steps of a method on a fixed grid. The grid is the flow's own.
         eps: end time; the process's own by default.
         denoise: end with D(x, eps) in place of x, where the process is Gaussian.
-        data_std: d; the model's own by default, or else 1.
+        data_std: standard deviation d of the data; the model's own by default, or else 1.
         max_steps: give up on adaptive solves that need more.
-        save_at: where an adaptive method calls `on_step` and a trajectory has its states: so many times of the flow's
-            own grid, or the times themselves, falling from below T. With `on_step` each interval is solved by itself. A
-            method on a fixed grid calls it after each step.
+        save_at: how many states a trajectory of an adaptive method has, or their times. `on_step` is called at the
+            same times: so many of the flow's own grid, or those given, which fall from below T. With `on_step` each
+            interval is solved by itself. A method on a fixed grid calls it after each step.
 
     Raises:
         ValueError: naming the argument that makes no sense.

@@ -65,7 +65,7 @@ class LangevinCorrector(Corrector):
 
     Args:
         snr: Song's r, the ratio of the drift's length to the noise's.
-        data_std: d; the model's own by default.
+        data_std: standard deviation d of the data; the model's own by default.
 
     Raises:
         ValueError: if a number is not positive.
@@ -101,7 +101,7 @@ class OrnsteinUhlenbeckCorrector(Corrector):
 
     Args:
         h: step size in units of sigma^2.
-        data_std: d; the model's own by default.
+        data_std: standard deviation d of the data; the model's own by default.
 
     Raises:
         ValueError: if a number is not positive.

@@ -110,7 +110,7 @@ class TorchSDE(Solver):
             2010) in the Ito sense. Full noise that depends on the state is for "euler" alone.
         steps: number of steps.
         stochasticity: lambda of the reverse SDE; 0 is the probability flow.
-        clock: in what the steps are even: "log_snr" (Gaussian processes, their default) or "t".
+        clock: variable in which the steps are even; "log_snr" by default for Gaussian processes, "t" for others.
         eps: end time; the process's own by default.
         denoise: end with D(x, eps) in place of x, where the process is Gaussian.
 

@@ -58,14 +58,14 @@ class Adams(TableSolver):
     steps there are, the more values, the nearer an end and the finer a structure c that they follow.
 
     Args:
-        order: 1 to 5, the number of values the predictor uses; halves are means, 2.5 of the steps with 2 and with 3.
-            None for as many as suit the steps, with a corrector.
-        corrector: 2 to 5, the number of values the corrector uses, the new one among them; 0 for no corrector; None
-            for as many as suit the steps where order is None, else 0.
-        predict: "denoised", "noise", "velocity" or "rectified".
-        clock: "wide_angle", "angle", "log_snr", "sigma" or "time"; None for what suits the prediction: "angle" for
-            noise and velocity, "wide_angle" for the others.
-        start: "corrector", "ramp" or "runge_kutta".
+        order: number of values the predictor uses, 1 to 5; None for what suits the number of steps, see `HISTORY`.
+            Halves are means: 2.5 is the mean of the steps with 2 and with 3 values.
+        corrector: number of values the corrector uses, 2 to 5, or 0 for no corrector; None for 0 if `order` is given,
+            else what suits the number of steps. The value at the new point is one of them.
+        predict: quantity that is extrapolated, "denoised", "noise", "velocity" or "rectified".
+        clock: variable of the polynomial; None for "angle" with noise and velocity, else "wide_angle". The others are
+            "log_snr", "sigma" and "time".
+        start: how the first steps are taken, "corrector", "ramp" or "runge_kutta".
 
     Raises:
         ValueError: naming the argument that makes no sense, an order above 2 with a single step among them.

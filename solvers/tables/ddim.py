@@ -26,7 +26,7 @@ class DDIM(TableSolver):
     constant noise (order 1); eta = 1 is `Ancestral`.
 
     Args:
-        eta: between 0 (deterministic) and 1 (the posterior's own variance).
+        eta: how much noise, from 0 (deterministic) to 1 (the posterior's own variance).
 
     Raises:
         ValueError: if `eta` is not in [0, 1].
@@ -60,7 +60,7 @@ class Ancestral(TableSolver):
     h = 1 - SNR_t/SNR_s. Ho et al. (2020), eq. 7 and section 3.2; algorithm 2. Weak order 1.
 
     Args:
-        variance: "beta_tilde" or "beta".
+        variance: which of the two variances, "beta_tilde" or "beta".
 
     Raises:
         ValueError: if `variance` is neither.

@@ -36,7 +36,7 @@ class DPMSolver(TableSolver):
         2:  x_u = alpha_u/alpha_t x - sigma_u (e^(rh) - 1) eps_t,   x_s = alpha_s/alpha_t x - sigma_s (e^h - 1) eps_u.
 
     Args:
-        order: 2 or 3; as many evaluations a step.
+        order: 2 or 3; a step takes as many evaluations.
 
     Raises:
         ValueError: if `order` is neither.

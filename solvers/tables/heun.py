@@ -25,9 +25,10 @@ class Heun(TableSolver):
     8 to 20 evaluations) on `modes` and `decades` of benchmarks/problems.py, but 1.3 to 2 times farther on `digits`.
 
     Args:
-        churn: S_churn; gamma = min(churn/steps, sqrt(2) - 1), so steps of pure noise raise s by at most sqrt(2).
-        s_min, s_max: gamma is 0 outside this range of s.
-        s_noise: inflation of the churn noise.
+        churn: S_churn, how much noise is added on the way; 0 for none. In each step
+            gamma = min(churn/steps, sqrt(2) - 1), so that noise raises s by a factor of sqrt(2) at most.
+        s_min, s_max: noise is added where s is in this range. Elsewhere gamma is 0.
+        s_noise: factor of the standard deviation of the added noise.
 
     Raises:
         ValueError: if `churn` is negative.

@@ -29,7 +29,7 @@ class IPNDM(TableSolver):
     so that the order is 2 at most.
 
     Args:
-        order: 1 to 4, the number of values used.
+        order: number of values that a step uses, 1 to 4.
 
     Raises:
         ValueError: if `order` is none of these.

@@ -32,7 +32,7 @@ class Restart(TableSolver):
 
     Args:
         base: what takes the steps; its own grid and number of steps are not used.
-        s_min, s_max: the interval, in units of the data.
+        s_min, s_max: the range of s = sigma/alpha that is gone through again, in units of the data.
         repeats: K, how often it goes back up.
 
     Raises:

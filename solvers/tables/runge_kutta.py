@@ -49,7 +49,7 @@ class RungeKutta(TableSolver):
     """A classical Runge-Kutta method on the probability flow without its linear part.
 
     Args:
-        order: 2 (Heun), 3 (Ralston) or 4 (Kutta); as many evaluations a step.
+        order: 2 (Heun), 3 (Ralston) or 4 (Kutta); a step takes as many evaluations.
         predict: the coordinates, "denoised", "noise", "velocity" or "rectified".
 
     Raises:

@@ -34,9 +34,9 @@ class StochasticAdams(TableSolver):
     Weak order: 1 for order 1, else 2.
 
     Args:
-        order: 1, 2 or 3, the number of denoisers used.
-        stochasticity: lambda >= 0 of phi's power.
-        scale: "power" or "er".
+        order: number of values of the denoiser that a step uses, 1, 2 or 3.
+        stochasticity: lambda >= 0 of scale="power"; 0 is the probability flow, 1 is Anderson's reverse SDE.
+        scale: the function phi, "power" or "er".
         clock: the variable of the polynomials, "log_snr", "sigma" or "time".
 
     Raises:
@@ -110,7 +110,7 @@ class SASolver(StochasticAdams):
     Weak order: 1 with a corrector of order 1, else 2, also with a predictor of order 1.
 
     Args:
-        corrector_order: 1 to 3, the number of denoisers the corrector uses, the new one included.
+        corrector_order: number of values of the denoiser that the corrector uses, 1 to 3, the new one among them.
 
     Raises:
         ValueError: naming the argument that makes no sense.

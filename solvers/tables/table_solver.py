@@ -33,16 +33,18 @@ class TableSolver(Solver):
 
     Args:
         steps: number of steps, the last one to the data included.
-        grid: "uniform", "quadratic", "log_snr", "karras", "angle", the `steps + 1` (for final="stop") or
-            `steps` times themselves, or a function (sde, intervals, first, last) -> times.
-        final: how it ends. "denoise": the last of the steps is D(x, eps), one evaluation.
+        grid: the times, by a name, "uniform", "quadratic", "log_snr", "karras" or "angle", or as a list or a function.
+            A list has `steps + 1` times for final="stop" and `steps` otherwise. A function is called as
+            (sde, intervals, first, last) and returns intervals + 1 times.
+        final: how the solver ends, "denoise", "half_step" or "stop". "denoise": the last of the steps is D(x, eps), one
+            evaluation.
             "half_step": instead x/alpha + (sigma/alpha)^2/2 score, which is (x/alpha + D)/2, of second
             order in sigma for the same evaluation. "stop": at eps, still with noise sigma(eps).
-        eps: the time at which the grid ends; the process's own by default. "auto" is for few steps N: where
+        eps: the time at which the grid ends, or "auto"; the process's own by default. "auto" is for few steps N: where
             sigma/alpha = d min(N^(-4/3), 16/N^2), so that none is wasted close to the data, which `final` reaches
             with an error of the order of the solver's own; but not before the process's own.
-        data_std: the data's standard deviation d, for the grids and coordinates that ask for it; the model's own
-            by default, or else 1.
+        data_std: standard deviation d of the data; the model's own by default, or else 1. Some grids and coordinates
+            depend on it.
 
     Raises:
         ValueError: naming the argument that makes no sense.

@@ -37,10 +37,10 @@ class UniPC(TableSolver):
     4 to 6 times after 20 (medians, the three problems of benchmarks/problems.py).
 
     Args:
-        order: p, 1 to 4.
-        predict: "denoised" or "noise".
-        variant: "B1" or "B2".
-        corrector: whether to correct; without it this is UniP.
+        order: p, the number of values that the predictor uses, 1 to 4.
+        predict: quantity that is extrapolated, "denoised" or "noise".
+        variant: the function B, "B1" or "B2".
+        corrector: whether to correct; without a corrector this is UniP.
 
     Raises:
         ValueError: naming the argument that makes no sense.
