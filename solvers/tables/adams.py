@@ -1,4 +1,4 @@
-"""The exponential Adams family: multistep solvers, one evaluation a step."""
+"""The exponential Adams family: multistep solvers with one evaluation a step."""
 
 from __future__ import annotations
 
@@ -36,39 +36,51 @@ def by_budget(steps: int) -> tuple[float, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Adams(TableSolver):
-    """Exponential Adams-Bashforth in any prediction: with y = x/N and zeta of `solvers.prediction`,
+    """Exponential multistep methods of Adams type for the probability flow. This is the default solver.
 
-        y_s = y_t + integral of value(zeta) dzeta from t to s,
+    In the coordinates y = x/N and zeta of `solvers/tables/prediction.py`, the probability flow has no linear part:
 
-    where value is replaced by the polynomial through its last `order` values in a clock, and the
-    integral is taken exactly (Gauss-Legendre in lambda, 32 nodes). Hochbruck & Ostermann (2010), exponential
-    multistep methods; order 1 is DDIM in denoised and noise prediction, denoised in log-SNR is DPM-Solver++ (2M, 3M),
-    noise in time is DEIS-tAB (Zhang & Chen 2023), in sigma DEIS-rhoAB.
+        y_s = y_t + integral of value(zeta) dzeta from t to s.
 
-    With a corrector (Adams-Moulton), each step is taken again through the value at its predicted end, which the next
-    step asks for anyway: evaluate at the predicted x_s, correct it, go on from there, one evaluation a step (UniPC's
-    order of business, Zhao et al. 2023, in any prediction and clock).
+    The solver replaces value by the polynomial through its last `order` values, as a function of the variable that
+    `clock` names. It computes the integral of this polynomial by Gauss-Legendre quadrature in lambda with 32 nodes,
+    which is exact to rounding (Adams-Bashforth; Hochbruck & Ostermann 2010, exponential multistep methods). Some
+    choices are known under other names:
 
-    Global order: `order`, or the lesser of order + 1 and `corrector`, if the start keeps it. Starting with one
-    first-order step ("ramp") leaves, in the limit, order 2. "corrector" mends the first step as a corrector does,
-    which keeps order 3 at no cost; "runge_kutta" takes the first order - 1 steps by a Runge-Kutta method of the
-    same order, for (order - 1)^2 evaluations more.
+    - predict="denoised" or "noise" with order=1 is DDIM;
+    - predict="denoised" with clock="log_snr" is DPM-Solver++ (2M and 3M, Lu et al. 2022b);
+    - predict="noise" with clock="time" is DEIS-tAB (Zhang & Chen 2023), and with clock="sigma" DEIS-rhoAB.
 
-    The defaults are the best single choice in our trials (`benchmarks/`): the straight line's coordinates, and the more
-    steps there are, the more values, the nearer an end and the finer a structure c that they follow.
+    With a corrector (Adams-Moulton) the solver evaluates the model at the predicted x_s, takes the step again with the
+    new value as one more node, and continues from the corrected state. The next step uses the same evaluation, so a
+    step still costs one. UniPC (Zhao et al. 2023) works in this way too; here it works with every prediction and clock.
+
+    Without a corrector the global order is `order`. With one it is the lesser of order + 1 and `corrector`. The first
+    steps can lower it, since they have few earlier values:
+
+    - start="ramp" begins with one first-order step, which limits the order to 2;
+    - start="corrector" corrects the first step as well, which limits the order to 3 and costs nothing;
+    - start="runge_kutta" takes the first order - 1 steps by a Runge-Kutta method of the same order, at most 4, which
+      costs (order - 1)^2 more evaluations.
+
+    The defaults are the best single choice in our trials (`benchmarks/`). With more steps they use more values, they
+    end the grid closer to the data, and they assume a smaller width c of the data's finer structure.
 
     Args:
-        order: number of values the predictor uses, 1 to 5; None for what suits the number of steps, see `HISTORY`.
-            Halves are means: 2.5 is the mean of the steps with 2 and with 3 values.
+        order: number of values the predictor uses, 1 to 5; None for what suits the number of steps. By default the
+            history grows with the number of steps: 2.5 values below 14 steps, 3.5 below 22, 4.5 below 60, then 5. A
+            half is a mean: 2.5 is the mean of the steps with 2 and with 3 values.
         corrector: number of values the corrector uses, 2 to 5, or 0 for no corrector; None for 0 if `order` is given,
-            else what suits the number of steps. The value at the new point is one of them.
+            else what suits the number of steps. In the latter case it is 2 below 14 steps, 4 below 22, then 5. The
+            value at the new point is one of them.
         predict: quantity that is extrapolated, "denoised", "noise", "velocity" or "rectified".
         clock: variable of the polynomial; None for "angle" with noise and velocity, else "wide_angle". The others are
             "log_snr", "sigma" and "time".
         start: how the first steps are taken, "corrector", "ramp" or "runge_kutta".
 
     Raises:
-        ValueError: naming the argument that makes no sense, an order above 2 with a single step among them.
+        ValueError: if an argument is not one of its choices, if `order` is above 2 with a single step, or if there is
+            no Runge-Kutta method of this order to start with. The message names the argument.
     """
 
     order: float | None = None
@@ -93,7 +105,7 @@ class Adams(TableSolver):
 
     @property
     def values(self) -> tuple[float, int]:
-        """How many values the predictor and the corrector use, 0 for no corrector."""
+        """The number of values that the predictor uses, and the number that the corrector uses (0 for no corrector)."""
         order, corrector = by_budget(self.steps)
         if self.order is not None:
             order, corrector = self.order, 0
@@ -101,7 +113,7 @@ class Adams(TableSolver):
 
     @property
     def fine(self) -> float:
-        """c/d of the coordinates "rectified", for so many steps."""
+        """c/d of the coordinates "rectified", for this number of steps."""
         return FINE_OVER_REACH * reach(self.steps)
 
     @property
@@ -111,16 +123,19 @@ class Adams(TableSolver):
         return min(min(order + 1, corrector) if corrector else order, start)
 
     def coordinates(self, points: Points) -> Coordinates:
-        """Those of the prediction, at given points."""
+        """The coordinates of `predict` at given points."""
         return coordinates(points, self.predict, self.data_std or 1.0, self.fine)
 
     def weights(self, points: Points, steps: slice, lags: list[int]) -> Tensor:
-        """N_s times the integral of each Lagrange basis polynomial, times its value's factor, `[steps, len(lags)]`.
+        """The weights of the values P in some steps of the grid, `[steps, len(lags)]`.
+
+        Each weight is N_s times the integral of a Lagrange basis polynomial, times the factor by which value differs
+        from P (see `Coordinates`).
 
         Args:
             points: the grid.
-            steps: which steps.
-            lags: which points the polynomial goes through: the start of the step minus each lag.
+            steps: the steps to compute weights for.
+            lags: the nodes of the polynomial of step k are the points k - lag, for each lag.
         """
         clock = self.clock or ("angle" if self.predict in ("noise", "velocity") else "wide_angle")
         here = self.coordinates(points)
@@ -135,18 +150,18 @@ class Adams(TableSolver):
         return here.scale[index + 1, None] * integrals * here.factor[index[:, None] - torch.tensor(lags)]
 
     def corrections(self, points: Points) -> list[tuple[Number, ...]]:
-        """The corrector's weights of every step that is corrected, of the value at its end first."""
+        """The corrector's weights of every step that is corrected, with that of the value at the step's end first."""
         _, corrector = self.values
         if corrector:
             return ramp(points, corrector, -1, self.weights)
-        # The first step alone, by the trapezoid through both its ends.
+        # Without a corrector only the first step is corrected, by the trapezoidal rule.
         mends = self.start == "corrector" and self.values[0] > 2 and len(points) > 2
         return listed(self.weights(points, slice(0, 1), [-1, 0])) if mends else []
 
     def rows(self, points: Points) -> Iterator[Row]:
         here, n, values = self.coordinates(points), len(points) - 1, self.values[0]
         predictions, corrections = ramp(points, values, 0, self.weights), self.corrections(points)
-        stages = int(values)  # of each step of the start, of the same order
+        stages = int(values)  # a Runge-Kutta step of this order has as many stages
         begun = min(stages - 1, n) if self.start == "runge_kutta" else 0
         if begun:
             d = self.data_std or 1.0
@@ -173,9 +188,10 @@ class Adams(TableSolver):
 
 
 def spread(weights: Sequence[Number], k: int, begun: int, stages: int) -> tuple[Number, ...]:
-    """Weights of the values at points k, k - 1, ... as weights of evaluations, the newest first.
+    """Turn weights of the values at the points k, k - 1, ... into weights of all evaluations so far, the newest first.
 
-    Each of the first `begun` steps made `stages` evaluations, of which the first is at a point.
+    Each of the first `begun` steps made `stages` evaluations, and only the first of these is at a point of the grid.
+    The others get the weight 0.
     """
 
     def evaluation(point: int) -> int:

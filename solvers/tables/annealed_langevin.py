@@ -1,4 +1,4 @@
-"""Annealed Langevin dynamics: a fixed number of steps at each noise level, from the most noise to the least."""
+"""Annealed Langevin dynamics: a fixed number of Langevin steps at each noise level, from high noise to low."""
 
 from __future__ import annotations
 
@@ -14,28 +14,34 @@ from backdrift.solvers.tables.table_solver import TableSolver
 
 @dataclass(frozen=True, kw_only=True)
 class AnnealedLangevin(TableSolver):
-    r"""`repeats` unadjusted Langevin steps at each noise level sigma, of a size that falls with sigma^2,
+    r"""Annealed Langevin dynamics: `repeats` unadjusted Langevin steps at each noise level sigma.
 
-    .. math:: x' = x + h s_t(x) + \sqrt{2 h} z, \qquad h = r \sigma^2,
+    It is the sampler of the first score-based models, and it needs many more evaluations than the other solvers. The
+    step size falls with sigma^2:
 
-    Song & Ermon (2019), algorithm 1, whose epsilon is 2 r sigma_L^2, sigma_L being the last level. By Tweedie's
-    formula sigma^2 s_t = alpha D - x, so a step is a row of a table,
+    .. math:: x' = x + h s_t(x) + \sqrt{2 h} z, \qquad h = r \sigma^2.
 
-    .. math:: x' = (1 - r) x + r \alpha D(x, t) + \sqrt{2 r} \sigma z,
+    Song & Ermon (2019), algorithm 1; their epsilon is 2 r sigma_L^2, where sigma_L is the last level. By Tweedie's
+    formula sigma^2 s_t = alpha D - x, so a step is a row of a table:
 
-    and with a geometric ladder (the grid "log_snr") of the process `VE` this is their sampler, the
-    last denoising of Song & Ermon (2020) included. Between levels of another process x is rescaled by
-    the ratio of the alphas. At each level x ends near p_t, off by the bias of `ULA`, a share r/2 of the
-    variance at most (in a direction without data), and by what `repeats` steps left unforgotten: it
-    has no order of convergence in `steps`.
+    .. math:: x' = (1 - r) x + r \alpha D(x, t) + \sqrt{2 r} \sigma z.
+
+    With the process `VE` and geometric noise levels (the grid "log_snr") this is their sampler, with the last
+    denoising step of Song & Ermon (2020). For other processes, x is multiplied by the ratio of the alphas between two
+    levels.
+
+    At each level the samples end near p_t, with two errors. The first is the bias of unadjusted Langevin steps (see
+    `ULA`): it is at most a share r/2 of the variance, and largest in directions in which the data do not vary. The
+    second is what `repeats` steps still remember of the level before. Therefore the sampler has no order of
+    convergence in `steps`.
 
     Args:
-        steps: number of noise levels; one more with final="stop", whose grid has steps + 1 times.
-        repeats: steps at each level (T in the paper).
-        ratio: r, the step size in units of sigma^2, below 2 for stability.
+        steps: the number of noise levels. With final="stop" there is one more, since the grid has steps + 1 times.
+        repeats: the number of Langevin steps at each level (T in the paper).
+        ratio: the step size r in units of sigma^2, between 0 and 2. Larger steps are not stable.
 
     Raises:
-        ValueError: if `repeats` < 1 or `ratio` is not in (0, 2).
+        ValueError: if `repeats` is below 1, or `ratio` is not in (0, 2).
     """
 
     grid: Grid = "log_snr"
@@ -60,7 +66,7 @@ class AnnealedLangevin(TableSolver):
             if level and alpha[level] != alpha[level - 1]:
                 yield Row(times[level], alpha[level] / alpha[level - 1], (), kind="stage")
             for repeat in range(1, self.repeats + 1):
-                # The trajectory shows what a level ends with. That of T begins with the starting points.
+                # The trajectory shows the last state of each level. At T it already holds the starting points.
                 shown = level and repeat == self.repeats
                 yield Row(
                     times[level],

@@ -1,4 +1,4 @@
-"""Samplers that go from x_t to x_s through the posterior of x_s given x_t and the denoised x_0."""
+"""DDIM and ancestral sampling: samplers that use the posterior of x_s given x_t and the denoised x_0."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ Variance = Literal["beta_tilde", "beta"]
 
 @dataclass(frozen=True, kw_only=True)
 class DDIM(TableSolver):
-    """x_s = alpha_s D + sqrt(sigma_s^2 - q^2) eps + q z, with eps = (x_t - alpha_t D)/sigma_t and
+    """Denoising diffusion implicit models (DDIM): a first-order solver that is deterministic by default.
 
-        q = eta sigma_s sqrt(1 - SNR_t/SNR_s).
+    It is the usual baseline. With eps = (x_t - alpha_t D)/sigma_t the step from t to s is
 
-    Song, Meng & Ermon (2021), eq. 12 and 16. eta = 0 is the exact step of the probability flow for a
-    constant noise (order 1); eta = 1 is `Ancestral`.
+        x_s = alpha_s D + sqrt(sigma_s^2 - q^2) eps + q z,    q = eta sigma_s sqrt(1 - SNR_t/SNR_s).
+
+    Song, Meng & Ermon (2021), eq. 12 and 16. With eta = 0 the step solves the probability flow exactly if the
+    predicted noise eps is constant over the step. With eta = 1 it is `Ancestral`. A step costs one evaluation, and the
+    order is 1 (the weak order if eta > 0).
 
     Args:
-        eta: how much noise, from 0 (deterministic) to 1 (the posterior's own variance).
+        eta: how much noise is added, from 0 (deterministic) to 1 (the variance of the posterior).
 
     Raises:
         ValueError: if `eta` is not in [0, 1].
@@ -52,18 +55,22 @@ class DDIM(TableSolver):
 
 @dataclass(frozen=True, kw_only=True)
 class Ancestral(TableSolver):
-    """DDPM's sampler on any grid: the posterior q(x_s | x_t, x_0) at x_0 = D, with one of two variances:
+    """Ancestral sampling, the sampler of DDPM, on any grid.
 
-    - "beta_tilde": the posterior's own, sigma_s^2 h, right for data at a point;
-    - "beta": the transition's, scaled as in DDPM, sigma_t^2 h, right for normal data of unit variance,
+    A step draws x_s from the posterior q(x_s | x_t, x_0) at x_0 = D. The variance of x_s is one of two, with
+    h = 1 - SNR_t/SNR_s:
 
-    h = 1 - SNR_t/SNR_s. Ho et al. (2020), eq. 7 and section 3.2; algorithm 2. Weak order 1.
+    - "beta_tilde" is the variance of the posterior, sigma_s^2 h. It is the right one if all data lie at one point.
+    - "beta" is the variance of the forward transition, scaled as in DDPM, sigma_t^2 h. It is the right one for normal
+      data of unit variance.
+
+    Ho et al. (2020), eq. 7, section 3.2 and algorithm 2. A step costs one evaluation, and the weak order is 1.
 
     Args:
         variance: which of the two variances, "beta_tilde" or "beta".
 
     Raises:
-        ValueError: if `variance` is neither.
+        ValueError: if `variance` is neither of the two.
     """
 
     variance: Variance = "beta_tilde"

@@ -20,7 +20,7 @@ def phi_1(z: Tensor) -> Tensor:
 
 
 def phi_2(z: Tensor) -> Tensor:
-    """(e^z - 1 - z)/z^2, by its series where the difference would lose digits."""
+    """(e^z - 1 - z)/z^2. Near z = 0 it is computed from its series, since the difference would lose digits there."""
     small = z.abs() < 1e-2
     safe = torch.where(small, torch.ones_like(z), z)
     series = 1 / 2 + z / 6 + z.square() / 24 + z**3 / 120 + z**4 / 720
@@ -29,17 +29,20 @@ def phi_2(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolver(TableSolver):
-    """DPM-Solver-2 and -3 in noise prediction, Lu et al. (2022a), algorithms 1 and 2 (r = 1/2; r1 = 1/3, r2 = 2/3).
+    """DPM-Solver-2 and DPM-Solver-3: single-step methods of order 2 and 3 for the predicted noise.
 
-    With h = lambda_s - lambda_t, u the point a share r of the way in lambda:
+    With h = lambda_s - lambda_t, and u the point at the share r of the way from t to s in lambda, order 2 is
 
-        2:  x_u = alpha_u/alpha_t x - sigma_u (e^(rh) - 1) eps_t,   x_s = alpha_s/alpha_t x - sigma_s (e^h - 1) eps_u.
+        x_u = alpha_u/alpha_t x - sigma_u (e^(rh) - 1) eps_t,   x_s = alpha_s/alpha_t x - sigma_s (e^h - 1) eps_u.
+
+    Lu et al. (2022a), algorithm 1 with r = 1/2 for order 2, and algorithm 2 with r1 = 1/3 and r2 = 2/3 for order 3. A
+    step costs as many evaluations as the order.
 
     Args:
         order: 2 or 3; a step takes as many evaluations.
 
     Raises:
-        ValueError: if `order` is neither.
+        ValueError: if `order` is neither 2 nor 3.
     """
 
     order: int = 3
@@ -68,7 +71,7 @@ class DPMSolver(TableSolver):
                 [second, torch.expm1(2 / 3 * h) - second],
                 [third, 0 * h, torch.expm1(h) - third],
             ]
-        # The noise is -(alpha/sigma) P with P = D - x/alpha.
+        # The predicted noise is -(alpha/sigma) P with P = D - x/alpha.
         nodes = [t, *stages[:-1]]
         return stage_rows(
             nodes,
@@ -84,11 +87,13 @@ class DPMSolver(TableSolver):
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolverPP2S(TableSolver):
-    """DPM-Solver++(2S), Lu et al. (2022b), algorithm 1 with r = 1/2:
+    """DPM-Solver++(2S): a single-step method of order 2 for the denoiser.
+
+    With h = lambda_s - lambda_t, and u halfway from t to s in lambda, the step is
 
         x_u = sigma_u/sigma_t x - alpha_u (e^(-h/2) - 1) D_t,   x_s = sigma_s/sigma_t x - alpha_s (e^(-h) - 1) D_u.
 
-    Order 2, two evaluations a step.
+    Lu et al. (2022b), algorithm 1 with r = 1/2. The order is 2, and a step costs two evaluations.
     """
 
     claimed_order = 2
@@ -102,12 +107,15 @@ class DPMSolverPP2S(TableSolver):
 
 @dataclass(frozen=True, kw_only=True)
 class ExponentialRK3(TableSolver):
-    """The third-order exponential Runge-Kutta method of Hochbruck & Ostermann (2005, c2 = 1/2, c3 = 2/3) on
+    """An exponential Runge-Kutta method of order 3, which keeps its order if the linear part is stiff.
 
-        dx^/dlambda = -x^ + D,    x^ = x/alpha:
+    It solves the probability flow for x^ = x/alpha,
 
-    b1 = phi_1 - 3/2 phi_2, b3 = 3/2 phi_2, a32 = 4/(9 c2) phi_2(-2h/3), all of -h. Order 3, also where the
-    linear part is stiff; three evaluations a step.
+        dx^/dlambda = -x^ + D,
+
+    with the nodes c2 = 1/2 and c3 = 2/3 and the coefficients b1 = phi_1 - 3/2 phi_2, b3 = 3/2 phi_2 (at -h) and
+    a32 = 4/(9 c2) phi_2(-2h/3), where h = lambda_s - lambda_t. Hochbruck & Ostermann (2005). A step costs three
+    evaluations.
     """
 
     claimed_order = 3
@@ -130,13 +138,14 @@ class ExponentialRK3(TableSolver):
 def stage_rows(
     nodes: list[Points], stages: list[Points], carry: list[Tensor], weights: list[list[Tensor]], slopes: list[Tensor]
 ) -> Iterator[Row]:
-    """Rows of a single-step method: stage i starts from the step's beginning and uses every value of the step so far.
+    """The rows of a single-step method. Stage i starts from the beginning of the step and uses all its values so far.
 
     Args:
-        nodes: where each evaluation is made.
-        stages: where each stage leads, the last one to the end of the step.
-        carry, slopes: arrays over steps, one for each stage.
-        weights: for each stage one array for each value, the newest first.
+        nodes: the points at which the stages evaluate the model.
+        stages: the points to which the stages lead. The last one is the end of the step.
+        carry: the coefficient of the state at the beginning of the step, one array over steps for each stage.
+        weights: the weights of the values for each stage, the newest value first, each an array over steps.
+        slopes: the slope of each stage's value (see `Row`), an array over steps.
     """
     columns = []
     for node, stage, c, slope, w in zip(nodes, stages, carry, slopes, weights, strict=True):
@@ -151,11 +160,13 @@ def stage_rows(
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolverPP2M(TableSolver):
-    """DPM-Solver++(2M): with h = lambda_s - lambda_t and r the step before over this one,
+    """DPM-Solver++(2M): a two-step method of order 2 for the denoiser, and a popular choice for few evaluations.
+
+    With h = lambda_s - lambda_t, and r the length in lambda of the step before divided by that of this step, it is
 
         x_s = sigma_s/sigma_t x_t + alpha_s (1 - exp(-h)) [(1 + 1/(2r)) D_t - 1/(2r) D_before].
 
-    Lu et al. (2022b), algorithm 2. Order 2, one evaluation a step, the first step DDIM's.
+    Lu et al. (2022b), algorithm 2. The first step is that of DDIM. A step costs one evaluation.
     """
 
     claimed_order = 2

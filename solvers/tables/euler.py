@@ -14,9 +14,11 @@ from backdrift.solvers.tables.table_solver import TableSolver
 
 @dataclass(frozen=True, kw_only=True)
 class Euler(TableSolver):
-    """Euler on the probability flow: x_s = x_t + (s - t) v(x_t, t), v = f x - g^2/2 score.
+    """Euler's method on the probability flow: the simplest solver, for comparison with others.
 
-    Song et al. (2021), eq. 13. Order 1.
+        x_s = x_t + (s - t) v(x_t, t),    v = f x - g^2/2 score.
+
+    Song et al. (2021), eq. 13. A step costs one evaluation, and the order is 1.
     """
 
     claimed_order = 1
@@ -30,15 +32,17 @@ class Euler(TableSolver):
 
 @dataclass(frozen=True, kw_only=True)
 class EulerMaruyama(TableSolver):
-    """Euler-Maruyama on the reverse SDE of a given stochasticity lambda:
+    """The Euler-Maruyama method on the reverse SDE: the simplest stochastic solver, for comparison with others.
+
+    The reverse SDE has a stochasticity lambda, which scales its noise:
 
         x_s = x_t + (s - t) [f x_t - (1 + lambda^2)/2 g^2 score] + lambda g sqrt(t - s) z.
 
-    Maruyama (1955); Song et al. (2021), eq. 6. Weak order 1, and strong order 1 since the noise
-    does not depend on the state. lambda = 0 is `Euler`.
+    Maruyama (1955); Song et al. (2021), eq. 6. A step costs one evaluation. The weak order is 1. The strong order is 1
+    too, since the noise does not depend on the state.
 
     Args:
-        stochasticity: lambda >= 0; 1 is Anderson's reverse SDE.
+        stochasticity: lambda >= 0. 0 is `Euler`, and 1 is Anderson's reverse SDE.
 
     Raises:
         ValueError: if `stochasticity` is negative.
@@ -66,12 +70,14 @@ class EulerMaruyama(TableSolver):
 
 @dataclass(frozen=True, kw_only=True)
 class ReverseDiffusion(TableSolver):
-    """The reverse of the forward step from s to t, taken with the transition's own coefficients:
+    """The reverse diffusion sampler of Song et al. (2021), eq. 46, the predictor of their experiments.
 
-        x_s = (2 - alpha_t/alpha_s) x_t + v score + sqrt(v) z,    v = Var[x_t | x_s].
+    It reverses the forward transition x_t = a x_s + sqrt(v) z, with a = alpha_t/alpha_s and v = Var[x_t | x_s], as a
+    discrete step with the drift f = (a - 1) x and the diffusion G = sqrt(v):
 
-    Song et al. (2021), eq. 46 (their reverse diffusion sampler), with x_t = a x_s + sqrt(v) z
-    discretising f = (a - 1) x and G = sqrt(v). Weak order 1.
+        x_s = (2 - alpha_t/alpha_s) x_t + v score + sqrt(v) z.
+
+    A step costs one evaluation, and the weak order is 1.
     """
 
     claimed_order = 1
