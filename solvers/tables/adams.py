@@ -70,9 +70,9 @@ class Adams(TableSolver):
         order: number of values the predictor uses, 1 to 5; None for what suits the number of steps. By default the
             history grows with the number of steps: 2.5 values below 14 steps, 3.5 below 22, 4.5 below 60, then 5. A
             half is a mean: 2.5 is the mean of the steps with 2 and with 3 values.
-        corrector: number of values the corrector uses, 2 to 5, or 0 for no corrector; None for 0 if `order` is given,
-            else what suits the number of steps. In the latter case it is 2 below 14 steps, 4 below 22, then 5. The
-            value at the new point is one of them.
+        corrector: number of values the corrector uses, 2 to 5 or 0; None for what suits the steps, or 0 if order is given.
+            What suits the steps is 2 values below 14 steps, 4 below 22, then 5. The value at the new point is one of
+            them. 0 is for no corrector.
         predict: quantity that is extrapolated, "denoised", "noise", "velocity" or "rectified".
         clock: variable of the polynomial; None for "angle" with noise and velocity, else "wide_angle". The others are
             "log_snr", "sigma" and "time".

@@ -33,7 +33,7 @@ class TableSolver(Solver):
 
     Args:
         steps: number of steps, the last one to the data included.
-        grid: the times, by a name, "uniform", "quadratic", "log_snr", "karras" or "angle", or as a list or a function.
+        grid: the times by name, "uniform", "quadratic", "log_snr", "karras" or "angle", or as a list or a function.
             A list has `steps + 1` times for final="stop" and `steps` otherwise. A function is called as
             (sde, intervals, first, last) and returns intervals + 1 times.
         final: how the solver ends, "denoise", "half_step" or "stop". "denoise": the last of the steps is D(x, eps), one
