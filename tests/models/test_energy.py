@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from backdrift.models import ConservativeDenoiser, DenoisingLoss, Energy, GaussianMixture, LogDensity
-from backdrift.sde import VP
+from backdrift.sde import VP, GaussianSDE
 
 
 class Potential(nn.Module):
@@ -94,7 +94,7 @@ def test_conservative_denoiser_is_the_gradient_of_its_log_density(t):
 
 def test_conservative_denoiser_learns_a_mixture_by_the_ordinary_loss():
     torch.manual_seed(2)
-    process = VP()
+    process: GaussianSDE = VP()
     truth = GaussianMixture(torch.tensor([[1.0, 0.0], [-1.0, 0.5]]), 0.05, sde=process)
     model = ConservativeDenoiser(Potential(2, 64), process, data_std=0.8)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)

@@ -1,14 +1,16 @@
 """Denoising score matching: weightings by their definitions, times by their densities, importance without bias."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
-from torch import Tensor
+from torch import Tensor, nn
 
 from backdrift.models import (
+    Denoiser,
     DenoisingLoss,
     EDMLikelihoodTimes,
     GaussianMixture,
@@ -19,7 +21,7 @@ from backdrift.models import (
     TimeDistribution,
     UniformTimes,
 )
-from backdrift.models.loss import weight
+from backdrift.models.loss import Weighting, weight
 from backdrift.models.times import stratified_uniform
 from backdrift.sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, Time, as_time
 
@@ -33,15 +35,24 @@ TIMES = [
 ]
 
 
-class Oracle:
-    """A mixture on the line as the model of a loss, spoilt by a factor where asked."""
+class Known(Denoiser):
+    """A denoiser that is a given function of x and t, without a network."""
+
+    def __init__(self, function: Callable[[Tensor, Time], Tensor], sde: GaussianSDE, data_std: float = 0.5) -> None:
+        super().__init__(nn.Identity(), sde, data_std)
+        self.function = function
+
+    def forward(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+        return self.function(x, t)
+
+
+class Oracle(Known):
+    """The exact denoiser of a mixture on the line, times a factor, which is wrong unless it is 1."""
 
     def __init__(self, sde: GaussianSDE, factor: float = 1.0) -> None:
-        self.mixture = GaussianMixture(torch.tensor([[-1.0], [1.5]]).double(), torch.tensor([[0.3], [0.05]]), sde=sde)
-        self.sde, self.data_std, self.factor = sde, self.mixture.data_std, factor
-
-    def __call__(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
-        return self.factor * self.mixture.denoise(x, t)
+        mixture = GaussianMixture(torch.tensor([[-1.0], [1.5]]).double(), torch.tensor([[0.3], [0.05]]), sde=sde)
+        super().__init__(lambda x, t: factor * mixture.denoise(x, t), sde, mixture.data_std)
+        self.mixture = mixture
 
     def error(self, t: Tensor) -> Tensor:
         """E|D(x_t, t) - x_0|^2 = E x_0^2 - E D^2, by quadrature over x_t."""
@@ -65,7 +76,7 @@ def draws(n: int, *shape: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 @pytest.mark.parametrize("weighting", ["edm", "likelihood", "snr", "noise", "uniform"])
-def test_weightings_are_what_they_say(sde: GaussianSDE, weighting: str) -> None:
+def test_weightings_are_what_they_say(sde: GaussianSDE, weighting: Weighting) -> None:
     """Each loss from the model's noise, score, denoiser or raw network output by its own definition."""
     model = Oracle(sde, factor=0.8)
     x0, eps, u = draws(16, 1)
@@ -88,42 +99,41 @@ def test_weightings_are_what_they_say(sde: GaussianSDE, weighting: str) -> None:
         "likelihood": 0.5 * g.square() * (score + eps / sigma).square(),
         "edm": (raw(denoised) - raw(x0)).square(),
     }
-    loss = DenoisingLoss(weighting, UniformTimes())(model, x0, u, eps)  # type: ignore[arg-type]
+    loss = DenoisingLoss(weighting, UniformTimes())(model, x0, u, eps)
     torch.testing.assert_close(loss, definitions[weighting].mean(1), rtol=1e-6, atol=1e-10)
 
 
 def test_noise_loss_is_the_snr_weighting() -> None:
     x0, eps, u = draws(8, 3, 2)
-    model = lambda x, t, label: x.cos()  # noqa: E731
-    model.sde, model.data_std = VP(), 0.5  # type: ignore[attr-defined]
-    assert torch.equal(DenoisingLoss("snr")(model, x0, u, eps), DenoisingLoss("noise")(model, x0, u, eps))  # type: ignore[arg-type]
+    model = Known(lambda x, t: x.cos(), VP())
+    assert torch.equal(DenoisingLoss("snr")(model, x0, u, eps), DenoisingLoss("noise")(model, x0, u, eps))
 
 
 def test_edm_loss_of_the_best_constant_is_one_at_every_noise() -> None:
     """Normal data of standard deviation d and a network that says 0: the weighted loss is 1 (Karras et al. 2022)."""
     d, sde, n = 0.5, VE(), 40000
-    model = lambda x, t, label: x * d**2 / (d**2 + as_time(sde.sigma(t), x).square())  # noqa: E731
-    model.sde, model.data_std = sde, d  # type: ignore[attr-defined]
+    model = Known(lambda x, t: x * d**2 / (d**2 + sde.sigma(as_time(t, x)).square()), sde, d)
     for u in (0.02, 0.5, 0.98):
         x0, eps, _ = draws(n, 1)
-        loss = DenoisingLoss("edm", UniformTimes())(model, d * x0, torch.full((n,), u).double(), eps)  # type: ignore[arg-type]
+        loss = DenoisingLoss("edm", UniformTimes())(model, d * x0, torch.full((n,), u).double(), eps)
         assert float(loss.mean()) == pytest.approx(1, abs=4.5 * float(loss.std()) / math.sqrt(n))
 
 
 def test_loss_is_one_number_a_sample_and_independent_of_the_batch() -> None:
     x0, eps, u = draws(5, 1, 4, 4)
-    model = lambda x, t, label: 0.5 * x  # noqa: E731
-    model.sde, model.data_std = VP(), 0.5  # type: ignore[attr-defined]
-    loss = DenoisingLoss()
-    together = loss(model, x0, u, eps)  # type: ignore[arg-type]
-    assert together.shape == (5,)
+    sde, loss, d = VP(), DenoisingLoss(), 0.7
+    model = Known(lambda x, t: 0.5 * x, sde, d)
+    together = loss(model, x0, u, eps)
+    t, _ = loss.times(u, sde)
+    exact = (sde.log_snr(t).exp() + d**-2) * (0.5 * sde.perturb(x0, t, eps) - x0).square().mean((1, 2, 3))
+    torch.testing.assert_close(together, exact, rtol=1e-10, atol=0)
     for i in range(5):
-        torch.testing.assert_close(loss(model, x0[i : i + 1], u[i : i + 1], eps[i : i + 1])[0], together[i])  # type: ignore[arg-type]
+        torch.testing.assert_close(loss(model, x0[i : i + 1], u[i : i + 1], eps[i : i + 1])[0], together[i])
 
 
 def test_generator_decides_everything() -> None:
     model, x0 = Oracle(VP()), torch.zeros(4, 1).double()
-    a, b, c = (DenoisingLoss()(model, x0, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))  # type: ignore[arg-type]
+    a, b, c = (DenoisingLoss()(model, x0, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
@@ -194,8 +204,13 @@ def test_mixed_times_have_the_mixed_distribution(sde: GaussianSDE) -> None:
 
 
 def test_log_normal_times_survive_the_far_tails() -> None:
-    t, importance = LogNormalTimes()(torch.tensor([1e-12, 1 - 1e-12]).double(), VP())
-    assert t.isfinite().all() and importance.isfinite().all() and (t >= VP().eps).all() and (t <= 1).all()
+    """There dt = du/q(t), so the weights 1/((T - eps) q) tell how far the times are from eps and from T."""
+    sde, tail = VP(), torch.tensor([1e-12, 1e-8, 1e-12], dtype=torch.float64)
+    upper = torch.tensor([False, False, True])
+    t, importance = LogNormalTimes()(torch.where(upper, 1 - tail, tail), sde)
+    assert (t >= sde.eps).all() and (t <= sde.T).all()
+    distance = torch.where(upper, sde.T - t, t - sde.eps)
+    torch.testing.assert_close(distance, tail * (sde.T - sde.eps) * importance, rtol=1e-3, atol=2e-12)
 
 
 @pytest.mark.parametrize("sde", [VP(), Rectified()], ids=repr)
@@ -208,7 +223,7 @@ def test_importance_sampling_keeps_the_expectation(sde: GaussianSDE, times: Time
     x0 = model.mixture.sample(n, torch.Generator().manual_seed(1))
     _, eps, _ = draws(n, 1, seed=2)
     u = torch.rand(n, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    loss = DenoisingLoss("likelihood", times, importance=True)(model, x0, u, eps)  # type: ignore[arg-type]
+    loss = DenoisingLoss("likelihood", times, importance=True)(model, x0, u, eps)
     assert float(loss.mean()) == pytest.approx(exact, abs=4.5 * float(loss.std()) / math.sqrt(n))
 
 
@@ -220,7 +235,7 @@ def test_likelihood_times_take_the_variance_away(sde: GaussianSDE, factor: float
     _, eps, _ = draws(n, 1, seed=2)
     u = torch.rand(n, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     plain, important = (
-        DenoisingLoss("likelihood", times, importance=True)(model, x0, u, eps)  # type: ignore[arg-type]
+        DenoisingLoss("likelihood", times, importance=True)(model, x0, u, eps)
         for times in (UniformTimes(), LikelihoodTimes())
     )
     assert factor * float(important.var()) < float(plain.var())
@@ -260,8 +275,7 @@ def test_stratified_means_converge_like_n_to_the_minus_three_halves() -> None:
 def test_stratified_times_make_a_quieter_loss() -> None:
     """The batch mean of the noise loss at uniform times varies mostly by its times: five times less with strata."""
     sde, n, repeats = VP(), 64, 300
-    model = lambda x, t, label: x * as_time(sde.alpha(t), x)  # noqa: E731  the denoiser of N(0, 1)
-    model.sde, model.data_std = sde, 1.0  # type: ignore[attr-defined]
+    model = Known(lambda x, t: x * sde.alpha(as_time(t, x)), sde, 1.0)  # the denoiser of N(0, 1)
     loss = DenoisingLoss("noise", UniformTimes())
     generator = torch.Generator().manual_seed(4)
     spreads = []
@@ -270,7 +284,7 @@ def test_stratified_times_make_a_quieter_loss() -> None:
         for _ in range(repeats):
             x0, eps = torch.randn(2, n, 64, generator=generator, dtype=torch.float64)
             u = stratified_uniform(n, generator) if strata else torch.rand(n, generator=generator, dtype=torch.float64)
-            means.append(loss(model, x0, u, eps).mean())  # type: ignore[arg-type]
+            means.append(loss(model, x0, u, eps).mean())
         spreads.append(float(torch.stack(means).var()))
     assert 5 * spreads[1] < spreads[0]
 
@@ -295,12 +309,11 @@ def test_implicit_loss_trains_the_denoisers_score() -> None:
     """Its gradient in a network's parameter, over many draws, is that of the denoising loss to six standard errors."""
     sde, n = VP(), 40_000
     slope = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    model = lambda x, t, label: slope * torch.tanh(x)  # noqa: E731
-    model.sde, model.data_std = sde, 1.0  # type: ignore[attr-defined]
+    model = Known(lambda x, t: slope * torch.tanh(x), sde, 1.0)
     x0, eps, u = draws(n, 2)
     found = []
     for loss in (DenoisingLoss("edm"), ImplicitLoss("edm")):
-        values = loss(model, x0, u, eps)  # type: ignore[arg-type]
+        values = loss(model, x0, u, eps)
         chunks = [torch.autograd.grad(c.mean(), slope, retain_graph=True)[0] for c in values.chunk(40)]
         found.append(torch.stack(chunks))
     difference = found[0] - found[1]

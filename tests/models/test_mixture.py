@@ -194,7 +194,8 @@ def test_under_another_process_is_the_same_data() -> None:
 
 def test_points_are_a_mixture_too() -> None:
     """Covariance 0 is a data set: D is its weighted mean, the empirical denoiser."""
-    sde, points = VE(), torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
+    sde: GaussianSDE = VE()
+    points = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
     mixture = GaussianMixture(points, 0.0, sde=sde)
     x, t = torch.tensor([[1.0, 2.0]]).double(), 0.7
     weights = (-0.5 * (x - points).square().sum(1) / sde.sigma(t).square()).softmax(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backdrift.models import GaussianMixture, diagnose_score, score_residual
-from backdrift.models.score_diagnostics import curl, relative_size
+from backdrift.models.score_identities import curl, relative_size
 from backdrift.sde import VE, VP, CriticallyDamped, GaussianSDE, OrnsteinUhlenbeck, StationarySDE, SubVP, Time, as_time
 
 
@@ -82,7 +82,7 @@ def test_curl_is_the_formula(omega: float) -> None:
     turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
     expected = omega / math.hypot(a, omega)
     for probes in ("exact", 3):  # in two dimensions signs are exact here: J - J^T is one number
-        found = curl(lambda x: -a * x + omega * x @ turn.mT, x, probes, torch.Generator().manual_seed(0))  # type: ignore
+        found = curl(lambda x: -a * x + omega * x @ turn.mT, x, probes, torch.Generator().manual_seed(0))
         assert found.value == pytest.approx(expected, abs=1e-12)
         assert found.error < 1e-7  # the same at every sample
 

@@ -7,7 +7,13 @@ from backdrift.models import score_matching as sm
 from backdrift.sde import VP
 
 F64 = torch.float64
-LBFGS = {"tolerance_grad": 1e-11, "tolerance_change": 0.0, "line_search_fn": "strong_wolfe"}
+
+
+def lbfgs(parameters, max_iter):
+    """L-BFGS that stops at a gradient of 1e-11 and no earlier."""
+    return torch.optim.LBFGS(
+        parameters, max_iter=max_iter, tolerance_grad=1e-11, tolerance_change=0.0, line_search_fn="strong_wolfe"
+    )
 
 
 class Quadratic(torch.nn.Module):
@@ -54,7 +60,7 @@ def test_implicit_minimiser_of_a_gaussian_energy_is_the_sample_covariance(data):
     # Hyvärinen (2005), section 3.1: the minimiser in closed form is that of maximum likelihood.
     network = Quadratic(3)
     energy = Energy(network)
-    optimiser = torch.optim.LBFGS(network.parameters(), max_iter=300, **LBFGS)
+    optimiser = lbfgs(network.parameters(), 300)
 
     def closure():
         optimiser.zero_grad()
@@ -72,7 +78,7 @@ def test_sliced_minimiser_is_the_same_where_the_probes_are_exact(data):
     # Rademacher probes see a diagonal Hessian exactly: the variances alone, without noise.
     log_precision = torch.zeros(3, dtype=F64, requires_grad=True)
     centred = data - data.mean(0)
-    optimiser = torch.optim.LBFGS([log_precision], max_iter=100, **LBFGS)
+    optimiser = lbfgs([log_precision], 100)
 
     def closure():
         optimiser.zero_grad()
