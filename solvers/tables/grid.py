@@ -1,4 +1,8 @@
-"""Time grids: where a fixed-grid solver puts its steps."""
+"""Time grids: the times between which a fixed-grid solver takes its steps.
+
+A grid is a function of (sde, steps, first, last). It returns the `steps` + 1 times in float64, which fall from `first`,
+at the noise, to `last`, near the data. `time_grid` makes the times from a name, a function or a list.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +17,34 @@ from torch import Tensor
 from backdrift.sde import GaussianSDE
 
 Grid = str | Sequence[float] | Tensor | Callable[[GaussianSDE, int, float, float], Tensor]
-"""A grid's name, the times themselves, or a function (sde, steps, first, last) -> times."""
+"""The name of a grid, a list of times, or a function of (sde, steps, first, last) that returns the times."""
 
 
 def uniform_grid(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
-    """Even in t."""
+    """Times with even steps in t."""
     return torch.linspace(first, last, steps + 1, dtype=torch.float64)
 
 
 def quadratic_grid(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
-    """Even in sqrt(t), so that steps shrink towards the data (Song, Meng & Ermon 2021, appendix D.2)."""
+    """Times with even steps in sqrt(t). Steps get shorter towards the data (Song, Meng & Ermon 2021, appendix D.2)."""
     return torch.linspace(math.sqrt(first), math.sqrt(last), steps + 1, dtype=torch.float64).square()
 
 
 def log_snr_grid(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
-    """Even in log-SNR (Lu et al. 2022a)."""
+    """Times with even steps in log-SNR (Lu et al. 2022a)."""
     ends = sde.log_snr(torch.tensor([first, last], dtype=torch.float64))
     return sde.t_from_log_snr(torch.linspace(0, 1, steps + 1, dtype=torch.float64) * (ends[1] - ends[0]) + ends[0])
 
 
 def karras_grid(sde: GaussianSDE, steps: int, first: float, last: float, rho: float = 7.0) -> Tensor:
-    """Even in (sigma/alpha)^(1/rho) (Karras et al. 2022, eq. 5).
+    """Times with even steps in (sigma/alpha)^(1/rho) (Karras et al. 2022, eq. 5).
 
     Args:
-        rho: 1 is even in sigma/alpha; as it grows the grid becomes `log_snr`'s.
+        sde: the process.
+        steps: the number of steps.
+        first: the first time, at the noise.
+        last: the last time, near the data.
+        rho: the power. With rho = 1 steps are even in sigma/alpha. As rho grows, the grid tends to `log_snr_grid`.
     """
     ends = torch.exp(-0.5 / rho * sde.log_snr(torch.tensor([first, last], dtype=torch.float64)))
     root = torch.linspace(0, 1, steps + 1, dtype=torch.float64) * (ends[1] - ends[0]) + ends[0]
@@ -48,8 +56,16 @@ GRID_CENTRE, GRID_POWER = 1.1, 0.45
 
 
 def spread_angle(ratio: Tensor, data_std: float, centre: float = GRID_CENTRE, power: float = GRID_POWER) -> Tensor:
-    """atan((s/(centre d))^power), s = sigma/alpha: log s around the width d of the data, levelling off towards both
-    ends, where the flow is nearly that of a normal density.
+    """The variable of the grid "angle", atan((s/(centre d))^power) with s = sigma/alpha.
+
+    Around the width d of the data it changes like log s. Towards both ends it levels off, so that the grid has few
+    steps there: the flow is nearly that of a normal density, which solvers follow in long steps.
+
+    Args:
+        ratio: s, of any shape.
+        data_std: d.
+        centre: the value of s/d at which the variable changes fastest with log s.
+        power: the larger it is, the more steps lie near the centre.
     """
     return torch.atan((ratio / (centre * data_std)) ** power)
 
@@ -63,10 +79,16 @@ def angle_grid(
     centre: float = GRID_CENTRE,
     power: float = GRID_POWER,
 ) -> Tensor:
-    """Even in `spread_angle`.
+    """Times with even steps in `spread_angle`.
 
     Args:
-        data_std: d.
+        sde: the process.
+        steps: the number of steps.
+        first: the first time, at the noise.
+        last: the last time, near the data.
+        data_std: the data's standard deviation d.
+        centre: see `spread_angle`.
+        power: see `spread_angle`.
     """
     ends = torch.exp(-0.5 * sde.log_snr(torch.tensor([first, last], dtype=torch.float64)))
     start, stop = spread_angle(ends, data_std, centre, power).tolist()
@@ -96,10 +118,18 @@ GRIDS: dict[str, Callable[..., Tensor]] = {
 
 
 def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float, data_std: float = 1.0) -> Tensor:
-    """The `steps` + 1 times of a grid from T down to `last`, in float64; `data_std` is for the grid "angle".
+    """The `steps` + 1 times of a grid, from T down to `last`, in float64.
+
+    Args:
+        grid: the name of a grid, a list of times, or a function, see `Grid`.
+        sde: the process.
+        steps: the number of steps.
+        last: the last time. It is not used if `grid` is a list.
+        data_std: the data's standard deviation d. Only the grid "angle" uses it.
 
     Raises:
-        ValueError: if the name is unknown, or the times do not fall from first to last within (0, T].
+        ValueError: if the name is unknown, if the number of times is not `steps` + 1, if the times do not fall within
+            [0, T], or if sigma is 0 at the last of them.
     """
     if isinstance(grid, str):
         if grid not in GRIDS:
@@ -113,7 +143,7 @@ def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float, data_std: f
     if times.shape != (steps + 1,):
         raise ValueError(f"grid: expected steps + 1 = {steps + 1} times, got shape {list(times.shape)}")
     if isinstance(grid, str) and not times.requires_grad:
-        times[0], times[-1] = sde.T, last  # what the inverse of log_snr rounded
+        times[0], times[-1] = sde.T, last  # the inverse of log_snr has rounded them
     values = times.tolist()
     if not bool((times.diff() < 0).all()) or values[-1] < 0 or values[0] > sde.T * (1 + 1e-9):
         raise ValueError(f"grid: expected times that fall from T = {sde.T:g} towards 0, got {values}")
@@ -123,11 +153,11 @@ def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float, data_std: f
 
 
 class Points:
-    """A process at the times of a grid: alpha, sigma and their kin as float64 arrays, each made once.
+    """A process at the times of a grid: alpha, sigma and other coefficients as arrays `[n]`, each computed once.
 
     Args:
         sde: the process.
-        t: times, `[n]`.
+        t: the times, `[n]`, in float64.
     """
 
     def __init__(self, sde: GaussianSDE, t: Tensor) -> None:
@@ -145,22 +175,22 @@ class Points:
 
     @functools.cached_property
     def lam(self) -> Tensor:
-        """lambda = log(alpha/sigma)."""
+        """The half-log-SNR lambda = log(alpha/sigma), `[n]`."""
         return 0.5 * self.sde.log_snr(self.t)
 
     @functools.cached_property
     def ratio(self) -> Tensor:
-        """s = sigma/alpha."""
+        """The noise level s = sigma/alpha, `[n]`."""
         return torch.exp(-self.lam)
 
     @functools.cached_property
     def f(self) -> Tensor:
-        """Drift rate, `[n]`, per unit time."""
+        """Drift rate f, `[n]`, per unit time."""
         return self.sde.f(self.t)
 
     @functools.cached_property
     def g(self) -> Tensor:
-        """Noise rate, `[n]`, per square root of unit time."""
+        """Noise rate g, `[n]`, per square root of unit time."""
         return self.sde.g(self.t)
 
     def __len__(self) -> int:
@@ -170,20 +200,20 @@ class Points:
         return Points(self.sde, self.t[index])
 
     def steps(self) -> tuple[Points, Points]:
-        """The points that steps start from and those that they end at."""
+        """The points at which the steps of the grid start, and the points at which they end."""
         return self[:-1], self[1:]
 
     def between(self, other: Points, share: float) -> Points:
-        """Points a share of the way, in lambda, from these to others."""
+        """The points at a share of the way from these points to others. The way is measured in lambda."""
         return self.at_lambda(self.lam + share * (other.lam - self.lam))
 
     def at_lambda(self, lam: Tensor) -> Points:
-        """Points of the same process with given half-log-SNR."""
+        """The points of the same process that have the half-log-SNR `lam`."""
         points = Points(self.sde, self.sde.t_from_log_snr(2 * lam))
         points.__dict__["lam"] = lam
         return points
 
 
 def fresh_share(t: Points, s: Points) -> Tensor:
-    """The share of sigma_t^2 that arrived between s and t, 1 - SNR_t/SNR_s, for each step from t to s."""
+    """The share of the variance sigma_t^2 that is added between s and t, 1 - SNR_t/SNR_s, for each step from t to s."""
     return -torch.expm1(2 * (t.lam - s.lam))

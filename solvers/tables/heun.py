@@ -1,4 +1,4 @@
-"""EDM's second-order sampler, with or without churn."""
+"""The second-order sampler of EDM, with or without churn."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ from backdrift.solvers.tables.table_solver import TableSolver
 
 @dataclass(frozen=True, kw_only=True)
 class Heun(TableSolver):
-    """Heun's method on dx^/ds = (x^ - D)/s, with x^ = x/alpha and s = sigma/alpha as the time, and churn:
+    """Heun's method as in EDM: a deterministic solver of order 2, or a stochastic one with `churn`.
 
-        s^ = (1 + gamma) s,  x^ <- x^ + s_noise sqrt(s^^2 - s^2) z,  then one Heun step from s^.
+    It solves dx^/ds = (x^ - D)/s, with x^ = x/alpha and s = sigma/alpha as the time. With churn each step first adds
+    noise, and then takes one step of Heun's method from the raised noise level s^:
 
-    Karras et al. (2022), algorithms 1 and 2. Order 2 without churn, two evaluations a step. Grid and ending are theirs;
-    for few steps `grid="angle", final="half_step", eps="auto"` end 2.5 to 5 times nearer to the exact flow (median,
-    8 to 20 evaluations) on `modes` and `decades` of benchmarks/problems.py, but 1.3 to 2 times farther on `digits`.
+        s^ = (1 + gamma) s,    x^ <- x^ + s_noise sqrt(s^^2 - s^2) z.
+
+    Karras et al. (2022), algorithms 1 and 2. A step costs two evaluations. Without churn the order is 2.
+
+    By default the grid and the last step are those of the paper. For few steps, other choices may be better. With
+    `grid="angle", final="half_step", eps="auto"` and 8 to 20 evaluations, samples end 2.5 to 5 times (median) nearer to
+    the exact flow on the problems `modes` and `decades` of benchmarks/problems.py, but 1.3 to 2 times farther from it
+    on `digits`.
 
     Args:
         churn: S_churn, how much noise is added on the way; 0 for none. In each step
             gamma = min(churn/steps, sqrt(2) - 1), so that noise raises s by a factor of sqrt(2) at most.
-        s_min, s_max: noise is added where s is in this range. Elsewhere gamma is 0.
+        s_min, s_max: range of s in which noise is added. Elsewhere gamma is 0.
         s_noise: factor of the standard deviation of the added noise.
 
     Raises:
@@ -52,7 +58,7 @@ class Heun(TableSolver):
         t, s = points.steps()
         gamma = min(self.churn / max(len(t), 1), math.sqrt(2) - 1)
         churned = (t.ratio >= self.s_min) & (t.ratio <= self.s_max)
-        # Noise may not be raised above what the process reaches at T.
+        # The noise level may not exceed the one that the process has at T.
         raised = torch.where(churned, t.ratio * (1 + gamma), t.ratio).clamp(max=float(points.ratio[0].detach()))
         hat = t.at_lambda(-raised.log()) if self.churn else t
         added = (hat.ratio.square() - t.ratio.square()).clamp(min=0).sqrt() * self.s_noise

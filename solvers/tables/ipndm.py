@@ -1,4 +1,4 @@
-"""iPNDM: a multistep solver with the weights of an even grid."""
+"""iPNDM: a multistep solver that uses the weights of an even grid on every grid."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ BASHFORTH = {
 
 @dataclass(frozen=True, kw_only=True)
 class IPNDM(TableSolver):
-    """DDIM's step with the noise extrapolated by the Adams-Bashforth weights of an even grid,
+    """iPNDM: a step of DDIM whose noise is extrapolated from the last steps, as if the grid were even.
+
+    The weights b_j are those of the Adams-Bashforth methods on an even grid:
 
         x_s = alpha_s/alpha_t x_t + alpha_s (s_s - s_t) sum_j b_j eps_(t-j),    s = sigma/alpha,
 
-    b = (1), (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24 whatever the grid. Zhang & Chen (2023),
-    after Liu, Ren, Lin & Zhao (2022). On a grid that is not even in s the weights match to first order in the step,
-    so that the order is 2 at most.
+    with b = (1), (3, -1)/2, (23, -16, 5)/12 or (55, -59, 37, -9)/24. Zhang & Chen (2023), after Liu, Ren, Lin & Zhao
+    (2022). A step costs one evaluation. If the grid is not even in s, the weights are right only to first order in the
+    step, so the order is at most 2. `Adams` has the weights of the actual grid.
 
     Args:
         order: number of values that a step uses, 1 to 4.
 
     Raises:
-        ValueError: if `order` is none of these.
+        ValueError: if `order` is not one of 1, 2, 3 and 4.
     """
 
     order: int = 4

@@ -1,4 +1,4 @@
-"""What multistep solvers share: exact integrals of polynomials through values at points of a grid."""
+"""The weights of multistep solvers: exact integrals of the polynomials through values at points of a grid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDE = 3.5
 
 
 def clock_of(points: Points, clock: Clock, data_std: float) -> Tensor:
-    """The variable in which values are extrapolated by polynomials; "angle" is that of the grid of this name."""
+    """The variable of the polynomials at given points. "angle" is the variable of the grid with this name."""
     if clock == "log_snr":
         return points.lam
     if clock == "sigma":
@@ -35,7 +35,7 @@ def clock_of(points: Points, clock: Clock, data_std: float) -> Tensor:
 
 
 def lagrange(at: Tensor, nodes: Tensor) -> Tensor:
-    """The Lagrange basis on `nodes` `[steps, m]`, evaluated at `at` `[steps, q]`: `[steps, m, q]`."""
+    """The Lagrange basis polynomials on `nodes` `[steps, m]` at the places `at` `[steps, q]`, as `[steps, m, q]`."""
     basis = []
     for j in range(nodes.shape[1]):
         others = [i for i in range(nodes.shape[1]) if i != j]
@@ -53,18 +53,18 @@ def integrate(
     density: Callable[[Points], Tensor],
     clock: Callable[[Points], Tensor],
 ) -> Tensor:
-    """The integrals over steps of a density times each Lagrange basis polynomial, `[steps, len(lags)]`:
+    """The integrals of a density times each Lagrange basis polynomial l_j over some steps k, `[steps, len(lags)]`:
 
-        integral from lambda_k to lambda_(k+1) of density l_j dlambda,
+        integral from lambda_k to lambda_(k+1) of density l_j dlambda.
 
-    by Gauss-Legendre quadrature in lambda.
+    They are computed by Gauss-Legendre quadrature in lambda with 32 nodes.
 
     Args:
         points: the grid.
-        steps: which steps k.
-        lags: which points the polynomials go through: k minus each lag.
-        density: per unit of lambda, `[steps, nodes]` at points of that shape.
-        clock: the variable of the polynomials.
+        steps: the steps k.
+        lags: the nodes of the polynomials of step k are the points k - lag, for each lag.
+        density: the density per unit of lambda, `[steps, nodes]` at points of this shape.
+        clock: the variable of the polynomials at given points.
     """
     index = torch.arange(len(points) - 1)[steps]
     start, end = points.lam[index, None], points.lam[index + 1, None]
@@ -75,18 +75,27 @@ def integrate(
 
 
 Weights = Callable[[Points, slice, list[int]], Tensor]
-"""(points, steps, lags) -> the weights of the values at the start of each step minus each lag, `[steps, len(lags)]`."""
+"""A function of (points, steps, lags) that returns the weights of the values at the points k - lag, for each step k and
+each lag, `[steps, len(lags)]`."""
 
 
 def ramp(points: Points, values: float, newest: int, weights: Weights) -> list[tuple[Number, ...]]:
-    """Weights of every step, of as many values as there are, up to `values`, from lag `newest` on; of two and a half
-    values the mean of the weights of two and of three.
+    """The weights of every step of the grid, with the newest value first.
+
+    The first steps use as many values as there are, and the later ones use `values` of them.
+
+    Args:
+        points: the grid.
+        values: the number of values that a step uses. A half is a mean: the weights for 2.5 values are the mean of
+            those for 2 and for 3.
+        newest: the lag of the newest value: 0 for a predictor, -1 for a corrector, which uses the end of the step too.
+        weights: the weights of some steps with given lags.
     """
     low, share = int(values), values % 1
     found: list[tuple[Number, ...]] = []
     n = len(points) - 1
     for used in range(1, low + 1):
-        # What step k can use: its own start and all before, and with newest = -1 its end as well.
+        # Step k can use its own start and all points before it, and with newest = -1 its end as well.
         last = n if used == low else min(used + newest, n)
         if len(found) < last:
             found += listed(weights(points, slice(len(found), last), list(range(newest, newest + used))))
@@ -100,13 +109,13 @@ def ramp(points: Points, values: float, newest: int, weights: Weights) -> list[t
 
 
 def require_history(order: float | None, steps: int) -> None:
-    """Raise `ValueError` where an order above 2 is asked for of a single step, which has but one value to go by."""
+    """Raise `ValueError` if `order` is above 2 but there is a single step, which has only one value."""
     if order is not None and order > 2 and steps == 1:
         raise ValueError(f"order: {order:g} values cannot come from 1 step; take more steps, or order=1")
 
 
 def listed(array: Tensor) -> list[tuple[Number, ...]]:
-    """The rows of a matrix as tuples: of numbers, or of tensors where there are gradients."""
+    """The rows of a matrix as tuples of numbers, or as tuples of 0-d tensors if the matrix requires gradients."""
     if array.requires_grad:
         return [tuple(row.unbind()) for row in array]
     return [tuple(row) for row in array.tolist()]

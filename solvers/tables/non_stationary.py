@@ -1,4 +1,4 @@
-"""Multistep solvers given by their numbers alone."""
+"""Non-stationary solvers: multistep solvers that are given by their coefficients alone."""
 
 from __future__ import annotations
 
@@ -21,21 +21,25 @@ from backdrift.solvers.tables.table import Number, Row, Table, by_step, execute
 
 @dataclass(frozen=True, kw_only=True)
 class NonStationary(Solver):
-    """A solver of the probability flow with weights of its own for every step. In x^ = x/alpha and s = sigma/alpha,
+    """A non-stationary solver: a solver of the probability flow with its own weights for every step.
+
+    `tune` returns one. In x^ = x/alpha and s = sigma/alpha its steps are
 
         x^_(k+1) = carry_k x^_k + sum_(j <= k) weights_kj D_j,
 
-    D_j the denoiser at s_j, the last row leading to the data. Every deterministic solver on a fixed grid is of this
-    kind (Shaul et al. 2024), so it is what `tune` ends with. It knows nothing of alpha: the same numbers serve every
-    process that begins at the same s. Where carry_k + sum_j weights_kj = 1, samples move along when the data are moved.
+    where D_j is the denoiser at s_j. The last step leads to the data. Every deterministic solver on a fixed grid can be
+    written in this form (Shaul et al. 2024). The coefficients do not depend on alpha, so they can be used with every
+    process that has the same s at T. If carry_k + sum_j weights_kj = 1 for all k, a shift of the data shifts the
+    samples by the same amount.
 
     Args:
-        ratios: s_0 >= s_1 >= ... of the evaluations, s_0 at T, in the units of the data.
-        carries: of the state, one for each evaluation.
-        weights: of the denoisers for each step, the newest first, as many as there have been evaluations.
+        ratios: the values s_0 >= s_1 >= ... at which the model is evaluated, in the units of the data. s_0 is at T.
+        carries: the coefficient of the state for each evaluation.
+        weights: the weights of the denoisers for each step, the newest first. Row k has k + 1 of them.
 
     Raises:
-        ValueError: if they do not fit each other, or a process begins at another s.
+        ValueError: if the ratios are not positive or rise, or if the numbers of carries and weights do not fit them.
+            `solve` raises it if the process is not Gaussian, and with `times` and `table` if it has another s at T.
     """
 
     ratios: Sequence[float]
@@ -59,7 +63,7 @@ class NonStationary(Solver):
         require_gaussian(self, sde)
 
     def times(self, sde: GaussianSDE) -> Tensor:
-        """The times of the evaluations, from T down."""
+        """The times of the evaluations, which fall from T, `[n]` in float64."""
         first = math.exp(-0.5 * float(sde.log_snr(sde.T)))
         if abs(first / self.ratios[0] - 1) > 1e-3:
             raise ValueError(
@@ -71,7 +75,7 @@ class NonStationary(Solver):
         return times
 
     def table(self, sde: GaussianSDE) -> Table:
-        """The solver as a table for a process."""
+        """The table of the solver for a process."""
         return Table(tuple(non_stationary_rows(Points(sde, self.times(sde)), self.carries, self.weights)))
 
     def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
@@ -83,7 +87,7 @@ class NonStationary(Solver):
 def non_stationary_rows(
     points: Points, carries: Sequence[Number], weights: Sequence[Sequence[Number]]
 ) -> Iterator[Row]:
-    """The rows of `NonStationary`, from each of the points to the next and from the last to the data."""
+    """The rows of a `NonStationary` solver: from each point to the next, and from the last point to the data."""
     end = torch.zeros(1, dtype=points.t.dtype)
     to, alpha = torch.cat([points.t[1:], end]), torch.cat([points.alpha[1:], end + 1])
     for (at, to_k, scale, kept), carry, row in zip(
@@ -93,13 +97,17 @@ def non_stationary_rows(
 
 
 def canonical(table: Table, points: Points) -> tuple[Tensor, Tensor]:
-    """The carries `[n]` and weights, lower triangular `[n, n]` in the order of the values, of a deterministic table.
+    """Write a deterministic table in the form of `NonStationary`.
 
-    Every state is a x_T + sum_j u_j D_j: the table is run on these coefficients.
+    Every state of the table is a x_T + sum_j u_j D_j. The coefficients (a, u) of the states follow by running the table
+    on them.
 
     Args:
-        table: asks the denoiser at each of the points in turn.
-        points: the times of its evaluations.
+        table: a table without noise.
+        points: the times of its evaluations, in order.
+
+    Returns:
+        The carries `[n]` and the weights `[n, n]`. The weights are lower triangular, and column j belongs to D_j.
     """
     unit = torch.eye(1 + table.nfe, dtype=torch.float64)
     states: list[Tensor] = [unit[0]]
