@@ -1,4 +1,4 @@
-"""Densities known up to their constant: energies, log-densities, a temperature, and conservative denoisers."""
+"""Densities that are known up to their constant: log-densities and energies, at a temperature."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from backdrift.models.denoiser import Denoiser
-from backdrift.sde import Time, as_time
 from backdrift.sde.checks import require_positive
 
 Function = Callable[[Tensor], Tensor]
+"""A function of x `[batch, ...]` in which samples do not interact."""
 
 
 def value_and_gradient(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
-    """f(x) `[batch]` and grad_x f of a function of each sample, x `[batch, ...]`, by reverse-mode autograd.
+    """f(x) `[batch]` and grad f(x), shaped like `x` `[batch, ...]`, by reverse-mode autograd.
 
-    The gradient can itself be differentiated, in x and in the function's parameters, where gradients
-    are enabled: that is how an energy is trained by its score.
+    Where gradients are enabled, the gradient can be differentiated again, in x and in the parameters of the function.
+    This is how an energy is trained by its score.
+
+    Args:
+        function: f, which gives one number for each sample.
+        x: points, `[batch, ...]`.
 
     Raises:
         ValueError: if the function does not give one number for each sample.
@@ -30,13 +33,13 @@ def value_and_gradient(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
         value = function(x)
         if value.shape != x.shape[:1]:
             raise ValueError(f"function: expected one number for each sample, [{len(x)}], got {list(value.shape)}")
-        # Samples do not interact, so the gradient of the sum holds each sample's own.
+        # Samples do not interact, so the gradient of the sum holds the gradient of each sample.
         (slope,) = torch.autograd.grad(value.sum(), x, create_graph=create_graph)
     return value if create_graph else value.detach(), slope
 
 
 def gradient(function: Function, x: Tensor) -> Tensor:
-    """The gradient of `value_and_gradient` alone."""
+    """grad f(x), the second part of `value_and_gradient`."""
     return value_and_gradient(function, x)[1]
 
 
@@ -45,14 +48,14 @@ class LogDensity:
 
     .. math:: p(x) = e^{l(x) / \tau} / Z, \qquad \nabla \log p = \nabla l / \tau,
 
-    in nats. McAllester (2022) writes p(y) = e^{score(y)}/Z: his score(y) is l here, and "score" is
-    the gradient, as everywhere in this library. His stationary density of stochastic gradient
-    descent, p = exp(-2 L/(eta sigma^2))/Z, is l = -L at tau = eta sigma^2/2.
+    in nats. McAllester (2022) writes p(y) = e^{score(y)}/Z. His score(y) is l here. In this library "score" always
+    means the gradient. His stationary density of stochastic gradient descent, p = exp(-2 L/(eta sigma^2))/Z, is l = -L
+    at tau = eta sigma^2/2.
 
     Args:
         function: l, from x `[batch, ...]` to `[batch]`.
-        slope: its gradient, from x to a tensor like x; by autograd unless given.
-        temperature: tau > 0. Above 1 the density is flatter, p^{1/tau}.
+        slope: the gradient of l, from x to a tensor like x. It is taken by autograd by default.
+        temperature: tau > 0. Above 1 the density p^{1/tau} is flatter.
 
     Raises:
         ValueError: if the temperature is not positive.
@@ -63,7 +66,7 @@ class LogDensity:
         self.function, self.slope, self.temperature = function, slope, float(temperature)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """l(x)/tau, the log-density but for its constant, `[batch]`."""
+        """l(x)/tau, the log-density in nats up to a constant, `[batch]`."""
         return self.function(x) / self.temperature
 
     def score(self, x: Tensor) -> Tensor:
@@ -71,13 +74,17 @@ class LogDensity:
         return self.log_prob_and_score(x)[1] if self.slope is None else self.slope(x) / self.temperature
 
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, for the price of one evaluation where the gradient is taken by autograd."""
+        """`log_prob(x)` and `score(x)`, at the cost of one evaluation of l where the gradient is taken by autograd."""
         if self.slope is None:
             return value_and_gradient(self.log_prob, x)
         return self.log_prob(x), self.slope(x) / self.temperature
 
     def tempered(self, temperature: float) -> LogDensity:
-        """p^{1/temperature}, of this density as it is (temperatures multiply)."""
+        """The density p^{1/temperature}, where p is this density at its own temperature: temperatures multiply.
+
+        Raises:
+            ValueError: if the temperature is not positive.
+        """
         require_positive(temperature=temperature)
         other = copy.copy(self)
         other.temperature = self.temperature * temperature
@@ -85,9 +92,9 @@ class LogDensity:
 
 
 class Energy(nn.Module):
-    r"""A network as an energy E, p(x) = e^{-E(x)/tau}/Z, whose score -grad E/tau is conservative.
+    r"""A network as an energy E: p(x) = e^{-E(x)/tau}/Z. Its score -grad E/tau is conservative.
 
-    LeCun et al. (2006); trained by its score (`models.score_matching`), for which Z need not be known.
+    LeCun et al. (2006). It is trained by its score (`models.score_matching`), for which Z need not be known.
 
     Args:
         network: E, from x `[batch, ...]` to `[batch]` or `[batch, 1]`.
@@ -109,86 +116,24 @@ class Energy(nn.Module):
         return energy.squeeze(-1) if energy.shape == (len(x), 1) else energy
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """-E(x)/tau, the log-density but for its constant, `[batch]`."""
+        """-E(x)/tau, the log-density in nats up to a constant, `[batch]`."""
         return -self(x) / self.temperature
 
     def score(self, x: Tensor) -> Tensor:
-        """-grad E(x)/tau, shaped like `x`."""
+        """-grad E(x)/tau, shaped like `x` `[batch, ...]`."""
         return gradient(self.log_prob, x)
 
     def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, for the price of one evaluation."""
+        """`log_prob(x)` and `score(x)`, at the cost of one evaluation of E."""
         return value_and_gradient(self.log_prob, x)
 
     def tempered(self, temperature: float) -> Energy:
-        """The same network (its weights shared), p^{1/temperature} of this density as it is."""
+        """The density p^{1/temperature}, where p is this density at its own temperature. The weights are shared.
+
+        Raises:
+            ValueError: if the temperature is not positive.
+        """
         require_positive(temperature=temperature)
         other = copy.copy(self)
         other.temperature = self.temperature * temperature
         return other
-
-
-class Potential(nn.Module):
-    r"""A scalar network psi(z, c) = z . N(z, c) from any that returns a tensor like z: its gradient is N + (dN/dz)^T z.
-
-    Smooth where N is, and 0 where N's last layer starts at 0, so that the untrained denoiser is the
-    Gaussian one. Du et al. (2023) make energies of diffusion networks, in this way among others.
-
-    Args:
-        network: N, called as `network(z, c_noise)` or `network(z, c_noise, label)`.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    @property
-    def conditioning(self) -> nn.Module:
-        """That of N: it knows the number of classes."""
-        return self.network.conditioning  # type: ignore[return-value]
-
-    def forward(self, z: Tensor, c_noise: Tensor, *label: Tensor) -> Tensor:
-        """psi, `[batch]`, for z `[batch, ...]` and c_noise `[batch]`."""
-        return (z * self.network(z, c_noise, *label)).flatten(1).sum(1)
-
-
-class ConservativeDenoiser(Denoiser):
-    r"""A denoiser that is a gradient: the raw output is F = grad_z psi of a scalar network psi(z, c_noise).
-
-    With R^2 = sigma^2 + alpha^2 d^2 and z = x/R, the preconditioning of `Denoiser` gives
-
-    .. math:: \log p_t(x) = -\frac{|x|^2}{2 R^2} + \frac{\alpha d}{\sigma} \psi(x / R, c) + const(t),
-
-    an energy for every noise level at once, trained by the ordinary denoising loss. The idea of a
-    score that is the gradient of a network: Saremi et al. (2018); Salimans & Ho (2021) compare.
-
-    Args:
-        network: psi, called as `network(z, c_noise)` or `network(z, c_noise, label)`; to `[batch]` or
-            `[batch, 1]`. Smooth activations, as its second derivatives are trained.
-        sde, data_std: see `Denoiser`.
-    """
-
-    def _potential(self, z: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
-        psi = super().raw(z, c_noise, label)
-        return psi.squeeze(-1) if psi.shape == (len(z), 1) else psi
-
-    def raw(self, z: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """grad_z psi, shaped like `z`."""
-
-        def potential(z: Tensor) -> Tensor:
-            return self._potential(z, c_noise, label)
-
-        # torch.func can be differentiated again in forward mode, as the likelihood does; a network of several
-        # processes cannot be called inside it.
-        if isinstance(self.network, nn.parallel.DistributedDataParallel):
-            return gradient(potential, z)
-        return torch.func.grad(lambda z: potential(z).sum())(z)
-
-    def log_prob(self, x: Tensor, t: Time) -> Tensor:
-        """log p_t(x) but for a constant that depends on t, in nats, `[batch]`."""
-        _, _, scale, c_noise = self.coefficients(x, t)
-        t = as_time(t, x)
-        weight = self.sde.alpha(t) * self.data_std / self.sde.sigma(t)
-        z = scale * x
-        psi = self._potential(z, c_noise.flatten().expand(len(x)), None)
-        return -0.5 * z.flatten(1).square().sum(1) + weight.flatten() * psi

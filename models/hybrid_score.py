@@ -1,4 +1,4 @@
-"""The score of critically damped Langevin diffusion as a network, and hybrid score matching."""
+"""A network as the score of critically damped Langevin diffusion, and its loss, hybrid score matching."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from torch import Tensor, nn
 from backdrift.models.times import stratified_uniform
 from backdrift.sde import CriticallyDamped, Time, as_time
 from backdrift.sde.checks import require_positive
-from backdrift.sde.gaussian import wide
-from backdrift.sde.linear import apply, factor
+from backdrift.sde.matrix import apply, factor
+from backdrift.sde.process import wide
 
 
 class Coefficients(NamedTuple):
-    """What the preconditioning is made of, at times `[...]`: see `HybridScore`."""
+    """What the preconditioning of `HybridScore` is made of, at times of shape `[...]`, in float64.
+
+    Attributes:
+        whiten: W, `[..., 2, 2]`.
+        guess: w, `[..., 2]`.
+        out: c, `[...]`.
+        noise_scale: F_vv, `[...]`.
+        c_noise: log(s)/4, `[...]`, where s is the noise over the signal of the position.
+    """
 
     whiten: Tensor
     guess: Tensor
@@ -26,38 +34,38 @@ class Coefficients(NamedTuple):
 
 
 class HybridScore(nn.Module):
-    """The score of the velocity, -eps_v/F_vv, for a network that predicts the noise eps_v.
+    """The score of the velocity, -eps_v/F_vv, from a network that predicts the noise eps_v.
 
-    x_t = Phi x_0 + F eps with F lower triangular, eps = (eps_x, eps_v), so that grad_v log p = -E[eps_v given
-    x_t]/F_vv (Dockhorn, Vahdat & Kreis 2022, appendix C). The network adds to what would be right for
-    normal data of variance d^2,
+    The state is u_t = Phi (x_0, 0) + F eps, where F is lower triangular and eps = (eps_x, eps_v). It follows that
+    grad_v log p_t(u) = -E[eps_v | u_t = u]/F_vv (Dockhorn, Vahdat & Kreis 2022, appendix C). The network adds to the
+    prediction that is right for normal data of variance d^2:
 
         eps_v = w . u + c network(W u),    w = S^{-1} F e_v,    c^2 = 1 - e_v^T F^T S^{-1} F e_v,
 
-    S the state's covariance at t for such data, W S W^T = 1: input and target have unit variance, as
-    in Karras et al. (2022), whose argument this is; Dockhorn et al.'s mixed score is
-    its case c = 1 with the velocity's variance in place of S.
+    where S is the covariance of the state at t for such data, and W S W^T = 1. Input and target of the network then
+    have unit variance, which is the argument of Karras et al. (2022). The mixed score of Dockhorn et al. is the case
+    c = 1, with the variance of the velocity in place of S.
 
     Args:
-        network: called as `network(z, c_noise)` or `network(z, c_noise, label)`, z `[batch, 2 channels, ...]`
-            for data `[batch, channels, ...]`, c_noise `[batch]`; returns a tensor like z, of which the
-            second half is used.
+        network: called as `network(z, c_noise)` or `network(z, c_noise, label)`. z is `[batch, 2 channels, ...]` for
+            data `[batch, channels, ...]`, and c_noise is `[batch]`. It returns a tensor like z, of which the second
+            half is used.
         sde: the process.
-        data_std: d, the standard deviation of the data over all components.
+        data_std: d, over all components of the data.
 
     Raises:
-        ValueError: if `sde` is another process or `data_std` is not positive.
+        ValueError: if the process has no velocities, or `data_std` is not positive.
     """
 
     def __init__(self, network: nn.Module, sde: CriticallyDamped, data_std: float = 1.0) -> None:
         super().__init__()
         require_positive(data_std=data_std)
-        if not isinstance(sde, CriticallyDamped):
+        if not getattr(sde, "has_velocity", False):
             raise ValueError(f"sde: expected CriticallyDamped, got {type(sde).__name__}")
         self.network, self.sde, self.data_std = network, sde, float(data_std)
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """W, w, c, F_vv and c_noise = log(s)/4, s the position's noise over its signal; all in float64."""
+        """The coefficients at the times `t`, which may have any shape."""
         phi, _ = self.sde.moments(0.0, t)
         own = self.sde.covariance_at(t)
         root = factor(own, definite=True)
@@ -65,52 +73,48 @@ class HybridScore(nn.Module):
         total = factor(own + signal.unsqueeze(-1) * signal.unsqueeze(-2), definite=True)
         whiten = torch.linalg.solve_triangular(total, torch.eye(2).to(total).expand_as(total), upper=False)
         guess = (whiten.mT @ whiten @ root[..., :, 1:]).squeeze(-1)
-        # With z = F^{-1} signal, c^2 = 1 - [(1 + z z^T)^{-1}]_vv = z_v^2/(1 + |z|^2), no digits lost.
+        # With z = F^{-1} signal, c^2 = 1 - [(1 + z z^T)^{-1}]_vv = z_v^2/(1 + |z|^2), which loses no digits.
         z = torch.linalg.solve_triangular(root, signal.unsqueeze(-1), upper=False).squeeze(-1)
         out = z[..., 1].abs() * (1 + z.square().sum(-1)).rsqrt()
         c_noise = 0.125 * (own[..., 0, 0] / phi[..., 0, 0].square()).log()
         return Coefficients(whiten, guess, out, root[..., 1, 1], c_noise)
 
     def raw(self, u: Tensor, parts: Coefficients, label: Tensor | None = None) -> Tensor:
-        """The network itself, `[batch, ...]` for the state u `[batch, 2, ...]`."""
+        """The output of the network itself, `[batch, ...]` for the state u `[batch, 2, ...]`."""
         z = apply(parts.whiten, u).flatten(1, 2)
         c_noise = parts.c_noise.to(u).flatten().expand(len(u))
         z = self.network(z, c_noise) if label is None else self.network(z, c_noise, label)
         return z.unflatten(1, (2, -1))[:, 1].to(u.dtype)
 
     def guessed(self, u: Tensor, parts: Coefficients) -> Tensor:
-        """w . u, the prediction for normal data, `[batch, ...]`."""
+        """w . u, the prediction that is right for normal data, `[batch, ...]`."""
         return apply(parts.guess.unsqueeze(-2), u)[:, 0]
 
     def noise(self, u: Tensor, parts: Coefficients, label: Tensor | None = None) -> Tensor:
-        """E[eps_v given u], `[batch, ...]`, with the coefficients at hand."""
+        """E[eps_v | u_t = u], `[batch, ...]`, from coefficients that are known already."""
         return self.guessed(u, parts) + as_time(parts.out, u[:, 0]) * self.raw(u, parts, label)
 
     def forward(self, u: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
-        """E[eps_v given u], `[batch, ...]` for u `[batch, 2, ...]`; t scalar or `[batch]`."""
-        return self.noise(u, self.coefficients(_wide(t)), label)
+        """E[eps_v | u_t = u], `[batch, ...]` for u `[batch, 2, ...]`; t is a scalar or `[batch]`."""
+        return self.noise(u, self.coefficients(wide(t)), label)
 
     def score(self, u: Tensor, t: Time) -> Tensor:
-        """(0, grad_v log p_t(u)), `[batch, 2, ...]`.
+        """(0, grad_v log p_t(u)), `[batch, 2, ...]`; t is a scalar or `[batch]`.
 
-        The position's part is not learned and is put to 0: no noise enters there, so that g g^T score,
-        all that reverse process, flow and likelihood ask for, is right.
+        The position's part is not learned and is set to 0. The reverse process, the flow and the likelihood ask for
+        g g^T score alone, and this is right, because no noise enters the position.
         """
-        parts = self.coefficients(_wide(t))
+        parts = self.coefficients(wide(t))
         velocity = -self.noise(u, parts) / as_time(parts.noise_scale, u[:, 0])
         return torch.stack([torch.zeros_like(velocity), velocity], 1)
 
 
-def _wide(t: Time) -> Tensor:
-    return wide(t) if isinstance(t, Tensor) else torch.tensor(float(t), dtype=torch.float64)
-
-
 @dataclass(frozen=True)
 class HybridLoss:
-    """|(eps_v - w . u)/c - network|^2 per component: hybrid score matching, Dockhorn et al. (2022).
+    """The loss |(eps_v - w . u)/c - network|^2 per component: hybrid score matching, Dockhorn et al. (2022).
 
-    u is drawn given x_0 alone, the starting velocity summed out; the weighting is 1/c^2 in the error
-    of eps_v, a target of unit variance at all t.
+    The state u is drawn given x_0 alone; the starting velocity is integrated over. In terms of the error of eps_v the
+    weighting is 1/c^2, so that the network's target has unit variance at every t.
     """
 
     def __call__(
@@ -127,10 +131,13 @@ class HybridLoss:
         Args:
             model: the network with its preconditioning.
             x0: data, `[batch, ...]`.
-            u: uniform numbers that choose t on [eps, T], `[batch]`; stratified unless given.
-            noise: eps, `[batch, 2, ...]`; drawn unless given.
+            u: uniform numbers that choose t on [eps, T], `[batch]`; stratified by default.
+            noise: eps, `[batch, 2, ...]`; drawn by default.
             label: a class for each sample, `[batch]`, or None.
-            generator: of `u` and `noise` where they are drawn here.
+            generator: the source of `u` and `noise` where they are drawn here.
+
+        Raises:
+            ValueError: if the model is of another kind.
         """
         if not isinstance(model, HybridScore):
             raise ValueError(f"model: expected HybridScore (preconditioning=hybrid), got {type(model).__name__}")

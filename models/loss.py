@@ -3,60 +3,86 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
 
-from backdrift.models.denoiser import Denoiser
 from backdrift.models.score_matching import implicit, sliced
 from backdrift.models.times import LogNormalTimes, TimeDistribution, stratified_uniform
-from backdrift.sde import GaussianSDE, as_time
-from backdrift.sde.tweedie import tweedie
+from backdrift.sde import GaussianSDE, Time, as_time, tweedie
+from backdrift.sde.checks import require_choice, require_count
 
 Weighting = Literal["edm", "likelihood", "snr", "noise", "uniform"]
+"""The weightings of the denoiser's squared error; see `weight`."""
+
+
+class Trainable(Protocol):
+    """What a loss asks of a model, such as `Denoiser`.
+
+    A model that is wrapped for distributed training, with the model itself as its attribute `module`, will do too.
+
+    Attributes:
+        sde: the process.
+        data_std: the standard deviation of the data.
+    """
+
+    sde: GaussianSDE
+    data_std: float
+
+    def __call__(self, x: Tensor, t: Time, label: Tensor | None) -> Tensor:
+        """D(x, t), shaped like `x` `[batch, ...]`, for one time per sample and a class for each, or None."""
 
 
 def weight(weighting: Weighting, sde: GaussianSDE, t: Tensor, data_std: float) -> Tensor:
-    """w(t) for the denoiser's squared error |D(x_t, t) - x_0|^2, shaped like `t`. With s = sigma/alpha:
+    """The weight w(t) of the denoiser's squared error |D(x_t, t) - x_0|^2, shaped like `t`. With s = sigma/alpha:
 
-    - edm: (s^2 + d^2)/(s d)^2, a unit loss for the preconditioned network at every s (Karras et al. 2022);
-    - likelihood: g^2/2 (alpha/sigma^2)^2, the score's error weighted by g^2/2, whose integral over t
-      bounds KL(data | model) but for constants (Song, Durkan, Murray & Ermon 2021, theorem 1);
-    - snr: 1/s^2, which is the same as
-    - noise: the error of the predicted noise, |eps_hat - eps|^2, the lecture's simple loss
-      (Ho et al. 2020, eq. 14; Salimans & Ho 2022, section 4, for the identity; the notes after
-      Bishop call its negative, part of a bound to be maximised, the loss);
+    - edm: (s^2 + d^2)/(s d)^2, with which the preconditioned network has a loss of order one at every s (Karras et al.
+      2022);
+    - likelihood: g^2/2 (alpha/sigma^2)^2, which is the score's squared error weighted by g^2/2. Its integral over t
+      bounds KL(data | model) up to constants (Song, Durkan, Murray & Ermon 2021, theorem 1);
+    - snr: 1/s^2;
+    - noise: 1/s^2 too, because |D - x_0|^2/s^2 is the squared error |eps_hat - eps|^2 of the predicted noise, the
+      simple loss of the lecture (Ho et al. 2020, eq. 14; the identity is in Salimans & Ho 2022, section 4). The notes
+      after Bishop call the negative of it the loss, as a part of a bound that is to be maximised;
     - uniform: 1.
+
+    Args:
+        weighting: which one.
+        sde: the process.
+        t: times, of any shape.
+        data_std: d, the standard deviation of the data.
 
     Raises:
         ValueError: if `weighting` is none of these.
     """
+    require_choice("weighting", weighting, get_args(Weighting))
     snr = sde.log_snr(t).exp()
     if weighting == "edm":
         return snr + data_std**-2
     if weighting == "likelihood":
         return 0.5 * snr * (sde.g(t) / sde.sigma(t)).square()
-    if weighting in ("snr", "noise"):
-        return snr
-    if weighting == "uniform":
-        return torch.ones_like(t)
-    raise ValueError(f"weighting: expected one of {', '.join(get_args(Weighting))}, got {weighting!r}")
+    return torch.ones_like(t) if weighting == "uniform" else snr
+
+
+def unwrapped(model: Trainable) -> Trainable:
+    """The model itself, where `model` may be wrapped for distributed training."""
+    return cast(Trainable, getattr(model, "module", model))
 
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """w(t) |D(alpha x_0 + sigma eps, t) - x_0|^2 per component, Vincent (2011), Ho et al. (2020).
+    """The loss w(t) |D(alpha x_0 + sigma eps, t) - x_0|^2 per component, Vincent (2011), Ho et al. (2020).
 
     Args:
         weighting: see `weight`.
         times: the distribution of t.
-        importance: divide by the density of t, so that the expectation is that of t uniform on
-            [eps, T] whatever `times` is: the same number, with another variance. Without it the
-            density is part of the loss, as in EDM.
+        importance: whether to divide by the density of t. The expectation is then that of t uniform on [eps, T],
+            whatever `times` is, and `times` changes its variance alone. Otherwise the density of t is part of the
+            loss, as in EDM.
 
     Raises:
-        ValueError: if `weighting` is not one of those, or `times` no distribution.
+        ValueError: if `weighting` is none of those, or `times` is not a distribution.
     """
 
     weighting: Weighting = "edm"
@@ -64,43 +90,45 @@ class DenoisingLoss:
     importance: bool = False
 
     def __post_init__(self) -> None:
-        if self.weighting not in get_args(Weighting):
-            raise ValueError(f"weighting: expected one of {', '.join(get_args(Weighting))}, got {self.weighting!r}")
+        require_choice("weighting", self.weighting, get_args(Weighting))
         if not callable(self.times):
             raise ValueError(f"times: expected a distribution of times, got {self.times!r}")
 
     def __call__(
         self,
-        model: Denoiser,
+        model: Trainable,
         x0: Tensor,
         u: Tensor | None = None,
         noise: Tensor | None = None,
         label: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The loss of each sample, `[batch]`, in units of the weighting.
+        """The loss of each sample, `[batch]`, in the units of the weighting.
 
         Args:
-            model: the denoiser; called, so that a wrapped (distributed) one works too.
+            model: the denoiser.
             x0: data, `[batch, ...]`.
-            u: uniform numbers that choose the times, `[batch]`; stratified unless given.
-            noise: eps, like `x0`; drawn unless given.
+            u: uniform numbers that choose the times, `[batch]`; stratified by default.
+            noise: eps, shaped like `x0`; drawn by default.
             label: a class for each sample, `[batch]`, or None.
-            generator: of `u` and `noise` where they are drawn here.
+            generator: the source of `u` and `noise` where they are drawn here.
+
+        Raises:
+            ValueError: if the process of the model is not Gaussian.
         """
         x, t, w = self.noised(model, x0, u, noise, generator)
         return (as_time(w, x0) * (model(x, t, label) - x0).square()).flatten(1).mean(1)
 
     def noised(
-        self, model: Denoiser, x0: Tensor, u: Tensor | None, noise: Tensor | None, generator: torch.Generator | None
+        self, model: Trainable, x0: Tensor, u: Tensor | None, noise: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x_t `[batch, ...]`, t and w(t) `[batch]`, for the arguments of a call.
+        """x_t `[batch, ...]`, t `[batch]` and w(t) `[batch]`, for the arguments of a call.
 
         Raises:
             ValueError: if the process is not Gaussian.
         """
-        denoiser = getattr(model, "module", model)
-        if not isinstance(denoiser.sde, GaussianSDE):
+        denoiser = unwrapped(model)
+        if not denoiser.sde.has_denoiser:
             raise ValueError(f"model: expected one of a GaussianSDE, got one of {type(denoiser.sde).__name__}")
         u = stratified_uniform(len(x0), generator, x0.device) if u is None else u
         if noise is None:
@@ -115,40 +143,40 @@ class DenoisingLoss:
 
 @dataclass(frozen=True)
 class ImplicitLoss(DenoisingLoss):
-    r"""`DenoisingLoss` without its target, which integration by parts does away with (Hyvärinen 2005, theorem 1):
+    r"""`DenoisingLoss` without its target x_0, which integration by parts removes (Hyvärinen 2005, theorem 1):
 
     .. math:: w(t) \frac{\sigma^4}{\alpha^2} \left(|s(x_t, t)|^2 + 2 \mathrm{tr} \nabla s(x_t, t)\right)
 
-    per component, s the model's score; the trace exact or by random directions (Song et al. 2019, who have
-    it from data without noise). In expectation it is the denoising loss less a constant, so that it may be
-    negative. Its variance is larger, most at little noise, and it costs a second derivative: denoising is
-    the better loss wherever there is noise; this one shows that x_0 need not be seen.
+    per component, where s is the model's score. The trace is exact, or estimated with random directions (Song et al.
+    2019, who use it on data without noise). The expectation is that of the denoising loss minus a constant, so the loss
+    may be negative. Its variance is larger, above all where there is little noise, and it costs a second derivative.
+    Denoising is the better loss wherever there is noise. This loss shows that x_0 need not be known.
 
     Args:
-        probes: directions for each sample, or "exact", at a backward pass for each component.
+        weighting, times, importance: see `DenoisingLoss`.
+        probes: random directions for each sample, or "exact", which costs a backward pass for each component.
 
     Raises:
-        ValueError: if `probes` is neither.
+        ValueError: if `probes` is neither, or as `DenoisingLoss`.
     """
 
     probes: int | Literal["exact"] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.probes != "exact" and (not isinstance(self.probes, int) or self.probes < 1):
-            raise ValueError(f"probes: expected a positive integer or 'exact', got {self.probes!r}")
+        require_count("probes", self.probes, "exact")
 
     def __call__(
         self,
-        model: Denoiser,
+        model: Trainable,
         x0: Tensor,
         u: Tensor | None = None,
         noise: Tensor | None = None,
         label: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The loss of each sample, `[batch]`; the arguments are those of `DenoisingLoss`."""
-        sde = getattr(model, "module", model).sde
+        """The loss of each sample, `[batch]`. The arguments are those of `DenoisingLoss`."""
+        sde = unwrapped(model).sde
         x, t, w = self.noised(model, x0, u, noise, generator)
 
         def score(x: Tensor) -> Tensor:

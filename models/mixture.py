@@ -1,4 +1,4 @@
-"""Gaussian mixtures: the densities whose score is known at every time of every Gaussian process."""
+"""Gaussian mixtures, whose score is known in closed form at every time of every Gaussian process."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from backdrift.sde import GaussianSDE, Model, Time, as_time
 
 
 class GaussianMixture(Model):
-    """p_0 = sum_k w_k N(m_k, C_k), and so p_t = sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I).
+    """The data density p_0 = sum_k w_k N(m_k, C_k), which gives p_t = sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I).
 
-    The oracle of every solver and estimator: its score, denoiser and density are exact at any t.
-    The denoiser is E[x_0 | x_t] = sum_k r_k (m_k + alpha C_k S_k^-1 (x - alpha m_k)), with S_k the
-    noised covariance and r_k the responsibilities (Bishop 2006, eq. 2.81 and 9.13). One component
-    makes it a Gaussian. Covariances are diagonalised once, so a call costs K d^2 a sample.
+    Score, denoiser and density are exact at any t, so every solver and every estimate can be tested against them. The
+    denoiser is
+
+        E[x_0 | x_t] = sum_k r_k (m_k + alpha C_k S_k^-1 (x - alpha m_k)),
+
+    where S_k is the noised covariance and r_k are the responsibilities (Bishop 2006, eq. 2.81 and 9.13). With one
+    component the density is normal. Covariances are diagonalised once, so that a call costs K d^2 operations a sample.
 
     Args:
-        means: m_k, `[K, ...]`; the shape after K is the shape of a sample.
-        covariances: C_k: a number (K isotropic covariances of that variance), variances `[K, d]`,
-            or full matrices `[K, d, d]`, d being the size of a sample; positive semi-definite.
-        weights: `[K]`, positive; normalised to sum to 1. Equal by default.
-        sde: the process whose times t are meant; `under` makes a copy for another.
+        means: m_k, `[K, ...]`. The shape after K is the shape of a sample.
+        covariances: C_k, positive semi-definite: a number, the variance of K isotropic covariances; variances
+            `[K, d]`; or full matrices `[K, d, d]`, where d is the size of a sample.
+        weights: w_k, `[K]`, not negative. They are divided by their sum. All are equal by default.
+        sde: the process that the times t belong to. `under` makes a copy for another process.
 
     Raises:
-        ValueError: if shapes do not agree, a weight is negative or a covariance is not symmetric
-            positive semi-definite.
+        ValueError: if shapes do not agree, a weight is negative, or a covariance is not symmetric and positive
+            semi-definite.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class GaussianMixture(Model):
     ) -> None:
         means = torch.as_tensor(means)
         if means.ndim < 2:
-            raise ValueError(f"means: expected shape [K, ...] got {list(means.shape)}")
+            raise ValueError(f"means: expected shape [K, ...], got {list(means.shape)}")
         self.shape = means.shape[1:]
         self.means = means.flatten(1)
         k, d = self.means.shape
@@ -72,36 +75,41 @@ class GaussianMixture(Model):
 
     @property
     def data_std(self) -> float:
-        """Standard deviation of the data, over all components of a sample."""
+        """Standard deviation of the data: the root of the mean variance of a sample's components."""
         weights = self.log_weights.exp()[:, None]
         mean = (weights * self.means).sum(0)
         variance = (weights * (self.means - mean).square()).sum(0).mean() + (weights * self.variances).sum(0).mean()
         return float(variance.sqrt())
 
     def under(self, sde: GaussianSDE) -> GaussianMixture:
-        """The same density, its times those of another process."""
+        """The same density for the times of another process."""
         return self._copy(sde=sde)
 
-    def to(self, *args: Any) -> GaussianMixture:
-        """The same density with its tensors on another device or in another dtype."""
+    def to(self, *args: Any) -> GaussianMixture:  # whatever torch.Tensor.to takes
+        """The same density with its tensors on another device, in another dtype, or both; see `torch.Tensor.to`."""
         moved = {name: value.to(*args) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return self._copy(**moved)
 
     def _copy(self, **changes: object) -> GaussianMixture:
+        """A copy with other attributes. It does not diagonalise the covariances again."""
         other = object.__new__(GaussianMixture)
         other.__dict__.update({**vars(self), **changes})
         return other
 
     def _coefficients(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        """alpha and sigma^2, `[batch or 1, 1, 1]`; t = 0 means the data even without a process."""
+        """alpha and sigma^2, `[batch, 1, 1]`, or `[1, 1, 1]` for a scalar t."""
         t = as_time(t, x).reshape(-1, 1, 1)
         if not hasattr(self, "sde"):
             raise ValueError("sde: this mixture has no process; give one with `under(sde)`")
         return self.sde.alpha(t), self.sde.sigma(t).square()
 
     def _parts(self, x: Tensor, alpha: Tensor, sigma2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """In each component's own axes, `[batch, K, d]`: x - alpha m_k and the variances of S_k;
-        and log(w_k N(x; alpha m_k, S_k)), `[batch, K]`."""
+        """What the density, the score and the denoiser are made of.
+
+        Returns:
+            x - alpha m_k and the variances of S_k, both along the axes of S_k, `[batch, K, d]`; and
+            log(w_k N(x; alpha m_k, S_k)), `[batch, K]`.
+        """
         offset = x.flatten(1).unsqueeze(1) - alpha * self.means
         if self.axes is not None:
             offset = torch.einsum("kde,bkd->bke", self.axes, offset)
@@ -110,26 +118,27 @@ class GaussianMixture(Model):
         return offset, variance, self.log_weights - 0.5 * (exponent + offset.shape[-1] * math.log(2 * math.pi))
 
     def _mix(self, parts: Tensor, log_joint: Tensor) -> Tensor:
-        """Responsibility-weighted sum of vectors given in each component's own axes."""
+        """The sum of vectors `[batch, K, d]` along the axes of S_k, weighted by the responsibilities: `[batch, d]`."""
         parts = log_joint.softmax(-1).unsqueeze(-1) * parts
         return parts.sum(1) if self.axes is None else torch.einsum("kde,bke->bd", self.axes, parts)
 
     def log_prob(self, x: Tensor, t: Time | None = None) -> Tensor:
-        """log p_t(x) in nats, `[batch]`, for `x` `[batch, ...]`; of the data itself without t."""
+        """log p_t(x) in nats, `[batch]`, for `x` `[batch, ...]`. Without t it is log p_0(x), the data's own."""
         if t is None:
             zero = x.new_zeros(1, 1, 1)
             return self._parts(x, zero + 1, zero)[2].logsumexp(-1)
         return self._parts(x, *self._coefficients(x, t))[2].logsumexp(-1)
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
+        """E[x_0 | x_t = x], with the shape and the dtype of `x` `[batch, ...]`; t is a scalar or `[batch]`."""
         alpha, sigma2 = self._coefficients(x, t)
         offset, variance, log_joint = self._parts(x, alpha, sigma2)
         responsibilities = log_joint.softmax(-1)
         shift = self._mix(alpha * self.variances / variance * offset, log_joint)
-        return (responsibilities @ self.means + shift).reshape(x.shape)
+        return (responsibilities @ self.means + shift).reshape(x.shape).to(x.dtype)
 
     def posterior_variance(self, x: Tensor, t: Time) -> Tensor:
-        """tr Cov[x_0 | x_t = x], `[batch]`: the trace of D's Jacobian is alpha/sigma^2 times it (Efron 2011)."""
+        """tr Cov[x_0 | x_t = x], `[batch]`. The trace of the Jacobian of D is alpha/sigma^2 times it (Efron 2011)."""
         alpha, sigma2 = self._coefficients(x, t)
         offset, variance, log_joint = self._parts(x, alpha, sigma2)
         responsibilities = log_joint.softmax(-1)
@@ -139,8 +148,9 @@ class GaussianMixture(Model):
         return (responsibilities * ((self.variances * sigma2 / variance).sum(-1) + apart)).sum(-1)
 
     def score(self, x: Tensor, t: Time) -> Tensor:
+        """grad log p_t(x), with the shape and the dtype of `x` `[batch, ...]`; t is a scalar or `[batch]`."""
         offset, variance, log_joint = self._parts(x, *self._coefficients(x, t))
-        return self._mix(-offset / variance, log_joint).reshape(x.shape)
+        return self._mix(-offset / variance, log_joint).reshape(x.shape).to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """`n` exact draws of the data, `[n, ...]`."""

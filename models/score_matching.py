@@ -1,11 +1,11 @@
-r"""Fitting a score to data: the Fisher divergence and four ways to have it without the data's score.
+r"""Score matching: the Fisher divergence, and four losses that equal it up to a constant without the data's score.
 
-All are values for each sample, `[batch]`, whose mean over the data is
+Each loss is a value for each sample, `[batch]`. Its mean over the data is
 
 .. math:: J = E \tfrac12 |s(x) - \nabla \log p(x)|^2
 
-but for a constant that does not depend on s. A score s is any function from x `[batch, ...]` to a
-tensor like x in which samples do not interact: `Energy.score`, or `lambda x: model.score(x, t)`.
+up to a constant that does not depend on s. A score s is any function from x `[batch, ...]` to a tensor like x in which
+samples do not interact, such as `Energy.score` or `lambda x: model.score(x, t)`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_choice, require_count
+
 Score = Callable[[Tensor], Tensor]
+"""A function from x `[batch, ...]` to a tensor like x."""
+
 ProbeDistribution = Literal["rademacher", "gaussian"]
+"""The distributions of random directions."""
 
 
 def _half_square(x: Tensor) -> Tensor:
+    """1/2 |x|^2 for each sample, `[batch]`."""
     return 0.5 * x.flatten(1).square().sum(1)
 
 
@@ -38,10 +44,10 @@ def explicit(score: Score, x: Tensor, true_score: Tensor) -> Tensor:
 
 
 def implicit(score: Score, x: Tensor) -> Tensor:
-    """tr grad s(x) + 1/2 |s(x)|^2, Hyvärinen (2005), theorem 1: J less 1/2 E |grad log p|^2.
+    """tr grad s(x) + 1/2 |s(x)|^2, implicit score matching. Its mean is J - 1/2 E |grad log p|^2.
 
-    The trace is exact, at one backward pass for each component of x: for small dimensions.
-    It needs p(x) s(x) to vanish at infinity.
+    Hyvärinen (2005), theorem 1, which needs p(x) s(x) to vanish at infinity. The trace is exact and costs one backward
+    pass for each component of x, so this is for small dimensions.
 
     Args:
         score: s, differentiable in x.
@@ -67,29 +73,25 @@ def sliced(
     variance_reduction: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""v . grad s(x) v + 1/2 |s(x)|^2, averaged over random directions v with E v v^T = I.
+    r"""v . grad s(x) v + 1/2 |s(x)|^2, sliced score matching, averaged over random directions v with E v v^T = I.
 
-    Song et al. (2019), SSM-VR: `implicit` in expectation, at one backward pass for each probe.
-    1/2 |s|^2 is 1/2 E (v . s)^2 taken exactly; without variance reduction it is
-    1/2 (v . s)^2, their SSM. Rademacher probes (v_i = +-1) are exact where grad s is diagonal.
+    Song et al. (2019), SSM-VR. Its expectation is that of `implicit`, and it costs one backward pass for each
+    direction. With variance reduction 1/2 E (v . s)^2 = 1/2 |s|^2 is taken exactly. Without it, each direction gives
+    1/2 (v . s)^2, which is their SSM. Rademacher directions (v_i = +-1) give the exact trace where grad s is diagonal.
 
     Args:
         score: s, differentiable in x.
         x: draws of p, `[batch, ...]`.
-        probes: directions for each sample.
-        distribution: of v.
-        variance_reduction: take |s|^2 exactly.
-        generator: of the probes.
+        probes: number of directions for each sample.
+        distribution: the distribution of v.
+        variance_reduction: whether to take |s|^2 exactly.
+        generator: the source of the directions.
 
     Raises:
-        ValueError: if `probes` < 1 or the distribution is none of the two.
+        ValueError: if `probes` is not a positive integer, or `distribution` is neither of the two.
     """
-    if probes < 1:
-        raise ValueError(f"probes: expected at least 1, got {probes}")
-    if distribution not in get_args(ProbeDistribution):
-        raise ValueError(
-            f"distribution: expected one of {', '.join(get_args(ProbeDistribution))}, got {distribution!r}"
-        )
+    require_count("probes", probes)
+    require_choice("distribution", distribution, get_args(ProbeDistribution))
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -110,13 +112,13 @@ def sliced(
 def denoising(score: Score, x0: Tensor, noise: Tensor, sigma: Tensor | float, alpha: Tensor | float = 1.0) -> Tensor:
     """1/2 |s(alpha x_0 + sigma eps) + eps/sigma|^2, denoising score matching: Vincent (2011).
 
-    `explicit` at the noised density, plus a constant. For a score of many noise levels at once use
-    `models.loss.DenoisingLoss`, which weights them; this is the one-level loss of an energy.
+    Its mean is that of `explicit` at the noised density, plus a constant. This is the loss for an energy at one noise
+    level. For a score of many noise levels use `DenoisingLoss`, which weights them.
 
     Args:
         score: s of the noised density.
         x0: data, `[batch, ...]`.
-        noise: eps, like `x0`.
+        noise: eps, shaped like `x0`.
         sigma, alpha: noise level and scale, numbers or tensors that broadcast against `x0`.
     """
     return _half_square(score(alpha * x0 + sigma * noise) + noise / sigma)
@@ -125,17 +127,17 @@ def denoising(score: Score, x0: Tensor, noise: Tensor, sigma: Tensor | float, al
 def target(
     score: Score, x0: Tensor, clean_score: Tensor, noise: Tensor, sigma: Tensor | float, alpha: Tensor | float = 1.0
 ) -> Tensor:
-    """1/2 |s(alpha x_0 + sigma eps) - grad log p_0(x_0)/alpha|^2, where grad log p_0 is known.
+    """1/2 |s(alpha x_0 + sigma eps) - grad log p_0(x_0)/alpha|^2, target score matching, where grad log p_0 is known.
 
-    De Bortoli et al. (2024), target score matching: grad log p_t(x) = E[grad log p_0(x_0) | x_t = x]/alpha,
-    so this too is `explicit` at the noised density plus a constant, one that stays bounded as sigma
-    falls to 0, where that of `denoising` grows like dim/sigma^2.
+    De Bortoli et al. (2024). Because grad log p_t(x) = E[grad log p_0(x_0) | x_t = x]/alpha, its mean too is that of
+    `explicit` at the noised density, plus a constant. The constant stays bounded as sigma falls to 0, where that of
+    `denoising` grows like dim/sigma^2.
 
     Args:
         score: s of the noised density.
         x0: draws of p_0, `[batch, ...]`.
         clean_score: grad log p_0 at `x0`.
-        noise: eps, like `x0`.
+        noise: eps, shaped like `x0`.
         sigma, alpha: noise level and scale, numbers or tensors that broadcast against `x0`.
     """
     return _half_square(score(alpha * x0 + sigma * noise) - clean_score / alpha)

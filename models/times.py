@@ -1,4 +1,4 @@
-"""Which times are trained on: distributions over t, drawn by their inverse distribution function."""
+"""Distributions of the times that a model is trained at, drawn by their inverse distribution functions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import GaussianSDE
-from backdrift.sde.checks import require_positive
+from backdrift.sde.checks import require_number, require_positive
 
 
 def stratified_uniform(n: int, generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
-    """`n` numbers in (0, 1), one uniform in each interval [i/n, (i+1)/n): `[n]`, float64.
+    """`n` stratified numbers in (0, 1), one uniform in each interval [i/n, (i+1)/n): `[n]`, float64.
 
-    Every one is uniform when the data are in random order, and their mean error falls like n^-3/2
-    instead of n^-1/2 (Kingma et al. 2021, appendix I.1, uses a shifted grid to the same end).
+    Each is uniform over (0, 1) when the data are in random order. The error of a mean over them falls like n^-3/2 and
+    not like n^-1/2. Kingma et al. (2021, appendix I.1) use a shifted grid to the same end.
+
+    Args:
+        n: how many.
+        generator: the source of random numbers.
+        device: where to draw them; that of the generator where one is given.
     """
     device = generator.device if generator is not None else device
     jitter = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
@@ -25,39 +30,39 @@ def stratified_uniform(n: int, generator: torch.Generator | None = None, device:
 
 
 class TimeDistribution(ABC):
-    """A density q on [eps, T].
+    """A density q of times on [eps, T].
 
-    Calling it with uniform numbers gives times t distributed as q and the importance weights
-    1/((T - eps) q(t)), under which an expectation over q is one over t uniform on [eps, T].
+    Called with uniform numbers, it gives times t distributed as q and importance weights 1/((T - eps) q(t)). With these
+    weights an expectation over q is an expectation over t uniform on [eps, T].
     """
 
     @abstractmethod
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
-        """The inverse distribution function, like `u`, for numbers `u` in (0, 1)."""
+        """The inverse distribution function at numbers `u` in (0, 1), shaped like `u`."""
 
     @abstractmethod
     def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
-        """q(t), per unit of time."""
+        """q(t), per unit of time, shaped like `t`."""
 
     def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
-        """Times and importance weights, both like `u`, for numbers `u` in (0, 1)."""
+        """Times and importance weights for numbers `u` in (0, 1), both shaped like `u`."""
         t = self.times(u, sde)
         return t, 1 / ((sde.T - sde.eps) * self.density(t, sde))
 
 
 def log_ratio(t: Tensor | float, sde: GaussianSDE) -> Tensor:
-    """log s, s = sigma/alpha."""
+    """log s with s = sigma/alpha, shaped like `t`."""
     return -0.5 * sde.log_snr(t)
 
 
 def log_ratio_slope(t: Tensor, sde: GaussianSDE) -> Tensor:
-    """d log(s)/dt = g^2/(2 sigma^2)."""
+    """d log(s)/dt = g^2/(2 sigma^2), shaped like `t`."""
     return 0.5 * (sde.g(t) / sde.sigma(t)).square()
 
 
 @dataclass(frozen=True)
 class UniformTimes(TimeDistribution):
-    """t uniform on [eps, T]; every weight is 1."""
+    """t uniform on [eps, T], so that every weight is 1."""
 
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
         return sde.eps + (sde.T - sde.eps) * u
@@ -68,10 +73,10 @@ class UniformTimes(TimeDistribution):
 
 @dataclass(frozen=True)
 class LikelihoodTimes(TimeDistribution):
-    """q(t) proportional to g^2/sigma^2, that is log-SNR uniform between its ends.
+    """q(t) proportional to g^2/sigma^2, which makes the log-SNR uniform between its ends.
 
-    The likelihood weighting g^2/2 of the score's error is g^2/sigma^2 times a noise error of order
-    one, so these times take most of its variance away (Song, Durkan, Murray & Ermon 2021, section 5.1).
+    The score's squared error, weighted by g^2/2 for the likelihood, is g^2/sigma^2 times a noise error of order one.
+    These times therefore remove most of the variance of the loss (Song, Durkan, Murray & Ermon 2021, section 5.1).
     """
 
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
@@ -84,10 +89,11 @@ class LikelihoodTimes(TimeDistribution):
 
 @dataclass(frozen=True)
 class EDMLikelihoodTimes(TimeDistribution):
-    """log s distributed as d^2/(s^2 + d^2), s = sigma/alpha between its ends: log(sin(phi)) uniform, phi = atan(s/d).
+    """log s with a density proportional to d^2/(s^2 + d^2), for s = sigma/alpha between its ends.
 
-    Under these times the weighting "edm" is, up to a constant, the likelihood's: |D - x_0|^2/s^2 per unit of log s
-    is (s^2 + d^2)/(s d)^2 |D - x_0|^2 times d^2/(s^2 + d^2). The loss stays of order one at every s.
+    This makes log(sin(phi)) uniform, where phi = atan(s/d). Under these times the weighting "edm" is that of the
+    likelihood, up to a constant: |D - x_0|^2/s^2 per unit of log s is (s^2 + d^2)/(s d)^2 |D - x_0|^2 times
+    d^2/(s^2 + d^2). The loss is of order one at every s.
 
     Args:
         data_std: d, the standard deviation of the data.
@@ -102,40 +108,42 @@ class EDMLikelihoodTimes(TimeDistribution):
         require_positive(data_std=self.data_std)
 
     def _log_sine(self, t: float, sde: GaussianSDE) -> float:
+        """log(sin(phi)) at the time `t`."""
         return -0.5 * math.log1p(self.data_std**2 * math.exp(-2 * float(log_ratio(t, sde))))
 
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
         first, last = self._log_sine(sde.eps, sde), self._log_sine(sde.T, sde)
         log_sine = first + (last - first) * u
-        # log s = log d + log sin - log cos, with cos^2 = 1 - sin^2
+        # log s = log d + log sin(phi) - log cos(phi), with cos^2 = 1 - sin^2.
         log_s = math.log(self.data_std) + log_sine - 0.5 * (-torch.expm1(2 * log_sine)).log()
         return sde.t_from_log_snr(-2 * log_s).clamp(sde.eps, sde.T)
 
     def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
-        share = torch.sigmoid(2 * (math.log(self.data_std) - log_ratio(t, sde)))  # d^2/(s^2 + d^2)
+        share = torch.sigmoid(2 * (math.log(self.data_std) - log_ratio(t, sde)))  # this is d^2/(s^2 + d^2)
         return share * log_ratio_slope(t, sde) / (self._log_sine(sde.T, sde) - self._log_sine(sde.eps, sde))
 
 
 @dataclass(frozen=True)
 class LogNormalTimes(TimeDistribution):
-    """log(sigma/alpha) normal, cut off at the ends of the process (Karras et al. 2022, table 1).
+    """log(sigma/alpha) with a normal density, truncated at the ends of the process (Karras et al. 2022, table 1).
 
     Args:
-        mean: of log(sigma/alpha), sigma/alpha in the units of the data.
-        std: of log(sigma/alpha).
+        mean: the mean of log(sigma/alpha), with sigma/alpha in the units of the data.
+        std: the standard deviation of log(sigma/alpha).
 
     Raises:
-        ValueError: if `std` is not positive.
+        ValueError: if `mean` is not a number, or `std` is not positive.
     """
 
     mean: float = -1.2
     std: float = 1.2
 
     def __post_init__(self) -> None:
+        require_number("mean", self.mean)
         require_positive(std=self.std)
 
     def _ends(self, sde: GaussianSDE) -> tuple[float, float]:
-        """The normal distribution function at the ends."""
+        """The normal distribution function at eps and at T."""
         ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
         low, high = torch.special.ndtr((log_ratio(ends, sde) - self.mean) / self.std).tolist()
         return low, high
@@ -154,11 +162,11 @@ class LogNormalTimes(TimeDistribution):
 
 @dataclass(frozen=True)
 class MixedTimes(TimeDistribution):
-    """A share of the times from one distribution, the rest from another.
+    """A share of the times from one distribution, and the rest from another.
 
     Args:
         first, second: the distributions.
-        share: of `first`, in (0, 1).
+        share: the share of the times that come from `first`, between 0 and 1.
 
     Raises:
         ValueError: if `share` is not between 0 and 1.
@@ -169,12 +177,11 @@ class MixedTimes(TimeDistribution):
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise ValueError(f"share: expected a number between 0 and 1, got {self.share!r}")
+        require_number("share", self.share, above=0, below=1)
 
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
         chosen = u < self.share
-        # Either one's numbers fill (0, 1) evenly again.
+        # The numbers that each distribution is given are rescaled to fill (0, 1) evenly again.
         first = self.first.times(torch.where(chosen, u / self.share, 0.5), sde)
         second = self.second.times(torch.where(chosen, 0.5, (u - self.share) / (1 - self.share)), sde)
         return torch.where(chosen, first, second)

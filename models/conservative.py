@@ -1,0 +1,81 @@
+"""Denoisers that are gradients, so that their score is conservative and they have a log-density."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from backdrift.models.denoiser import Denoiser
+from backdrift.models.energy import gradient
+from backdrift.sde import Time, as_time
+
+
+class Potential(nn.Module):
+    r"""A scalar network psi(z, c) = z . N(z, c), made of a network N that returns a tensor like z.
+
+    Its gradient is N + (dN/dz)^T z. It is smooth where N is. It is 0 where the last layer of N starts at 0, so that the
+    untrained denoiser is the Gaussian one. Du et al. (2023) compare this with other ways to make energies of diffusion
+    networks.
+
+    Args:
+        network: N, called as `network(z, c_noise)` or `network(z, c_noise, label)`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def conditioning(self) -> nn.Module:
+        """The conditioning of N, which knows the number of classes."""
+        return self.network.get_submodule("conditioning")
+
+    def forward(self, z: Tensor, c_noise: Tensor, *label: Tensor) -> Tensor:
+        """psi, `[batch]`, for z `[batch, ...]` and c_noise `[batch]`."""
+        return (z * self.network(z, c_noise, *label)).flatten(1).sum(1)
+
+
+class ConservativeDenoiser(Denoiser):
+    r"""A denoiser whose raw output is a gradient, F = grad_z psi of a scalar network psi(z, c_noise).
+
+    With R^2 = sigma^2 + alpha^2 d^2 and z = x/R, the preconditioning of `Denoiser` gives
+
+    .. math:: \log p_t(x) = -\frac{|x|^2}{2 R^2} + \frac{\alpha d}{\sigma} \psi(x / R, c) + const(t),
+
+    an energy for every noise level at once, which is trained by the ordinary denoising loss. Saremi et al. (2018) use a
+    score that is the gradient of a network. Salimans & Ho (2021) compare it with an unconstrained score.
+
+    Args:
+        network: psi, called as `network(z, c_noise)` or `network(z, c_noise, label)`, which returns `[batch]` or
+            `[batch, 1]`. Its activations should be smooth, because training uses its second derivatives.
+        sde, data_std: see `Denoiser`.
+
+    Raises:
+        ValueError: as `Denoiser`.
+    """
+
+    def _potential(self, z: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
+        """psi, `[batch]`."""
+        psi = super().raw(z, c_noise, label)
+        return psi.squeeze(-1) if psi.shape == (len(z), 1) else psi
+
+    def raw(self, z: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """grad_z psi, shaped like `z`."""
+
+        def potential(z: Tensor) -> Tensor:
+            return self._potential(z, c_noise, label)
+
+        # The gradient of torch.func can be differentiated again in forward mode, which the likelihood does. A network
+        # that several processes train together cannot be called inside it.
+        if isinstance(self.network, nn.parallel.DistributedDataParallel):
+            return gradient(potential, z)
+        return torch.func.grad(lambda z: potential(z).sum())(z)
+
+    def log_prob(self, x: Tensor, t: Time) -> Tensor:
+        """log p_t(x) up to a constant that depends on t, in nats, `[batch]` for x `[batch, ...]`."""
+        _, _, scale, c_noise = self.coefficients(x, t)
+        t = as_time(t, x)
+        weight = self.sde.alpha(t) * self.data_std / self.sde.sigma(t)
+        z = scale * x
+        psi = self._potential(z, c_noise.flatten().expand(len(x)), None)
+        return -0.5 * z.flatten(1).square().sum(1) + weight.flatten() * psi
