@@ -1,4 +1,4 @@
-"""A density estimator for tables, with scikit-learn's manners: the likelihood of a diffusion model."""
+"""A density estimator for tables in the form of a scikit-learn estimator: the likelihood of a diffusion model."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from backdrift.estimators.held_out import HeldOut
 from backdrift.models import MLP, Denoiser, DenoisingLoss, LogNormalTimes
-from backdrift.sde import VP, GaussianSDE, as_time
+from backdrift.sde import VP, GaussianSDE
 from backdrift.solvers import Noise, decode, log_likelihood
-from backdrift.solvers.density.information import denoise_at, normal_error
 
 BATCH = 512
-"""Rows in memory at once where densities are found and samples drawn. It changes no value."""
+"""Rows in memory at once when densities are computed and samples are drawn. It changes no value."""
 
 EXACT = 48
-"""Up to so many features the divergence is exact; beyond, it is estimated with `PROBES` probes."""
-PROBES = 8
+"""Up to so many features the divergence is exact. For more features it is estimated with `PROBES` probes."""
 
-CHECK_EVERY, CHECKED = 50, 4096
-"""Steps between two looks at the held-out rows, and about how many noised rows a look takes."""
+PROBES = 8
+"""Random probes of the divergence, for each row."""
+
+CHECK_EVERY = 50
+"""Steps between two evaluations on the held-out rows."""
 
 
 class ScoreDensity(DensityMixin, BaseEstimator):
@@ -40,39 +42,39 @@ class ScoreDensity(DensityMixin, BaseEstimator):
 
     .. math:: \log p(x) = \log p_z(z) + \log|\det W| - \sum_j \log c_j,
 
-    with log p_z from the probability flow (Song et al. 2021, section 4.3). An untrained network stands for the
-    normal density of z, so that training starts at the Gaussian of that covariance. A share of the rows is
-    held out: their variational bound (Kingma et al. 2021, eq. 15) tells when to stop, and the best
-    weights on the way are kept. Where nothing is gained the Gaussian stays.
+    with log p_z from the probability flow (Song et al. 2021, section 4.3). The untrained network gives the normal
+    density of z, so that training starts at the Gaussian with that covariance. A share of the rows is held out. Their
+    variational bound (Kingma et al. 2021, eq. 15) decides when training stops, and which weights are kept. If no
+    weights are better than the Gaussian on the held-out rows, the Gaussian is kept.
 
-    What is estimated is the density of rows with noise of `noise` standard deviations added, so that it
-    is bounded even for rounded or repeated values.
+    The estimate is the density of rows to which noise of `noise` standard deviations is added. It is therefore bounded
+    even for rounded or repeated values.
 
     Args:
         sde: a Gaussian process; `sde.VP()` by default.
         hidden: width of the network.
-        depth: its residual blocks.
+        depth: number of residual blocks of the network.
         dropout: probability of dropping a unit in training.
-        steps: optimiser steps at most.
+        steps: number of optimiser steps at most.
         batch_size: rows in a step.
-        learning_rate: the highest, which falls to 0 along a cosine.
-        weight_decay: AdamW's.
-        ema: decay of the running average of the weights, which is what is used.
-        validation_fraction: the share of rows held out; at least one row is.
-        patience: steps without gain on the held-out rows after which training stops.
+        learning_rate: the highest learning rate. It falls to 0 along a cosine.
+        weight_decay: of AdamW.
+        ema: decay of the running average of the weights. The average is the model.
+        validation_fraction: the share of rows held out. At least one row is held out.
+        patience: training stops after so many steps without gain on the held-out rows.
         noise: the smallest noise, in standard deviations of the whitened data.
-        ode_steps: of the Runge-Kutta method of order 4 along the probability flow.
-        random_state: of the weights, the held-out rows, the noise; an integer makes fits repeatable.
+        ode_steps: steps of the Runge-Kutta method of order 4 along the probability flow.
+        random_state: of the weights, the held-out rows and the noise. An integer makes fits repeatable.
 
     Attributes:
         model_: the denoiser of z.
         mean_, scale_: m and c, `[n_features]`.
         whitening_: W, `[n_features, n_features]`.
         log_jacobian_: log|dz/dx| in nats.
-        gain_: held-out log-likelihood over that of the Gaussian, in nats a row (of the kept weights, which
-            were chosen by it).
-        n_steps_: optimiser steps taken.
-        n_features_in_, feature_names_in_: of the table fitted.
+        gain_: the held-out log-likelihood less that of the Gaussian, in nats for each row. The weights that are kept
+            were chosen by it, which makes it optimistic.
+        n_steps_: number of optimiser steps taken.
+        n_features_in_, feature_names_in_: of the fitted table.
 
     Example:
         >>> from backdrift import ScoreDensity
@@ -121,8 +123,8 @@ class ScoreDensity(DensityMixin, BaseEstimator):
             y: ignored.
 
         Raises:
-            ValueError: if X holds NaN or infinite values, fewer than three rows or a feature that does not
-                vary, which has no density; or for an argument of the estimator out of range.
+            ValueError: if X holds NaN or infinite values, fewer than three rows, or a feature that does not vary and
+                so has no density; or if an argument of the estimator is out of range.
         """
         self._check_arguments()
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=3)
@@ -142,15 +144,15 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         return self
 
     def score_samples(self, X: Any, return_std: bool = False) -> Any:
-        """The log-density of each row, in nats, for densities in the units of X.
+        """The log-density of each row in nats, in the units of X.
 
         Args:
             X: table, `[n_samples, n_features]`.
-            return_std: whether to return the error of each value as well: that of the solver, estimated with half as
-                many steps, and of the probes where the divergence is not exact.
+            return_std: whether to return the error of each value as well. It is that of the solver, estimated with
+                half as many steps, together with that of the probes if the divergence is not exact.
 
         Returns:
-            log p, `[n_samples]`; or that and its error.
+            log p, `[n_samples]`, or the pair of log p and its error.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
@@ -185,11 +187,14 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> np.ndarray:
-        """New rows, `[n_samples, n_features]`, in the units of X: by the flow whose density `score_samples` gives.
+        """New rows in the units of X, drawn by the flow whose density `score_samples` gives.
 
         Args:
-            n_samples: how many.
-            random_state: of the draws; the first rows of a seed are the same for any `n_samples`.
+            n_samples: number of rows.
+            random_state: of the draws. The first rows of a seed are the same for any `n_samples`.
+
+        Returns:
+            Rows, `[n_samples, n_features]`.
 
         Raises:
             ValueError: if `n_samples` is below 1.
@@ -209,13 +214,13 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         return standard * self.scale_ + self.mean_
 
     def _end(self) -> tuple[float, float]:
-        """The time at which sigma/alpha is `noise`, and alpha there."""
+        """The time at which sigma/alpha is `noise`, and alpha at that time."""
         sde = self.model_.sde
         eps = float(sde.t_from_log_snr(-2 * math.log(self.noise)))
         return eps, float(sde.alpha(eps))
 
     def _train(self, z: Tensor, seed: int) -> None:
-        """`model_`, `gain_` and `n_steps_` from whitened rows `[n, d]`."""
+        """Set `model_`, `gain_` and `n_steps_` by training on whitened rows `[n, d]`."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(z), generator=generator)
         held = min(len(z) - 1, max(1, round(self.validation_fraction * len(z))))
@@ -268,37 +273,3 @@ class ScoreDensity(DensityMixin, BaseEstimator):
                 raise ValueError(f"{name}: expected a number in (0, {most}), got {getattr(self, name)!r}")
         if self.sde is not None and not isinstance(self.sde, GaussianSDE):
             raise ValueError(f"sde: expected a Gaussian process, got {type(self.sde).__name__}")
-
-
-class HeldOut:
-    r"""Rows held out, with noise that stays the same from one look to the next.
-
-    The bound of Kingma et al. (2021, eq. 15) less that of the normal density N(0, I) at the same noise,
-
-    .. math:: \int E[|z - D_N|^2 - |z - D|^2] / s^2 \, d\log s
-
-    is what a denoiser D gains over it, in nats a row.
-
-    Args:
-        z: rows, `[n, d]`.
-        sde: the process, whose end is the upper end of the integral.
-        noise: s at the lower end.
-        generator: of the noise.
-    """
-
-    def __init__(self, z: Tensor, sde: GaussianSDE, noise: float, generator: torch.Generator) -> None:
-        self.z = z.repeat(max(1, CHECKED // len(z)), 1)
-        low, high = math.log(noise), -0.5 * float(sde.log_snr(sde.T))
-        n = len(self.z)
-        # Even in log s, in an order that gives each row the whole range.
-        place = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
-        self.u, self.width = low + (high - low) * place.double(), high - low
-        self.e = torch.randn(self.z.shape, generator=generator)
-
-    @torch.no_grad()
-    def gain(self, model: Denoiser) -> float:
-        """In nats a row."""
-        s = as_time(self.u.exp(), self.z)
-        error = (self.z - denoise_at(model, self.z + s * self.e, self.u)).square().sum(1)
-        normal, _ = normal_error(self.z, self.e, s, 1.0)
-        return self.width * float(((normal - error) / s.flatten().square()).mean())

@@ -16,7 +16,7 @@ from backdrift.data import Data
 from backdrift.evaluation.metrics import Estimate
 from backdrift.solvers import Noise, entropy, mutual_information
 from backdrift.solvers.density.information import denoise_at, normal_error
-from backdrift.solvers.model import Denoises, data_std_of, place_of
+from backdrift.solvers.model import Denoises, data_std_of, place_of, select
 from backdrift.solvers.noise import FORWARD
 
 BATCH = 256
@@ -129,13 +129,21 @@ def information_curves(
     snr = log_snr.exp()[:, None]
 
     def mmse_at(u: Tensor) -> Estimate:
-        return in_batches(lambda part, i: squared_error(model, part, u, draws=draws, seed=seed, first=i), x)
+        def measure(model: Denoises, x: Tensor, first: int) -> Tensor:
+            return squared_error(model, x, u, draws=draws, seed=seed, first=first)
+
+        return in_batches(measure, model, x)
 
     def information_at(t: float) -> Estimate:
-        return in_batches(lambda part, i: mutual_information(model, part, t, first=i, **integral).samples.value, x)
+        def measure(model: Denoises, x: Tensor, first: int) -> Tensor:
+            return mutual_information(model, x, t, first=first, **integral).samples.value
 
-    # The entropy of x; that of v differs by the Jacobian.
-    of_x = in_batches(lambda part, i: -entropy(model, part, first=i, **integral).samples.value, x)
+        return in_batches(measure, model, x)
+
+    def negative_log_density(model: Denoises, x: Tensor, first: int) -> Tensor:
+        return -entropy(model, x, first=first, **integral).samples.value
+
+    of_x = in_batches(negative_log_density, model, x)  # that of v differs by the Jacobian
     return InformationCurves(
         t=times,
         log_snr=log_snr.tolist(),
@@ -152,9 +160,14 @@ def information_curves(
     )
 
 
-def in_batches(measure: Callable[[Tensor, int], Tensor], x: Tensor) -> Estimate:
-    """The mean over samples x `[n, ...]` of what `measure` gives for each sample of a batch and its first number."""
-    each = torch.cat([measure(part, k * BATCH) for k, part in enumerate(x.split(BATCH))]).double()
+def in_batches(measure: Callable[[Denoises, Tensor, int], Tensor], model: Denoises, x: Tensor) -> Estimate:
+    """The mean over samples x `[n, ...]` of what `measure` gives for each of them, `[batch]`.
+
+    It is called with the model for a batch, the batch, and the number of its first sample.
+    """
+    batches = torch.arange(len(x)).split(BATCH)
+    parts = [measure(select(model, indices), x[indices], int(indices[0])) for indices in batches]
+    each = torch.cat(parts).double()
     return Estimate(float(each.mean()), float(each.std()) / math.sqrt(len(each)))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that a kill at any moment leaves whole."""
+"""Checkpoints, which stay whole if the process is killed at any moment."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder `step-<number>` that holds
+    """A checkpoint is a folder `step-<number>`. It holds
 
     - `model.safetensors`, `ema.safetensors`: the network's weights as trained, and their running average;
-    - `optimizer.pt`: what the optimiser and a loss scaler remember, read with `weights_only=True`;
-    - `state.json`: the step. Random numbers are a function of seed and step, so the step is their state.
+    - `optimizer.pt`: the state of the optimiser and of a loss scaler, read with `weights_only=True`;
+    - `state.json`: the step. Random numbers are a function of the seed and the step, so none of their state is kept.
     """
 
     path: Path
 
     @property
     def step(self) -> int:
-        """Optimiser steps done."""
+        """The number of optimiser steps done."""
         return int(self.path.name.removeprefix("step-"))
 
     def weights(self, kind: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -47,10 +47,10 @@ class Checkpoint:
             raise self._damaged(file, error) from error
 
     def load(self, network: nn.Module, kind: str) -> None:
-        """Give `network` the weights.
+        """Load the weights into `network`.
 
         Raises:
-            ValueError: as `weights`, or if they are not those of such a network.
+            ValueError: as `weights` does, or if they are not the weights of such a network.
         """
         try:
             network.load_state_dict(self.weights(kind))
@@ -62,7 +62,7 @@ class Checkpoint:
         """The state dicts of the optimiser and the loss scaler, by name.
 
         Raises:
-            ValueError: if the file is damaged, or would execute code.
+            ValueError: if the file is damaged, or holds anything that would execute code.
         """
         file = self.path / "optimizer.pt"
         try:
@@ -78,9 +78,17 @@ class Checkpoint:
 def save(
     folder: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor], optimizer: dict[str, Any], keep: int
 ) -> Checkpoint:
-    """Write a checkpoint of `step` into `folder` and remove all but the newest `keep`.
+    """Write a checkpoint into `folder`, and remove all but the newest `keep`.
 
-    It is written under a name that no reader looks at, forced to the disk, and renamed.
+    It is written under a hidden name, forced to the disk, and renamed once it is whole.
+
+    Args:
+        folder: `checkpoints` of a run.
+        step: optimiser steps done.
+        model: the network's weights as trained.
+        ema: their running average.
+        optimizer: the state of the optimiser and of a loss scaler.
+        keep: how many checkpoints are kept.
     """
     folder.mkdir(exist_ok=True)
     for leftover in folder.glob(".writing-*"):
@@ -109,7 +117,7 @@ def found(folder: Path) -> list[Checkpoint]:
 
 
 def force(path: Path) -> None:
-    """Have the system write a file or folder to the disk now (folders: where it can)."""
+    """Have the system write a file or a folder to the disk now. Windows cannot do so for folders."""
     if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""How far training is: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a training or of chains: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Shows the loss, steps a second and the time left.
+    """Shows the loss, the steps per second and the time left.
 
     Args:
         total: number of steps.
         done: how many of them are done already.
-        shown: False shows nothing (processes but the first).
+        shown: whether anything is shown; only the first process shows its progress.
         every: seconds between two plain lines.
     """
 
@@ -28,7 +28,7 @@ class Progress:
             self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.1)
 
     def __call__(self, step: int, loss: float) -> None:
-        """`step` steps are done; `loss` is the newest mean."""
+        """Show that `step` steps are done, with the newest mean loss."""
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
             self.bar.update(step - self.done)
@@ -40,14 +40,18 @@ class Progress:
         self.done = step
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """End the bar and leave it on the screen."""
         if self.bar is not None:
             self.bar.close()
 
 
 @contextmanager
 def bar(steps: int) -> Iterator[Callable[[int], None]]:
-    """A bar of `steps` steps on a terminal and nothing elsewhere. It gives a function to call after each step."""
+    """A bar of `steps` steps on a terminal, and nothing elsewhere.
+
+    Yields:
+        A function to call after each step, with the number of the step.
+    """
     with tqdm(total=steps, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()) as shown:
 
         def advance(_: int) -> None:
