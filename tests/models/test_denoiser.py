@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backdrift.models import MLP, Denoiser, DenoisingLoss, GaussianMixture
-from backdrift.sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP
+from backdrift.sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, as_time
 from backdrift.solvers import Adams, sample
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
@@ -22,6 +22,16 @@ class Wave(nn.Module):
         return torch.sin(3 * z) + c_noise.reshape(-1, *(1,) * (z.ndim - 1))
 
 
+def edm_denoiser(x: Tensor, t: Tensor, sde: GaussianSDE, d: float) -> Tensor:
+    """D(x, t) of `Wave`: Karras et al. (2022), table 1, on x/alpha at noise sigma/alpha, in EDM's own letters."""
+    alpha, sigma = as_time(sde.alpha(t), x), as_time(sde.sigma(t), x)
+    y, s = x / alpha, sigma / alpha
+    c_skip = d**2 / (s**2 + d**2)
+    c_out = s * d / (s**2 + d**2).sqrt()
+    c_in = 1 / (s**2 + d**2).sqrt()
+    return c_skip * y + c_out * (torch.sin(3 * c_in * y) + s.log() / 4)
+
+
 def batch(sde: GaussianSDE, *shape: int) -> tuple[Tensor, Tensor]:
     t = torch.linspace(1e-3, 1, 6, dtype=torch.float64) * sde.T
     x0, eps = torch.randn(2, 6, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -30,17 +40,13 @@ def batch(sde: GaussianSDE, *shape: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 def test_preconditioning_is_edms(sde: GaussianSDE) -> None:
-    """Karras et al. (2022), table 1, on x/alpha at noise sigma/alpha, in EDM's own letters."""
     d, network = 0.7, Wave()
     x, t = batch(sde, 2, 3)
-    alpha, sigma = sde.alpha(t)[:, None, None], sde.sigma(t)[:, None, None]
-    y, s = x / alpha, sigma / alpha
-    c_skip = d**2 / (s**2 + d**2)
-    c_out = s * d / (s**2 + d**2).sqrt()
-    c_in = 1 / (s**2 + d**2).sqrt()
-    denoised = c_skip * y + c_out * (torch.sin(3 * c_in * y) + s.log() / 4)
+    denoised = edm_denoiser(x, t, sde, d)
     torch.testing.assert_close(Denoiser(network, sde, d).denoise(x, t), denoised, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(network.z, c_in * y, rtol=1e-12, atol=1e-14)
+    s = (sde.sigma(t) / sde.alpha(t))[:, None, None]
+    scaled = x / sde.alpha(t)[:, None, None] / (s**2 + d**2).sqrt()
+    torch.testing.assert_close(network.z, scaled, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(network.c_noise, s.flatten().log() / 4, rtol=1e-9, atol=1e-12)
 
 
@@ -89,29 +95,31 @@ def test_a_label_stays_with_its_sample() -> None:
     nn.init.normal_(network.last.weight)  # which begins at 0, where no label matters
     whole = model.given(labels).denoise(x, t)
     torch.testing.assert_close(model.given(labels).select(indices).denoise(x[indices], t), whole[indices])
-    assert float((model.given(labels[indices.flip(0)]).denoise(x[indices], t) - whole[indices]).abs().max()) > 1e-3
+    assert (model.given(labels[indices.flip(0)]).denoise(x[indices], t) - whole[indices]).abs().max() > 1e-3
     one = model.given(torch.tensor(2))
     assert one.select(indices) is one and model.select(indices) is model
 
 
 def test_under_and_given_share_the_weights() -> None:
-    model = Denoiser(Wave(), VP())
+    network = Wave()
+    model = Denoiser(network, VP())
     labelled = model.under(VE()).given(torch.tensor([1, 2]))
-    assert labelled.network is model.network
+    assert labelled.network is model.network is network
     assert isinstance(labelled.sde, VE)
     assert isinstance(model.sde, VP)
     labelled.denoise(torch.zeros(2, 3), 0.5)
-    assert labelled.network.label.tolist() == [1, 2]
+    assert network.label is not None and network.label.tolist() == [1, 2]
     model.denoise(torch.zeros(2, 3), 0.5)
-    assert model.network.label is None
+    assert network.label is None
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 4, 4), (2, 3, 5)])
 def test_time_may_be_scalar_or_per_sample(shape: tuple[int, ...]) -> None:
     model = Denoiser(Wave(), VP())
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    per_sample = model.denoise(x, torch.full((4,), 0.25).double())
-    assert per_sample.shape == x.shape
+    times = torch.full((4,), 0.25).double()
+    per_sample = model.denoise(x, times)
+    torch.testing.assert_close(per_sample, edm_denoiser(x, times, VP(), 0.5), rtol=1e-10, atol=1e-12)
     for t in (0.25, torch.tensor(0.25)):
         assert torch.equal(model.denoise(x, t), per_sample)
     for i in range(4):
