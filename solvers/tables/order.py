@@ -1,4 +1,4 @@
-"""Order certificates: how fast a solver's error falls with its step, measured against exact answers."""
+"""Order certificates: measure how fast a solver's error falls with its step, against exact answers."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from backdrift.solvers.tables.table import Table, execute
 from backdrift.solvers.tables.table_solver import TableSolver
 
 STEPS = (32, 128, 512, 1024)
-"""Numbers of steps at which errors are measured."""
+"""The numbers of steps at which errors are measured by default."""
 
 RATIOS = (4.0, 0.1)
-"""sigma/alpha where measurements start and end: around the width of the data, where all the action is."""
+"""The values of sigma/alpha at which measurements start and end by default. The width of the data lies between them,
+where the flow changes most."""
 
 ROUNDING = 3e-12
-"""Errors below this are rounding and say nothing of an order."""
+"""Errors below this value are rounding errors, so they are not used to measure an order."""
 
 
 @dataclass(frozen=True)
 class TwoModes:
-    """The mixture 1/2 N(-m, c^2) + 1/2 N(m, c^2) on the line under a process: its flow is known exactly.
+    """The mixture 1/2 N(-m, c^2) + 1/2 N(m, c^2) in one dimension, whose probability flow is known exactly.
 
-    On the line the probability flow keeps quantiles, so it carries x_t to the x_s with F_s(x_s) = F_t(x_t), F
-    the distribution function of the noised mixture.
+    In one dimension the probability flow keeps quantiles. It carries x_t to the x_s for which F_s(x_s) = F_t(x_t),
+    where F is the distribution function of the noised mixture.
 
     Args:
         sde: the process.
@@ -52,7 +53,7 @@ class TwoModes:
         return (sigma.square() * self.mean * tilt + alpha * self.std**2 * x) / width.square()
 
     def flow(self, x: Tensor, t: float, s: float) -> Tensor:
-        """Where the probability flow carries `x` from t to s, by bisection on the smaller tail."""
+        """The state at s to which the probability flow carries `x` from t, by bisection on the smaller tail."""
 
         def tails(x: Tensor, time: float) -> Tensor:
             alpha, _, width = self._at(time)
@@ -60,7 +61,7 @@ class TwoModes:
             z = torch.stack([(x - shift) / width, (x + shift) / width])
             return torch.logsumexp(torch.special.log_ndtr(z), 0)
 
-        # By symmetry only the lower tail is needed, where log F keeps its digits.
+        # The mixture is symmetric, so the lower tail is enough. There log F keeps its digits.
         target = tails(-x.abs(), t)
         low, high = torch.full_like(x, -60.0), torch.zeros_like(x)
         for _ in range(200):
@@ -72,16 +73,18 @@ class TwoModes:
 
 @dataclass(frozen=True)
 class Certificate:
-    """An order of convergence and what it was measured from.
+    """A measured order of convergence, with the errors that it was measured from.
 
     Attributes:
-        kind: "trajectory" (against the exact flow of a mixture), "weak" (the variance that a table
-            makes of normal data, exact and without sampling) or "strong" (one path, refined).
-        claimed: what the solver says.
-        measured: the slope of log(error) over log(steps) between the two finest grids above rounding.
-        steps: numbers of steps.
-        errors: the error at each.
-        nfe: evaluations at the last number of steps, for one step.
+        kind: what the errors are. "trajectory": the distance to the exact flow of a mixture. "weak": the error of the
+            variance for normal data, computed without sampling. "strong": the distance to a solve with finer steps on
+            the same Brownian path.
+        claimed: the order that the solver claims.
+        measured: minus the slope of log(error) over log(steps), between the two finest grids whose errors are above
+            rounding.
+        steps: the numbers of steps.
+        errors: the error for each number of steps.
+        nfe: the number of evaluations per step, at the last number of steps.
     """
 
     kind: str
@@ -98,7 +101,7 @@ class Certificate:
 
 
 def slope(steps: Sequence[int], errors: Sequence[float]) -> float:
-    """The order at the two finest grids whose errors stand above rounding; infinite where none do."""
+    """The order measured on the two finest grids whose errors are above rounding, or infinity if there are not two."""
     kept = [(n, e) for n, e in zip(steps, errors, strict=True) if e > ROUNDING]
     if len(kept) < 2:
         return math.inf
@@ -113,13 +116,13 @@ def certify(
     steps: Sequence[int] = STEPS,
     ratios: tuple[float, float] = RATIOS,
 ) -> Certificate:
-    """Measure a solver's order: on trajectories where it is deterministic, in the weak sense where not.
+    """Measure the order of a solver: on trajectories if it is deterministic, and in the weak sense if it is stochastic.
 
     Args:
-        solver: any table solver, of the package or your own.
-        sde: the process; VP by default.
-        steps: numbers of steps, each on a grid even in log-SNR.
-        ratios: sigma/alpha at the start and the end.
+        solver: a table solver, from this package or your own.
+        sde: the process. By default it is VP.
+        steps: the numbers of steps to measure errors at. The grids are even in log-SNR.
+        ratios: sigma/alpha at the start and at the end of the solve.
     """
     sde = VP() if sde is None else sde
     measure = weak_error if solver.stochastic else trajectory_error
@@ -134,8 +137,17 @@ def certify_strong(
     steps: Sequence[int] = STEPS,
     ratios: tuple[float, float] = RATIOS,
 ) -> Certificate:
-    """Measure a stochastic solver's strong order: against itself on a grid 8 times finer than the finest of `steps`,
-    on the same Brownian path. For solvers with one noise a step."""
+    """Measure the strong order of a stochastic solver that draws one noise in each step.
+
+    The solver is compared with itself on a grid 8 times finer than the finest of `steps`, on the same Brownian path.
+
+    Args:
+        solver: a stochastic table solver.
+        sde: the process. By default it is VP.
+        claimed: the strong order that is claimed.
+        steps: the numbers of steps to measure errors at. The grids are even in log-SNR.
+        ratios: sigma/alpha at the start and at the end of the solve.
+    """
     sde = VP() if sde is None else sde
     finest = 8 * max(steps)
 
@@ -160,13 +172,13 @@ def _certificate(
 
 
 def log_snr_times(sde: GaussianSDE, steps: int, ratios: tuple[float, float]) -> Tensor:
-    """`steps` + 1 times, even in log-SNR, between two values of sigma/alpha."""
+    """The `steps` + 1 times with even steps in log-SNR between two values of sigma/alpha."""
     first, last = (-2 * math.log(ratio) for ratio in ratios)
     return sde.t_from_log_snr(torch.linspace(first, last, steps + 1, dtype=torch.float64))
 
 
 def trajectory_error(solver: TableSolver, sde: GaussianSDE, times: Tensor) -> float:
-    """RMS distance to the exact flow of `TwoModes`, over starting points at quantiles of p_T."""
+    """The root mean square distance to the exact flow of `TwoModes`, over eight starting points across p_T."""
     modes = TwoModes(sde)
     start, end = float(times[0]), float(times[-1])
     alpha, _, width = modes._at(start)
@@ -177,10 +189,11 @@ def trajectory_error(solver: TableSolver, sde: GaussianSDE, times: Tensor) -> fl
 
 
 def weak_error(solver: TableSolver, sde: GaussianSDE, times: Tensor, stds: Sequence[float] = (0.3, 1.0, 1.7)) -> float:
-    """Largest relative error of the variance that a table makes of normal data, exactly.
+    """The largest relative error of the variance of a solver's samples, over normal data of several widths.
 
-    For normal data the denoiser is linear, and so is the whole table: running it on the unit vectors of
-    (x_T, z_1, z_2, ...) gives the coefficient of each in the result, and their squares add up to its variance.
+    The variance is computed exactly, without sampling. For normal data the denoiser is linear in x, so the result of
+    the table is a linear combination of x_T and all the noises z. The sum of its squared coefficients, weighted by the
+    variances, is the variance.
     """
     worst = 0.0
     for std in stds:
@@ -194,7 +207,7 @@ def weak_error(solver: TableSolver, sde: GaussianSDE, times: Tensor, stds: Seque
 
 
 def coefficients(table: Table, sde: GaussianSDE, std: float, times: Tensor) -> Tensor:
-    """The coefficients of x_T and of every z in the result of a table, for normal data: `[1 + draws]`."""
+    """The coefficients of x_T and of every noise z in the result of a table for normal data, `[1 + draws]`."""
     draws = sum(bool(row.noise) for row in table.numbers().rows)
     unit = torch.eye(1 + draws, dtype=torch.float64)
     kicks = iter(unit[1:])
@@ -207,9 +220,10 @@ def coefficients(table: Table, sde: GaussianSDE, std: float, times: Tensor) -> T
 
 
 def strong_error(solver: TableSolver, sde: GaussianSDE, times: Tensor, refine: int, paths: int = 1000) -> float:
-    """RMS distance between a solver and itself on a `refine` times finer grid, on the same Brownian path.
+    """The root mean square distance between a solver and itself on a `refine` times finer grid, on one Brownian path.
 
-    The noise of a coarse step is what the fine steps within it add up to as the table carries them on.
+    The noise of a coarse step is the sum of the noises of the fine steps within it, each multiplied by the carries of
+    the fine steps after it.
     """
     modes = TwoModes(sde)
     log_snr = sde.log_snr(times)
@@ -229,7 +243,7 @@ def strong_error(solver: TableSolver, sde: GaussianSDE, times: Tensor, refine: i
     for k in range(n):
         total = 0.0
         for j in range(k * refine, (k + 1) * refine):
-            # One fine step on: what was there is carried, and fresh noise comes in.
+            # One more fine step: the sum so far is carried along, and new noise is added.
             coarse[k] = coarse[k] * rows[j].carry + rows[j].noise * z[j]
             total = total * rows[j].carry ** 2 + rows[j].noise ** 2
         coarse[k] /= math.sqrt(total)

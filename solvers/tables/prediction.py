@@ -1,7 +1,7 @@
-"""The coordinates in which the probability flow has no linear part, one for each kind of prediction.
+"""Coordinates in which the probability flow has no linear part, one for each kind of prediction.
 
-Dividing the state by a scale N(t) leaves dy/dzeta = value, y = x/N, with a value that is affine in x
-and the denoiser, and a time zeta of its own:
+With y = x/N, for a scale N(t), the flow becomes dy/dzeta = value. The value is an affine function of x and the
+denoiser, and each kind of prediction has its own time zeta:
 
     predict       y                   zeta                    value
     denoised      x/sigma             exp(lambda)             D
@@ -9,12 +9,16 @@ and the denoiser, and a time zeta of its own:
     velocity      x/(alpha R)         phi = atan(s/d)         -F, the preconditioned network's output
     rectified     x/(alpha (s + c))   s/(s + c)               (x - alpha D)/sigma - D/c
 
-with R^2 = s^2 + d^2, d the data's standard deviation and c that of its finer structure. The first two are
-Lu et al. (2022b; 2022a, prop. 3.1). In the third, y at phi is a rotation of data and noise, and for normal data of
-standard deviation d the value is 0: the flow is solved exactly by any method. In the fourth, y goes along the straight
-line from data in units of c to noise, with rectified flow's velocity (Liu, Gong & Liu 2022); it lies between the first
-two, which are its limits for c towards 0 and infinity. Any method is exact where the value is constant: all but
-velocity for data at a point, rectified also in directions much wider than c.
+where R^2 = s^2 + d^2, d is the data's standard deviation, and c is the width of the data's finer structure.
+
+A method is exact if the value is constant along the flow, so it matters which data each kind is exact for:
+
+- "denoised" (Lu et al. 2022b) and "noise" (Lu et al. 2022a, prop. 3.1) are exact if all data lie at one point.
+- "velocity" is exact for normal data of standard deviation d, for which its value is 0. Here y is a rotation of data
+  and noise by the angle phi.
+- "rectified" is exact if all data lie at one point, and nearly exact in directions much wider than c. Here y moves
+  along the straight line from data, in units of c, to noise, with the velocity of rectified flow (Liu, Gong & Liu
+  2022). It lies between "denoised" and "noise", which are its limits as c tends to 0 and to infinity.
 """
 
 from __future__ import annotations
@@ -34,13 +38,13 @@ FINE = 0.3
 
 
 class Coordinates(NamedTuple):
-    """A kind of prediction at points of a grid.
+    """The coordinates of a kind of prediction at points of a grid. Each attribute is an array over the points.
 
     Attributes:
         scale: N, with y = x/N.
         zeta: the time of y.
-        slope: P = D + slope x is the value up to a factor, as tables take it.
-        factor: dy/dzeta = factor P.
+        slope: the slope of P = D + slope x. P is the value up to a factor, in the form that tables use.
+        factor: the factor in dy/dzeta = factor P.
         density: d zeta/d lambda.
     """
 
@@ -57,13 +61,13 @@ def require_predict(predict: str) -> None:
 
 
 def coordinates(points: Points, predict: Predict, data_std: float = 1.0, fine: float = FINE) -> Coordinates:
-    """Scale, time, value and density of a kind of prediction at given points.
+    """The coordinates of a kind of prediction at given points.
 
     Args:
-        points: where.
-        predict: the kind.
-        data_std: d.
-        fine: c/d of the kind "rectified".
+        points: the points.
+        predict: the kind of prediction.
+        data_std: the data's standard deviation d.
+        fine: c/d. Only "rectified" uses it.
     """
     s = points.ratio
     if predict == "denoised":
@@ -91,7 +95,7 @@ def coordinates(points: Points, predict: Predict, data_std: float = 1.0, fine: f
 
 
 def lambda_at(zeta: Tensor, predict: Predict, data_std: float = 1.0, fine: float = FINE) -> Tensor:
-    """lambda as a function of zeta: the inverse of `Coordinates.zeta`."""
+    """lambda as a function of zeta, the inverse of `Coordinates.zeta`. The arguments are those of `coordinates`."""
     if predict == "denoised":
         return zeta.log()
     if predict == "noise":

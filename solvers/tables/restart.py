@@ -1,4 +1,4 @@
-"""Restart sampling: down by the ODE, up again by noise, and down once more."""
+"""Restart sampling: solve the ODE down to low noise, add noise, and solve down again."""
 
 from __future__ import annotations
 
@@ -15,28 +15,33 @@ from backdrift.solvers.tables.table_solver import TableSolver
 
 
 def hidden(row: Row) -> Row:
-    """The same row as a stage, which is not on the trajectory."""
+    """The same row as a stage, so that its state is not part of the trajectory."""
     return row._replace(kind="stage")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restart(TableSolver):
-    """A deterministic solver that, on reaching s = sigma/alpha = `s_min`, goes back up to `s_max` by adding noise,
+    """Restart sampling: a deterministic solver that solves a range of noise levels several times, with new noise.
 
-        x^ <- x^ + sqrt(s_max^2 - s_min^2) z,
+    When the base solver has reached s = sigma/alpha = `s_min`, noise is added to bring the state back to `s_max`, and
+    the base solver comes down again. This is done `repeats` times:
 
-    and comes down again, `repeats` times: the noise contracts the errors made so far, the ODE makes few new ones.
-    Xu et al. (2023). Both ends are taken from the grid, the lowest of its times with s >= s_min and
-    the highest with s <= s_max (at least one step apart), and each way down goes through the same times again. The
-    trajectory, and `on_step`, see the last of these ways.
+        x^ <- x^ + sqrt(s_max^2 - s_min^2) z.
+
+    The added noise reduces the errors made so far, and the ODE makes few new ones. Xu et al. (2023). Each repeat costs
+    the evaluations of the base solver between the two levels.
+
+    Both levels are rounded to times of the grid: the last one with s >= s_min and the first one with s <= s_max, at
+    least one step apart. Every repeat passes through the same times. The trajectory and `on_step` see only the last
+    repeat.
 
     Args:
-        base: what takes the steps; its own grid and number of steps are not used.
-        s_min, s_max: the range of s = sigma/alpha that is gone through again, in units of the data.
-        repeats: K, how often it goes back up.
+        base: solver that takes the steps. Its own grid and number of steps are not used.
+        s_min, s_max: range of s = sigma/alpha that is solved again, in units of the data.
+        repeats: K, how often the state goes back to `s_max`.
 
     Raises:
-        ValueError: if `base` is stochastic, a number is not positive, or s_max <= s_min.
+        ValueError: if `base` is stochastic, if a number is not positive, or if s_max <= s_min.
     """
 
     base: TableSolver = field(default_factory=Heun)
@@ -66,7 +71,7 @@ class Restart(TableSolver):
         high = min(int((ratio > self.s_max).sum()), low - 1)
         top, bottom = points[high], points[low]
         lift = top.alpha * (top.ratio.square() - bottom.ratio.square()).sqrt()
-        # The trajectory passes the interval once, on the last way down.
+        # Of all the solves of the range, only the last one is part of the trajectory.
         yield from (row if row.to >= top.t else hidden(row) for row in self.base.rows(points[: low + 1]))
         for repeat in range(1, self.repeats + 1):
             yield Row(top.t, top.alpha / bottom.alpha, (), noise=lift, kind="stage")

@@ -1,4 +1,4 @@
-"""Explicit Runge-Kutta methods in the coordinates of `solvers.prediction`."""
+"""Explicit Runge-Kutta methods in the coordinates of `solvers/tables/prediction.py`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,21 @@ EXPLICIT = {tableau.order: tableau for tableau in (HEUN, RALSTON, KUTTA)}
 def runge_kutta_rows(
     points: Points, predict: Predict, data_std: float, tableau: Tableau, fine: float = FINE
 ) -> Iterator[Row]:
-    """The rows of an explicit Runge-Kutta method for dy/dzeta = value, one evaluation a stage:
+    """The rows of an explicit Runge-Kutta method for dy/dzeta = value, with one evaluation in each stage:
 
-    y_i = y + h sum_j a_ij k_j,    y' = y + h sum_j b_j k_j,    k_j = value(y_j, zeta + c_j h).
+        y_i = y + h sum_j a_ij k_j,    y' = y + h sum_j b_j k_j,    k_j = value(y_j, zeta + c_j h).
+
+    Args:
+        points: the grid.
+        predict: the kind of prediction, which sets the coordinates.
+        data_std: the data's standard deviation d.
+        tableau: the coefficients a, b and c.
+        fine: c/d of the coordinates "rectified".
     """
     c, a, b = tableau.c, tableau.a, tableau.b
     here = coordinates(points, predict, data_std, fine)
     start, h = here.zeta[:-1], here.zeta.diff()
-    # The points of every stage, and of the end of the step.
+    # The points of the stages, and the points at the ends of the steps.
     stages = [points[:-1]]
     stages += [
         points[1:] if share == 1 else points.at_lambda(lambda_at(start + share * h, predict, data_std, fine))
@@ -46,14 +53,17 @@ def runge_kutta_rows(
 
 @dataclass(frozen=True, kw_only=True)
 class RungeKutta(TableSolver):
-    """A classical Runge-Kutta method on the probability flow without its linear part.
+    """A classical Runge-Kutta method for the probability flow, in coordinates without a linear part.
+
+    Take it for a reference solution with many steps. The method solves dy/dzeta = value in the coordinates of
+    `solvers/tables/prediction.py`. A step costs as many evaluations as the order.
 
     Args:
         order: 2 (Heun), 3 (Ralston) or 4 (Kutta); a step takes as many evaluations.
         predict: the coordinates, "denoised", "noise", "velocity" or "rectified".
 
     Raises:
-        ValueError: if `order` or `predict` is none of these.
+        ValueError: if `order` or `predict` is not one of these.
     """
 
     order: int = 4
