@@ -59,6 +59,7 @@ def test_no_text_is_cut_or_covered(shape: tuple[int, ...]) -> None:
     times, stds = [1 - k / 9 for k in range(10)], [80.0, 21, 7.66, 2.1, 0.83, 0.341, 0.123, 0.0567, 0.00222, 0.0]
     values = torch.linspace(-1234.5, -0.001234, 40)
     check_text(figures.samples(path[-1], data(shape, seed=20)))
+    check_text(figures.samples(path[-1]))
     check_text(figures.trajectory(path, times, data(shape, seed=20), stds))
     check_text(figures.most_and_least_likely(path[0], values, "log-density in nats", "high"))
 
@@ -112,3 +113,21 @@ def test_a_figure_saves_and_leaves_pyplot_alone(tmp_path: Path) -> None:
     assert (tmp_path / "samples.png").stat().st_size > 1000
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_samples_alone_are_drawn_as_they_are_beside_real_ones() -> None:
+    generated = data((1, 8, 8))
+    both, alone = pixels(figures.samples(generated, data((1, 8, 8), seed=1))), pixels(figures.samples(generated))
+    width = 6 * 64 - 8
+    left = slice(18, 18 + width)
+    np.testing.assert_array_equal(alone[-18 - width : -18, left], both[-18 - width : -18, left])
+    (axes,) = figures.samples(data((2,))).axes
+    assert axes.get_title() == "generated, 40"
+    np.testing.assert_array_equal(axes.collections[0].get_offsets(), data((2,)))
+
+
+def test_every_set_of_likelihoods_is_drawn() -> None:
+    values = {f"set {k}": torch.linspace(0, k + 1, 30) for k in range(5)}
+    (axes,) = figures.likelihood_histogram(values, "nats").axes
+    labels = axes.get_legend_handles_labels()[1]
+    assert [label.split(",")[0] for label in labels] == list(values)
