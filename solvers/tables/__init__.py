@@ -1,1 +1,1 @@
-"""Solvers on a fixed grid. Each one is a table of numbers, made before the first step."""
+"""Solvers on a fixed grid. Each one computes a table of numbers before its first step."""

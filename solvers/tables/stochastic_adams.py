@@ -1,4 +1,4 @@
-"""Multistep solvers of the reverse SDE, with its linear part and its noise exact."""
+"""Multistep solvers of the reverse SDE, which treat its linear part and its noise exactly."""
 
 from __future__ import annotations
 
@@ -20,18 +20,25 @@ Scale = Literal["power", "er"]
 
 @dataclass(frozen=True, kw_only=True)
 class StochasticAdams(TableSolver):
-    """The reverse SDE written so that only the denoiser is left to be approximated. In x^ = x/alpha, s = sigma/alpha:
+    """Exponential multistep methods for the reverse SDE. Take it for stochastic sampling with few steps.
 
-        x^_s = (phi_s/phi_t) x^_t + integral of (phi_s/phi) dlog(phi) D + sqrt(s_s^2 - s_t^2 (phi_s/phi_t)^2) z,
+    It approximates only the denoiser. The linear part of the SDE and its noise are treated exactly. In x^ = x/alpha and
+    s = sigma/alpha a step is
 
-    the integral from s_s to s_t, over the polynomial through the last `order` denoisers. phi(s) says how much
-    noise is exchanged on the way: phi = s^(1 + lambda^2) is the reverse SDE of stochasticity lambda (lambda = 0
-    the probability flow, 1 Anderson's), phi = s (exp(s^0.3) + 10) is ER-SDE's. Exact for a constant denoiser.
+        x^_s = (phi_s/phi_t) x^_t + integral of (phi_s/phi) dlog(phi) D + sqrt(s_s^2 - s_t^2 (phi_s/phi_t)^2) z.
 
-    lambda = 1 with order 1, 2, 3 is SDE-DPM-Solver++ (Lu et al. 2022b; its 2M and 3M in exact
-    weights); other lambda is SA-Solver's predictor (Xue et al. 2023); phi of ER-SDE: Cui et al. (2023).
+    The integral goes from s_s to s_t, and D is replaced by the polynomial through its last `order` values. The function
+    phi(s) sets how much noise is exchanged during the solve:
 
-    Weak order: 1 for order 1, else 2.
+    - scale="power" is phi = s^(1 + lambda^2), the reverse SDE of stochasticity lambda. lambda = 0 is the probability
+      flow, and lambda = 1 is Anderson's reverse SDE.
+    - scale="er" is phi = s (exp(s^0.3) + 10), that of ER-SDE-Solver (Cui et al. 2023).
+
+    With lambda = 1 and order 1, 2 or 3 this is SDE-DPM-Solver++ (Lu et al. 2022b); for 2M and 3M the weights are exact.
+    With another lambda it is the predictor of SA-Solver (Xue et al. 2023).
+
+    A step costs one evaluation. It is exact if the denoiser is constant. It has weak order 1 with `order` = 1, and weak
+    order 2 with a higher one.
 
     Args:
         order: number of values of the denoiser that a step uses, 1, 2 or 3.
@@ -40,7 +47,8 @@ class StochasticAdams(TableSolver):
         clock: the variable of the polynomials, "log_snr", "sigma" or "time".
 
     Raises:
-        ValueError: naming the argument that makes no sense, order 3 with a single step among them.
+        ValueError: if an argument is not one of its choices, if `stochasticity` is negative, or if `order` is 3 with a
+            single step. The message names the argument.
     """
 
     order: int = 2
@@ -65,17 +73,17 @@ class StochasticAdams(TableSolver):
         return min(self.order, 2)
 
     def log_scale(self, lam: Tensor) -> tuple[Tensor, Tensor]:
-        """log(phi) and -dlog(phi)/dlambda, as functions of lambda = -log(s)."""
+        """log(phi) and -dlog(phi)/dlambda as functions of lambda = -log(s)."""
         if self.scale == "power":
             power = 1 + self.stochasticity**2
             return -power * lam, torch.full_like(lam, power)
         root = torch.exp(-0.3 * lam)
-        # log(exp(r) + 10) and its slope, for r = s^0.3 of any size
+        # log(exp(r) + 10) and its slope, without overflow for large r = s^0.3
         grown = torch.logaddexp(root, torch.full_like(root, 10.0).log())
         return grown - lam, 1 + 0.3 * root * torch.exp(root - grown)
 
     def weights(self, points: Points, steps: slice, lags: list[int]) -> Tensor:
-        """Weights of the denoisers at the given lags, `[steps, len(lags)]`."""
+        """The weights of the denoisers at the points k - lag in some steps k, `[steps, len(lags)]`."""
         end = self.log_scale(points.lam)[0][1:][steps, None]
         gain = points.alpha[1:][steps, None]
 
@@ -86,7 +94,7 @@ class StochasticAdams(TableSolver):
         return integrate(points, steps, lags, density, lambda p: clock_of(p, self.clock, 1.0))
 
     def transport(self, points: Points) -> tuple[Tensor, Tensor]:
-        """The coefficients of x_t and of z, for every step."""
+        """The coefficients of x_t and of z in every step."""
         t, s = points.steps()
         log_kept = self.log_scale(s.lam)[0] - self.log_scale(t.lam)[0]
         # s_s^2 - s_t^2 kept^2 = s_s^2 (1 - exp(2 log_kept + 2 (lambda_s - lambda_t)))
@@ -102,18 +110,19 @@ class StochasticAdams(TableSolver):
 
 @dataclass(frozen=True, kw_only=True)
 class SASolver(StochasticAdams):
-    """SA-Solver: `StochasticAdams` as predictor, and a corrector through the new denoiser as well.
+    """SA-Solver: `StochasticAdams` with a corrector.
 
-    Predict x_s; evaluate there; take the step again with the new denoiser as one more node and the same noise.
-    The evaluation also serves the next prediction, so a step still costs one. Xue et al. (2023).
+    It predicts x_s and evaluates the denoiser there. Then it takes the step again with the same noise and with the new
+    value as one more node. The next step uses the same evaluation, so a step costs one. Xue et al. (2023).
 
-    Weak order: 1 with a corrector of order 1, else 2, also with a predictor of order 1.
+    It has weak order 1 with a corrector of order 1, and weak order 2 with a higher one, even if the predictor has
+    order 1.
 
     Args:
         corrector_order: number of values of the denoiser that the corrector uses, 1 to 3, the new one among them.
 
     Raises:
-        ValueError: naming the argument that makes no sense.
+        ValueError: as for `StochasticAdams`, and if `corrector_order` is not one of 1, 2 and 3.
     """
 
     corrector_order: int = 2

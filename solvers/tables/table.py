@@ -1,4 +1,4 @@
-"""A fixed-grid sampler as a table of numbers, and the loop that runs any of them."""
+"""Fixed-grid samplers as tables of numbers, and the loop that runs any table."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ import torch
 from torch import Tensor
 
 Number = Any
-"""A coefficient: a number, or a 0-d float64 tensor that may carry a gradient."""
+"""A coefficient: a number, or a 0-d float64 tensor that may require gradients."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
 Kind = Literal["step", "stage", "correction"]
 """What a row is for:
 
-- "step" ends a step of the grid: its x' is a state of the trajectory;
-- "stage" gives an intermediate state, which nobody is shown;
-- "correction" evaluates at the state that a stage predicted for the end of the step, and adds to it. Its x' is the
-  state of the trajectory there.
+- "step" ends a step of the grid. Its x' is a state of the trajectory.
+- "stage" gives an intermediate state, which is not part of the trajectory.
+- "correction" evaluates the denoiser at the state that a stage predicted for the end of the step, and adds a term to
+  this state. Its x' is the state of the trajectory at that time.
 """
 
 
 class Row(NamedTuple):
-    """One line of a table: at most one network evaluation and one linear combination,
+    """One row of a table: at most one evaluation of the network and one linear combination.
+
+    A row that evaluates first adds a new value P_0 to those of the rows before it. Then it computes the next state x':
 
         P_0 = D(x, at) + slope x,
         x' = carry x_base + sum_j weights_j P_j + noise z,    z ~ N(0, I).
 
     Attributes:
-        to: the time x' belongs to.
-        carry: coefficient of an earlier state.
-        weights: of the values P, the newest first.
-        at: the time at which the denoiser is asked about the current state x; None to ask nothing.
-        slope: of the current state in its value: 0 for denoised, -1/alpha for noise prediction.
-        base: how many rows back the carried state lies; 0 is the current one.
-        noise: standard deviation of the fresh noise.
+        to: the time of x'.
+        carry: the coefficient of the state x_base.
+        weights: the weights of the values P, the newest first.
+        at: the time at which the denoiser is evaluated on the current state x, or None for no evaluation.
+        slope: the coefficient of x in P_0. It is 0 for "denoised" and -1/alpha for "noise" prediction.
+        base: which state x_base is. 0 is the current state, and 1 is the state before the last row.
+        noise: the standard deviation of the new noise.
         kind: what the row is for, see `Kind`.
     """
 
@@ -60,19 +62,19 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a sampler, in the order in which they run.
+    """The rows of a sampler, in the order in which they run. `print(table)` shows them.
 
-    Coefficients may be tensors that carry gradients (a solver is tuned through them) or numbers.
+    The coefficients are numbers, or tensors that require gradients if a solver is being tuned.
 
     Args:
-        rows: see `Row`.
+        rows: the rows, see `Row`.
     """
 
     rows: tuple[Row, ...]
 
     @property
     def nfe(self) -> int:
-        """Network evaluations per sample."""
+        """The number of network evaluations per sample."""
         return sum(row.at is not None for row in self.rows)
 
     @property
@@ -81,7 +83,7 @@ class Table:
         return any(float(row.noise) != 0 for row in self.rows)
 
     def numbers(self) -> Table:
-        """The same table with plain numbers for coefficients, brought over in one transfer."""
+        """The same table with plain numbers as coefficients. Tensors are copied from the device in one transfer."""
         rows = self.rows
         kinds = set(map(type, chain(chain.from_iterable(rows), chain.from_iterable(row.weights for row in rows))))
         if not any(issubclass(kind, Tensor) for kind in kinds):
@@ -92,7 +94,7 @@ class Table:
         def number(entry: Number) -> Number:
             return next(values) if isinstance(entry, Tensor) else entry
 
-        # In the order in which the entries were gathered.
+        # The order must be the one in which `entries` were gathered.
         return Table(
             tuple(
                 Row(
@@ -121,29 +123,29 @@ class Table:
 
 
 def by_step(*columns: Tensor) -> Iterator[tuple[Number, ...]]:
-    """The entries of arrays over steps, step by step: numbers, or tensors where there are gradients."""
+    """The entries of several arrays, step by step: numbers, or 0-d tensors for arrays that require gradients."""
     return zip(*(column.unbind() if column.requires_grad else column.tolist() for column in columns), strict=True)
 
 
 def one_evaluation_rows(
     t: Tensor, s: Tensor, carry: Tensor, weight: Tensor, noise: Tensor | None = None
 ) -> Iterator[Row]:
-    """Rows of a one-step sampler x_s = carry x_t + weight D(x_t, t) + noise z, from arrays over steps."""
+    """The rows of a one-step sampler x_s = carry x_t + weight D(x_t, t) + noise z, from arrays over the steps."""
     noise = torch.zeros_like(t) if noise is None else noise
     for at, to, c, w, q in by_step(t, s, carry, weight, noise):
         yield Row(to, c, (w,), at, noise=q)
 
 
 def correction(at: Number, slope: Number, corrected: Sequence[Number], predicted: Sequence[Number]) -> Row:
-    """The row that evaluates at a predicted state and replaces the predictor's weights by the corrector's.
+    """The row that evaluates at a predicted state and replaces the weights of the predictor by those of the corrector.
 
-    Only the difference is added, so that the noise of the step stays what it was.
+    It adds only the difference of the weights, so the noise of the step stays the same.
 
     Args:
         at: the time of the predicted state.
-        slope: see `Row`.
-        corrected: the corrector's weights, that of the new value first.
-        predicted: the predictor's weights.
+        slope: the slope of the new value, see `Row`.
+        corrected: the weights of the corrector, with that of the new value first.
+        predicted: the weights of the predictor.
     """
     length = max(len(corrected), len(predicted) + 1)
     new = (*corrected, *(0.0,) * (length - len(corrected)))
@@ -152,10 +154,14 @@ def correction(at: Number, slope: Number, corrected: Sequence[Number], predicted
 
 
 def merged(rows: Sequence[Row]) -> Sequence[Row]:
-    """The same rows, of numbers, with every correction and the row that follows it as one. For a solve without
-    `on_step`, which would have to be called between the two:
+    """Merge every correction with the row after it, which saves a pass over the state.
 
-    c (x + sum_j a_j P_j) + sum_j b_j P_j = c x + sum_j (c a_j + b_j) P_j.
+    With a the weights of the correction, and c and b the carry and the weights of the row after it,
+
+        c (x + sum_j a_j P_j) + sum_j b_j P_j = c x + sum_j (c a_j + b_j) P_j.
+
+    This is only for a solve without `on_step`, which would have to be called between the two rows. The coefficients
+    must be plain numbers.
     """
     if any(row.base for row in rows) or all(row.at is not None for row in rows):
         return rows
@@ -176,32 +182,32 @@ def execute(
     noise: Callable[[], Tensor] | None = None,
     on_step: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Run a table: a network call and one linear combination for each row.
+    """Run a table: one call of the network and one linear combination for each row.
 
-    Nothing here waits for the device. Memory does not grow with the number of rows, since only the states and values
-    that later rows still use are kept.
+    The loop never waits for the device. Memory does not grow with the number of rows, since only the states and values
+    that later rows use are kept.
 
     Args:
-        table: what to run.
+        table: the table.
         denoise: D(x, t), with t a 0-d tensor on the device of x.
         x: the state to start from, `[batch, ...]`.
-        noise: gives the next z, like `x`, each time it is called; needed where the table has noise.
-        on_step: called with (x, t) after each step, which is a row that is not a stage; the solve continues from the
-            state that it returns.
+        noise: returns the next z, shaped like `x`, each time it is called. A table with noise needs it.
+        on_step: called with (x, t) after each row that is not a stage. The solve continues from the state that it
+            returns.
 
     Returns:
-        The last state.
+        The last state, `[batch, ...]`.
 
     Raises:
-        ValueError: if the table is stochastic and there is no `noise`.
+        ValueError: if the table is stochastic and no `noise` is given.
     """
     rows = table.numbers().rows if on_step is not None else merged(table.numbers().rows)
     times = iter(sent([row.at for row in rows if row.at is not None], x))
     ends = iter(sent([row.to for row in rows if row.ends], x) if on_step is not None else ())
     means = [len(row.weights) == 1 and abs(row.carry + row.weights[0] - 1) < 1e-15 for row in rows]
-    # A product with a 0-d tensor costs half of one with a number.
+    # Multiplying by a 0-d tensor takes half the time of multiplying by a number.
     factors = iter(sent([row.carry for row, mean in zip(rows, means, strict=True) if not mean], x))
-    # Lists, for torch.compile, which makes one graph of this loop, knows no max() of a generator.
+    # torch.compile turns this loop into one graph, but it cannot take max() of a generator, so these are lists.
     states = deque([x], maxlen=1 + max([0, *[row.base for row in rows]]))
     values: deque[Tensor] = deque(maxlen=max([1, *[len(row.weights) for row in rows]]))
     for (_, carry, weights, at, slope, base, std, kind), mean in zip(rows, means, strict=True):
@@ -233,5 +239,5 @@ def execute(
 
 
 def sent(numbers: Sequence[float], x: Tensor) -> Sequence[Tensor]:
-    """Numbers as 0-d tensors in the dtype and on the device of `x`, sent there at once."""
+    """The numbers as 0-d tensors with the dtype and device of `x`, sent there in one transfer."""
     return torch.tensor(numbers, dtype=x.dtype).to(x.device, non_blocking=True).unbind()

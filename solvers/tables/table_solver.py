@@ -1,4 +1,4 @@
-"""Solvers on a fixed grid: a short function from (process, grid) to a table of numbers."""
+"""The base class of solvers on a fixed grid, each of which computes a table from a process and a grid."""
 
 from __future__ import annotations
 
@@ -26,28 +26,29 @@ Final = Literal["denoise", "stop", "half_step"]
 
 @dataclass(frozen=True, kw_only=True)
 class TableSolver(Solver):
-    """A solver on a fixed grid: a short function from (process, grid) to a table.
+    """The base class of solvers on a fixed grid. It computes a table of numbers from a process and a grid.
 
-    A subclass gives `rows(points)`, the steps between the points of a grid; this class makes the
-    grid, adds the last step and runs the table.
+    A subclass defines `rows(points)`, the steps between the points of a grid. This class makes the grid, adds the last
+    step to the data, and runs the table.
 
     Args:
         steps: number of steps, the last one to the data included.
         grid: the times by name, "uniform", "quadratic", "log_snr", "karras" or "angle", or as a list or a function.
             A list has `steps + 1` times for final="stop" and `steps` otherwise. A function is called as
             (sde, intervals, first, last) and returns intervals + 1 times.
-        final: how the solver ends, "denoise", "half_step" or "stop". "denoise": the last of the steps is D(x, eps), one
-            evaluation.
-            "half_step": instead x/alpha + (sigma/alpha)^2/2 score, which is (x/alpha + D)/2, of second
-            order in sigma for the same evaluation. "stop": at eps, still with noise sigma(eps).
-        eps: the time at which the grid ends, or "auto"; the process's own by default. "auto" is for few steps N: where
-            sigma/alpha = d min(N^(-4/3), 16/N^2), so that none is wasted close to the data, which `final` reaches
-            with an error of the order of the solver's own; but not before the process's own.
+        final: how the solver ends, "denoise", "half_step" or "stop". With "denoise" the last step is D(x, eps), which
+            costs one evaluation. With "half_step" it is x/alpha + (sigma/alpha)^2/2 score = (x/alpha + D)/2 instead,
+            which costs the same and is of second order in sigma. With "stop" the solver stops at eps, and the samples
+            keep noise of standard deviation sigma(eps).
+        eps: the time at which the grid ends, or "auto"; the process's own by default. "auto" is for a small number of
+            steps N. The grid then ends where sigma/alpha = d min(N^(-4/3), 16/N^2), but not closer to the data than
+            the process's own eps. From there the last step has an error as small as that of the steps before, so no
+            step is spent closer to the data than needed.
         data_std: standard deviation d of the data; the model's own by default, or else 1. Some grids and coordinates
             depend on it.
 
     Raises:
-        ValueError: naming the argument that makes no sense.
+        ValueError: if an argument has a value that is not allowed. The message names it.
     """
 
     steps: int = 20
@@ -58,7 +59,7 @@ class TableSolver(Solver):
 
     @property
     def claimed_order(self) -> int:
-        """Global order of accuracy, for small steps. `solvers.certify` measures it."""
+        """The global order of convergence for small steps. `solvers.certify` measures it."""
         return 1
 
     @property
@@ -76,17 +77,17 @@ class TableSolver(Solver):
 
     @abstractmethod
     def rows(self, points: Points) -> Iterable[Row]:
-        """The rows that lead from each point of the grid to the next.
+        """The rows of the steps from each point of the grid to the next.
 
-        A row that ends a step has the kind "step", an intermediate one "stage". Where a "correction" follows a row,
-        that row is a prediction, and `table` makes it a stage.
+        A row that ends a step has the kind "step", and an intermediate one has the kind "stage". A row before a
+        "correction" is a prediction, so `table` turns it into a stage.
         """
 
     def times(self, sde: GaussianSDE) -> Tensor:
-        """The grid's times, from T down to eps.
+        """The times of the grid, from T down to eps, in float64.
 
         Raises:
-            ValueError: if `eps` is not in [0, T), or sigma is 0 there.
+            ValueError: if `eps` is not in [0, T), if sigma is 0 at eps, or if the grid is not valid (see `time_grid`).
         """
         eps = self.end(sde)
         if not (0 <= eps < sde.T and float(sde.sigma(eps)) > 0):
@@ -106,16 +107,16 @@ class TableSolver(Solver):
         return max(sde.eps, min(float(sde.t_from_log_snr(-2 * math.log(ratio))), 0.5 * sde.T))
 
     def table(self, sde: GaussianSDE, times: Tensor | None = None) -> Table:
-        """The solver as a table for a process, on its own grid or on given times."""
+        """The table of the solver for a process, on its own grid or on given times."""
         points = Points(sde, self.times(sde) if times is None else times)
         rows = list(self.rows(points)) if len(points) > 1 else []
         if self.final == "stop":
             return Table(tuple(predictions_as_stages(rows)))
         ((at, alpha),) = by_step(points.t[-1:], points.alpha[-1:])
-        # Where the last row is a correction, its evaluation serves the last step too.
+        # If the last row is a correction, the last step uses its evaluation.
         last = rows.pop() if rows and rows[-1].kind == "correction" else Row(at, 1.0, (0.0,), at)
-        # For normal data the half step is the nearer of the two up to sigma/alpha = sqrt(8) d; beyond (a grid of one
-        # point, T) it would keep half of the noise.
+        # For normal data the half step is more accurate than D up to sigma/alpha = sqrt(8) d. Beyond that, as on a grid
+        # with the single point T, it would keep half of the noise.
         near = float(points.ratio[-1].detach()) <= math.sqrt(8) * (self.data_std or 1.0)
         if self.final == "half_step" and near:
             # (x + sum_j m_j P_j)/(2 alpha) + D/2, with D = P_0 - slope x
@@ -131,14 +132,14 @@ class TableSolver(Solver):
         return execute(table, recomputed(denoiser_of(model)), x, noise, on_step)
 
     def for_model(self, model: Model) -> TableSolver:
-        """This solver with `data_std` filled in from the model, if it was not given."""
+        """This solver with `data_std` taken from the model if it was not given."""
         return self if self.data_std is not None else dataclasses.replace(self, data_std=data_std_of(model))
 
     def with_budget(self, nfe: int, sde: GaussianSDE) -> TableSolver:
-        """This solver with as many steps as `nfe` evaluations pay for.
+        """This solver with the largest number of steps that takes at most `nfe` evaluations.
 
         Raises:
-            ValueError: if they do not pay for one step.
+            ValueError: if one step takes more than `nfe` evaluations.
         """
         for steps in range(nfe + 1, 0, -1):
             try:
@@ -151,7 +152,7 @@ class TableSolver(Solver):
 
 
 def predictions_as_stages(rows: Sequence[Row]) -> Iterator[Row]:
-    """The same rows, where one that a correction follows is a stage: the trajectory shows the corrected state alone."""
+    """The same rows, with each row before a correction turned into a stage, since only the corrected state is final."""
     for row, after in zip_longest(rows, rows[1:]):
         predicts = after is not None and after.kind == "correction"
         yield row._replace(kind="stage") if predicts else row

@@ -6,9 +6,16 @@ from typing import NamedTuple
 
 
 class Tableau(NamedTuple):
-    """v_i = v(z + h sum_j a_ij v_j, u + c_i h), z <- z + h sum_i b_i v_i (Butcher 1964).
+    """The coefficients of an explicit Runge-Kutta method for dz/du = v(z, u) (Butcher 1964):
 
-    `e` is b less the weights of the embedded method, whose difference estimates the step's error.
+        v_i = v(z + h sum_j a_ij v_j, u + c_i h),    z <- z + h sum_i b_i v_i.
+
+    Attributes:
+        c: the nodes.
+        a: the weights of the earlier slopes in each stage.
+        b: the weights of the slopes in the step.
+        order: the order of the method.
+        e: b minus the weights of the embedded method. h sum_i e_i v_i estimates the error of the step.
     """
 
     c: tuple[float, ...]
@@ -24,7 +31,7 @@ RALSTON = Tableau((0, 1 / 2, 3 / 4), ((), (1 / 2,), (0, 3 / 4)), (2 / 9, 1 / 3, 
 KUTTA = Tableau(  # Kutta (1901)
     (0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), 4
 )
-DORMAND_PRINCE = Tableau(  # RK5(4)7M, Dormand & Prince (1980): the last stage opens the next step
+DORMAND_PRINCE = Tableau(  # RK5(4)7M, Dormand & Prince (1980): the last stage is the first of the next step
     (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1),
     (
         (),

@@ -1,4 +1,4 @@
-"""UniPC: a predictor and a corrector of any order at one evaluation a step."""
+"""UniPC: a predictor and a corrector that share one evaluation a step."""
 
 from __future__ import annotations
 
@@ -21,20 +21,24 @@ Variant = Literal["B1", "B2"]
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC(TableSolver):
-    """UniPC-p (Zhao et al. 2023). With h = lambda_s - lambda_t, z = -h (denoised) or h (noise):
+    """UniPC-p: a multistep predictor of order p with a corrector of order p + 1, at one evaluation a step.
 
-        x_s = carry x_t - N_s [expm1(z) P_0 + B(z) sum_m rho_m (P_m - P_0)/r_m],
+    With h = lambda_s - lambda_t, and z = -h for predict="denoised" or z = h for predict="noise", a step is
 
-    P_m the values at earlier points (and, in the corrector, at the new one), r_m = (lambda_m - lambda_t)/h, and rho
-    from the order conditions sum_m r_m^(n-1) rho_m = b_n. B1: B(z) = z; B2: B(z) = expm1(z). Where one rho is left
-    it is 1/2, as theirs, the only place where B matters: elsewhere it cancels, and the step is that
-    of `Adams` with a corrector.
+        x_s = carry x_t - N_s [expm1(z) P_0 + B(z) sum_m rho_m (P_m - P_0)/r_m].
 
-    Order p in the predictor and p + 1 in the corrector, hence p + 1 in the limit where the corrector runs at each step.
+    P_m are the values at earlier points, and in the corrector at the new point too. r_m is (lambda_m - lambda_t)/h. The
+    rho_m solve the order conditions sum_m r_m^(n-1) rho_m = b_n. B1 is B(z) = z, and B2 is B(z) = expm1(z). If there is
+    only one rho, it is 1/2 as in the paper. This is the only case in which B matters. In all others it cancels, and the
+    step is that of `Adams` with a corrector. Zhao et al. (2023).
 
-    Grid and ending are as usual, Karras' down to the process's eps and D(x, eps). For few steps they are not good ones:
-    `grid="angle", final="half_step", eps="auto"` end 5 to 12 times nearer to the exact flow after 8 evaluations and
-    4 to 6 times after 20 (medians, the three problems of benchmarks/problems.py).
+    The order is p without the corrector and p + 1 with it. The first steps have few earlier values, which limits the
+    order to 2 without the corrector and to 3 with it.
+
+    By default the grid is that of Karras et al. (2022), it ends at the process's eps, and the last step is D(x, eps).
+    For few steps these are not good choices. With `grid="angle", final="half_step", eps="auto"` samples end 5 to 12
+    times nearer to the exact flow after 8 evaluations, and 4 to 6 times after 20 (medians, on the three problems of
+    benchmarks/problems.py).
 
     Args:
         order: p, the number of values that the predictor uses, 1 to 4.
@@ -43,7 +47,7 @@ class UniPC(TableSolver):
         corrector: whether to correct; without a corrector this is UniP.
 
     Raises:
-        ValueError: naming the argument that makes no sense.
+        ValueError: if an argument is not one of its choices. The message names it.
     """
 
     order: int = 3
@@ -62,7 +66,10 @@ class UniPC(TableSolver):
         return min(self.order + self.corrector, 3 if self.corrector else 2)
 
     def weights(self, points: Points, steps: slice, lags: list[int]) -> Tensor:
-        """Weights of the values at the given lags, `[steps, len(lags)]`; the corrector's lags begin with -1."""
+        """The weights of the values at the points k - lag in some steps k, `[steps, len(lags)]`.
+
+        The lags of the corrector begin with -1, the end of the step.
+        """
         index = torch.arange(len(points) - 1)[steps]
         here = coordinates(points, self.predict)
         lam = points.lam
@@ -88,10 +95,10 @@ class UniPC(TableSolver):
             rho = r
         differences = b_of_z[:, None] * rho / r
         base = (expm1 - differences.sum(1))[:, None]
-        # The newest first: the new point where there is one, then the step's start, then what lies before.
+        # The newest value is first: the new point if there is one, then the start of the step, then earlier points.
         split = lags.index(0)
         columns = -scale[index + 1, None] * torch.cat([differences[:, :split], base, differences[:, split:]], 1)
-        # A value is factor x slope-corrected denoiser P, and the noise is -alpha/sigma P.
+        # Tables weigh P = D + slope x. The denoiser is P itself, and the noise is factor P = -(alpha/sigma) P.
         factor = torch.ones_like(points.lam) if self.predict == "denoised" else here.factor
         return columns * factor[index[:, None] - torch.tensor(lags)]
 
