@@ -1,1 +1,1 @@
-"""Solvers fitted to a model."""
+"""Fit a solver to a model."""

@@ -1,4 +1,4 @@
-"""The non-stationary solvers around a given one, by parameters that a gradient can move."""
+"""Non-stationary solvers near a given one, as a function of parameters for gradient descent."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from backdrift.solvers.tables.table import Table
 
 @dataclass(frozen=True)
 class Around:
-    """The `NonStationary` solvers around a given one, by parameters that are 0 there.
+    """The `NonStationary` solvers near a given one, as a function of parameters that are 0 at the given one.
 
-    What is free: the steps in log-SNR, a factor of each carry, and every weight but that of the newest value, which
-    keeps carry + sum_j weights_j as it was.
+    The parameters change the steps in log-SNR, multiply each carry by a factor, and add to every weight except that of
+    the newest value. The weight of the newest value follows, so that carry + sum_j weights_j stays the same.
 
     Args:
         sde: the process.
-        first: log-SNR at T.
-        steps: logarithms of the steps in log-SNR, `[n - 1]`.
-        carries: `[n]`.
-        weights: lower triangular `[n, n]`, a row's in the order of the values.
+        first: the log-SNR at T.
+        steps: the logarithms of the given solver's steps in log-SNR, `[n - 1]`.
+        carries: the carries of the given solver, `[n]`.
+        weights: its weights, lower triangular, `[n, n]`. Column j belongs to the j-th value.
     """
 
     sde: GaussianSDE
@@ -35,14 +35,15 @@ class Around:
     weights: Tensor
 
     def origin(self) -> list[Tensor]:
+        """The parameters of the given solver, which are 0: for the steps, the carries and the weights."""
         n = len(self.carries)
         return [torch.zeros(size, dtype=torch.float64) for size in (n - 1, n, n * (n - 1) // 2)]
 
     def numbers(self, steps: Tensor, carries: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Times, carries and weights."""
+        """The times `[n]`, carries `[n]` and weights `[n, n]` of the solver with these parameters."""
         n = len(self.carries)
         times = grid_of(self.sde, self.first, self.steps + steps)
-        # A carry is above all the ratio of the noise after and before: it goes along with the times.
+        # A carry is close to the ratio of the noise levels after and before the step, so it changes with the times.
         noise = 0.5 * (self.steps.exp() - (self.steps + steps).exp())
         carry = self.carries * (carries + torch.cat([noise, noise.new_zeros(1)])).exp()
         below = torch.tril_indices(n, n, -1)
@@ -51,11 +52,13 @@ class Around:
         return times, carry, free + torch.diag(newest)
 
     def table(self, *parameters: Tensor) -> Table:
+        """The table of the solver with these parameters, differentiable in them."""
         times, carries, weights = self.numbers(*parameters)
         rows = [row[: k + 1].flip(0).unbind() for k, row in enumerate(weights)]
         return Table(tuple(non_stationary_rows(Points(self.sde, times), list(carries), rows)))
 
     def solver(self, *parameters: Tensor) -> NonStationary:
+        """The solver with these parameters, as plain numbers."""
         times, carries, weights = self.numbers(*parameters)
         return NonStationary(
             ratios=torch.exp(-0.5 * self.sde.log_snr(times)).tolist(),
@@ -65,7 +68,7 @@ class Around:
 
 
 def grid_of(sde: GaussianSDE, first: float, steps: Tensor) -> Tensor:
-    """Times from T down, given the logarithms of the steps in log-SNR."""
+    """The times `[n]` that fall from T, from the log-SNR at T and the logarithms `[n - 1]` of the steps in log-SNR."""
     start = torch.tensor([first], dtype=torch.float64)
     times = sde.t_from_log_snr(torch.cat([start, first + steps.exp().cumsum(0)]))
     return torch.cat([torch.tensor([sde.T], dtype=torch.float64), times[1:]])

@@ -1,4 +1,4 @@
-"""Gradient descent on the numbers of a solver."""
+"""Gradient descent on the parameters of a solver."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ def descend(
     iterations: int,
     rate: float,
 ) -> tuple[Solvers, list[Tensor]]:
-    """Minimise a loss by Adam, and keep the best solver on the way.
+    """Minimise a loss with Adam, and return the solver with the smallest score found on the way.
+
+    The score is computed at the start and after every ten iterations. The descent stops early if a gradient is not
+    finite.
 
     Args:
-        parameters: where to begin.
-        loss: of the parameters, differentiable.
-        solver: makes a solver of the parameters.
-        score: of a solver, taken every ten iterations; the least one is kept. The beginning is scored too.
-        iterations: of Adam.
-        rate: its learning rate at the start, which falls to 0 along a cosine.
+        parameters: the parameters to start from.
+        loss: the loss as a differentiable function of the parameters.
+        solver: makes a solver from the parameters.
+        score: the score of a solver. Smaller is better.
+        iterations: the number of iterations of Adam.
+        rate: the learning rate at the start. It falls to 0 along a cosine.
 
     Returns:
-        The solver with the least score, and its parameters.
+        The solver with the smallest score, and its parameters.
     """
     now = [parameter.detach().clone().requires_grad_() for parameter in parameters]
     optimiser = torch.optim.Adam(now, lr=rate, betas=(0.9, 0.95))

@@ -1,4 +1,4 @@
-"""Trajectories that solvers are compared with: the same starting points, carried to the data by a fine solver."""
+"""Reference trajectories: starting points, and where a solver with many steps carries them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from backdrift.solvers.tables.table import Denoise, Table
 
 @dataclass(frozen=True)
 class Reference:
-    """Starting points and where the exact flow carries them, in three parts of `batch` trajectories.
+    """Starting points and the points to which the exact flow carries them, in three parts of `batch` trajectories.
 
-    Fits are made on the first part, chosen among by the second and measured on the third.
+    Solvers are fitted on the first part. The second part is used to choose among fits, and the third to measure the
+    chosen one.
 
     Attributes:
-        model: whose flow it is.
+        model: the model that defines the flow.
         x: the starting points, `[3 batch, ...]`.
-        exact: their ends, by a Runge-Kutta method of order 4 with many steps.
-        batch: trajectories in a part.
-        nfe: evaluations of the model for each of them.
+        exact: the end points, `[3 batch, ...]`, from a Runge-Kutta method of order 4 with many steps.
+        batch: the number of trajectories in each part.
+        nfe: the number of evaluations of the model for each trajectory.
     """
 
     model: Denoises
@@ -36,7 +37,15 @@ class Reference:
 
     @classmethod
     def of(cls, model: Denoises, shape: tuple[int, ...], batch: int, steps: int, seed: int) -> Reference:
-        """Draw the starting points of a seed and solve for their ends in so many steps."""
+        """Draw starting points with a seed, and solve for their end points with `steps` steps.
+
+        Args:
+            model: the model.
+            shape: the shape of one sample.
+            batch: the number of trajectories in each part.
+            steps: the number of Runge-Kutta steps.
+            seed: the seed of the starting points.
+        """
         device, dtype = place_of(model)
         noise = Noise(seed, (3 * batch, *shape), stream=PRIOR, dtype=dtype, device=device)
         x = model.sde.prior.std * noise()
@@ -46,33 +55,33 @@ class Reference:
         return cls(model, x, exact, batch, solver.table(model.sde).nfe)
 
     def part(self, number: int) -> slice:
-        """The places of part 0, 1 or 2."""
+        """The indices of the trajectories of part 0, 1 or 2."""
         return slice(number * self.batch, (number + 1) * self.batch)
 
     def distance(self, solver: Solver, number: int) -> Tensor:
-        """How far the solver's ends are from the exact ones on a part, root mean square per component, `[batch]`."""
+        """The distance between the solver's end points and the exact ones on a part, root mean square, `[batch]`."""
         part = self.part(number)
         with torch.no_grad():
             return rms(solver.solve(self.model, self.x[part]) - self.exact[part])
 
     def loss(self, table: Table) -> Tensor:
-        """The mean logarithm of the distance on the part for fits, with gradients to the table's numbers."""
+        """The mean logarithm of the distance on the first part, differentiable in the table's coefficients."""
         part = self.part(0)
         ends = differentiably(table, denoiser_of(self.model), self.x[part])
         return rms(ends - self.exact[part]).log().mean()
 
     def score(self, solver: Solver) -> float:
-        """The mean logarithm of the distance on the part for choices."""
+        """The mean logarithm of the distance on the second part."""
         return self.distance(solver, 1).log().mean().item()
 
 
 def rms(difference: Tensor) -> Tensor:
-    """Root mean square over the components of each sample, `[batch]`."""
+    """The root mean square over the components of each sample, `[batch]`, at least 1e-12."""
     return difference.flatten(1).square().mean(1).clamp(min=1e-24).sqrt()
 
 
 def differentiably(table: Table, denoise: Denoise, x: Tensor) -> Tensor:
-    """Run a deterministic table with gradients to its coefficients, as `execute` does without them."""
+    """Run a deterministic table like `execute`, but with gradients with respect to its coefficients."""
     states: list[Tensor] = [x]
     values: list[Tensor] = []
     for row in table.rows:

@@ -1,4 +1,4 @@
-"""Solvers fitted to a model: the times, the kind of step and its weights that come closest to its exact flow."""
+"""Fit a solver to a model: find the times and weights whose samples are closest to the exact flow."""
 
 from __future__ import annotations
 
@@ -22,18 +22,22 @@ from backdrift.solvers.tuning.reference import Reference
 
 @dataclass(frozen=True)
 class Tuned:
-    """A solver made for one model and one budget.
+    """A solver that was fitted to one model for one number of evaluations.
 
     Attributes:
-        solver: the one begun with on fitted times, or a `NonStationary` where weights are fitted too.
-        nfe: evaluations per sample.
-        before: median distance to the exact end point of the best untuned candidate, on held-out samples, in
-            units of the data and per root component.
-        after: that of the tuned solver, on the same samples.
-        start: the candidate that `before` belongs to.
-        cost: evaluations per sample that the fitting took, the reference included; a backward pass counts as two.
-        seconds: wall time of the fitting.
-        batch, iterations, seed: what it used.
+        solver: the fitted solver. It is the one in `start` on fitted times, or a `NonStationary` if the weights were
+            fitted too.
+        nfe: the number of evaluations per sample.
+        before: the median distance between the samples of `start` and the exact end points, on held-out trajectories.
+            The distance is the root mean square over the components, in units of the data.
+        after: the same for the fitted solver, on the same trajectories.
+        start: the solver that the fit started from.
+        cost: the number of evaluations per trajectory that the fit took, including the reference. A backward pass
+            counts as two.
+        seconds: the wall time of the fit in seconds.
+        batch: the number of trajectories to fit on.
+        iterations: the number of iterations of Adam.
+        seed: the seed of the trajectories.
     """
 
     solver: TableSolver | NonStationary
@@ -56,7 +60,7 @@ class Tuned:
 
 
 def candidates(nfe: int) -> list[TableSolver]:
-    """The solvers worth trying: Adams by default, and in each prediction with 2 to 4 values, corrected or not."""
+    """The solvers to try: the default `Adams`, and `Adams` with other predictions, numbers of values and clocks."""
     kinds: tuple[Predict, ...] = ("rectified", "velocity", "noise", "denoised")
     clocks: tuple[Clock, ...] = ("wide_angle", "log_snr")
     adams = [
@@ -81,30 +85,31 @@ def tune(
     reference_steps: int = 128,
     seed: int = 0,
 ) -> Tuned:
-    """Fit a solver to a model by gradient descent through the sampler: its times, then the weights of its steps.
+    """Fit a solver to a model by gradient descent: first its times, then the weights of its steps.
 
-    The loss is the mean logarithm of the distance between the ends of the solver's trajectories and those of a fine
-    Runge-Kutta solution from the same noise. The first parameters are the steps in log-SNR. Their sum is free, and so
-    is the end time. Then the numbers of a `NonStationary` solver are fitted as well, which begins as the solver on the
-    fitted times (Shaul et al. 2024); when the data are moved, its samples still move along. The model's weights do not
-    change. Without a solver, the best of `candidates` is taken. Fits are compared on trajectories that they were not
-    made on, and none is kept that is worse there than what it began with.
+    Take it if you draw many samples of one model with few evaluations. The weights of the network do not change.
+
+    The loss is the mean logarithm of the distance between the samples of the solver and those of a Runge-Kutta method
+    with many steps, from the same starting points. First the steps in log-SNR are fitted. Their sum is free, so the end
+    time is fitted too. Then the coefficients of a `NonStationary` solver are fitted, starting from the solver on the
+    fitted times (Shaul et al. 2024). A shift of the data still shifts its samples by the same amount. Fits are compared
+    on other trajectories than those they were made on, and a fit is kept only if it is better there than its start.
 
     Args:
-        model: has `sde` and `denoise(x, t)`, differentiable in both.
-        solver: a deterministic table solver, or None to choose one.
-        nfe: evaluations per sample.
-        shape: of one sample.
-        weights: whether to fit the weights as well as the times; by default where no solver is given.
-        batch: trajectories to fit on, as many to choose among fits, and as many to measure on.
-        iterations: of Adam, for the times and again for the weights.
-        rate: its learning rate for the times.
-        reference_steps: of the reference, four evaluations each.
-        seed: of the noise.
+        model: a model with `sde` and `denoise(x, t)`, which must be differentiable in x and t.
+        solver: a deterministic table solver. By default the best of `candidates` is taken.
+        nfe: the number of evaluations per sample.
+        shape: the shape of one sample.
+        weights: whether to fit the weights as well as the times. By default it is true if no solver is given.
+        batch: the number of trajectories to fit on. As many are used to choose among fits, and as many to measure.
+        iterations: the number of iterations of Adam for the times, and again for the weights.
+        rate: the learning rate for the times. For the weights it is a fifth of this.
+        reference_steps: the number of Runge-Kutta steps of the reference, which take four evaluations each.
+        seed: the seed of the starting points.
 
     Raises:
-        ValueError: if the solver is stochastic, the budget pays for no step of it, or weights are asked for where a
-            step takes several evaluations.
+        ValueError: if the solver is stochastic, if one of its steps takes more than `nfe` evaluations, or if `weights`
+            is true and its steps take several evaluations each.
     """
     _require(model, solver, weights)
     weights = solver is None if weights is None else weights
@@ -135,7 +140,7 @@ def tune(
 
 
 def _require(model: Denoises, solver: TableSolver | None, weights: bool | None) -> None:
-    """Raise `ValueError` for a solver that cannot be tuned."""
+    """Raise `ValueError` if the solver cannot be fitted."""
     if solver is not None and solver.stochastic:
         raise ValueError(f"solver: expected a deterministic one, got {type(solver).__name__}")
     if weights and solver is not None and solver.table(model.sde).nfe != solver.steps:
@@ -143,7 +148,7 @@ def _require(model: Denoises, solver: TableSolver | None, weights: bool | None) 
 
 
 def _fit_times(best: TableSolver, reference: Reference, iterations: int, rate: float) -> tuple[TableSolver, Tensor]:
-    """The solver on fitted times, and the logarithms of its steps in log-SNR."""
+    """Fit the times of a solver. Return the solver on these times, and the logarithms of its steps in log-SNR."""
     sde = reference.model.sde
     log_snr = sde.log_snr(best.times(sde))
     first = float(log_snr[0])
@@ -159,7 +164,7 @@ def _fit_times(best: TableSolver, reference: Reference, iterations: int, rate: f
 
 
 def _fit_weights(best: TableSolver, steps: Tensor, reference: Reference, iterations: int, rate: float) -> NonStationary:
-    """A solver with weights of its own for every step, which begins as `best` on fitted times."""
+    """Fit a solver with its own weights for every step, starting from `best` on fitted times."""
     sde = reference.model.sde
     first = float(sde.log_snr(best.times(sde)[0]))
     points = Points(sde, grid_of(sde, first, steps))
