@@ -18,6 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from backdrift.estimators.held_out import HeldOut
 from backdrift.models import MLP, Denoiser, DenoisingLoss, LogNormalTimes
 from backdrift.sde import VP, GaussianSDE
+from backdrift.sde.checks import require_integer, require_non_negative, require_number, require_positive
 from backdrift.solvers import Noise, decode, log_likelihood
 
 BATCH = 512
@@ -261,15 +262,15 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         self.model_ = average.double()
 
     def _check_arguments(self) -> None:
+        # A search over parameters may set NumPy's scalars, which count as numbers here.
+        given = {k: v.item() if isinstance(v, np.generic) else v for k, v in self.get_params(deep=False).items()}
         for name in ("hidden", "depth", "steps", "batch_size", "patience", "ode_steps"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-        for name, low, high in (("dropout", 0, 1), ("ema", 0, 1), ("weight_decay", 0, math.inf)):
-            if not low <= getattr(self, name) < high:
-                raise ValueError(f"{name}: expected a number in [{low}, {high}), got {getattr(self, name)!r}")
-        for name, most in (("learning_rate", math.inf), ("validation_fraction", 1), ("noise", 1)):
-            if not 0 < getattr(self, name) < most:
-                raise ValueError(f"{name}: expected a number in (0, {most}), got {getattr(self, name)!r}")
-        if self.sde is not None and not isinstance(self.sde, GaussianSDE):
+            require_integer(name, given[name], 1)
+        for name in ("dropout", "ema"):
+            require_number(name, given[name], least=0, below=1)
+        for name in ("validation_fraction", "noise"):
+            require_number(name, given[name], above=0, below=1)
+        require_non_negative(weight_decay=given["weight_decay"])
+        require_positive(learning_rate=given["learning_rate"])
+        if self.sde is not None and not getattr(self.sde, "has_denoiser", False):
             raise ValueError(f"sde: expected a Gaussian process, got {type(self.sde).__name__}")
