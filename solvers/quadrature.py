@@ -1,4 +1,4 @@
-"""Integrals along a path from few of its points, which need not be among those that the path was solved at."""
+"""Integrals along a path from values at few of its points, which need not be nodes of the solver."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ import torch
 from torch import Tensor
 
 Visit = Callable[[float, Tensor, Tensor], None]
-"""(u, z, dz/du): what a solver tells of each node of its path."""
+"""Called with (u, z, dz/du) at each node of a solver's path."""
 
 
 def gauss_legendre(count: int, first: float, last: float) -> tuple[Tensor, Tensor]:
-    """The `count` nodes, rising, and weights of the rule that is exact for polynomials up to degree 2 count - 1."""
+    """The nodes and weights, `[count]` each, of the rule that is exact for polynomials up to degree 2 count - 1.
+
+    Args:
+        count: number of nodes, which rise.
+        first, last: ends of the interval.
+    """
     place, weights = np.polynomial.legendre.leggauss(count)
     half = 0.5 * (last - first)
     return torch.from_numpy(first + half * (place + 1)), torch.from_numpy(half * weights)
 
 
 class Quadrature:
-    """The integral over u of f(z(u), u), along a path told node by node.
+    """The integral over u of f(z(u), u) along a path, whose nodes are given one after the other.
 
-    Between its nodes the path is Hermite's cubic through states and velocities: of order 4, as the solvers are.
+    Between two nodes the path is the cubic of Hermite through their states and velocities. Its order is 4, like that
+    of the solvers.
 
     Args:
-        rule: (u, weight), u rising.
-        integrand: f, from `[batch, ...]` and u to `[batch]`.
+        rule: u and weight of each node of the rule, with u rising.
+        integrand: f, a function of z `[batch, ...]` and u with values `[batch]`.
 
     Attributes:
-        total: the integral over what was told of the path, `[batch]`.
-        count: how often f was asked for.
+        total: the integral over the part of the path so far, `[batch]`.
+        count: how often f was evaluated.
     """
 
     def __init__(self, rule: Sequence[tuple[float, float]], integrand: Callable[[Tensor, float], Tensor]) -> None:
@@ -40,7 +46,7 @@ class Quadrature:
         self.behind: tuple[float, Tensor, Tensor]
 
     def visit(self, u: float, z: Tensor, velocity: Tensor) -> None:
-        """To be called at each node of the path in turn."""
+        """Take in the next node of the path: u, z `[batch, ...]` and dz/du, shaped like z."""
         while self.ahead and self.ahead[-1][0] <= u:
             at, weight = self.ahead.pop()
             start, behind, slope = self.behind

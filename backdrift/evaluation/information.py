@@ -15,7 +15,7 @@ from torch import Tensor
 from backdrift.data import Data
 from backdrift.evaluation.metrics import Estimate
 from backdrift.solvers import Noise, entropy, mutual_information
-from backdrift.solvers.density.information import denoise_at, normal_error
+from backdrift.solvers.density.denoising_error import denoise_at, normal_error
 from backdrift.solvers.model import Denoises, data_std_of, place_of, select
 from backdrift.solvers.noise import FORWARD
 

@@ -2,9 +2,10 @@
 
 from backdrift.solvers.density.bounds import elbo
 from backdrift.solvers.density.calibration import calibrate
-from backdrift.solvers.density.chain import DDPM, Chain, ChainBound
+from backdrift.solvers.density.chain import Chain, ChainBound
+from backdrift.solvers.density.ddpm import DDPM
+from backdrift.solvers.density.independent import Independent
 from backdrift.solvers.density.information import (
-    Independent,
     Information,
     entropy,
     log_density,

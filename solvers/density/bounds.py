@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from backdrift.sde import as_time
-from backdrift.solvers.density.information import denoise_at
+from backdrift.solvers.density.arguments import angle_flow, require_batch
+from backdrift.solvers.density.denoising_error import denoise_at
 from backdrift.solvers.density.monte_carlo import MonteCarlo, Sampling, stratified_integral
-from backdrift.solvers.flows.flow import AngleFlow
+from backdrift.solvers.model import Model
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 def elbo(
-    model: Any,
+    model: Model,
     x: Tensor,
     *,
     eps: float | None = None,
@@ -28,16 +29,16 @@ def elbo(
 ) -> MonteCarlo:
     r"""A lower bound on log p_eps(x) of each sample: that of the reverse SDE of the model's score S.
 
-    With w = (sigma/alpha)^2 as time, y = x/alpha started at w_eps and y + delta e, delta^2 = w - w_eps, its
-    state at w,
+    Time is w = (sigma/alpha)^2. From y = x/alpha at w_eps, the state at w is y + delta e with delta^2 = w - w_eps, and
 
     .. math:: \log p(y) \ge E \log \pi(y + \delta_T e) - \tfrac12 \int E[|S|^2 + 2 S \cdot e / \delta] \, dw
 
-    (Song, Durkan, Murray & Ermon 2021, theorem 3, in its denoising form; Huang et al. 2021). It is an
-    equality for the true score, and bounds the same density that `log_likelihood` finds. Draws
-    are even in log w (the importance density of their section 5.1, and Kingma et al. 2021), come in
-    pairs e and -e, which keeps the variance finite as delta goes to 0, and the same bound of
-    N(0, d^2 I), which is known, is taken away at the same draws.
+    (Song, Durkan, Murray & Ermon 2021, theorem 3, in its denoising form; Huang et al. 2021). For the true score it is
+    an equality. It bounds the same density that `log_likelihood` finds.
+
+    Draws are even in log w (the importance density of their section 5.1, and Kingma et al. 2021). They come in pairs
+    e and -e, which keeps the variance finite as delta goes to 0. The same bound of N(0, d^2 I), whose value is known,
+    is subtracted at the same draws.
 
     Args:
         model: has a Gaussian `sde` and `denoise(x, t)`.
@@ -45,8 +46,13 @@ def elbo(
         eps: end time at the data; the process's own by default.
         data_std: d; the model's own by default, or else 1.
         sampling: strata, draws in each, seed and index of the first sample, see `Sampling`.
+
+    Raises:
+        ValueError: if an argument is out of range, or the process is not Gaussian.
+        TypeError: if the model is not one, or returns something unlike x.
     """
-    path = AngleFlow(model, data_std, eps)
+    require_batch(x)
+    path = angle_flow(model, data_std, eps)
     sde, dim, d2 = path.sde, x[0].numel(), path.data_std**2
     start, end = math.exp(2 * path.first), math.exp(2 * path.last)
     y = x / float(sde.alpha(path.eps))

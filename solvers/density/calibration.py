@@ -1,4 +1,4 @@
-"""Stated errors made intervals that hold as often as they say, by samples whose errors are found out."""
+"""Factors that make stated errors intervals: found on samples whose true errors are known from a finer solve."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from torch import Tensor
 
 from backdrift.sde.checks import require_number
 from backdrift.solvers.density.likelihood import log_likelihood
+from backdrift.solvers.model import Model
 
 FINER = 4
-"""Times the steps and the divergences, or tolerances divided by its fifth power, for what is taken as true."""
+"""What is taken as true has this many times the steps and divergences, or tolerances divided by its fifth power."""
 
 
-def calibrate(model: Any, x: Tensor, *, level: float = 0.95, **settings: Any) -> float:
-    r"""The factor of `solver_error` with which it holds the solver's error of a new sample with probability `level`.
+def calibrate(model: Model, x: Tensor, *, level: float = 0.95, **settings: Any) -> float:
+    r"""The factor by which `solver_error` holds the solver's error of a new sample with probability `level`.
 
-    `log_likelihood` states the whole difference from a coarser solve, a bound that is wide by as much as the method
-    is better than the coarser one. Of n samples the ratios of true to stated error are found by a finer solve; their
+    `log_likelihood` states the whole difference from a coarser solve. This bound is too wide by as much as the method
+    is better than the coarser one. A finer solve gives the true errors of n samples, and the factor is the
 
     .. math:: \lceil (n + 1) \, \mathrm{level} \rceil
 
-    -th smallest is the factor: split-conformal calibration (Vovk et al. 2005; Lei et al. 2018). The promise is for
-    samples exchangeable with x, on average over them and over x, whatever the model and however many samples;
-    given x the coverage has a standard deviation of about sqrt(level (1 - level)/n).
+    -th smallest ratio of true to stated error: split-conformal calibration (Vovk et al. 2005; Lei et al. 2018). The
+    promise holds for samples exchangeable with x, on average over them and over x, for any model and any number of
+    samples. For one x, the share that is covered has a standard deviation of about sqrt(level (1 - level)/n).
 
-    One number, for any batch afterwards: a sample's interval does not depend on its neighbours.
+    The factor is one number, for any batch afterwards: the interval of a sample does not depend on its neighbours.
 
     Args:
         model: as in `log_likelihood`.
-        x: states at eps, like those whose log-densities are wanted but none of them: held-out data, or draws.
-        level: of the interval.
-        settings: of `log_likelihood`, which is to be called with the same and with `calibration`; with exact
-            divergence, since the noise of random probes has an error of its own.
+        x: states at eps that are like those whose log-densities are wanted, but none of them: held-out data, or draws.
+        level: of the interval, between 0 and 1.
+        settings: of `log_likelihood`, which is to be called with the same ones and with `calibration`. `probes` is
+            "exact", since random probes have an error of their own.
 
     Raises:
         ValueError: if `probes` is not "exact", or x has too few samples for `level`: level/(1 - level) are needed.
@@ -44,6 +45,9 @@ def calibrate(model: Any, x: Tensor, *, level: float = 0.95, **settings: Any) ->
     """
     if settings.get("probes") != "exact":
         raise ValueError(f"probes: expected 'exact' for a calibration, got {settings.get('probes', 1)!r}")
+    for name in ("calibration", "estimate_error"):
+        if name in settings:
+            raise ValueError(f"{name}: expected none for a calibration, got {settings[name]!r}")
     stated = log_likelihood(model, x, **settings)
     finer = dict(settings)
     if stated.method == "adaptive":
@@ -57,11 +61,12 @@ def calibrate(model: Any, x: Tensor, *, level: float = 0.95, **settings: Any) ->
 
 
 def conformal(scores: Tensor, level: float) -> float:
-    """What a new score, exchangeable with the n given ones, is at most with probability `level`: their
-    ceil((n + 1) level)-th smallest.
+    """What a new score exceeds with a probability of at most 1 - `level`, if it is exchangeable with the n given ones.
+
+    It is their ceil((n + 1) level)-th smallest.
 
     Raises:
-        ValueError: if `level` is not in (0, 1), or asks for more scores than there are.
+        ValueError: if `level` is not between 0 and 1, or needs more scores than there are.
     """
     require_number("level", level, above=0, below=1)
     rank = math.ceil((len(scores) + 1) * level - 1e-9)

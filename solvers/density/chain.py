@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from backdrift.sde import GaussianSDE, as_time
-from backdrift.sde.checks import require_integer
-from backdrift.solvers.density.information import denoise_at, normal_error
+from backdrift.sde import GaussianSDE
+from backdrift.sde.checks import require_integer, require_positive
+from backdrift.solvers.density.arguments import require_batch, require_gaussian_model
+from backdrift.solvers.density.denoising_error import denoise_at, normal_error
+from backdrift.solvers.density.discrete_decoder import discretised
+from backdrift.solvers.model import Model, data_std_of
 from backdrift.solvers.noise import FORWARD, Noise
 
 Variance = Literal["small", "large"]
@@ -24,9 +27,9 @@ class ChainBound:
 
     Attributes:
         prior: L_T = KL(q(z_N | x) | p(z_N)), `[batch]`.
-        steps: E KL(q(z_{i-1} | z_i, x) | p(z_{i-1} | z_i)), i = 2 .. N, `[N - 1, batch]`.
+        steps: L_i = E KL(q(z_{i-1} | z_i, x) | p(z_{i-1} | z_i)), i = 2 .. N, `[N - 1, batch]`.
         decoder: L_0 = -E log p(x | z_1), `[batch]`.
-        standard_error: of the sum over the draws of the noise, `[batch]`.
+        standard_error: of the sum, over the draws of the noise, `[batch]`.
         nfe: evaluations of the model for a sample.
         dim: components of a sample.
         seed: of the draws.
@@ -42,7 +45,7 @@ class ChainBound:
 
     @property
     def total(self) -> Tensor:
-        """The sum: an upper bound on -log p(x) in nats, `[batch]`."""
+        """The sum of the terms: an upper bound on -log p(x) in nats, `[batch]`."""
         return self.prior + self.steps.sum(0) + self.decoder
 
     @property
@@ -51,7 +54,7 @@ class ChainBound:
         return -self.total
 
     def bits_per_dim(self) -> Tensor:
-        """The sum in bits per component, `[batch]`; of discrete data with a discrete decoder."""
+        """The sum in bits per component, `[batch]`. With a discrete decoder it is that of discrete data."""
         return self.total / (self.dim * math.log(2))
 
     def __str__(self) -> str:
@@ -66,19 +69,19 @@ class ChainBound:
 
 
 class Chain:
-    r"""The Markov chain x, z_1, ..., z_N of a Gaussian process's states at times t_1 < ... < t_N:
+    r"""The Markov chain x, z_1, ..., z_N of the states of a Gaussian process at times t_1 < ... < t_N:
 
     .. math::
         q(z_i | z_{i-1}) &= N(\alpha_{i|i-1} z_{i-1}, \sigma^2_{i|i-1} I), \\
         q(z_{i-1} | z_i, x) &= N(\mu(z_i, x), \tilde\sigma_i^2 I), \\
         p(z_{i-1} | z_i) &= N(\mu(z_i, D(z_i)), v_i I), \qquad p(z_N) = N(0, \sigma_N^2 I)
 
-    (Sohl-Dickstein et al. 2015; Ho et al. 2020, eq. 2 to 7; Kingma et al. 2021, appendix A). The variance
-    v_i is sigma~_i^2 ("small", optimal where x is known), sigma_{i|i-1}^2 ("large"; both in Ho et al.
-    2020, section 3.2), or anything between, such as the best for given data, `optimal_variances`. The
-    normal decoder p(x | z_1) has mean D(z_1) and v_1 = (sigma_1/alpha_1)^2 for both names.
+    (Sohl-Dickstein et al. 2015; Ho et al. 2020, eq. 2 to 7; Kingma et al. 2021, appendix A). The variance v_i is
+    sigma~_i^2 ("small", which is optimal where x is known), or sigma_{i|i-1}^2 ("large"; both in Ho et al. 2020,
+    section 3.2), or anything between, such as the best one for given data, see `optimal_variances`. The normal decoder
+    p(x | z_1) has the mean D(z_1), and v_1 = (sigma_1/alpha_1)^2 for both names.
 
-    A model of any Gaussian process will do: it is asked at the chain's signal-to-noise ratios.
+    A model of any Gaussian process will do: it is asked at the signal-to-noise ratios of the chain.
 
     Args:
         sde: the process.
@@ -103,25 +106,29 @@ class Chain:
         self.kept, std = sde.transition(one[1:], start[1:], t[1:])
         # From x itself to z_1 the transition is the marginal: at t = 0 a process may have noise (VE) or none.
         self.large = torch.cat([(self.sigma[:1] / self.alpha[:1]).square(), std.square()])
-        self.carry, small = sde.bridge(one[1:], 0 * one[1:], start[1:], t[1:])  # mu's coefficient of z_i
-        self.pull = sde.bridge(0 * one[1:], one[1:], start[1:], t[1:])[0]  # and of x
+        self.carry, small = sde.bridge(one[1:], 0 * one[1:], start[1:], t[1:])  # the coefficient of z_i in mu
+        self.pull = sde.bridge(0 * one[1:], one[1:], start[1:], t[1:])[0]  # and that of x
         self.small = torch.cat([self.large[:1], small.square()])
+        self.variances = self._variances(variance)
+
+    def _variances(self, variance: Variance | Tensor) -> Tensor:
+        """v_1, ..., v_N, `[N]`."""
+        n = len(self.times)
         if isinstance(variance, str):
             if variance not in get_args(Variance):
-                raise ValueError(f"variance: expected 'small', 'large' or {len(t)} numbers, got {variance!r}")
-            self.variances = self.small if variance == "small" else self.large
-        else:
-            self.variances = torch.as_tensor(variance, dtype=torch.float64).cpu()
-            if self.variances.shape != t.shape or not bool((self.variances > 0).all()):
-                raise ValueError(
-                    f"variance: expected {len(t)} positive numbers, got shape {list(self.variances.shape)}"
-                )
+                raise ValueError(f"variance: expected 'small', 'large' or {n} numbers, got {variance!r}")
+            return self.small if variance == "small" else self.large
+        values = torch.as_tensor(variance, dtype=torch.float64).cpu()
+        if values.shape != (n,) or not bool((values > 0).all()):
+            got = values.tolist() if values.shape == (n,) else f"shape {list(values.shape)}"
+            raise ValueError(f"variance: expected {n} positive numbers, got {got}")
+        return values
 
     def __len__(self) -> int:
         return len(self.times)
 
     def forward(self, z: Tensor, i: int) -> tuple[Tensor, float]:
-        """Mean and standard deviation of q(z_i | z_{i-1} = z), i = 2 .. N; of q(z_1 | x = z) for i = 1."""
+        """Mean and standard deviation of q(z_i | z_{i-1} = z), i = 2 .. N; for i = 1 of q(z_1 | x = z)."""
         self._require(i)
         if i == 1:
             return float(self.alpha[0]) * z, float(self.sigma[0])
@@ -137,21 +144,21 @@ class Chain:
         self._require(i, 2)
         return float(self.carry[i - 2]) * z + float(self.pull[i - 2]) * x, float(self.small[i - 1].sqrt())
 
-    def reverse(self, model: Any, z: Tensor, i: int) -> tuple[Tensor, float]:
+    def reverse(self, model: Model, z: Tensor, i: int) -> tuple[Tensor, float]:
         """Mean and standard deviation of p(z_{i-1} | z_i = z); for i = 1 of the normal decoder p(x | z_1)."""
         self._require(i)
         denoised = self.denoise(model, z, i)
         mean = denoised if i == 1 else self.posterior(z, denoised, i)[0]
         return mean, float(self.variances[i - 1].sqrt())
 
-    def denoise(self, model: Any, z: Tensor, i: int) -> Tensor:
+    def denoise(self, model: Model, z: Tensor, i: int) -> Tensor:
         """D(z_i), whatever the process whose times the model knows."""
         return denoise_at(model, z / float(self.alpha[i - 1]), -0.5 * self.log_snr[i - 1])
 
     @torch.no_grad()
     def elbo(
         self,
-        model: Any,
+        model: Model,
         x: Tensor,
         *,
         draws: int = 2,
@@ -166,33 +173,39 @@ class Chain:
 
             H(y) = sum of the terms with the true reverse kernels <= the same with p's.
 
-        His slides write E[ln -P(y|z_1)] for E[-ln P(y|z_1)], and leave out L_T where they sum the KLs: it is 0 only
-        in the limit of infinite t_N.
+        His slides write E[ln -P(y|z_1)] for E[-ln P(y|z_1)], and leave out L_T where they sum the KLs. L_T is 0 only in
+        the limit of infinite t_N.
 
-        The KLs are exact. Their mean over z_i is a mean over draws, from which the same error of the
-        denoiser of N(0, d^2 I), whose mean is known, is taken away.
+        The KLs are exact. Their mean over z_i is a mean over draws. From it the error of the denoiser of N(0, d^2 I)
+        at the same draws is subtracted, and its known mean is added.
 
-        Args:
+        Main arguments:
             model: has a Gaussian `sde` and `denoise(x, t)`.
             x: data, without noise, `[batch, ...]`.
             draws: of z_i for each i, at least 2.
-            bin_size: of discrete data: the distance of two levels, in the units of x. L_0 is then that of
-                the normal decoder's mass in each bin (Ho et al. 2020, eq. 13).
-            low, high: the lowest and the highest level, whose bins reach to infinity.
-            data_std: d; the model's own by default, or else 1.
             seed: of the draws.
-            first: index of the first sample of x.
+
+        Other arguments:
+            bin_size: of discrete data: the distance of two levels, in the units of x. L_0 is then that of the mass of
+                the normal decoder in each bin (Ho et al. 2020, eq. 13).
+            low, high: the lowest and the highest level, whose bins reach to infinity. They need `bin_size`.
+            data_std: d; the model's own by default, or else 1.
+            first: index of the first sample of x in the data set that x is a part of.
 
         Raises:
-            ValueError: if `draws` is below 2.
+            ValueError: if an argument is out of range, or the model's process is not Gaussian.
+            TypeError: if the model is not one, or returns something unlike x.
         """
         require_integer("draws", draws, 2)
-        d = float(getattr(model, "data_std", 1.0) if data_std is None else data_std)
-        dim = x[0].numel()
+        require_gaussian_model(model)
+        require_batch(x)
+        if bin_size is None and (low is not None or high is not None):
+            raise ValueError("bin_size: expected a number, since low or high is given, got None")
+        d = data_std_of(model, data_std)
+        require_positive(data_std=d, **({} if bin_size is None else {"bin_size": bin_size}))
         noise = Noise(seed, tuple(x.shape), first=first, stream=FORWARD, dtype=x.dtype, device=x.device)
         steps: list[Tensor] = []
-        spread = x.new_zeros(len(x))
-        decoder = spread
+        spread = decoder = x.new_zeros(len(x))
         for i in range(1, len(self) + 1):
             s = torch.exp(-0.5 * self.log_snr[i - 1]).to(x.dtype)
             values = []
@@ -204,7 +217,7 @@ class Chain:
                     continue
                 error = (x - denoised).flatten(1).square().sum(1)
                 normal, mean = normal_error(x, e, s, d)
-                values.append(self._nats(i, error - normal + mean, dim))
+                values.append(self._nats(i, error - normal + mean, x[0].numel()))
             value = torch.stack(values)
             spread = spread + value.var(0) / draws
             if i == 1:
@@ -217,18 +230,24 @@ class Chain:
             decoder=decoder,
             standard_error=spread.sqrt(),
             nfe=draws * len(self),
-            dim=dim,
+            dim=x[0].numel(),
             seed=seed,
         )
 
     @torch.no_grad()
-    def optimal_variances(self, model: Any, x: Tensor, *, seed: int = 0) -> Tensor:
-        """The variances v_1 .. v_N that make the bound's mean over data x least:
+    def optimal_variances(self, model: Model, x: Tensor, *, seed: int = 0) -> Tensor:
+        """The variances v_1 .. v_N that make the mean of the bound over data x least, `[N]` in float64:
 
             v_i = sigma~_i^2 + pull_i^2 E|x - D(z_i)|^2 / dim
 
-        (Bao et al. 2022, theorem 1), one draw of z_i for each sample.
+        (Bao et al. 2022, theorem 1), with one draw of z_i for each sample.
+
+        Args:
+            model: has a Gaussian `sde` and `denoise(x, t)`.
+            x: data, without noise, `[batch, ...]`.
+            seed: of the draws.
         """
+        require_batch(x)
         noise = Noise(seed, tuple(x.shape), stream=FORWARD, dtype=x.dtype, device=x.device)
         found = []
         for i in range(1, len(self) + 1):
@@ -250,133 +269,4 @@ class Chain:
         return 0.5 * x.flatten(1).square().sum(1) * math.exp(float(self.log_snr[-1]))
 
     def _require(self, i: int, least: int = 1) -> None:
-        if not least <= i <= len(self):
-            raise ValueError(f"i: expected a step from {least} to {len(self)}, got {i}")
-
-
-def discretised(
-    x: Tensor, mean: Tensor, std: Tensor | float, bin_size: float, low: float | None = None, high: float | None = None
-) -> Tensor:
-    """log of the mass that N(mean, std^2) has in the bins around x, in nats, `[batch]` (Ho et al. 2020, eq. 13):
-
-        sum_i log[Phi((x_i + b/2 - m_i)/std) - Phi((x_i - b/2 - m_i)/std)].
-
-    The lowest and the highest bin reach to infinity. Taken in the tail where both ends are small, so
-    that no mass is lost to rounding.
-
-    Args:
-        x: data on its levels, `[batch, ...]`.
-        mean: of the decoder, like x.
-        std: of the decoder.
-        bin_size: b, the distance of two levels.
-        low, high: the lowest and the highest level.
-    """
-    offset = (x - mean).double()
-    half, std = 0.5 * bin_size, torch.as_tensor(std, dtype=torch.float64, device=x.device)
-    upper, lower = (offset + half) / std, (offset - half) / std
-    if high is not None:
-        upper = upper.masked_fill(x >= high - 0.01 * bin_size, math.inf)
-    if low is not None:
-        lower = lower.masked_fill(x <= low + 0.01 * bin_size, -math.inf)
-    # Phi(b) - Phi(a) = Phi(-a) - Phi(-b): mirror the bins above the mean to where Phi is small.
-    flip = lower > -upper
-    top, bottom = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
-    log_top, log_bottom = torch.special.log_ndtr(top), torch.special.log_ndtr(bottom)
-    log_mass = log_top + torch.log1p(-torch.exp((log_bottom - log_top).clamp(max=0)).clamp(max=1 - 1e-16))
-    return log_mass.flatten(1).sum(1).to(x.dtype)
-
-
-class DiscreteVP(GaussianSDE):
-    """The variance-preserving process that is DDPM's chain at t = 1, 2, ..., N, and between them
-    has a constant beta: log alpha^2 falls from log alpha-bar_{i-1} to log alpha-bar_i along a line.
-
-    Args:
-        betas: beta_1, ..., beta_N in (0, 1).
-
-    Raises:
-        ValueError: if a beta is not between 0 and 1.
-    """
-
-    def __init__(self, betas: Sequence[float] | Tensor) -> None:
-        betas = torch.as_tensor(betas, dtype=torch.float64).cpu()
-        if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
-            raise ValueError(f"betas: expected numbers in (0, 1), got {betas.tolist()}")
-        self.betas, self.T = betas, float(len(betas))
-        self.rates = -torch.log1p(-betas)
-        self.integral = torch.cat([torch.zeros(1, dtype=torch.float64), self.rates.cumsum(0)])
-
-    def __repr__(self) -> str:
-        return f"DiscreteVP({len(self.betas)} betas from {float(self.betas[0]):.3g} to {float(self.betas[-1]):.3g})"
-
-    def integrated_beta(self, t: Tensor) -> Tensor:
-        """B(t) = -log alpha(t)^2."""
-        n, rates, integral = t.floor().clamp(0, len(self.rates) - 1), self.rates.to(t), self.integral.to(t)
-        return integral[n.long()] + (t - n) * rates[n.long()]
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.exp(-0.5 * self.integrated_beta(t))
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return (-torch.expm1(-self.integrated_beta(t))).sqrt()
-
-    def f(self, t: Tensor) -> Tensor:
-        return -0.5 * self.rates.to(t)[t.ceil().long().clamp(1, len(self.rates)) - 1]
-
-    def g(self, t: Tensor) -> Tensor:
-        return (-2 * self.f(t)).sqrt()
-
-    def log_snr(self, t: Tensor) -> Tensor:
-        return -torch.expm1(self.integrated_beta(t)).log()
-
-    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        b, integral, rates = torch.nn.functional.softplus(-log_snr), self.integral.to(log_snr), self.rates.to(log_snr)
-        n = (torch.searchsorted(integral, b.contiguous(), right=True) - 1).clamp(0, len(rates) - 1)
-        return n + (b - integral[n]) / rates[n]
-
-
-class DDPM(Chain):
-    """Ho et al.'s (2020) chain z_i = sqrt(1 - beta_i) z_{i-1} + sqrt(beta_i) eps: `Chain` of a `DiscreteVP`.
-
-    Args:
-        betas: beta_1, ..., beta_N in (0, 1).
-        variance: "small" is beta~_i, "large" is beta_i; see `Chain`.
-
-    Attributes:
-        alpha_bar: the products of 1 - beta, `[N]`; this project's alpha(t_i)^2.
-    """
-
-    def __init__(self, betas: Sequence[float] | Tensor, variance: Variance | Tensor = "small") -> None:
-        sde = DiscreteVP(betas)
-        super().__init__(sde, torch.arange(1, len(sde.betas) + 1, dtype=torch.float64), variance)
-        self.betas, self.alpha_bar = sde.betas, torch.exp(-sde.integral[1:])
-
-    @classmethod
-    def linear(
-        cls, steps: int = 1000, first: float = 1e-4, last: float = 0.02, variance: Variance | Tensor = "small"
-    ) -> DDPM:
-        """betas even from `first` to `last` (Ho et al. 2020, section 4); those are meant for 1000 steps."""
-        return cls(torch.linspace(first, last, steps, dtype=torch.float64), variance)
-
-    @classmethod
-    def cosine(cls, steps: int = 1000, offset: float = 0.008, variance: Variance | Tensor = "small") -> DDPM:
-        """alpha-bar_i = cos^2(pi/2 (i/N + offset)/(1 + offset)) over that at 0, betas at most 0.999
-        (Nichol & Dhariwal 2021, eq. 17)."""
-        angle = (torch.arange(steps + 1, dtype=torch.float64) / steps + offset) / (1 + offset) * math.pi / 2
-        alpha_bar = angle.cos().square()
-        return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999), variance)
-
-    def simple_loss(self, model: Any, x: Tensor, i: Tensor, noise: Tensor) -> Tensor:
-        """|eps - eps_theta(z_i)|^2 of each sample, `[batch]`: L_simple, whose mean over uniform i in
-        1 .. N and noise is trained on (Ho et al. 2020, eq. 14). Differentiable in the model. i = 1 is in it, though
-        beta~_1 = 0: there it stands for the decoder. (Isachenko 2023 has i from 2 in one slide, from 1 in the next.)
-
-        Args:
-            model: has a Gaussian `sde` and `denoise(x, t)`.
-            x: data, `[batch, ...]`.
-            i: steps, `[batch]`, integers from 1 to N.
-            noise: eps, like x.
-        """
-        u = -0.5 * self.log_snr.to(x.device)[i - 1]
-        s = as_time(u.exp(), x)
-        denoised = denoise_at(model, x + s * noise, u)
-        return (noise - (x + s * noise - denoised) / s).flatten(1).square().sum(1)
+        require_integer("i", i, least, len(self))

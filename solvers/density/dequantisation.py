@@ -1,11 +1,11 @@
-"""From discrete data to densities: noise within a bin, and what the density then says of the mass.
+"""From discrete data to densities: noise within a bin, and what the density then says about the mass of the bin.
 
 A level v = 0 .. levels - 1 is the bin [v, v + 1). With noise u of density q(u | v) on [0, 1),
 
     log P(v) >= E_q[log p(v + u) - log q(u | v)]
 
-(Theis et al. 2016; Ho et al. 2019), and the mean over several u inside the logarithm
-is nearer still (Burda et al. 2016, theorem 1).
+(Theis et al. 2016; Ho et al. 2019). The logarithm of the mean over several u is a tighter bound (Burda et al. 2016,
+theorem 1).
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from backdrift.solvers.noise import Noise
 
 
 def uniform_noise(noise: Noise) -> tuple[Tensor, Tensor]:
-    """u ~ U[0, 1) in each bin, like the noise, and log q(u) = 0 nats, `[batch]` (Uria et al. 2013).
+    """u ~ U[0, 1) in each bin, shaped like the data, and log q(u) = 0 nats, `[batch]` (Uria et al. 2013).
 
     Args:
-        noise: the stream, shaped like the data; its normal draws are made uniform.
+        noise: the stream, shaped like the data. Its normal draws are made uniform.
     """
     u = torch.special.ndtr(noise().double()).clamp(max=1 - 2**-24).to(noise.dtype)
     return u, u.new_zeros(len(u))
 
 
 def truncated_normal_noise(noise: Noise, std: float) -> tuple[Tensor, Tensor]:
-    """u = 1/2 + std e in each bin, e ~ N(0, 1) truncated to |std e| <= 1/2, and log q(u) in nats, `[batch]`:
+    """u = 1/2 + std e in each bin, with e ~ N(0, 1) truncated to |std e| <= 1/2, and log q(u) in nats, `[batch]`:
 
         log q = sum_i [-e_i^2/2 - log(std sqrt(2 pi)) - log(2 Phi(1/(2 std)) - 1)]
 
-    (Zheng et al. 2023). With std = sigma/alpha at eps in units of a bin, v + u is
-    what the process itself makes of the bin's middle, so that nothing is asked of the model that it
-    has not been trained for; the truncation matters only where std is not small against 1/2.
+    (Zheng et al. 2023). With std = sigma/alpha at eps in units of a bin, v + u is what the process itself makes of the
+    middle of the bin. The model is then asked only about states that it has been trained for. The truncation matters
+    only where std is not small compared with 1/2.
 
     Args:
         noise: the stream, shaped like the data.
@@ -54,12 +54,12 @@ def truncated_normal_noise(noise: Noise, std: float) -> tuple[Tensor, Tensor]:
 
 
 def importance_bound(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    r"""log of the mean over k of p(v + u_k)/q(u_k | v), a lower bound on log P(v) in the mean, and its
-    standard error over the draws (the delta method), `[batch]` each, in nats:
+    r"""log of the mean over k draws of p(v + u_k)/q(u_k | v), and its standard error, `[batch]` each, in nats:
 
     .. math:: \log \sum_k \exp(\log p_k - \log q_k) - \log k
 
-    (Burda et al. 2016). Of one draw it is log p - log q, whose error is unknown (nan).
+    Its expectation is a lower bound on log P(v) (Burda et al. 2016). The standard error is that over the draws, by the
+    delta method. With one draw the bound is log p - log q, and its error is unknown (nan).
 
     Args:
         log_p: log-densities at v + u_k in the data's own units (a bin of width 1), `[k, batch]`.

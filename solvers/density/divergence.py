@@ -8,21 +8,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Field = Callable[[Tensor], Tensor]
-"""A vector field, from `[batch, ...]` to the same shape, sample by sample."""
+VectorField = Callable[[Tensor], Tensor]
+"""A vector field, from `[batch, ...]` to the same shape. Its value at a sample depends on that sample alone."""
 
 
-def products(field: Field, z: Tensor, probes: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
-    """v(z) and v's Jacobian between probes, e^T (dv/dz) e, in forward mode.
+def products(field: VectorField, z: Tensor, probes: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+    """v(z), and the Jacobian of v between probes, e^T (dv/dz) e, in forward mode.
 
-    The mean over random e with E[e e^T] = I is the divergence (Hutchinson 1990; Skilling 1989).
-    The field itself is evaluated once, however many probes there are.
+    The mean of the products over random e with E[e e^T] = I is the divergence (Hutchinson 1990; Skilling 1989). Within
+    a chunk the field itself is evaluated once, however many probes there are.
 
     Args:
         field: v, differentiable in forward mode.
         z: the points, `[batch, ...]`.
         probes: e, `[k, batch, ...]`, or `[k, 1, ...]` for probes that all samples share.
-        chunk: how many of the k products are in memory at once; all of them by default.
+        chunk: how many of the k products are in memory at once; all by default.
 
     Returns:
         v `[batch, ...]` and the k products `[k, batch]`.
@@ -31,8 +31,8 @@ def products(field: Field, z: Tensor, probes: Tensor, chunk: int | None = None) 
     return value, (slopes * probes).flatten(2).sum(2)
 
 
-def derivatives(field: Field, z: Tensor, directions: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
-    """v(z), `[batch, ...]`, and its derivatives in k directions, `[k, batch, ...]`; arguments as in `products`."""
+def derivatives(field: VectorField, z: Tensor, directions: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+    """v(z) `[batch, ...]`, and its derivatives in k directions, `[k, batch, ...]`. Arguments are as in `products`."""
 
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.jvp(field, (z,), (direction.expand_as(z),))[:2]
@@ -46,7 +46,7 @@ def derivatives(field: Field, z: Tensor, directions: Tensor, chunk: int | None =
 
 
 def deflated(
-    field: Field, z: Tensor, basis: Tensor, probes: Tensor, beside: Tensor, chunk: int | None = None
+    field: VectorField, z: Tensor, basis: Tensor, probes: Tensor, beside: Tensor, chunk: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""v(z) and unbiased estimates of div v that are exact on a subspace: Hutch++ (Meyer et al. 2021, algorithm 1).
 
@@ -54,27 +54,27 @@ def deflated(
 
     .. math:: \mathrm{tr} J = \mathrm{tr}(Q^T J Q) + E[n \, e^T P J P e / |P e|^2], \quad e \sim N(0, I)
 
-    where the normalisation makes multiples of the identity exact (Epperly et al. 2024).
-    Hutch++ spends a third of its products to find Q. Along a path J changes little, and the products J Q are
-    there anyway: one step of subspace iteration with them, on J less its mean outside Q, makes the next
-    basis. It depends on the past only, so that the estimates stay unbiased and, given it, independent.
+    where the normalisation makes multiples of the identity exact (Epperly et al. 2024). Hutch++ spends a third of its
+    products on finding Q. Along a path J changes little, and the products J Q are known anyway. The next basis is one
+    step of subspace iteration with them, on J minus its mean outside Q. It depends on the past alone, so that the
+    estimates stay unbiased and, given the basis, independent.
 
-    The gain is in Jacobians that are a multiple of the identity but for few directions: of a normal density of
-    rank 12 in 784 dimensions, the standard error at 4, 8, 16, 24 products (half of them spent on Q) is 1.16, 0.95,
-    0.51 and 1e-4 times that of as many Rademacher probes. It is worse than theirs, as at 4, where Q is too small
-    for the eigenvalues that matter, since what is spent on Q is missed among the probes; and where J is nearly
-    diagonal, for which they are exact.
+    It gains where J is a multiple of the identity except in few directions. For a normal density of rank 12 in 784
+    dimensions, with 4, 8, 16 and 24 products of which half are spent on Q, the standard error is 1.16, 0.95, 0.51 and
+    1e-4 times that of as many Rademacher probes. It loses where Q is too small for the eigenvalues that matter, as with
+    4 products, since those spent on Q are missing among the probes. It also loses where J is nearly diagonal, for
+    which Rademacher probes are exact.
 
     Args:
         field: v, differentiable in forward mode.
         z: the points, `[batch, ...]`.
-        basis: Q, `[q, batch, ...]`, orthonormal for each sample, q below the size of a sample.
+        basis: Q, `[q, batch, ...]`, orthonormal for each sample, with q below the size of a sample.
         probes: e, `[k, batch, ...]`.
-        beside: more vectors whose products are wanted, `[m, batch, ...]`, m perhaps 0.
+        beside: more vectors whose products are wanted, `[m, batch, ...]`; m may be 0.
         chunk: how many of the q + k + m products are in memory at once; all by default.
 
     Returns:
-        v `[batch, ...]`, the k estimates `[k, batch]`, the m products `[m, batch]`, the next basis.
+        v `[batch, ...]`, the k estimates `[k, batch]`, the m products `[m, batch]`, and the next basis.
     """
     q, k = len(basis), len(probes)
     inside = torch.einsum("qbi,kbi->kqb", basis.flatten(2), probes.flatten(2))
@@ -91,17 +91,20 @@ def deflated(
 
 
 def orthonormal(vectors: Tensor) -> Tensor:
-    """An orthonormal basis of the span of each sample's vectors, `[q, batch, ...]` like them, q at most its size."""
+    """An orthonormal basis of the span of each sample's vectors `[q, batch, ...]`, shaped like them.
+
+    q is at most the size of a sample.
+    """
     columns = vectors.flatten(2).permute(1, 2, 0)
     return torch.linalg.qr(columns)[0].permute(2, 0, 1).reshape(vectors.shape)
 
 
-def divergence(field: Field, z: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+def divergence(field: VectorField, z: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
     """v(z) and div v, exactly: the sum over the unit vectors e of e^T (dv/dz) e.
 
-    In reverse mode the field is evaluated once and only the way back is repeated, all unit vectors of a chunk
-    at once: half the time of forward mode for closed forms and MLPs, and level for convolutions. A field
-    that keeps no graph, as under `torch.no_grad`, is differentiated in forward mode.
+    It works in reverse mode: the field is evaluated once, and the backward pass is repeated for all unit vectors of a
+    chunk at once. This takes half the time of forward mode for closed forms and MLPs, and the same time for
+    convolutions. A field that keeps no graph, as under `torch.no_grad`, is differentiated in forward mode.
 
     Args:
         field: v, differentiable.

@@ -1,41 +1,49 @@
-"""What a denoiser knows: information, entropy and densities as integrals of its error over the noise.
+"""What a denoiser knows: densities, entropy and information as integrals of its error over the noise.
 
-All of them follow from one identity, the I-MMSE relation (Guo, Shamai & Verdú 2005, theorem 1). With
-s = sigma/alpha and u = log s,
+All of them follow from one identity, the I-MMSE relation (Guo, Shamai & Verdú 2005, theorem 1). With s = sigma/alpha
+and u = log s,
 
     dI(x_0; x_t)/d(snr) = E|x_0 - D(x_t)|^2 / 2,    that is    dI/du = -E|x_0 - D|^2 / s^2.
 
-Each integral is taken by stratified draws of u and of the noise, from whose integrand that of the normal
-density N(0, d^2 I) is taken away at the same noise and given back in closed form: what is left to
-chance is only how far the data are from normal.
+Each integral is taken by stratified draws of u and of the noise. From the integrand that of the normal density
+N(0, d^2 I) is subtracted at the same noise, and added again in closed form. Chance is left only with how far the data
+are from normal.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from backdrift.sde import GaussianSDE, as_time
+from backdrift.sde import as_time
+from backdrift.sde.checks import require_choice, require_number
+from backdrift.solvers.density.arguments import angle_flow, require_batch, require_gaussian_model
+from backdrift.solvers.density.denoising_error import denoise_at, normal_error
 from backdrift.solvers.density.monte_carlo import MonteCarlo, Sampling, stratified_integral
-from backdrift.solvers.flows.flow import AngleFlow
+from backdrift.solvers.model import Model
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    class DensitySettings(Sampling, total=False):
+        """The keyword arguments of `log_density`."""
+
+        eps: float | None
+        data_std: float | None
+
 
 @dataclass(frozen=True)
 class Information:
-    """One number in nats: an entropy, an information, a divergence.
+    """One number in nats: an entropy, an information or a divergence.
 
     Attributes:
         value: in nats.
         standard_error: over samples and draws.
-        samples: each sample's part, of which `value` is the mean.
+        samples: the part of each sample; `value` is their mean, with the sign turned for an entropy.
     """
 
     value: float
@@ -44,7 +52,7 @@ class Information:
 
     @classmethod
     def of(cls, samples: MonteCarlo, sign: float = 1.0) -> Information:
-        """The mean over samples."""
+        """`sign` times the mean over samples."""
         mean, error = samples.mean()
         return cls(sign * mean, error, samples)
 
@@ -52,32 +60,8 @@ class Information:
         return f"{self.value:.5g} ± {self.standard_error:.2g} nats over {len(self.samples.value)} samples"
 
 
-def denoise_at(model: Any, x_hat: Tensor, u: Tensor) -> Tensor:
-    """D at x/alpha = x_hat `[batch, ...]` and log(sigma/alpha) = u, scalar or `[batch]` in float64."""
-    sde: GaussianSDE = model.sde
-    t = sde.t_from_log_snr(-2 * u).clamp(max=sde.T)
-    return model.denoise(as_time(sde.alpha(t), x_hat) * x_hat, t.to(x_hat.dtype))
-
-
-def normal_error(x: Tensor, noise: Tensor, s: Tensor, d: float) -> tuple[Tensor, Tensor]:
-    """|x - D|^2 of the denoiser of N(0, d^2 I), at x + s noise, and its mean over the noise; `[batch]` each.
-
-        x - D = (s^2 x - d^2 s noise)/(s^2 + d^2)
-
-    Args:
-        x, noise: `[batch, ...]`.
-        s: broadcasts against x.
-        d: standard deviation.
-    """
-    square = s.square()
-    total = square + d * d
-    here = ((square * x - d * d * s * noise) / total).flatten(1).square().sum(1)
-    mean = (square / total).square() * x.square() + (d * d * s / total).square()
-    return here, mean.flatten(1).sum(1)
-
-
 def log_density(
-    model: Any,
+    model: Model,
     x: Tensor,
     *,
     eps: float | None = None,
@@ -88,9 +72,9 @@ def log_density(
 
     .. math:: \log p(x) = \log N(x; 0, d^2 I) + \int E_\epsilon[|x - D_N|^2 - |x - D|^2] / s^2 \, du
 
-    at x + s eps, with D_N the denoiser of that normal density. For the true denoiser it is the log-density;
-    for a network it is, on average over data, a lower bound on log p (it is the variational bound of
-    Kingma et al. 2021, eq. 15). The range of u is the process's, eps to T.
+    at x + s eps, with D_N the denoiser of that normal density. For the true denoiser it is the log-density. For a
+    network it is a lower bound on log p, on average over data: the variational bound of Kingma et al. (2021, eq. 15).
+    The range of u is that of the process, from eps to T.
 
     Args:
         model: has a Gaussian `sde` and `denoise(x, t)`.
@@ -98,8 +82,13 @@ def log_density(
         eps: where the integral starts; the process's own by default.
         data_std: d; the model's own by default, or else 1.
         sampling: strata, draws in each, seed and index of the first sample, see `Sampling`.
+
+    Raises:
+        ValueError: if an argument is out of range, or the process is not Gaussian.
+        TypeError: if the model is not one, or returns something unlike x.
     """
-    path = AngleFlow(model, data_std, eps)
+    require_batch(x)
+    path = angle_flow(model, data_std, eps)
     d = path.data_std
 
     def excess(u: Tensor, noise: Tensor) -> Tensor:
@@ -113,18 +102,22 @@ def log_density(
     return replace(found, value=normal + found.value)
 
 
-def entropy(model: Any, x: Tensor, **settings: Any) -> Information:
-    """The differential entropy H(x_0) = -E log p(x_0) in nats, by `log_density` (settings are passed on).
+def entropy(model: Model, x: Tensor, **settings: Unpack[DensitySettings]) -> Information:
+    """The differential entropy H(x_0) = -E log p(x_0) in nats, by `log_density`.
 
     Args:
         model: has a Gaussian `sde` and `denoise(x, t)`.
         x: draws of the data, `[n, ...]`.
+        settings: the keyword arguments of `log_density`.
+
+    Raises:
+        ValueError, TypeError: as `log_density`.
     """
     return Information.of(log_density(model, x, **settings), sign=-1.0)
 
 
 def mutual_information(
-    model: Any,
+    model: Model,
     x: Tensor,
     t: float,
     *,
@@ -135,10 +128,10 @@ def mutual_information(
 
     .. math:: I = \int_{u(t)}^\infty E|x_0 - D|^2 / s^2 \, du = \tfrac12 \int_0^{snr(t)} mmse \, d(snr)
 
-    (Guo, Shamai & Verdú 2005, theorem 1), for Brownian motion McAllester's (2023) integral over t' > t of
-    E|y - E[y|z(t')]|^2/(2 t'^2), the mean over y and z(t') (his slides have z(t) there). A network's
-    error is at least the mmse, so that its integral is an upper bound. Beyond T the error is that at T,
-    so that the rest of the integral is half of that error over s^2.
+    (Guo, Shamai & Verdú 2005, theorem 1). For Brownian motion this is McAllester's (2023) integral over t' > t of
+    E|y - E[y|z(t')]|^2/(2 t'^2), the mean over y and z(t') (his slides have z(t) there). The error of a network is at
+    least the minimum, so that its integral is an upper bound. Beyond T the error is taken to be that at T, so that the
+    rest of the integral is half of that error divided by s^2.
 
     Args:
         model: has a Gaussian `sde` and `denoise(x, t)`.
@@ -148,9 +141,13 @@ def mutual_information(
         sampling: strata, draws in each, seed and index of the first sample, see `Sampling`.
 
     Raises:
-        ValueError: if t is out of range.
+        ValueError: if an argument is out of range, or the process is not Gaussian.
+        TypeError: if the model is not one, or returns something unlike x.
     """
-    path = AngleFlow(model, data_std, t)
+    require_batch(x)
+    require_gaussian_model(model)
+    require_number("t", t, above=0, below=model.sde.T)
+    path = angle_flow(model, data_std, t)
     d = path.data_std
 
     def excess(u: Tensor, noise: Tensor) -> Tensor:
@@ -161,40 +158,18 @@ def mutual_information(
     with torch.no_grad():
         found = stratified_integral(excess, x, path.first, path.last, **sampling)
         end = torch.tensor(path.last, dtype=torch.float64)
-        # What is left beyond T is of the order of snr(T): the noise in it is not worth a draw.
+        # What is left beyond T is of the order of snr(T), so that the noise in it is not worth a draw.
         rest = 0.5 * (x - denoise_at(model, x, end)).flatten(1).square().sum(1) * math.exp(-2 * path.last)
-    # The integral of `normal_error`'s mean over s^2, from u(t) to u(T).
+    # The integral of the mean of `normal_error` over s^2, from u(t) to u(T).
     low, high = (math.exp(2 * u) for u in (path.first, path.last))
     square = x.flatten(1).square().sum(1) / 2 * (1 / (low + d * d) - 1 / (high + d * d))
     log = 0.5 * (math.log1p(d * d / low) - math.log1p(d * d / high) - d * d / (low + d * d) + d * d / (high + d * d))
     return Information.of(replace(found, value=found.value + square + x[0].numel() * log + rest, nfe=found.nfe + 1))
 
 
-class Independent:
-    """The denoiser of independent parts, from those of the parts: their densities' product.
-
-    Args:
-        models: of each part; they share a process.
-        sizes: how many components of the last axis each has.
-
-    Raises:
-        ValueError: if there is not one size for each model.
-    """
-
-    def __init__(self, models: Sequence[Any], sizes: Sequence[int]) -> None:
-        if len(models) != len(sizes) or not models:
-            raise ValueError(f"models, sizes: expected as many, at least one, got {len(models)} and {len(sizes)}")
-        self.models, self.sizes, self.sde = list(models), list(sizes), models[0].sde
-
-    def denoise(self, x: Tensor, t: Any) -> Tensor:
-        """Each part's D, side by side."""
-        parts = x.split(self.sizes, -1)
-        return torch.cat([model.denoise(part, t) for model, part in zip(self.models, parts, strict=True)], -1)
-
-
 def relative_entropy(
-    p: Any,
-    q: Any,
+    p: Model,
+    q: Model,
     x: Tensor,
     *,
     by: Literal["difference", "errors"] = "difference",
@@ -205,26 +180,28 @@ def relative_entropy(
 
     .. math:: KL = \int E_p|D_p - D_q|^2 / s^2 \, du = \int E_p[|x - D_q|^2 - |x - D_p|^2] / s^2 \, du
 
-    (Verdú 2010). The first form has the smaller variance and takes D_p for the truth, the second
-    takes neither. Both are mutual information for the right p and q:
+    (Verdú 2010). The first form has the smaller variance and takes D_p to be the truth; the second takes neither to be
+    so. Both are a mutual information for the right p and q:
 
-    - I(a; b) with p the density of a given b and q that of a, x the a's of pairs whose b's p is
-      conditioned on (Franzese et al. 2024; Kong et al. 2024);
-    - I(a; b) with p the joint density and q = `Independent` of the two marginals, x the pairs.
+    - I(a; b) with p the density of a given b and q that of a. x are then the a's of pairs, and p is conditioned on
+      their b's (Franzese et al. 2024; Kong et al. 2024);
+    - I(a; b) with p the joint density and q = `Independent` of the two marginals. x are then the pairs.
 
     Args:
-        p, q: have the same Gaussian `sde`, and `denoise(x, t)`.
+        p, q: have a Gaussian `sde` and `denoise(x, t)`. The range of u is that of the process of p.
         x: draws of p, `[n, ...]`.
-        by: "difference" or "errors", the first or the second form.
+        by: "difference" for the first form, "errors" for the second.
         eps: where the integral starts; the process's own by default.
         sampling: strata, draws in each, seed and index of the first sample, see `Sampling`.
 
     Raises:
-        ValueError: if `by` is neither.
+        ValueError: if an argument is out of range, or a process is not Gaussian.
+        TypeError: if a model is not one, or returns something unlike x.
     """
-    if by not in ("difference", "errors"):
-        raise ValueError(f"by: expected 'difference' or 'errors', got {by!r}")
-    path = AngleFlow(p, 1.0, eps)
+    require_choice("by", by, ("difference", "errors"))
+    require_batch(x)
+    require_gaussian_model(q)
+    path = angle_flow(p, 1.0, eps)
 
     def gap(u: Tensor, noise: Tensor) -> Tensor:
         s = as_time(u.exp(), x)

@@ -3,74 +3,118 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor
 
+from backdrift.sde.checks import require_choice, require_integer, require_positive
+from backdrift.solvers.density.arguments import require_batch, require_grid
 from backdrift.solvers.flows.dormand_prince import Control, adaptive
 from backdrift.solvers.flows.fixed_grid import TABLEAUS, fixed
-from backdrift.solvers.flows.flow import Flow, flow
+from backdrift.solvers.flows.flow import flow
+from backdrift.solvers.model import Model, require_model, select
 from backdrift.solvers.tables.grid import Grid
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Method = Literal["rk4", "heun", "midpoint", "adaptive"]
+
+
+class FlowSettings(TypedDict, total=False):
+    """How the probability flow is solved.
+
+    Attributes:
+        steps: of a fixed grid; 32 by default. "adaptive" does not use it.
+        method: "rk4" by default.
+        grid: name or times of the fixed grid; "angle" by default.
+        rtol, atol: tolerances of "adaptive"; 1e-5 by default. Fixed grids do not use them.
+        eps: end time at the data; the process's own by default.
+        data_std: standard deviation of the data; the model's own by default, or else 1.
+    """
+
+    steps: int
+    method: Method
+    grid: Grid | None
+    rtol: float
+    atol: float
+    eps: float | None
+    data_std: float | None
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Latents and how well they come back.
+    """Latents, and how well they come back.
 
     Attributes:
         latent: states at T, like x.
-        round_trip_error: root mean square over components of x less its decoded latent, `[batch]`.
+        round_trip_error: root mean square over components of x minus its decoded latent, `[batch]`.
     """
 
     latent: Tensor
     round_trip_error: Tensor
 
 
-def encode(model: Any, x: Tensor, **settings: Any) -> Encoded:
-    """The states at T that the probability flow takes x to (Song et al. 2021, section 4.3), and the round
-    trip's error.
+def encode(model: Model, x: Tensor, **settings: Unpack[FlowSettings]) -> Encoded:
+    """The states at T to which the probability flow takes x (Song et al. 2021, section 4.3), and their round trip.
 
     Args:
         model: has `sde` and `denoise(x, t)`, or `score(x, t)` where `sde` is not Gaussian.
         x: states at eps, `[batch, ...]`.
-        settings: `steps`, `method`, `grid`, `rtol`, `atol`, `eps`, `data_std` as in `log_likelihood`.
+        settings: see `FlowSettings`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+        TypeError: if the model is not one, or returns something unlike x.
     """
+    require_batch(x)
     latent = _carry(model, x, back=False, **settings)
     error = (_carry(model, latent, back=True, **settings) - x).flatten(1).square().mean(1).sqrt()
     return Encoded(latent, error)
 
 
-def decode(model: Any, latent: Tensor, **settings: Any) -> Tensor:
-    """The states at eps that the probability flow takes states at T to, `[batch, ...]`.
+def decode(model: Model, latent: Tensor, **settings: Unpack[FlowSettings]) -> Tensor:
+    """The states at eps to which the probability flow takes states at T, `[batch, ...]`.
 
     Args:
         model: has `sde` and `denoise(x, t)`, or `score(x, t)` where `sde` is not Gaussian.
         latent: states at T, `[batch, ...]`.
-        settings: as in `encode`.
+        settings: see `FlowSettings`.
+
+    Raises:
+        ValueError, TypeError: as `encode`.
     """
+    require_batch(latent, "latent")
     return _carry(model, latent, back=True, **settings)
 
 
-def interpolate(model: Any, a: Tensor, b: Tensor, points: int = 9, **settings: Any) -> Tensor:
-    """Data between a and b, `[points, batch, ...]`, both ends included: along the great circle between
-    their latents (`slerp`), decoded.
+def interpolate(model: Model, a: Tensor, b: Tensor, points: int = 9, **settings: Unpack[FlowSettings]) -> Tensor:
+    """Data between a and b: along the great circle between their latents (`slerp`), decoded.
 
     Args:
-        model: has `sde` and `denoise(x, t)`.
+        model: has `sde` and `denoise(x, t)`, or `score(x, t)` where `sde` is not Gaussian.
         a, b: states at eps, `[batch, ...]`.
         points: how many, at least 2.
-        settings: as in `encode`.
+        settings: see `FlowSettings`.
+
+    Returns:
+        `[points, batch, ...]`; the first and the last are a and b.
 
     Raises:
-        ValueError: if `points` is below 2 or the shapes differ.
+        ValueError, TypeError: as `encode`; or if `points` is below 2 or the shapes differ.
     """
-    if points < 2 or a.shape != b.shape:
-        raise ValueError(f"points, a, b: expected at least 2 and one shape, got {points}, {a.shape} and {b.shape}")
+    require_integer("points", points, 2)
+    require_batch(a, "a")
+    if not isinstance(b, Tensor) or a.shape != b.shape:
+        got = list(b.shape) if isinstance(b, Tensor) else type(b).__name__
+        raise ValueError(f"b: expected the shape of a, {list(a.shape)}, got {got}")
     start, end = (_carry(model, x, back=False, **settings) for x in (a, b))
     latents = torch.stack([slerp(start, end, share) for share in torch.linspace(0, 1, points).tolist()])
-    return decode(model, latents.flatten(0, 1), **settings).reshape(latents.shape)
+    repeated = select(model, torch.arange(len(a), device=a.device).repeat(points))
+    return decode(repeated, latents.flatten(0, 1), **settings).reshape(latents.shape)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
@@ -79,35 +123,43 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     [sin((1 - share) w) a + sin(share w) b] / sin w,    w the angle between a and b.
     """
     dot = (a * b).flatten(1).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
+    # sin w stays above 0 where a and b have the same or the opposite direction.
     w = torch.acos(dot.clamp(-1 + 1e-6, 1 - 1e-6)).reshape(-1, *(1,) * (a.ndim - 1))
     return (torch.sin((1 - share) * w) * a + torch.sin(share * w) * b) / torch.sin(w)
 
 
 @torch.no_grad()
 def _carry(
-    model: Any,
+    model: Model,
     x: Tensor,
     *,
     back: bool,
     steps: int = 32,
-    method: Literal["rk4", "heun", "midpoint", "adaptive"] = "rk4",
+    method: Method = "rk4",
     grid: Grid | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     eps: float | None = None,
     data_std: float | None = None,
 ) -> Tensor:
-    path: Flow = flow(model, data_std, eps)
-    start, end = (path.last, path.first) if back else (path.first, path.last)
-    at_data, at_noise = (math.exp(-scale(x[:1])[1]) for scale in (path.enter, path.leave))
+    """States at the other end of the flow: at eps if `back`, else at T."""
+    require_model(model)
+    require_choice("method", method, get_args(Method))
+    require_integer("steps", steps, 1)
+    require_positive(rtol=rtol, atol=atol)
+    require_grid(model, method, grid)
+    path = flow(model, data_std, eps)
+    at_data, at_noise = (math.exp(-scale(x[:1])[1]) for scale in (path.enter, path.leave))  # x/z at both ends
     scale_in, scale_out = (at_noise, at_data) if back else (at_data, at_noise)
     z = x / scale_in
     if method == "adaptive":
-        z = adaptive(path, z, Control(rtol, atol), start=start, end=end).z
-    elif method in TABLEAUS:
-        nodes = path.nodes(grid, steps)
-        nodes = nodes[::-1] if back else nodes
-        z = fixed(z, nodes, TABLEAUS[method], lambda y, u, weight, place: path.velocity(y, u))
-    else:
-        raise ValueError(f"method: expected 'adaptive' or one of {', '.join(TABLEAUS)}, got {method!r}")
+        start, end = (path.last, path.first) if back else (path.first, path.last)
+        return adaptive(path, z, Control(rtol, atol), start=start, end=end).z * scale_out
+    nodes: Sequence[float] = path.nodes(grid, steps)
+    z = fixed(
+        z,
+        nodes[::-1] if back else nodes,
+        TABLEAUS[method],
+        lambda z, u, weight, place: path.velocity(z, u),
+    )
     return z * scale_out

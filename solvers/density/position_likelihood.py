@@ -1,17 +1,20 @@
-"""Log-densities of data under critically damped diffusion: of the position, its velocity summed out."""
+"""Log-densities of data under critically damped diffusion: those of the position, with the velocity integrated out."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_count
+from backdrift.sde import CriticallyDamped
+from backdrift.sde.checks import require_count, require_number
+from backdrift.solvers.density.arguments import require_batch
 from backdrift.solvers.density.likelihood import log_likelihood
 from backdrift.solvers.density.result import Likelihood
+from backdrift.solvers.model import HasScore, require_model, select
 from backdrift.solvers.noise import PRIOR, Noise
 
 
@@ -20,11 +23,12 @@ class PositionLikelihood:
     """Log-densities of positions and how far to trust them.
 
     Attributes:
-        log_prob: log of the mean over draws of p(x, v)/q(v), nats, `[batch]`. Its expectation is at most
-            log p(x), and tends to it with the number of draws (Burda et al. 2016). With random probes it is
-            `bound` itself: under the exponential their noise would pass for density.
+        log_prob: log of the mean over draws of p(x, v)/q(v), nats, `[batch]`. Its expectation is at most log p(x), and
+            tends to it as the number of draws grows (Burda et al. 2016). With random probes it is `bound` itself: in
+            the exponential, the noise of the probes would count as density.
         standard_error: of `log_prob` over the draws and their probes, nats, `[batch]`; nan for a single draw.
-        solver_error: estimate of the integration's own error, nats, `[batch]`: the draws' by their weights.
+        solver_error: estimate of the integration's own error, nats, `[batch]`: that of the draws, averaged by their
+            weights.
         nfe: evaluations of the model for a sample, over all its draws, `[batch]`.
         prior_gap: KL(N(m, v) | prior) in nats for the mean and variances of these samples: what is left of them at T.
         bound: the mean over draws of log p(x, v)/q(v), the bound of Dockhorn et al. (2022), nats, `[batch]`.
@@ -41,41 +45,52 @@ class PositionLikelihood:
 
     @property
     def eps(self) -> float:
-        """The time at which the density is meant."""
+        """The time of the density."""
         return self.joint.eps
 
 
 def position_log_likelihood(
-    model: Any, x: Tensor, *, draws: int = 8, seed: int = 0, first: int = 0, eps: float | None = None, **kwargs: Any
+    model: HasScore,
+    x: Tensor,
+    *,
+    draws: int = 8,
+    seed: int = 0,
+    first: int = 0,
+    eps: float | None = None,
+    **settings: Any,
 ) -> PositionLikelihood:
     r"""log p_eps(x) = log E_q[p(x, v)/q(v)] from the joint density of the probability flow.
 
-    q is the law of the velocity at eps for data at 0, N(0, Cov(v_eps given x_0)), from which p(v given x) differs
-    by little at small eps. Dockhorn, Vahdat & Kreis (2022) take the logarithm inside the expectation,
-    for a bound.
+    q is the law of the velocity at eps for data at 0, N(0, Cov(v_eps given x_0)). At small eps it is close to
+    p(v given x). Dockhorn, Vahdat & Kreis (2022) take the logarithm inside the expectation, which gives a bound.
 
     Args:
-        model: has `sde`, CriticallyDamped, and `score(x, t)`, of which the velocity's part is used.
+        model: has `sde`, a CriticallyDamped, and `score(x, t)`, whose velocity part is used.
         x: positions at time eps, `[batch, ...]`.
         draws: of the velocity, for each sample.
         seed: of the draws, and of the probes of `log_likelihood`.
         first: index of the first sample of x in the data set that x is a part of.
         eps: end time at the data; the process's own by default.
-        kwargs: of `log_likelihood`.
+        settings: of `log_likelihood`.
 
     Raises:
-        ValueError: if the process is another, or draws is not positive.
+        ValueError: if the process is another, or an argument is out of range.
+        TypeError: if the model is not one, or returns something unlike x.
     """
-    sde = model.sde
-    if not sde.has_velocity:
-        raise ValueError(f"model: expected the process to be CriticallyDamped, got {type(sde).__name__}")
+    require_model(model)
+    if not model.sde.has_velocity:
+        raise ValueError(f"model: expected the process to be CriticallyDamped, got {type(model.sde).__name__}")
+    sde = cast(CriticallyDamped, model.sde)
+    require_batch(x)
     require_count("draws", draws)
-    eps = sde.eps if eps is None else float(eps)
+    eps = sde.eps if eps is None else eps
+    require_number("eps", eps, above=0, below=sde.T)
     std = float(sde.covariance_at(eps)[1, 1].sqrt())
     shape = (len(x), draws, *x.shape[1:])
     noise = Noise(seed, shape, first=first, stream=PRIOR, dtype=x.dtype, device=x.device)()
     states = torch.stack([x.unsqueeze(1).expand(shape), std * noise], 2).flatten(0, 1)
-    joint = log_likelihood(model, states, seed=seed, first=first * draws, eps=eps, **kwargs)
+    repeated = select(model, torch.arange(len(x), device=x.device).repeat_interleave(draws))
+    joint = log_likelihood(repeated, states, seed=seed, first=first * draws, eps=eps, **settings)
     log_q = -0.5 * noise.flatten(2).square().sum(2) - x[0].numel() * math.log(std * math.sqrt(2 * math.pi))
     log_ratio = joint.log_prob.reshape(len(x), draws) - log_q
     log_prob = log_ratio.logsumexp(1) - math.log(draws)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from backdrift.sde.checks import require_integer, require_positive
 from backdrift.solvers.density.monte_carlo import student
 
 
@@ -21,19 +22,19 @@ class Likelihood:
     Attributes:
         log_prob: log p_eps(x) in nats, `[batch]`.
         standard_error: of `log_prob` over the random probes, nats, `[batch]`; 0 for an exact divergence.
-        degrees: degrees of freedom behind `standard_error`, `[batch]` (infinite where it is exact).
-        solver_error: estimate of the integration's own error times `calibration`, nats, `[batch]`; nan if not
+        degrees: degrees of freedom behind `standard_error`, `[batch]`; infinite for an exact divergence.
+        solver_error: estimate of the integration's own error, times `calibration`, nats, `[batch]`; nan if it was not
             asked for.
         nfe: evaluations of the model for a sample, `[batch]`, those for the error estimate included.
         latent: the state at T, shaped like x.
-        prior_gap: KL(N(m, v) | prior) in nats of the moments that these samples have at T against the
-            prior used for p_T: what the flow cannot see.
-        eps: the time at which the density is meant.
+        prior_gap: KL(N(m, v) | prior) in nats, for the mean and variances that these samples have at T and the prior
+            of the process. The flow cannot see this gap.
+        eps: the time of the density.
         seed: of the probes.
-        probes: how many for an evaluation, or "exact".
+        probes: products with the Jacobian in one evaluation, or "exact".
         method: the integrator.
         steps: of a fixed grid.
-        calibration: the factor in `solver_error`; 1 is a bound, `solvers.calibrate` finds that of an interval.
+        calibration: the factor in `solver_error`. 1 is a bound; `solvers.calibrate` finds that of an interval.
     """
 
     log_prob: Tensor
@@ -56,8 +57,13 @@ class Likelihood:
         return self.latent[0].numel()
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """The ends of a confidence interval for each log-density: Student's t for the probes' error, and
-        the solver's error added to it where there is an estimate."""
+        """The ends of a confidence interval for each log-density, `[batch]` each.
+
+        Half its width is that of Student's t for the error of the probes, plus the solver's error if it was estimated.
+
+        Raises:
+            ValueError: if `level` is not between 0 and 1.
+        """
         width = student(level, self.degrees) * self.standard_error + self.solver_error.nan_to_num(0.0)
         return self.log_prob - width, self.log_prob + width
 
@@ -65,10 +71,16 @@ class Likelihood:
         """-log_2 p / dim of each sample, `[batch]`; of discrete data if `levels` is given.
 
         Args:
-            levels: how many values a component can take, spread evenly over `width`: each is then a
-                bin of width/levels, and the density in a bin times its size is a probability.
+            levels: how many values a component can take, spread evenly over `width`. Each is then a bin of size
+                width/levels, and the density in a bin times its size is a probability.
             width: the extent of the data over all levels, in the units of x.
+
+        Raises:
+            ValueError: if `levels` or `width` is not positive.
         """
+        require_positive(width=width)
+        if levels is not None:
+            require_integer("levels", levels, 1)
         bin_size = 1.0 if levels is None else width / levels
         return -(self.log_prob / self.dim + math.log(bin_size)) / math.log(2)
 
@@ -86,7 +98,7 @@ class Likelihood:
         )
 
     def rows(self) -> list[dict[str, float]]:
-        """A row for each sample."""
+        """A row for each sample, its keys the names of the columns."""
         columns = {
             "log_prob": self.log_prob,
             "standard_error": self.standard_error,
@@ -98,10 +110,10 @@ class Likelihood:
         return [dict(zip(columns, row, strict=True)) for row in values]
 
     def save(self, path: str | Path) -> None:
-        """Write `rows` to a .csv file, or them, the latents and the settings to an .npz file.
+        """Write the result to a file: `rows` alone to a .csv file, or rows, latents and settings to an .npz file.
 
         Raises:
-            ValueError: if the name ends in neither.
+            ValueError: if the name of the file ends in neither.
         """
         path = Path(path)
         rows = self.rows()

@@ -13,17 +13,21 @@ from backdrift.solvers.tables.tableau import HEUN, KUTTA, MIDPOINT, Tableau
 TABLEAUS = {"midpoint": MIDPOINT, "heun": HEUN, "rk4": KUTTA}
 
 EvaluateVelocity = Callable[[Tensor, float, float, float], Tensor]
-"""(z, u, weight, place) -> the velocity there; it may add to an integral on the way, with that weight."""
+"""(z, u, weight, place) -> the velocity at z and u. It may also add to an integral along the path, with that weight."""
 
 
 def fixed(
     z: Tensor, nodes: Sequence[float], tableau: Tableau, evaluate: EvaluateVelocity, visit: Visit | None = None
 ) -> Tensor:
-    """z at the last node from z at the first.
+    """z at the last node, `[batch, ...]`, from z at the first.
 
-    `evaluate` is told each evaluation's weight in the integral over u, and its place: the number of
-    steps behind it, a fraction within a step. `visit` is told the nodes, but for the last, whose velocity
-    is nobody's business here.
+    Args:
+        z: the states at the first node, `[batch, ...]`.
+        nodes: of u, rising or falling.
+        tableau: of the method.
+        evaluate: gives the velocity. It is told the weight of the evaluation in the integral over u, and its place: the
+            number of steps before it, with a fraction within a step.
+        visit: called with each node but the last, whose velocity is not evaluated here.
     """
     for n, (u, end) in enumerate(pairwise(nodes)):
         h = end - u

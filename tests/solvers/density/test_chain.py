@@ -13,7 +13,8 @@ import backdrift.sde as processes
 from backdrift.models import GaussianMixture
 from backdrift.sde import VP, Brownian
 from backdrift.solvers import DDPM, Chain
-from backdrift.solvers.density.chain import DiscreteVP, discretised
+from backdrift.solvers.density.ddpm import DiscreteVP
+from backdrift.solvers.density.discrete_decoder import discretised
 
 C = 1.7
 

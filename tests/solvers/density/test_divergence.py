@@ -12,7 +12,7 @@ from torch import Tensor
 from backdrift.sde import VP
 from backdrift.solvers import log_likelihood
 from backdrift.solvers.density.divergence import deflated, divergence, orthonormal, products
-from backdrift.solvers.density.monte_carlo import Tally
+from backdrift.solvers.density.noisy_sum import NoisySum
 
 
 def test_divergence_exact_and_by_probes() -> None:
@@ -155,7 +155,7 @@ def test_single_draws_state_their_noise_and_not_their_trend() -> None:
     from 2000 trials to 1%, and intervals by their degrees of freedom cover."""
     n, places = 2000, torch.linspace(-2, 2, 40)
     generator = torch.Generator().manual_seed(0)
-    tally = Tally(torch.zeros(n, 1).double())
+    tally = NoisySum(torch.zeros(n, 1).double())
     truth = 0.0
     for k, place in enumerate(places.tolist()):
         mean = 5 * place**3 - 7 * place

@@ -1,0 +1,175 @@
+"""The path integral of the divergence on a fixed grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from backdrift.solvers.density.divergence import products
+from backdrift.solvers.density.noisy_sum import NoisySum
+from backdrift.solvers.density.path_integral import (
+    PathIntegral,
+    exact_divergence,
+    infinite_like,
+    unknown_like,
+    velocity_at,
+)
+from backdrift.solvers.density.probes import DivergenceProbes
+from backdrift.solvers.density.score_corrected import score_corrected
+from backdrift.solvers.flows.fixed_grid import TABLEAUS, EvaluateVelocity, fixed
+from backdrift.solvers.flows.flow import AngleFlow, Flow
+from backdrift.solvers.quadrature import Quadrature, Visit
+
+
+class _Solved(NamedTuple):
+    """One solve: its end, what to add to log p at the start, and how often it evaluated the model."""
+
+    z: Tensor
+    addition: Tensor | float
+    nfe: int
+
+
+@dataclass(frozen=True)
+class FixedPath:
+    """A path of the flow on a fixed grid, solved again on every second node of the grid to see the solver's error.
+
+    Attributes:
+        path: the flow.
+        z: the states at the end of the data, `[batch, ...]`.
+        nodes: of u, from the data to the noise.
+        method: "score_corrected", or a name of `TABLEAUS`.
+        chunk: how many products with the Jacobian are in memory at once; all by default.
+        estimate_error: whether to make the coarser solve.
+    """
+
+    path: Flow
+    z: Tensor
+    nodes: Sequence[float]
+    method: str
+    chunk: int | None
+    estimate_error: bool
+
+    def integral(self, probes: DivergenceProbes | None, divergences: int | Literal["every"]) -> PathIntegral:
+        """The path integral.
+
+        Args:
+            probes: of the divergence, fresh ones at each evaluation; an exact divergence by default.
+            divergences: how many exact divergences to take along the path, or one at "every" evaluation.
+        """
+        if divergences != "every":
+            return self._by_quadrature(divergences)
+        return self._by_sum() if probes is None else self._by_probes(probes)
+
+    @property
+    def _coarse(self) -> list[float]:
+        return [*self.nodes[:-1:2], self.nodes[-1]]
+
+    def _solve(self, nodes: Sequence[float], evaluate: EvaluateVelocity, visit: Visit | None = None) -> _Solved:
+        """Solve the flow. `evaluate` is called for the stages that have a weight in an integral over u."""
+
+        def evaluate_weighted(z: Tensor, u: float, weight: float, place: float) -> Tensor:
+            return evaluate(z, u, weight, place) if weight else self.path.velocity(z, u)
+
+        if self.method == "score_corrected":
+            assert isinstance(self.path, AngleFlow)
+            end, correction = score_corrected(self.z, nodes, evaluate_weighted, self.path.gradient, visit)
+            return _Solved(end, correction, len(nodes))
+        tableau = TABLEAUS[self.method]
+        end, nfe = fixed(self.z, nodes, tableau, evaluate_weighted, visit), len(tableau.c) * (len(nodes) - 1)
+        if visit is not None:
+            visit(nodes[-1], end, self.path.velocity(end, nodes[-1]))
+            nfe += 1
+        return _Solved(end, 0.0, nfe)
+
+    def _by_quadrature(self, count: int) -> PathIntegral:
+        """`count` exact divergences at the nodes of a quadrature, wherever those of the grid are."""
+
+        def solve(nodes: Sequence[float], count: int) -> tuple[Tensor, Tensor, int]:
+            rule = self.path.rule(count)
+            quadrature = Quadrature(rule, lambda z, u: exact_divergence(self.path, z, u, self.chunk)[1])
+            solved = self._solve(nodes, lambda z, u, weight, place: self.path.velocity(z, u), quadrature.visit)
+            assert isinstance(quadrature.total, Tensor)
+            return solved.z, quadrature.total + solved.addition, solved.nfe + count
+
+        end, integral, nfe = solve(self.nodes, count)
+        coarse_z, gain = end, unknown_like(integral)
+        if self.estimate_error:
+            coarse_z, coarse, more = solve(self._coarse, (count + 1) // 2)
+            gain, nfe = coarse - integral, nfe + more
+        return self._result(end, integral, coarse_z, gain, nfe)
+
+    def _by_sum(self) -> PathIntegral:
+        """An exact divergence at every evaluation, weighted as the solver weighs its stages."""
+        total, coarse_total = self.z.new_zeros(len(self.z)), self.z.new_zeros(len(self.z))
+
+        def evaluate(z: Tensor, u: float, weight: float, place: float) -> Tensor:
+            value, along = exact_divergence(self.path, z, u, self.chunk)
+            total.add_(weight * along)
+            return value
+
+        def evaluate_coarse(z: Tensor, u: float, weight: float, place: float) -> Tensor:
+            value, along = exact_divergence(self.path, z, u, self.chunk)
+            coarse_total.add_(along, alpha=weight)
+            return value
+
+        end, addition, nfe = self._solve(self.nodes, evaluate)
+        coarse_z, gain = end, unknown_like(total)
+        if self.estimate_error:
+            coarse_z, coarse_addition, more = self._solve(self._coarse, evaluate_coarse)
+            gain, nfe = coarse_total + coarse_addition - total - addition, nfe + more
+        return self._result(end, total + addition, coarse_z, gain, nfe)
+
+    def _by_probes(self, probes: DivergenceProbes) -> PathIntegral:
+        """Fresh probes at every evaluation, whose errors average out along the path.
+
+        One more probe is the same at all evaluations of both solves. It shows the solver's error, which the noise of
+        the fresh ones would hide.
+        """
+        total = NoisySum(self.z)
+        still = probes.draw(1) if self.estimate_error else self.z.new_zeros(0, *self.z.shape)
+        still_total, coarse_total = torch.zeros_like(total.total), torch.zeros_like(total.total)
+
+        def evaluate(z: Tensor, u: float, weight: float, place: float) -> Tensor:
+            value, draws, along = probes.estimate(velocity_at(self.path, u), z, still, self.chunk)
+            still_total.add_(along.sum(0), alpha=weight)
+            total.add(weight, draws, place)
+            return value
+
+        def evaluate_coarse(z: Tensor, u: float, weight: float, place: float) -> Tensor:
+            value, along = products(velocity_at(self.path, u), z, still)
+            coarse_total.add_(along[0], alpha=weight)
+            return value
+
+        end, addition, nfe = self._solve(self.nodes, evaluate)
+        variance, degrees = total.error()
+        coarse_z, gain = end, unknown_like(total.total)
+        if self.estimate_error:
+            coarse_z, coarse_addition, more = self._solve(self._coarse, evaluate_coarse)
+            gain, nfe = coarse_total + coarse_addition - still_total - addition, nfe + more
+        return self._result(end, total.total + addition, coarse_z, gain, nfe, variance, degrees)
+
+    def _result(
+        self,
+        end: Tensor,
+        integral: Tensor,
+        coarse_z: Tensor,
+        gain: Tensor,
+        nfe: int,
+        variance: Tensor | None = None,
+        degrees: Tensor | None = None,
+    ) -> PathIntegral:
+        zero = torch.zeros_like(integral)
+        return PathIntegral(
+            z=end,
+            integral=integral,
+            variance=zero if variance is None else variance,
+            degrees=infinite_like(zero) if degrees is None else degrees,
+            coarse_z=coarse_z,
+            coarse_gain=gain,
+            margin=zero,
+            nfe=torch.full_like(zero, nfe, dtype=torch.long),
+        )

@@ -1,0 +1,60 @@
+"""The end of a path of the probability flow, with the integral of the divergence along it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backdrift.solvers.density.divergence import VectorField, divergence
+from backdrift.solvers.flows.flow import Flow
+
+
+@dataclass(frozen=True)
+class PathIntegral:
+    """What a solve of the probability flow from the data to the noise gives, and how far it can be trusted.
+
+    Attributes:
+        z: the state at the end of the noise, `[batch, ...]`.
+        integral: of the divergence along the path, in nats, `[batch]`. It is what log p at the start exceeds log p at
+            the end by.
+        variance: of `integral` over its random probes, `[batch]`; 0 for an exact divergence.
+        degrees: degrees of freedom behind `variance`, `[batch]`; infinite for an exact divergence.
+        coarse_z: the end by a coarser solve, like `z`.
+        coarse_gain: how much more the integral of the coarser solve is, `[batch]`; nan without such a solve.
+        margin: what else to add in stating the solver's error, `[batch]`.
+        nfe: evaluations of the model for a sample, `[batch]`.
+    """
+
+    z: Tensor
+    integral: Tensor
+    variance: Tensor
+    degrees: Tensor
+    coarse_z: Tensor
+    coarse_gain: Tensor
+    margin: Tensor
+    nfe: Tensor
+
+
+def velocity_at(path: Flow, u: Any) -> VectorField:
+    """The flow's velocity at the time u, a function of z alone."""
+    return lambda z: path.velocity(z, u)
+
+
+def exact_divergence(path: Flow, z: Tensor, u: Any, chunk: int | None) -> tuple[Tensor, Tensor]:
+    """The velocity `[batch, ...]` and its divergence `[batch]`: in closed form if the flow has one, else exactly."""
+    known = path.divergence(z, u)
+    return divergence(velocity_at(path, u), z, chunk) if known is None else (path.velocity(z, u), known)
+
+
+def infinite_like(x: Tensor) -> Tensor:
+    """Infinity in the shape of x, for the degrees of freedom of an exact number."""
+    return torch.full_like(x, math.inf)
+
+
+def unknown_like(x: Tensor) -> Tensor:
+    """nan in the shape of x, for what was not asked for."""
+    return torch.full_like(x, math.nan)
