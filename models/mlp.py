@@ -1,7 +1,7 @@
-"""A residual multilayer perceptron for vectors, and the conditioning every network here shares.
+"""A residual multilayer perceptron for vectors, and the conditioning that all networks here share.
 
-A network stands for the raw F(x, c_noise) of a preconditioned denoiser (Karras et al. 2022, eq. 7).
-It is asked with the noise level as c_noise = ln(s)/4, s = sigma/alpha, so it knows no process.
+A network is the raw F(x, c_noise) of a preconditioned denoiser (Karras et al. 2022, eq. 7). It is given the noise level
+as c_noise = log(s)/4 with s = sigma/alpha, and so it does not depend on a process.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["MLP", "Conditioning"]
 
 
 class Conditioning(nn.Module):
-    r"""The noise level, and perhaps a class, as one vector for each sample.
+    r"""The noise level c, and a class where there are classes, as one vector for each sample:
 
-    .. math:: e = W_2 \, silu(W_1 [\cos 2 \pi f c, \sin 2 \pi f c]) + E[label]
+    .. math:: e = W_2 \, silu(W_1 [\cos 2 \pi f c, \sin 2 \pi f c]) + E[label].
 
-    The frequencies f are a fixed geometric ladder, 1/8 to 8 cycles for each unit of c, rather than
-    random ones (Song et al. 2021, appendix H.2), so that two networks of one size agree. Row
-    `classes` of E is the null class of classifier-free guidance (Ho & Salimans 2022).
+    The frequencies f are spaced geometrically from 1/8 to 8 cycles for each unit of c. They are fixed, so that two
+    networks of one size have the same ones; Song et al. (2021, appendix H.2) draw them at random. Row `classes` of E
+    is the null class of classifier-free guidance (Ho & Salimans 2022).
 
     Args:
         width: length of e.
@@ -31,7 +31,7 @@ class Conditioning(nn.Module):
         frequencies: number of frequencies f.
 
     Raises:
-        ValueError: naming the number that is too small.
+        ValueError: if a number is too small, which it names.
     """
 
     frequencies: Tensor
@@ -52,20 +52,17 @@ class Conditioning(nn.Module):
         self.label = nn.Embedding(classes + 1, width) if classes else None
 
     def forward(self, c_noise: Tensor, label: Tensor | None, batch: int) -> Tensor:
-        """Embed.
+        """The vectors e, `[batch, width]`.
 
         Args:
-            c_noise: ln(s)/4, of shape [] or [1] (shared) or [batch].
-            label: class indices, integers of shape [] or [batch], in 0..classes, where `classes`
-                itself is the null class; None means the null class for all.
+            c_noise: log(s)/4, `[]` or `[1]` for all samples, or `[batch]`.
+            label: class indices, integers from 0 to `classes`, `[]` or `[batch]`. The index `classes` is the null
+                class. None means the null class for all.
             batch: number of samples.
 
-        Returns:
-            e, of shape [batch, width].
-
         Raises:
-            ValueError: a shape that does not fit the batch; a label to an unconditional network.
-            TypeError: a label that does not hold integers.
+            ValueError: if a shape does not fit the batch, or an unconditional network is given a label.
+            TypeError: if a label does not hold integers.
         """
         if c_noise.shape not in ((), (1,), (batch,)):
             raise ValueError(f"c_noise has shape {list(c_noise.shape)}: expected [] or [{batch}], one for each sample")
@@ -85,23 +82,23 @@ class Conditioning(nn.Module):
 
 
 class MLP(nn.Module):
-    r"""F(x, c_noise) for vectors, or for any event shape, flattened.
+    r"""A network F(x, c_noise) for vectors. Samples of another shape are flattened. Each of `depth` residual blocks is
 
-    .. math:: h \leftarrow h + W_2 \, silu(W_1 [norm(h) (1 + a(e)) + b(e)])
+    .. math:: h \leftarrow h + W_2 \, silu(W_1 [norm(h) (1 + a(e)) + b(e)]).
 
-    `depth` times, between two linear maps. The affine map (a, b) of the conditioning e is the adaptive
-    layer norm of Peebles & Xie (2023). The last map starts at zero, so that the untrained denoiser
-    is the linear (Gaussian) one.
+    A linear map stands before the blocks and another after them. The maps a and b of the conditioning e are the
+    adaptive layer norm of Peebles & Xie (2023). The last map starts at zero, so that the untrained denoiser is the
+    linear (Gaussian) one.
 
     Args:
-        dim: length of a vector, or the shape of an event, e.g. `(3, 2)`.
+        dim: length of a vector, or the shape of a sample, such as `(3, 2)`.
         hidden: width of the residual stream.
         depth: number of residual blocks.
         classes: number of classes; 0 for an unconditional network.
         dropout: probability of dropping a unit inside a block, in training mode.
 
     Raises:
-        ValueError: naming the size that is too small.
+        ValueError: if a size is too small, which it names.
     """
 
     def __init__(
@@ -128,19 +125,16 @@ class MLP(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Evaluate F.
+        """F(x, c_noise), with the shape and the dtype of `x`, computed in the dtype of the weights.
 
         Args:
-            x: of shape [batch, *event].
-            c_noise: ln(s)/4, of shape [] or [batch].
-            label: class indices, of shape [] or [batch]; None, or the index `classes`, is no class.
-
-        Returns:
-            F, with the shape and dtype of x (computed in the dtype of the weights).
+            x: `[batch, *shape of a sample]`.
+            c_noise: log(s)/4, `[]` or `[batch]`.
+            label: class indices, `[]` or `[batch]`. None and the index `classes` mean no class.
 
         Raises:
-            ValueError: shapes that do not fit.
-            TypeError: a label that does not hold integers.
+            ValueError: if a shape does not fit.
+            TypeError: if a label does not hold integers.
         """
         if tuple(x.shape[1:]) != self.event or x.ndim < 2:
             raise ValueError(f"x has shape {list(x.shape)}: expected [batch, {', '.join(map(str, self.event))}]")
@@ -152,6 +146,8 @@ class MLP(nn.Module):
 
 
 class _ResidualLayer(nn.Module):
+    """One residual block of an `MLP`."""
+
     def __init__(self, hidden: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False)

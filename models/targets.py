@@ -1,4 +1,4 @@
-"""Densities to try a Markov chain on, with what is known of them."""
+"""Example densities for Markov chains, with the moments and exact draws that are known."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from torch import Tensor
 
 from backdrift.models.energy import Function, LogDensity
 from backdrift.models.mixture import GaussianMixture
-from backdrift.sde.checks import require_positive
+from backdrift.sde.checks import require_integer, require_number, require_positive
 
 
 class ExampleDensity(LogDensity):
-    """A log-density with a name, and its moments and exact draws where they are known.
+    """A log-density with a name, and with its moments and exact draws where they are known.
 
-    Tensors are float64 unless made otherwise; a chain runs in the dtype and on the device of its start.
+    Its own tensors are float64. A chain runs in the dtype and on the device of its starting points.
+
+    Args:
+        name: the name of the density.
+        function, slope: see `LogDensity`.
+        coordinates: a name for each component.
 
     Attributes:
-        name: of the density.
+        name, coordinates: the arguments.
         dim: size of a sample.
-        coordinates: a name for each component.
-        mean, sd: exact moments of each component, `[dim]`, or None; of the density at temperature 1.
+        mean, sd: exact mean and standard deviation of each component at temperature 1, `[dim]`, or None.
     """
 
     mean: Tensor | None = None
@@ -40,15 +44,20 @@ class ExampleDensity(LogDensity):
 
     @property
     def dim(self) -> int:
+        """Size of a sample."""
         return len(self.coordinates)
 
     def start(self, chains: int, seed: int = 0) -> Tensor:
-        """Places for chains to start from, `[chains, dim]`, wider than the density: here N(0, 4 I)."""
+        """Starting points of chains, `[chains, dim]`, from a density wider than this one: by default N(0, 4 I)."""
         generator = torch.Generator().manual_seed(seed)
         return 2 * torch.randn(chains, self.dim, generator=generator, dtype=torch.float64)
 
     def tempered(self, temperature: float) -> ExampleDensity:
-        """p^{1/temperature}; its moments are not known any more."""
+        """The density p^{1/temperature}. Its moments are not known.
+
+        Raises:
+            ValueError: if the temperature is not positive.
+        """
         other = copy.copy(self)
         require_positive(temperature=temperature)
         other.temperature = self.temperature * temperature
@@ -56,35 +65,38 @@ class ExampleDensity(LogDensity):
         return other
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws of the density at temperature 1, `[n, dim]`, where there is a way to make them.
+        """Exact draws of the density at temperature 1, `[n, dim]`.
 
         Raises:
-            NotImplementedError: where there is none.
+            NotImplementedError: if there is no known way to make them.
         """
         raise NotImplementedError(f"{self.name}: no exact draws are known")
 
 
 def _names(letter: str, n: int) -> tuple[str, ...]:
+    """The names x1, x2, … for a letter x."""
     return tuple(f"{letter}{i + 1}" for i in range(n))
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers in float64."""
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 class IllConditionedGaussian(ExampleDensity):
-    """N(0, diag(s^2)), s spaced geometrically from 1 to sqrt(condition).
+    """N(0, diag(s^2)), with standard deviations s spaced geometrically from 1 to sqrt(condition).
 
     Args:
         dim: dimension.
-        condition: largest over smallest variance.
+        condition: ratio of the largest variance to the smallest.
 
     Raises:
-        ValueError: naming the number that is not positive.
+        ValueError: if `dim` is not a positive integer, or `condition` is not positive.
     """
 
     def __init__(self, dim: int = 10, condition: float = 100.0) -> None:
-        require_positive(dim=dim, condition=condition)
+        require_integer("dim", dim, 1)
+        require_positive(condition=condition)
         variance = torch.logspace(0, math.log10(condition), dim, dtype=torch.float64)
         super().__init__(
             "gaussian",
@@ -100,10 +112,10 @@ class IllConditionedGaussian(ExampleDensity):
 
 
 class Mixture(ExampleDensity):
-    """Four Gaussians in the plane, of unequal weight and shape, with little mass between them.
+    """Four Gaussians in the plane, with unequal weights and shapes and little mass between them.
 
     Args:
-        distance: of the means from the origin.
+        distance: distance of the means from the origin.
 
     Raises:
         ValueError: if `distance` is not positive.
@@ -117,7 +129,7 @@ class Mixture(ExampleDensity):
         roots = torch.tensor([[[1.0, 0], [0, 1]], [[1, 0], [0.8, 0.6]], [[0.6, 0], [0, 1.4]], [[1, 0], [-0.8, 0.6]]])
         covariances = (roots @ roots.mT).to(f64)
         self.density = GaussianMixture(means, covariances, weights)
-        # By autograd: a mixture's own score wants a time, and a process.
+        # The gradient is taken by autograd, because a mixture's own score needs a time and a process.
         super().__init__("mixture", self._log_prob, None, _names("x", 2))
         self.mean = weights @ means
         second = (weights[:, None] * (covariances.diagonal(dim1=1, dim2=2) + means.square())).sum(0)
@@ -131,23 +143,22 @@ class Mixture(ExampleDensity):
 
 
 class Funnel(ExampleDensity):
-    """v ~ N(0, scale^2), x_i given v ~ N(0, e^v): Neal (2003), section 8.
+    """The funnel v ~ N(0, scale^2), x_i given v ~ N(0, e^v) of Neal (2003), section 8.
 
-    The scale of x changes by e^(2 scale) and more between the funnel's neck and mouth, which no fixed
-    step size or whitening suits. Components are v, x1, x2, ...
+    The width of x changes by e^(2 scale) and more between the narrow and the wide end of the funnel. No fixed step size
+    or whitening suits both ends. The components are v, x1, x2, …
 
     Args:
-        dim: 1 for v and the number of x.
-        scale: standard deviation of v; Neal's is 3.
+        dim: dimension, which is 1 for v plus the number of x.
+        scale: standard deviation of v. Neal's is 3.
 
     Raises:
-        ValueError: if `dim` is below 2 or `scale` is not positive.
+        ValueError: if `dim` is not an integer of at least 2, or `scale` is not positive.
     """
 
     def __init__(self, dim: int = 10, scale: float = 3.0) -> None:
-        require_positive(dim=dim, scale=scale)
-        if dim < 2:
-            raise ValueError(f"dim: expected at least 2, got {dim}")
+        require_integer("dim", dim, 2)
+        require_positive(scale=scale)
 
         def log_prob(x: Tensor) -> Tensor:
             v, rest = x[..., 0], x[..., 1:]
@@ -162,7 +173,7 @@ class Funnel(ExampleDensity):
         super().__init__("funnel", log_prob, slope, ("v", *_names("x", dim - 1)))
         self.scale = float(scale)
         self.mean = torch.zeros(dim, dtype=torch.float64)
-        # E e^v = e^(scale^2/2)
+        # The variance of x is E e^v = e^(scale^2/2).
         self.sd = torch.full((dim,), math.exp(scale**2 / 4), dtype=torch.float64)
         self.sd[0] = scale
 
@@ -173,18 +184,19 @@ class Funnel(ExampleDensity):
 
 
 class Banana(ExampleDensity):
-    """x1 ~ N(0, width^2), x2 given x1 ~ N(bend (x1^2 - width^2), 1): the twisted Gaussian of Haario et al. (1999).
+    """The twisted Gaussian x1 ~ N(0, width^2), x2 given x1 ~ N(bend (x1^2 - width^2), 1) of Haario et al. (1999).
 
     Args:
         width: standard deviation of x1.
         bend: curvature.
 
     Raises:
-        ValueError: naming the number that is not positive.
+        ValueError: if `width` is not positive, or `bend` is not a number.
     """
 
     def __init__(self, width: float = 3.0, bend: float = 0.3) -> None:
         require_positive(width=width)
+        require_number("bend", bend)
 
         def log_prob(x: Tensor) -> Tensor:
             a, b = x.unbind(-1)
@@ -206,16 +218,18 @@ class LogisticRegression(ExampleDensity):
 
         log p(w) = sum_i [y_i w . x_i - log(1 + e^(w . x_i))] - |w|^2/(2 prior_std^2).
 
-    The data are scikit-learn's Breast Cancer Wisconsin (Diagnostic) set unless given: 569 rows, 30 features,
-    standardised, and a column of ones. y = 1 means benign. 31 dimensions.
+    By default the data are scikit-learn's Breast Cancer Wisconsin (Diagnostic) set, where y = 1 means benign. It has
+    569 rows and 30 features, which are standardised. With the column of ones for the intercept this makes 31
+    dimensions.
 
     Args:
         prior_std: standard deviation of the prior.
-        features: `[rows, d]`, used as they are, and a column of ones added; with `labels`.
+        features: `[rows, d]`, given together with `labels`. They are used as they are, and a column of ones is added.
         labels: 0 or 1, `[rows]`.
 
     Raises:
-        ValueError: if only one of features and labels is given, or their shapes do not fit.
+        ValueError: if `prior_std` is not positive, only one of features and labels is given, or their shapes do not
+            fit.
     """
 
     def __init__(self, prior_std: float = 1.0, features: Tensor | None = None, labels: Tensor | None = None) -> None:
@@ -246,11 +260,12 @@ class LogisticRegression(ExampleDensity):
         self.design, self.labels = design, y
 
     def start(self, chains: int, seed: int = 0) -> Tensor:
-        """N(0, I): as wide as the default prior."""
+        """Starting points of chains from N(0, I), which is as wide as the default prior."""
         return 0.5 * super().start(chains, seed)
 
 
 def _breast_cancer() -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Standardised features, labels, and the names of the features."""
     from sklearn.datasets import load_breast_cancer
 
     data = load_breast_cancer()

@@ -1,4 +1,4 @@
-"""A U-Net for images: residual convolutions at several resolutions, with attention where asked."""
+"""A U-Net for images: residual convolutions at several resolutions, with attention where that is asked for."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ __all__ = ["UNet"]
 
 
 class UNet(nn.Module):
-    r"""F(x, c_noise) for images of any size.
+    r"""A network F(x, c_noise) for images of any size.
 
-    Ronneberger et al. (2015) with the residual, noise-conditioned blocks of Ho et al. (2020) and
-    Dhariwal & Nichol (2021), thinned out for speed: level l works on images halved l times with
-    `widths[l]` channels, and one skip joins each level going down to the same level going up.
+    Ronneberger et al. (2015) with the residual, noise-conditioned blocks of Ho et al. (2020) and Dhariwal & Nichol
+    (2021). It has fewer skip connections than theirs, for speed. Level l works on images halved l times, with
+    `widths[l]` channels. One skip connection joins each level on the way down with the same level on the way up.
 
-    Level 0 sees the image and, where `fourier` is given, the sinusoids of Kingma et al. (2021,
-    appendix C), each faded by what noise of level s leaves of it,
+    Level 0 sees the image. Where `fourier` is given, it also sees the sinusoids of Kingma et al. (2021, appendix C),
+    each multiplied by the share of it that noise of level s leaves,
 
-    .. math:: \exp(-\omega^2 s^2 / 2) [\sin \omega x, \cos \omega x], \quad \omega = 2^k \pi,
+    .. math:: \exp(-\omega^2 s^2 / 2) [\sin \omega x, \cos \omega x], \quad \omega = 2^k \pi.
 
-    which resolve the quantisation of the data: likelihood needs them, pictures do not.
+    They resolve the quantisation of the data, which likelihoods need and pictures do not.
 
-    An image whose sides cannot be halved is padded by its last row and column, and the output cropped.
+    An image whose sides cannot be halved is padded with copies of its last row and column, and the output is cropped.
 
     Args:
         channels: channels of an image.
-        widths: channels at each level, finest first.
-        blocks: residual blocks at each level, going down and again going up.
-        attention: the levels, 0 the finest, with self-attention after each block.
+        widths: channels at each level, the finest first.
+        blocks: residual blocks at each level, on the way down and again on the way up.
+        attention: the levels with self-attention after each block; level 0 is the finest.
         classes: number of classes; 0 for an unconditional network.
         dropout: probability of dropping a unit inside a block, in training mode.
         fourier: the exponents k of the sinusoids; empty for none.
-        patch: side of the square of pixels that become the channels of one position of level 0.
+        patch: side of the square of pixels that become the channels of one position at level 0.
 
     Raises:
-        ValueError: naming the size that is too small, or a level that is none.
+        ValueError: if a size is too small, which it names, or `attention` names a level that there is not.
     """
 
     def __init__(
@@ -85,19 +85,16 @@ class UNet(nn.Module):
         self.last = _zero(nn.Conv2d(widths[0], patch**2 * channels, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Evaluate F.
+        """F(x, c_noise), with the shape and the dtype of `x`, computed in the dtype of the weights.
 
         Args:
-            x: of shape [batch, channels, height, width].
-            c_noise: ln(s)/4, of shape [] or [batch].
-            label: class indices, of shape [] or [batch]; None, or the index `classes`, is no class.
-
-        Returns:
-            F, with the shape and dtype of x (computed in the dtype of the weights).
+            x: `[batch, channels, height, width]`.
+            c_noise: log(s)/4, `[]` or `[batch]`.
+            label: class indices, `[]` or `[batch]`. None and the index `classes` mean no class.
 
         Raises:
-            ValueError: shapes that do not fit.
-            TypeError: a label that does not hold integers.
+            ValueError: if a shape does not fit.
+            TypeError: if a label does not hold integers.
         """
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"x has shape {list(x.shape)}: expected [batch, {self.channels}, height, width]")
@@ -120,6 +117,7 @@ class UNet(nn.Module):
         return h[..., :height, :width].to(x.dtype)
 
     def _sinusoids(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """The image and its sinusoids, along the axis of channels."""
         features = [x]
         s = (4 * c_noise.to(x)).exp().reshape(-1, 1, 1, 1)
         for k in self.fourier:
@@ -130,7 +128,7 @@ class UNet(nn.Module):
 
 
 class _Level(nn.Module):
-    """The residual blocks of one resolution, on one way."""
+    """The residual blocks of one resolution, on the way down or on the way up."""
 
     def __init__(self, width: int, embedding: int, dropout: float, blocks: int, attends: bool) -> None:
         super().__init__()
@@ -143,6 +141,8 @@ class _Level(nn.Module):
 
 
 class _Block(nn.Module):
+    """A residual block of two convolutions, scaled and shifted by the conditioning, with attention where asked for."""
+
     def __init__(self, width: int, embedding: int, dropout: float, attends: bool) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(_groups(width), width)
@@ -162,7 +162,7 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention over the pixels, in plain matmuls: the fused kernel has no forward-mode derivative."""
+    """Self-attention over the pixels, in plain matrix products: the fused kernel has no forward-mode derivative."""
 
     def __init__(self, width: int, head: int = 32) -> None:
         super().__init__()
@@ -178,10 +178,12 @@ class _Attention(nn.Module):
 
 
 def _groups(width: int) -> int:
+    """The number of groups of a normalisation: up to 8, a divisor of the width."""
     return math.gcd(width, 8)
 
 
 def _zero(convolution: nn.Conv2d) -> nn.Conv2d:
+    """The convolution with all its weights set to 0."""
     nn.init.zeros_(convolution.weight)
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
