@@ -1,1 +1,1 @@
-"""The reverse SDE of any process, correctors, and Brownian motion."""
+"""Solvers of SDEs: the reverse SDE of any process, correctors, forward simulation, and Brownian paths."""

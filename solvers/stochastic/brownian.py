@@ -1,4 +1,4 @@
-"""One Brownian path that can be asked for anywhere, so that coarse and fine solves can share it."""
+"""Brownian paths that can be evaluated at any time, so that coarse and fine solves can share one."""
 
 from __future__ import annotations
 
@@ -16,34 +16,38 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 class BrownianPath:
-    r"""Brownian motion W on [start, end], W(start) = 0: a function of time, for every sample of a seed its own.
+    r"""A Brownian motion W on [start, end] with W(start) = 0, as a function of time. Each sample has its own path.
 
-    It is the same whichever times are asked for, in whatever order, so solves on any grids can share it. Halfway
-    in a cell [a, b] of a dyadic tree lies, by the bridge (Lévy 1948),
+    Take it to compare solves with different steps on the same path. If no path is shared, draw from `Noise`, which is
+    far cheaper. The path does not depend on which times are asked for, nor on their order. It is the virtual Brownian
+    tree of Li et al. (2020): a binary tree halves the interval `depth` times. The value in the middle of a cell [a, b]
+    follows from those at its ends by the Brownian bridge (Lévy 1948),
 
     .. math:: W\left(\frac{a + b}{2}\right) = \frac{W(a) + W(b)}{2} + \frac{\sqrt{b - a}}{2} z,
 
-    z a function of the seed, the sample, the cell and the component. A time within one of the 2^depth last cells is
-    bridged to as well: the law is exact for times of which no two share a last cell.
+    where z is a standard normal number that depends only on the seed, the sample, the cell and the component. A time
+    inside one of the 2^depth smallest cells is computed by a bridge as well. The joint law of several times is exact if
+    no two of them lie in the same smallest cell.
 
-    Only the cells that lead to the last time asked for are kept: memory is 2 `depth` states, however many
-    times there are. A time costs a draw for each cell that it does not share with the one before: about two on a
-    grid of 2^n even steps, `depth` at most. This is the virtual Brownian tree of Li et al. (2020), walked along;
-    solves that share no path draw from `Noise`, which is far cheaper.
+    The object keeps only the cells that lead to the last time asked for, so its memory is 2 `depth` states for any
+    number of times. A time costs one draw for each of its cells that the time before does not share. This is about two
+    draws on a grid of 2^n even steps, and `depth` draws at most.
 
-    The clock may be time, as `simulate` uses, or any other that rises or falls with it, such as log-SNR: the noise of
-    an SDE is a Brownian motion in each, if not the same one.
+    The variable of W can be time, as in `simulate`, or another variable that rises or falls with time, such as log-SNR.
+    The noise of an SDE is a Brownian motion in each of them, but not the same one.
 
     Args:
-        seed: a non-negative integer.
-        shape: `[batch, ...]` of W.
-        start, end: the interval, rising or falling.
-        depth: of the tree.
-        first: index of the first sample of the batch, so that a batch may be a part of a larger one.
-        dtype, device: of W; it is worked out on the host in float64.
+        seed: the seed, a non-negative integer.
+        shape: the shape of W, `[batch, ...]`.
+        start: the beginning of the interval.
+        end: the end of the interval, above or below `start`.
+        depth: the depth of the tree, 0 to 40.
+        first: the index of the first sample, if this batch is a part of a larger one.
+        dtype: the dtype of W. It is computed in float64 and then converted.
+        device: the device of W. It is computed on the CPU and then copied.
 
     Raises:
-        ValueError: naming the argument that makes no sense.
+        ValueError: if an argument has a value that is not allowed. The message names it.
     """
 
     def __init__(
@@ -68,24 +72,29 @@ class BrownianPath:
         self._keys = torch.tensor([_key(seed, first + i) for i in range(shape[0])]).unsqueeze(1)
         self._counts = _mixed(torch.arange(1, 1 + math.prod(shape[1:])) * _signed(GOLDEN))
         zero = torch.zeros(shape[0], len(self._counts), dtype=torch.float64)
-        # The cells that hold the last time, from the whole interval down: their number and W at both ends.
+        # The cells that contain the last time asked for, from the whole interval down to the smallest one: for each
+        # its number in its level, and W at both of its ends.
         self._cells = [(0, zero, math.sqrt(abs(end - start)) * self._normal(0))]
 
     def __call__(self, t: float | Tensor) -> Tensor:
-        """W at a time within the interval, `[batch, ...]`.
+        """W at a time in the interval, `[batch, ...]`.
 
         Raises:
-            ValueError: for a time outside.
+            ValueError: if the time is outside the interval.
         """
         return self._sent(self._value(float(t)))
 
     def along(self, times: Tensor | Sequence[float]) -> Callable[[], Tensor]:
-        """A source of noise for a solve on the given times: one increment after another, each divided by its
-        standard deviation. For solvers that draw once a step, from each of the times to the next.
+        """A source of noise for a solver that draws once in each step between the given times.
+
+        Each call of the source returns the next increment of W, divided by its standard deviation.
+
+        Args:
+            times: the times of the steps, `[n]`, which rise or fall throughout.
 
         Raises:
-            ValueError: if the times do not rise or fall throughout, or lie outside; by the source, if it is asked for
-                more than there are.
+            ValueError: if the times do not rise or fall throughout, or lie outside the interval. The source raises it
+                if it is called more than n - 1 times.
         """
         points = torch.as_tensor(times, dtype=torch.float64)
         steps = points.diff()
@@ -111,17 +120,17 @@ class BrownianPath:
         return value.reshape(self.shape).to(self.device, self.dtype)
 
     def _value(self, t: float) -> Tensor:
-        """W(t), `[batch, size]`, in float64 on the host."""
+        """W(t) in float64 on the CPU, `[batch, size]`."""
         share = (t - self.start) / (self.end - self.start)
         if not -1e-12 <= share <= 1 + 1e-12:
             raise ValueError(f"t: expected a time between {self.start:g} and {self.end:g}, got {t:g}")
         place = min(max(share, 0.0), 1.0) * 2**self.depth
-        if abs(place - round(place)) < 1e-6:  # at the end of a cell but for rounding
+        if abs(place - round(place)) < 1e-6:  # the end of a cell, up to rounding
             place = float(round(place))
         return self._at(place)
 
     def _at(self, place: float) -> Tensor:
-        """W at a place in units of the last cells."""
+        """W at a place in the interval, which is measured in lengths of the smallest cells."""
         if place == 2**self.depth:
             return self._cells[0][2]
         last = int(place)
@@ -143,24 +152,28 @@ class BrownianPath:
             self._cells.append((2 * cell + right, middle if right else low, high if right else middle))
 
     def _normal(self, node: int) -> Tensor:
-        """The standard normal numbers of a cell, `[batch, size]`: SplitMix64 (Steele, Lea & Flood 2014) as a function
-        of key, cell and component, and the normal quantile of its 52 leading bits."""
+        """The standard normal numbers of a cell, `[batch, size]`.
+
+        SplitMix64 (Steele, Lea & Flood 2014) maps the key of the sample, the cell and the component to 64 bits. The
+        normal quantile of the leading 52 bits is the number.
+        """
         bits = _mixed(_mixed(self._keys + _signed(node * GOLDEN)) + self._counts)
         return torch.special.ndtri(((bits >> 12 & 2**52 - 1).double() + 0.5) / 2**52)
 
 
 def _key(seed: int, index: int) -> int:
+    """The 64-bit key of a sample, a hash of the seed and the sample's index."""
     digest = hashlib.blake2b(f"{seed}/{PATH}/{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
 def _signed(value: int) -> int:
-    """A number modulo 2^64, as a signed one."""
+    """The signed 64-bit integer that is equal to a number modulo 2^64."""
     return (value + 2**63) % 2**64 - 2**63
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser, one to one on 64 bits. A shift of int64 fills in its sign, which is masked off."""
+    """The last stage of SplitMix64, a one-to-one map of 64 bits. The masks remove the sign bits that shifts copy."""
     x = (x ^ x >> 30 & 2**34 - 1) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ x >> 27 & 2**37 - 1) * _signed(0x94D049BB133111EB)
     return x ^ x >> 31 & 2**33 - 1

@@ -1,4 +1,4 @@
-"""Langevin steps at a fixed time, around any predictor."""
+"""Correctors, which take Langevin steps at a fixed time, and the solver that adds one to any predictor."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Corrector(ABC):
-    """Moves a state towards p_t without changing t.
+    """The base class of correctors: a corrector moves a state towards p_t without changing t.
 
     Args:
-        steps: how many moves after each predictor step.
+        steps: number of corrector steps after each predictor step.
 
     Raises:
         ValueError: if `steps` is below 1.
@@ -48,27 +48,41 @@ class Corrector(ABC):
 
     @abstractmethod
     def correct(self, model: Denoises, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
-        """`steps` moves at time t; `accept` draws one number a sample for those that may refuse."""
+        """Take `steps` corrector steps from the state x at time t, and return the new state.
+
+        Args:
+            model: the model.
+            x: the state, `[batch, ...]`.
+            t: the time, a 0-d tensor.
+            noise: returns standard normal noise shaped like x.
+            accept: returns one standard normal number for each sample. A corrector uses it to accept or reject a step.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class LangevinCorrector(Corrector):
-    """x' = x + delta score + sqrt(2 delta) z with Song's step size, for each sample alone:
+    """Langevin steps whose size follows from a signal-to-noise ratio, as in Song et al. (2021), for each sample alone.
+
+    The step is x' = x + delta score + sqrt(2 delta) z, with
 
         delta = 2 (alpha snr)^2 / max(|score|^2/dim, 1/R^2),    delta <= sigma^2/2,    R^2 = sigma^2 + alpha^2 d^2.
 
-    Song et al. (2021), algorithms 4 and 5. There the norms are averaged over the batch, and a sample
-    depends on its neighbours. Taken over one sample, |score| may vanish, above all in few dimensions;
-    so it counts for no less than what is expected of data of standard deviation d. The second bound
-    keeps the step stable in every direction, none of p_t being narrower than sigma. |z|^2 is replaced by
-    its expectation, since a step size that depends on z biases the step.
+    Song et al. (2021), algorithms 4 and 5. It differs from the paper in four ways:
+
+    - The paper averages the norms over the batch, so a sample depends on its neighbours. Here each sample has its own.
+    - The norm of a single score can be close to 0, most of all in few dimensions. Therefore |score|^2/dim counts as at
+      least 1/R^2, its expectation for data of standard deviation d.
+    - delta is at most sigma^2/2, which keeps the step stable: p_t is not narrower than sigma in any direction.
+    - |z|^2 is replaced by its expectation, since a step size that depends on z biases the step.
+
+    A step costs one evaluation.
 
     Args:
-        snr: Song's r, the ratio of the drift's length to the noise's.
+        snr: ratio of the drift's length to the noise's, r in the paper.
         data_std: standard deviation d of the data; the model's own by default.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if `snr` is not positive, or `steps` is below 1.
     """
 
     snr: float = 0.16
@@ -91,20 +105,22 @@ class LangevinCorrector(Corrector):
 
 @dataclass(frozen=True, kw_only=True)
 class OrnsteinUhlenbeckCorrector(Corrector):
-    """A Langevin step that is exact where the data are normal with standard deviation d:
+    """Langevin steps that are exact for normal data of standard deviation d, and stable for every step size h.
+
+    The step is
 
         x' = alpha D + rho (x - alpha D) + q z,    q^2 = R^2 (1 - kappa^2),
         kappa = rho + (1 - rho) alpha^2 d^2/R^2,    R^2 = sigma^2 + alpha^2 d^2,    rho = exp(-h).
 
-    This is x + (1 - rho) sigma^2 score + q z, the Ornstein-Uhlenbeck step of the density N(0, R^2):
-    stable for every h, where the plain step is not, and without its bias on a normal density.
+    This is x + (1 - rho) sigma^2 score + q z, the Ornstein-Uhlenbeck step of the density N(0, R^2). The plain Langevin
+    step is unstable for large h and biased on a normal density. This step is neither. It costs one evaluation.
 
     Args:
         h: step size in units of sigma^2.
         data_std: standard deviation d of the data; the model's own by default.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if `h` is not positive, or `steps` is below 1.
     """
 
     h: float = 0.1
@@ -131,26 +147,29 @@ class OrnsteinUhlenbeckCorrector(Corrector):
 
 @dataclass(frozen=True, kw_only=True)
 class MetropolisCorrector(Corrector):
-    """A Langevin step that may be refused, so that p_t stays exactly as it is (MALA, Roberts & Tweedie 1996):
+    """Langevin steps that are accepted or rejected, so that p_t stays unchanged (MALA, Roberts & Tweedie 1996).
+
+    The proposal is
 
         x' = x + delta score + sqrt(2 delta) z,    delta = h sigma^2.
 
-    The density's ratio comes from the score alone, by Simpson's rule along the line from x to x':
+    The acceptance probability needs the ratio of the densities. It is computed from the score alone, by Simpson's rule
+    along the line from x to x':
 
         log p(x') - log p(x) = (x' - x) . [s(x) + 4 s((x + x')/2) + s(x')]/6 + O(|x' - x|^5).
 
-    Two evaluations a step, and one more at the first. The step size depends on t only: one that
-    depends on x would need its own correction.
+    A step costs two evaluations, and the first one at each time costs one more. The step size depends only on t,
+    because one that depends on x would change the acceptance probability.
 
     Args:
         h: step size in units of sigma^2.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if `h` is not positive, or `steps` is below 1.
     """
 
     h: float = 0.1
-    differentiable = False  # whether a step is taken is a jump
+    differentiable = False  # a step is either accepted or rejected, which has no gradient
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,7 +184,7 @@ class MetropolisCorrector(Corrector):
             new = x + delta * s + (2 * delta).sqrt() * z
             s_new = score(new, t)
             log_ratio = dot(new - x, s + 4 * score((x + new) / 2, t) + s_new) / 6
-            back = (x - new - delta * s_new) / (2 * delta).sqrt()  # the z that would lead back
+            back = (x - new - delta * s_new) / (2 * delta).sqrt()  # the z of the proposal from x' back to x
             log_ratio = log_ratio + 0.5 * (dot(z, z) - dot(back, back))
             taken = per_sample(torch.special.log_ndtr(accept().flatten()) < log_ratio, x)
             x, s = torch.where(taken, new, x), torch.where(taken, s_new, s)
@@ -174,13 +193,13 @@ class MetropolisCorrector(Corrector):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorCorrector(Solver):
-    """Any solver on a fixed grid, with a corrector after each of its steps but the last one to the data.
+    """A solver on a fixed grid with a corrector after each of its steps, except the last one to the data.
 
     Song et al. (2021), algorithm 1.
 
     Args:
         predictor: the solver on a fixed grid.
-        corrector: what moves the state at each time.
+        corrector: the corrector that moves the state at each time.
     """
 
     predictor: TableSolver = field(default_factory=EulerMaruyama)

@@ -1,4 +1,4 @@
-"""Any SDE, step by step."""
+"""Simulate the paths of any SDE with the Euler-Maruyama method."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ def simulate(
     first: int = 0,
     path: BrownianPath | None = None,
 ) -> Tensor:
-    """Euler-Maruyama paths of any SDE, the lectures' x + h f(x) + sqrt(h) g z:
+    """Simulate paths of an SDE with the Euler-Maruyama method:
 
         x' = x + f(x, t) (t' - t) + g(x, t) sqrt(|t' - t|) z.
 
-    Maruyama (1955). Weak order 1; strong order 1/2, or 1 where g does not depend on x. Times that
-    fall run a `ReverseSDE` from noise to data.
+    With times that fall, this runs a `ReverseSDE` from noise to data. Maruyama (1955). The weak order is 1. The strong
+    order is 1/2, or 1 if g does not depend on x.
 
     Args:
-        sde: the process, forwards or reversed.
-        x0: states at `times[0]`, `[batch, ...]`.
-        times: rising or falling, `[n]`.
-        seed: path i of a seed is the same whatever the batch.
-        first: index of the first path, when the batch is a part of a larger one.
-        path: the Brownian motion w, in place of fresh noise of the seed: solves on other times can share it.
+        sde: the process, or the reverse of one.
+        x0: the states at `times[0]`, `[batch, ...]`.
+        times: the times, `[n]`, which rise or fall throughout.
+        seed: the seed. Path i of a seed is the same in a batch of any size.
+        first: the index of the first path, if this batch is a part of a larger one.
+        path: the Brownian motion w, which solves with other times can share. By default the noise is drawn with `seed`.
 
     Returns:
-        The whole path, `[n, batch, ...]`, its first entry x0.
+        The paths, `[n, batch, ...]`, starting with `x0`.
 
     Raises:
-        ValueError: if the times do not rise or fall throughout, or the path has not the shape of w.
+        ValueError: if the times do not rise or fall throughout, or if `path` does not have the shape of w.
     """
     times = torch.as_tensor(times, dtype=torch.float64)
     steps = times.diff()
@@ -55,7 +55,7 @@ def simulate(
     noise = Noise(seed, shape, first=first, dtype=x0.dtype, device=x0.device) if path is None else path.along(times)
     states = x0.new_empty(len(times), *x0.shape)
     states[0] = x = x0
-    now = times.to(x0)  # a time on the device of x, so that the loop waits for nothing
+    now = times.to(x0)  # times on the device of x, so that the loop never waits for the device
     for k, h in enumerate(steps.tolist()):
         x = x + h * sde.drift(x, now[k]) + abs(h) ** 0.5 * sde.apply_noise(x, now[k], noise())
         states[k + 1] = x

@@ -22,26 +22,28 @@ Inner = Literal["euler", "midpoint"]
 
 @dataclass(frozen=True, kw_only=True)
 class SymmetricSplitting(Solver):
-    """Reverse the part that is known exactly, half a step; the learned part, a step; the first again.
+    """A symmetric splitting of the reverse SDE of a stable linear process, such as `CriticallyDamped`.
 
-    In the time of the schedule, backwards, the reverse of dx = A x + L dw is dx = (-A x + L L^T score) + L dw.
-    With C the stationary covariance, A C + C A^T + L L^T = 0, that is the sum of
+    In the time tau of the schedule, which runs backwards, the reverse of dx = A x dtau + L dw is
+    dx = (-A x + L L^T score) dtau + L dw. With the stationary covariance C, for which A C + C A^T + L L^T = 0, it is
+    the sum of two parts:
 
-        A:  dx = C A^T C^{-1} x + L dw,    the reverse of the stationary process, solved exactly;
-        S:  dx = L L^T (score + C^{-1} x),    which vanishes where p_t is stationary already.
+        A:  dx = C A^T C^{-1} x dtau + L dw,    the reverse of the stationary process, which is solved exactly,
+        S:  dx = L L^T (score + C^{-1} x) dtau,    the learned part, which is 0 if p_t is the stationary density.
 
-    For `CriticallyDamped` this is SSCS of Dockhorn, Vahdat & Kreis (2022), who take S by
-    one Euler step: one evaluation, and the law of x is then right to order 1, as Euler is in S. A
-    midpoint step in S, two evaluations, makes the whole of order 2 (Strang 1968).
+    Each step solves part A for half a step, part S for a whole step, and part A for half a step again. For
+    `CriticallyDamped` and inner="euler" this is SSCS of Dockhorn, Vahdat & Kreis (2022). One Euler step in S costs one
+    evaluation, and the weak order is 1. One midpoint step in S costs two evaluations, and the weak order is 2 (Strang
+    1968).
 
     Args:
         steps: number of steps.
-        grid: "uniform", "quadratic", or the `steps + 1` times themselves.
-        inner: how S is solved, "euler" or "midpoint".
+        grid: the times by name, "uniform" or "quadratic", or as a list or a function. A list has `steps + 1` times.
+        inner: how the learned part S is solved, "euler" or "midpoint".
         eps: the time at which the grid ends; the process's own by default.
 
     Raises:
-        ValueError: naming the argument that makes no sense.
+        ValueError: if an argument has a value that is not allowed. The message names it.
     """
 
     stochastic = True
@@ -59,14 +61,14 @@ class SymmetricSplitting(Solver):
 
     @property
     def nfe(self) -> int:
-        """Evaluations of the score for a sample."""
+        """The number of evaluations of the score per sample."""
         return self.steps * (1 if self.inner == "euler" else 2)
 
     def with_budget(self, nfe: int, sde: SDE) -> SymmetricSplitting:
-        """This solver with as many steps as `nfe` evaluations pay for.
+        """This solver with the largest number of steps that takes at most `nfe` evaluations.
 
         Raises:
-            ValueError: if they do not pay for one step.
+            ValueError: if one step takes more than `nfe` evaluations.
         """
         cost = self.nfe // self.steps
         if nfe < cost:
@@ -81,17 +83,17 @@ class SymmetricSplitting(Solver):
             )
 
     def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
-        """The state at eps, from `x` `[batch, d, ...]` at T.
+        """Solve from the state `x` at T to eps, and return the state there, shaped like `x`.
 
         Args:
-            model: has `sde`, a `LinearSDE` with a stationary density, and `score(x, t)`, of which only
-                L L^T score is used.
-            x: the state at T.
-            noise: gives standard normal draws like `x`, two for each step.
-            on_step: called with (x, t) after each step; returns the state to go on from.
+            model: a model with `sde`, a `LinearSDE` with a stationary density, and `score(x, t)`. Only L L^T score is
+                used.
+            x: the state at T, `[batch, d, ...]`.
+            noise: returns standard normal noise shaped like `x`. It is called twice in each step.
+            on_step: called with (x, t) after each step. The solver continues from the state that it returns.
 
         Raises:
-            ValueError: if there is no noise given, or the process is not linear or not stable.
+            ValueError: if no `noise` is given, or if the process is not linear or not stable.
         """
         self.require_process(model.sde)
         sde, score, noise = cast(LinearSDE, model.sde), score_of(model), require_noise(self, noise)

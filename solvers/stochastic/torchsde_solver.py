@@ -1,4 +1,4 @@
-"""The reverse SDE by torchsde."""
+"""The reverse SDE, solved by torchsde."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ITO = ("euler", "milstein", "srk")
 
 
 class _Clocked(torch.nn.Module):
-    """A reverse SDE with the clock torchsde asks for: u rises from 0 to `steps` as t falls from T to eps.
+    """A reverse SDE in a variable u that rises, as torchsde requires: from 0 to `steps` as t falls from T to eps.
 
-    With t(u) and rate = -dt/du > 0 the drift is -rate f and the diffusion sqrt(rate) g. States and
-    Brownian motions are flattened to `[batch, channels]`.
+    With rate = -dt/du > 0 the drift in u is -rate f and the diffusion is sqrt(rate) g. States and Brownian motions are
+    flattened to `[batch, channels]`.
     """
 
     sde_type = "ito"
@@ -54,14 +54,14 @@ class _Clocked(torch.nn.Module):
         return -rate * self.reverse.drift(y.reshape(self.shape), t).reshape(y.shape)
 
     def g_prod(self, u: Tensor, y: Tensor, w: Tensor) -> Tensor:
-        """g w for the Brownian motions w: full matrices are never formed where the process has none."""
+        """g w for the Brownian motions w. A full matrix g is formed only if the process has one."""
         t, rate = self.time(u.to(y))
         x = y.reshape(self.shape)
         return rate.sqrt() * self.reverse.apply_noise(x, t, w.reshape(self.reverse.noise_shape(x))).reshape(y.shape)
 
 
 class _ClockedElementwise(_Clocked):
-    """With g itself, for diagonal and scalar noise, whose higher orders ask for it."""
+    """The same with g itself, which torchsde's methods of higher order need for diagonal and scalar noise."""
 
     def g(self, u: Tensor, y: Tensor) -> Tensor:
         t, rate = self.time(u.to(y))
@@ -71,12 +71,13 @@ class _ClockedElementwise(_Clocked):
 
 
 class _Increments:
-    """Brownian motion for a solver that asks for one interval after another, from per-sample streams.
+    """A Brownian motion for solvers that ask for one interval after another. Each sample has its own random numbers.
 
-    Gives W over [a, b] and, where asked, U = int_a^b (W_r - W_a) dr, normal with the right joint law
-    (Kloeden & Platen 1992, section 10.4). Costs one draw a step, one more for U, where torchsde's own
-    interval tree, which can be asked for any interval, costs many: over 1000 Euler steps of 64 x 2 its noise takes 11
-    times as long with the `dt` hint and 29 times without; over 100 steps of 64 x 3072, 2.0 and 2.3 times.
+    It returns the increment W over [a, b] and, if asked, U = int_a^b (W_r - W_a) dr. Both are normal with the correct
+    joint law (Kloeden & Platen 1992, section 10.4). A step costs one draw, and one more for U. torchsde's own Brownian
+    tree can return any interval, so it draws many more: its noise takes 11 times as long over 1000 Euler steps of a
+    state 64 x 2 if it is told the step size (`dt`), and 29 times without. Over 100 steps of a state 64 x 3072 it takes
+    2.0 and 2.3 times as long.
     """
 
     def __init__(self, noise: Noise, shape: tuple[int, ...]) -> None:
@@ -103,19 +104,22 @@ class _Increments:
 
 @dataclass(frozen=True, kw_only=True)
 class TorchSDE(Solver):
-    """The reverse SDE of any process by `torchsde.sdeint` (Li et al. 2020), with fixed steps.
+    """The reverse SDE of any process, solved by `torchsde.sdeint` (Li et al. 2020) with fixed steps.
+
+    Take it for processes that are not Gaussian, or for a higher strong order. The strong order is 0.5 for "euler" (1 if
+    the noise is additive), 1 for "milstein", and 1.5 for "srk" (Rößler 2010).
 
     Args:
-        method: "euler" (strong 0.5, or 1 for additive noise), "milstein" (1) or "srk" (1.5, Rößler
-            2010) in the Ito sense. Full noise that depends on the state is for "euler" alone.
+        method: method of torchsde for an Ito SDE, "euler", "milstein" or "srk". Only "euler" takes noise that is a full
+            matrix and depends on the state.
         steps: number of steps.
         stochasticity: lambda of the reverse SDE; 0 is the probability flow.
         clock: variable in which the steps are even; "log_snr" by default for Gaussian processes, "t" for others.
         eps: end time; the process's own by default.
-        denoise: end with D(x, eps) in place of x, where the process is Gaussian.
+        denoise: whether to end with D(x, eps) in place of x, if the process is Gaussian.
 
     Raises:
-        ValueError: for a Stratonovich method, or a method or clock that does not fit the process.
+        ValueError: if the method is for Stratonovich SDEs, or if the method or the clock does not fit the process.
     """
 
     method: Method = "srk"
@@ -141,9 +145,10 @@ class TorchSDE(Solver):
         clocked = self._clocked(model, x, eps)
         channels = math.prod(clocked.reverse.noise_shape(x)[1:])
         increments = _Increments(noise.sibling((x.shape[0], channels), stream=STEPS), (x.shape[0], channels))
-        # Whole numbers as times, so that steps of 1 meet them exactly.
+        # The times in u are whole numbers, so that steps of 1 meet them exactly.
         marks = torch.arange(self.steps + 1.0, dtype=torch.float64, device=x.device)
-        # Milstein's (dg/dx) g for one Brownian motion: torchsde's derivative has it transposed, its difference has not.
+        # For a single Brownian motion, torchsde computes Milstein's term (dg/dx) g with dg/dx transposed. Its version
+        # with finite differences (`grad_free`) is right.
         options = {"grad_free": True} if self.method == "milstein" and clocked.noise_type == "scalar" else {}
         for ends in [marks[[0, -1]]] if on_step is None else marks.unfold(0, 2, 1):
             y = x.flatten(1)
@@ -157,7 +162,7 @@ class TorchSDE(Solver):
         return x
 
     def _clocked(self, model: Model, x: Tensor, eps: float) -> _Clocked:
-        """The reverse SDE as torchsde takes it, in the clock that was asked for."""
+        """The reverse SDE in the form that torchsde takes, in the variable that `clock` names."""
         sde = model.sde
         clock = self.clock or ("log_snr" if sde.has_denoiser else "t")
         if clock == "log_snr" and not sde.has_denoiser:
