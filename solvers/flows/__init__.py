@@ -1,1 +1,1 @@
-"""The probability-flow ODE in coordinates fit for integration, and its adaptive solvers."""
+"""The probability-flow ODE in coordinates for integration, and adaptive solvers for it."""

@@ -1,4 +1,4 @@
-"""The probability flow with steps chosen for each sample."""
+"""An adaptive solver of the probability flow, which chooses the steps of each sample separately."""
 
 from __future__ import annotations
 
@@ -21,33 +21,35 @@ from backdrift.solvers.solver import OnStep, Solver, require_gaussian
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Solver):
-    """Dormand & Prince's embedded 5(4) pair on dz/dphi = -F in log-SNR, with a step size for each sample.
+    """An adaptive Runge-Kutta method of order 5 for the probability flow, with a separate step size for each sample.
 
-    z = x/(alpha R) and phi = atan(s/d) as in `solvers.tables.prediction`. The equation has no linear part left that an
-    exponential integrator would treat exactly, and z keeps unit scale, so that one tolerance serves the whole way. A
-    sample that has arrived leaves the batch; its answer is the same alone and in any batch. The field is never asked
-    outside [eps, T].
+    Take it to reach a given accuracy with as many evaluations as that needs. It uses the embedded 5(4) pair of Dormand
+    & Prince (1980), with the step control of Hairer, Nørsett & Wanner (1993), section II.4. It solves dz/dphi = -F in
+    steps of log-SNR, with z = x/(alpha R) and phi = atan(s/d) (see `AngleFlow`). This equation has no linear part that
+    an exponential integrator would treat exactly, and z has unit scale at all times, so one tolerance suits all times.
 
-    Steps chosen for each sample cost more calls of the network and evaluate fewer states. Of 64 samples of 32 modes at
-    tolerance 1e-5 the last arrives after 133 calls, which saw 7258 states. One step size for all takes 116 calls and
-    7424 states, and leaves the worst sample five times farther from the exact flow
-    (`benchmarks/overhead.py --peers`).
+    A sample that has reached eps leaves the batch. Its result is the same alone and in a batch of any size. The model
+    is never evaluated outside [eps, T].
 
-    Dormand & Prince (1980); step control after Hairer, Nørsett & Wanner (1993), section II.4.
+    Separate steps take more calls of the network, but evaluate fewer states. For example, 64 samples of a mixture of 32
+    modes at tolerance 1e-5 take 133 calls, with 7258 states in all. A common step size takes 116 calls and 7424 states,
+    and its worst sample is five times farther from the exact flow (`benchmarks/overhead.py --peers`).
 
     Args:
         rtol, atol: tolerances of a step's error in z, whose components are of order 1.
         eps: end time; the process's own by default.
-        denoise: end with D(x, eps) in place of x.
+        denoise: whether to end with D(x, eps) in place of x.
         data_std: standard deviation d of the data; the model's own by default, or else 1.
-        max_steps: give up on samples that need more.
-        save_at: how many states a trajectory has, or their times. `on_step` is called at the same times: so many of
-            the flow's own grid, or those given, which fall from below T. Where `on_step` returns another state than it
-            was given, the solve begins anew from that state.
+        max_steps: largest number of steps of a sample. `solve` raises `RuntimeError` if a sample needs more.
+        save_at: how many states a trajectory has, or their times. `on_step` is called at these times. With a number,
+            they are the times of the flow's own grid. A list of times must fall, starting below T. If `on_step`
+            returns a changed state, the solve starts again from that state.
 
     Raises:
-        ValueError: naming the argument that makes no sense; by `solve`, if the process is not Gaussian.
-        RuntimeError: by `solve`, if a sample does not arrive or its step underflows, naming the sample and its time.
+        ValueError: if an argument has a value that is not allowed. The message names it. `solve` raises it if the
+            process is not Gaussian.
+        RuntimeError: `solve` raises it if a sample needs more than `max_steps` steps, or if its step becomes too small.
+            The message names the sample and the time.
     """
 
     rtol: float = 1e-4
@@ -78,9 +80,13 @@ class Adaptive(Solver):
         return x
 
     def path(self, model: Model, x: Tensor) -> FlowPath:
-        """The states on the way from `x` `[batch, ...]` at T to eps: a function of time, from one solve.
+        """Solve from the state `x` `[batch, ...]` at T to eps, and return the path as a function of time.
 
-        It takes the memory of three states for each step of each sample.
+        The path needs the memory of three states for each step of each sample.
+
+        Raises:
+            ValueError: if the process is not Gaussian.
+            RuntimeError: as for `solve`.
         """
         flow = self._flow(model)
         solved = self._solved(flow, x / flow.width(flow.sde.T), flow.last, dense=True)
@@ -98,9 +104,10 @@ class Adaptive(Solver):
         return adaptive(flow, z, control, start=start, end=flow.first if end is None else end, dense=dense)
 
     def _shown(self, flow: AngleFlow, x: Tensor, on_step: OnStep) -> Tensor:
-        """The state at eps, with `on_step` called at the times that were asked for.
+        """The state at eps, with `on_step` called at the times of `save_at`.
 
-        One solve serves until a state comes back changed. From there on each interval is solved by itself.
+        A single solve gives all states as long as `on_step` returns them unchanged. After the first change, each
+        interval between the times is solved separately.
         """
         ends = [flow.last, *interior(flow, self.save_at)]
         path: FlowPath | None = self.path(flow.model, x)
@@ -120,12 +127,14 @@ class Adaptive(Solver):
 
 @dataclass(frozen=True)
 class FlowPath:
-    """x(t) of each sample of an adaptive solve, between steps to the fourth order; see `DensePath`.
+    """The path x(t) of each sample of an adaptive solve, as a function of time.
+
+    Between the ends of the steps it is interpolated to fourth order, see `DensePath`.
 
     Attributes:
-        flow: whose path it is.
-        dense: z(u) in the coordinates of the flow.
-        nfe: evaluations that each sample took, `[batch]`.
+        flow: the flow that was solved.
+        dense: the path z(u) in the coordinates of the flow.
+        nfe: the number of evaluations for each sample, `[batch]`.
     """
 
     flow: AngleFlow
@@ -133,14 +142,17 @@ class FlowPath:
     nfe: Tensor
 
     def __call__(self, t: Tensor | float | Sequence[float]) -> Tensor:
-        """The states at times t, one for all samples, `[batch, ...]`, or several, `[m]`: `[m, batch, ...]`.
+        """The states at one time, `[batch, ...]`, or at m times, `[m, batch, ...]`.
+
+        Args:
+            t: the time, or the times `[m]`.
 
         Raises:
             ValueError: if a time is outside [eps, T].
         """
         times = torch.as_tensor(t, dtype=torch.float64, device=self.dense.knots.device)
         sde, eps = self.flow.sde, self.flow.eps
-        slack = 1e-6 * sde.T  # of a time that was rounded to float32
+        slack = 1e-6 * sde.T  # for times that were rounded to float32
         if times.ndim > 1 or not bool(((times >= eps - slack) & (times <= sde.T + slack)).all()):
             raise ValueError(f"t: expected times in [eps = {eps:.6g}, T = {sde.T:g}], got {times.tolist()}")
         flat = times.reshape(-1).clamp(eps, sde.T)

@@ -1,4 +1,4 @@
-"""Dormand & Prince's embedded pair on a flow, with steps of its own for each sample, and dense output."""
+"""Dormand & Prince's embedded Runge-Kutta pair for a flow, with separate steps for each sample, and dense output."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ BUBBLE = (
     -1453857185 / 822651844,
     69997945 / 29380423,
 )
-"""Weights of the slopes in what Shampine's (1986) fourth-order interpolant adds to a cubic (`DensePath`)."""
+"""The weights d of the slopes in the term that Shampine's (1986) fourth-order interpolant adds to a cubic. See
+`DensePath`."""
 
 SHORTEST = 1e-12
-"""Of the whole way: a step below it is no step."""
+"""The smallest step, as a share of the whole interval of u. A solve fails if a sample needs a smaller one."""
 
 Rate = Callable[[Flow, Tensor, Any, Tensor], tuple[Tensor, Tensor]]
-"""(flow, z, place, which) -> the velocity `[n, ...]` and the rates `[k, n]` of k integrals along the path.
+"""A function of (flow, z, place, which) that returns the velocity `[n, ...]` and the rates `[k, n]` of k integrals.
 
-`which` are the indices of the n samples that are still under way, `flow` is theirs, and a place is what the flow's
-`velocity` takes for u."""
+The integrals are taken along the paths. `which` are the indices of the n samples that have not reached the end yet, and
+`flow` is the flow of these samples. `place` is one of `flow.places`, which `flow.velocity` takes in place of u."""
 
 
 class AdaptiveSolution(NamedTuple):
-    """Where an adaptive solve ends.
+    """The result of an adaptive solve.
 
     Attributes:
-        z: the state, `[batch, ...]`.
-        integral: of the rates, `[k, batch]`.
-        integral_error: the sum of the absolute values of the steps' embedded errors, `[k, batch]`.
-        nfe: evaluations of the field, `[batch]`.
-        path: the states on the way, if they were asked for.
+        z: the state at the end, `[batch, ...]`.
+        integral: the integrals of the rates along the paths, `[k, batch]`.
+        integral_error: the error estimates of the integrals, `[k, batch]`: the sum of the absolute values of the
+            embedded errors of all steps.
+        nfe: the number of evaluations of the velocity, `[batch]`.
+        path: the path as a function of u, if it was asked for.
     """
 
     z: Tensor
@@ -53,13 +55,14 @@ class AdaptiveSolution(NamedTuple):
 
 @dataclass(frozen=True)
 class Control:
-    """How steps are chosen.
+    """The settings of the step control.
 
     Attributes:
-        rtol, atol: tolerances of a step's error.
-        limit: give up on samples that need more steps.
-        longest: step, as a share of the whole way: where the field vanishes, the estimate of a step's error cannot see
-            what lies ahead.
+        rtol: the relative tolerance of a step's error.
+        atol: the absolute tolerance of a step's error.
+        limit: the largest number of steps of a sample.
+        longest: the longest step, as a share of the whole interval. It is needed where the velocity is 0: there the
+            estimated error is 0 too, and a longer step could miss what comes after.
     """
 
     rtol: float
@@ -79,23 +82,25 @@ def adaptive(
     integrals: int = 0,
     dense: bool = False,
 ) -> AdaptiveSolution:
-    """Dormand & Prince (1980) with a step size for each sample; a sample that has arrived leaves the batch.
+    """Solve dz/du = velocity(z, u) with the pair of Dormand & Prince (1980), with a step size for each sample.
 
-    A step is taken where two errors are below 1: the root mean square of its error over atol + rtol |z|, and the error
-    of each integral over atol for each component of z (Hairer et al. 1993, section II.4).
+    A sample that has reached the end leaves the batch. A step of a sample is accepted if two numbers are at most 1. The
+    first is the root mean square over the components of the error divided by atol + rtol |z|. The second is the error
+    of each integral divided by atol times the number of components (Hairer et al. 1993, section II.4).
 
     Args:
-        flow: dz/du = velocity(z, u).
+        flow: the flow.
         z: the states at `start`, `[batch, ...]`.
-        control: how steps are chosen.
-        start, end: the interval of u, rising or falling.
-        rate: velocity and the rates of integrals along the path; the flow's velocity alone by default.
-        integrals: how many of these there are, k.
-        dense: keep the path, at the cost of three states for each step of each sample.
+        control: the settings of the step control.
+        start: the value of u at which the solve starts.
+        end: the value of u at which it ends, above or below `start`.
+        rate: computes the velocity and the rates of integrals along the path. By default there are no integrals.
+        integrals: the number k of these integrals.
+        dense: whether to keep the path, which needs the memory of three states for each step of each sample.
 
     Raises:
-        RuntimeError: if a sample has not arrived after `control.limit` steps, or its step underflows; the message names
-            the sample and its time.
+        RuntimeError: if a sample has not reached the end after `control.limit` steps, or if its step becomes smaller
+            than `SHORTEST`. The message names the sample and the time.
     """
     solve = _Solve(flow, z, control, start, end, rate, integrals, dense)
     for n in range(control.limit):
@@ -106,14 +111,15 @@ def adaptive(
 
 
 class _Attempt(NamedTuple):
-    """One trial step of every sample under way.
+    """A trial step of each of the n samples that have not reached the end yet.
 
     Attributes:
-        step: in u, `[n]`.
-        last: whether it leads to the end, `[n]`.
-        new: the state after it, `[n, size]`.
-        worst: its error over the tolerance, `[n]`; below 1 it is taken.
-        gain, gain_off: of the integrals, and their errors, `[k, n]`.
+        step: the step in u, `[n]`.
+        last: whether the step leads to the end, `[n]`.
+        new: the state after the step, `[n, size]`.
+        worst: the error divided by the tolerance, `[n]`. The step is accepted if it is at most 1.
+        gain: the integrals over the step, `[k, n]`.
+        gain_off: the estimated errors of these integrals, `[k, n]`.
     """
 
     step: Tensor
@@ -125,9 +131,9 @@ class _Attempt(NamedTuple):
 
 
 class _Solve:
-    """An adaptive solve under way: the samples that have not arrived, and what was gathered of the others.
+    """The state of an adaptive solve: the samples that have not reached the end yet, and the results of the others.
 
-    Arguments are those of `adaptive`. States are flattened to `[n, size]`.
+    The arguments are those of `adaptive`. States are flattened to `[n, size]`.
     """
 
     def __init__(
@@ -159,7 +165,7 @@ class _Solve:
         self._resize()
 
     def _rate(self, z: Tensor, place: Any) -> tuple[Tensor, Tensor | None]:
-        """The velocity `[n, size]` of the samples under way, and the rates of their integrals."""
+        """The velocity `[n, size]` of the samples that are still solved, and the rates `[k, n]` of their integrals."""
         wide = z.reshape(-1, *self.shape)
         if self.rate is None:
             value, along = self.here.velocity(wide, place), None
@@ -168,16 +174,16 @@ class _Solve:
         return value.reshape(len(z), self.size), along
 
     def _resize(self) -> None:
-        """Room for the slopes of a step; a stage is one product of those so far with a row of the tableau."""
+        """Allocate memory for the slopes of a step, so that a stage is one product of the slopes with a row of a."""
         n = len(self.which)
         self.buffer = self.slope.new_empty(self.stages + 1, n, self.size)
         self.behind = [self.buffer[:i].flatten(1).mT for i in range(1, self.stages + 2)]
         self.alongs = self.slope.new_empty(self.stages + 1, self.k, n)
 
     def step(self, n: int) -> None:
-        """Step number n of every sample under way: tried, taken where its error allows, and the next one chosen."""
+        """Try step number n of every sample, accept it if its error is small enough, and choose the next step size."""
         tried = self._attempt()
-        # A step that leaves the numbers is a step too long.
+        # A step whose error is nan or infinite was too long, so it is rejected.
         worst = torch.nan_to_num(tried.worst.double(), nan=torch.inf, posinf=torch.inf)
         taken = worst <= 1
         arrived = taken & tried.last
@@ -192,7 +198,7 @@ class _Solve:
             self._retire(arrived, n)
 
     def _attempt(self) -> _Attempt:
-        """Every stage of a step, and its error."""
+        """Compute all stages of a step and its error."""
         buffer, behind, z = self.buffer, self.behind, self.z
         buffer[0] = self.slope
         if self.along is not None:
@@ -208,7 +214,7 @@ class _Solve:
             buffer[i + 1] = slope
             if along is not None:
                 self.alongs[i + 1] = along
-        # The last stage is at the new state itself, and opens the next step.
+        # The last stage is the slope at the new state, which is the first stage of the next step.
         self.slope = slope
         off = h * (behind[-1] @ self.errors).view_as(z)
         scale = torch.maximum(z.abs(), new.abs()).mul_(self.control.rtol).add_(self.control.atol)
@@ -221,7 +227,7 @@ class _Solve:
         return _Attempt(step, last, new, worst, gain, gain_off)
 
     def _take(self, tried: _Attempt, taken: Tensor) -> None:
-        """Move the samples whose step is taken."""
+        """Move the samples whose step is accepted."""
         first = self.buffer[0]
         if self.knots is not None:
             bubble = (self.behind[-1] @ self.bubble).view_as(self.z)
@@ -236,7 +242,7 @@ class _Solve:
             self.along = torch.where(taken, self.alongs[-1], self.alongs[0])
 
     def _retire(self, arrived: Tensor, n: int) -> None:
-        """Keep the ends of the samples that have arrived after step n, and go on with the others."""
+        """Store the results of the samples that have reached the end after step n, and continue with the others."""
         done, on = self.which[arrived], ~arrived
         self.ends[done], self.nfe[done] = self.z[arrived], 1 + self.stages * (n + 1)
         if self.knots is not None:
@@ -250,13 +256,13 @@ class _Solve:
         self._resize()
 
     def solution(self) -> AdaptiveSolution:
-        """What was gathered, once all have arrived."""
+        """The result, once all samples have reached the end."""
         path = None if self.knots is None else self.knots.joined(self.shape)
         ends = self.ends.reshape(self.batch, *self.shape)
         return AdaptiveSolution(ends, self.integral, self.integral_error, self.nfe, path)
 
     def stuck(self, lost: Tensor | slice, why: str) -> RuntimeError:
-        """The error that names the first of the samples that do not get on."""
+        """The error to raise for samples that cannot continue. It names the first of them."""
         which, u = self.which[lost], self.u[lost]
         others = f", as {len(which) - 1} others" if len(which) > 1 else ""
         return RuntimeError(
@@ -266,7 +272,7 @@ class _Solve:
 
 
 def _tableau(z: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor, Tensor]:
-    """Dormand & Prince's c `[stages, 1]` and a, b, e and the interpolant's weights, for z."""
+    """Dormand & Prince's nodes c `[stages, 1]`, rows a, weights b and e, and `BUBBLE`, on the device of z."""
     tableau = DORMAND_PRINCE
     nodes = torch.tensor(tableau.c[1:], dtype=torch.float64, device=z.device).unsqueeze(1)
     rows = [z.new_tensor(row) for row in tableau.a[1:]]
@@ -274,10 +280,10 @@ def _tableau(z: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor, Tensor]:
 
 
 class Knots:
-    """Gathers the ends of the steps of all samples, to make a `DensePath` of them.
+    """Collects the ends of the steps of all samples, from which it makes a `DensePath`.
 
     Args:
-        sign: of the steps in u.
+        sign: the sign of the steps in u.
     """
 
     def __init__(self, sign: float) -> None:
@@ -285,12 +291,13 @@ class Knots:
         self.rows: list[tuple[Tensor, ...]] = []
 
     def add(self, *row: Tensor) -> None:
-        """Samples `[n]`, u `[n]`, z, slope and bubble `[n, size]`."""
+        """Add the knots of some samples: their indices `[n]`, u `[n]`, and state, slope and bubble `[n, size]`."""
         self.rows.append(row)
 
     def joined(self, shape: torch.Size) -> DensePath:
+        """The path through all knots, for samples of a given shape."""
         which, *columns = (torch.cat(column) for column in zip(*self.rows, strict=True))
-        order = torch.argsort(which, stable=True)  # by sample, and for each in the order of its steps
+        order = torch.argsort(which, stable=True)  # by sample, and within a sample in the order of its steps
         counts = torch.bincount(which)
         u, states, slopes, bubbles = (column[order] for column in columns)
         ragged = torch.nn.utils.rnn.pad_sequence(
@@ -301,19 +308,24 @@ class Knots:
 
 @dataclass(frozen=True)
 class DensePath:
-    r"""z(u) of every sample between the ends of its steps, once differentiable and of fourth order:
+    r"""The path z(u) of every sample, interpolated between the ends of its steps (the knots).
 
-    .. math:: z(u_n + \theta h) = H(\theta) + h \theta^2 (1 - \theta)^2 \sum_i d_i v_i
+    The interpolant has order 4 and a continuous derivative:
 
-    with H the cubic that has the step's states and slopes at both ends, and d = `BUBBLE`: Shampine's
-    (1986) interpolant of Dormand & Prince's stages, as Hairer, Nørsett & Wanner (1993), section II.6, have it.
+    .. math:: z(u_n + \theta h) = H(\theta) + h \theta^2 (1 - \theta)^2 \sum_i d_i v_i,
+
+    where H is the cubic with the states and slopes at both ends of the step, v_i are the slopes of its stages, and
+    d = `BUBBLE`. It is Shampine's (1986) interpolant for the method of Dormand & Prince, in the form of Hairer, Nørsett
+    & Wanner (1993), section II.6.
 
     Attributes:
-        sign: of the steps.
-        counts: knots of each sample, `[batch]`.
-        knots: sign u of them, rising, `[batch, most]`; infinite where a sample has fewer.
-        states, slopes, bubbles: at the knots, one sample after the other, `[sum of counts, size]`.
-        shape: of a sample.
+        sign: the sign of the steps in u.
+        counts: the number of knots of each sample, `[batch]`.
+        knots: sign times u at the knots, which rise, `[batch, most]`. Rows are filled up with infinity.
+        states: the states at the knots, one sample after the other, `[sum of counts, size]`.
+        slopes: the velocities at the knots, in the same order.
+        bubbles: the sums over i in the equation for the steps that start at the knots, in the same order.
+        shape: the shape of a sample.
     """
 
     sign: float
@@ -325,7 +337,7 @@ class DensePath:
     shape: torch.Size
 
     def __call__(self, u: Tensor) -> Tensor:
-        """z at the times u `[m]` within the solve's interval, `[m, batch, ...]`."""
+        """z at the values u `[m]` in the interval of the solve, `[m, batch, ...]`."""
         places = (self.sign * u.double()).expand(len(self.counts), -1).contiguous()
         found = torch.searchsorted(self.knots, places, right=True) - 1
         found = torch.minimum(found.clamp(min=0), self.counts.unsqueeze(1) - 2)

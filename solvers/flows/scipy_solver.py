@@ -1,4 +1,4 @@
-"""The probability-flow ODE by scipy."""
+"""The probability-flow ODE, solved by scipy."""
 
 from __future__ import annotations
 
@@ -22,25 +22,30 @@ Method = Literal["RK45", "RK23", "DOP853", "LSODA", "Radau", "BDF"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScipyODE(Solver):
-    """dx/dt = f - g^2/2 score from T to eps by the integrators of `scipy.integrate`, Song et al. (2021), eq. 13.
+    """The probability flow of any process, solved by the integrators of `scipy.integrate`, one sample at a time.
 
-    For any process, also a user's own, in plain (x, t) coordinates. Each sample is solved on its own, so its steps and
-    its result do not depend on the batch. That costs one network call for each sample and stage. `Adaptive` is the fast
-    way for Gaussian processes.
+    Take it for a process that is not Gaussian, or for an implicit method. For Gaussian processes `Adaptive` is much
+    faster. It solves
+
+        dx/dt = f - g^2/2 score
+
+    from T to eps, in x and t (Song et al. 2021, eq. 13; `TimeFlow` has the equation for matrix noise). Each sample is
+    solved separately, so its steps and its result do not depend on the batch. The cost is one call of the network for
+    each stage of each sample.
 
     Args:
-        method: one of scipy's integrators.
+        method: integrator of scipy, "RK45", "RK23", "DOP853", "LSODA", "Radau" or "BDF".
         rtol, atol: relative and absolute tolerance of a step.
         eps: end time; the process's own by default.
-        denoise: end with D(x, eps) in place of x, where the process is Gaussian.
-        max_steps: give up on a sample that needs more.
-        save_at: how many states a trajectory has, or their times. `on_step` is called at the same times: so many of
-            the flow's own grid, or those given, which fall from below T. With `on_step` each interval is
-            solved by itself.
+        denoise: whether to end with D(x, eps) in place of x, if the process is Gaussian.
+        max_steps: largest number of steps of a sample. `solve` raises `RuntimeError` if a sample needs more.
+        save_at: how many states a trajectory has, or their times. `on_step` is called at these times. With a number,
+            they are the times of the flow's own grid. A list of times must fall, starting below T. With `on_step` each
+            interval between the times is solved separately.
 
     Raises:
-        ValueError: naming the argument that makes no sense.
-        RuntimeError: by `solve`, if a sample does not arrive, with its index and the time where it stopped.
+        ValueError: if an argument has a value that is not allowed. The message names it.
+        RuntimeError: `solve` raises it if a sample does not reach eps. The message names the sample and the time.
     """
 
     method: Method = "RK45"
@@ -74,7 +79,7 @@ class ScipyODE(Solver):
         return x
 
     def _solve_one(self, path: TimeFlow, x: Tensor, index: int, start: float, end: float, used: list[int]) -> Tensor:
-        """The state of sample `index` at `end`, from `x` `[1, ...]` at `start`; `used` counts the steps of each."""
+        """Solve sample `index` from `x` `[1, ...]` at `start` to `end`. `used` counts the steps of each sample."""
         import scipy.integrate  # slow to import, and only here
 
         here = path.select(torch.tensor([index], device=x.device))
@@ -99,10 +104,10 @@ class ScipyODE(Solver):
 
 
 def _on_the_host(path: TimeFlow, x: Tensor, ends: tuple[float, float]) -> Callable[[float, np.ndarray], np.ndarray]:
-    """dx/dt as scipy asks for it, of flat arrays in float64."""
+    """dx/dt in the form that scipy takes: a function of flat float64 arrays."""
 
     def velocity(t: float, y: np.ndarray) -> np.ndarray:
-        # Implicit methods may ask a rounding beyond the interval.
+        # Because of rounding, implicit methods may ask for a time just outside the interval.
         t = min(max(t, ends[0]), ends[1])
         with torch.no_grad():
             value = path.velocity(torch.from_numpy(y).to(x).reshape(x.shape), t)

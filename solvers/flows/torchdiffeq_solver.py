@@ -1,4 +1,4 @@
-"""The probability-flow ODE by torchdiffeq, where it is installed."""
+"""The probability-flow ODE, solved by torchdiffeq if it is installed."""
 
 from __future__ import annotations
 
@@ -24,30 +24,34 @@ ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
 
 @dataclass(frozen=True, kw_only=True)
 class TorchDiffEq(Solver):
-    """The probability flow from T to eps by `torchdiffeq.odeint` (Chen et al. 2018).
+    """The probability flow from T to eps, solved by `torchdiffeq.odeint` (Chen et al. 2018).
 
-    In the angle for a Gaussian process (`AngleFlow`), and in plain (x, t) for any other, by the drift of
-    `sde.reverse(score, 0)`.
-    Steps end at eps sharp (torchdiffeq by itself steps past it and interpolates), and the field is never asked
-    outside [eps, T]. All samples share their steps, whose error is judged by the sample that is worst off; so a sample
-    depends on its neighbours within the tolerance, as it does not with `Adaptive`, the same pair as "dopri5".
+    Take it to compare with torchdiffeq, or for one of its methods. A Gaussian process is solved in the angle coordinate
+    (`AngleFlow`), and any other process in x and t (`TimeFlow`). The last step ends exactly at eps, and the model is
+    never evaluated outside [eps, T]. By itself, torchdiffeq would step past eps and interpolate.
+
+    All samples of a batch share their steps, and the sample with the largest error sets the step size. So the result of
+    a sample depends on the others, within the tolerance. `Adaptive` uses the same method as "dopri5" with separate
+    steps for each sample.
 
     Args:
         method: of odeint, adaptive ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun") or on a fixed grid.
-        rtol, atol: tolerances of a step's error in the coordinates, where the method is adaptive.
+        rtol, atol: tolerances of a step's error in the coordinates, if the method is adaptive.
         steps: number of steps of a method on a fixed grid. The grid is the flow's own.
         eps: end time; the process's own by default.
-        denoise: end with D(x, eps) in place of x, where the process is Gaussian.
+        denoise: whether to end with D(x, eps) in place of x, if the process is Gaussian.
         data_std: standard deviation d of the data; the model's own by default, or else 1.
-        max_steps: give up on adaptive solves that need more.
-        save_at: how many states a trajectory of an adaptive method has, or their times. `on_step` is called at the
-            same times: so many of the flow's own grid, or those given, which fall from below T. With `on_step` each
-            interval is solved by itself. A method on a fixed grid calls it after each step.
+        max_steps: largest number of steps of an adaptive solve. `solve` raises `RuntimeError` if it needs more.
+        save_at: how many states a trajectory of an adaptive method has, or their times. `on_step` is called at these
+            times. With a number, they are the times of the flow's own grid. A list of times must fall, starting below
+            T. With `on_step` each interval between the times is solved separately. A method on a fixed grid calls
+            `on_step` after each step instead.
 
     Raises:
-        ValueError: naming the argument that makes no sense.
-        ImportError: if torchdiffeq is not installed.
-        RuntimeError: if an adaptive step underflows or there are too many; with the time.
+        ValueError: if an argument has a value that is not allowed. The message names it.
+        ImportError: `solve` raises it if torchdiffeq is not installed.
+        RuntimeError: `solve` raises it if an adaptive step becomes too small, or if there are too many steps. The
+            message names the time.
     """
 
     method: Method = "dopri5"
@@ -86,7 +90,7 @@ class TorchDiffEq(Solver):
         return x
 
     def _carried(self, path: Flow, x: Tensor, nodes: list[float]) -> Tensor:
-        """The state at the first of `nodes`, values of u that rise, from `x` at the last."""
+        """Solve from `x` at the last of `nodes`, which are rising values of u, and return the state at the first."""
         try:
             from torchdiffeq import odeint
         except ImportError as error:
@@ -94,7 +98,7 @@ class TorchDiffEq(Solver):
                 "torchdiffeq is not installed: `pip install torchdiffeq`, or use solvers.Adaptive, which is Dormand & "
                 "Prince's pair with a step for each sample"
             ) from error
-        # -u, which rises from noise to data.
+        # odeint goes forward in its time, so the time is -u, which rises from noise to data.
         clock = -torch.tensor(nodes, dtype=torch.float64, device=x.device).flip(0)
         asked = clock[0]
 
@@ -118,5 +122,5 @@ class TorchDiffEq(Solver):
 
 
 def _of_the_worst(z: Tensor) -> Tensor:
-    """The largest of the samples' root mean squares."""
+    """The largest root mean square of all samples in the batch, which sets the step size."""
     return z.flatten(1).square().mean(1).amax().sqrt()
