@@ -1,4 +1,4 @@
-"""The probability flow in coordinates fit for integration: dz/du = v(z, u), data first, noise last."""
+"""The probability flow as an ODE dz/du = v(z, u), in coordinates z and u that are chosen for integration."""
 
 from __future__ import annotations
 
@@ -29,55 +29,74 @@ in 64 dimensions, and more on a U-Net trained on digits, 48 in place of 32 for 0
 
 
 class Flow(Protocol):
-    """Coordinates (z, u) of a probability flow. u rises from the data's end `first` to the noise's `last`."""
+    """A probability flow in coordinates: a state z and a time u, which rises from the data to the noise.
+
+    Attributes:
+        first: u at the data's end.
+        last: u at the noise's end, t = T.
+        eps: t at the data's end.
+    """
 
     first: float
     last: float
     eps: float
 
     def enter(self, x: Tensor) -> tuple[Tensor, float]:
-        """z at u = first for x at t = eps, and the log|dz/dx| of one component."""
+        """z at u = first, from x at t = eps, and log|dz/dx| of one component there."""
 
     def leave(self, z: Tensor) -> tuple[Tensor, float]:
-        """x at t = T for z at u = last, and the log|dz/dx| of one component there."""
+        """x at t = T, from z at u = last, and log|dz/dx| of one component there."""
 
     def velocity(self, z: Tensor, u: Any) -> Tensor:
-        """dz/du, for z `[batch, ...]` and one u for all or one each, `[batch]`, or one of `places`."""
+        """dz/du, shaped like z.
+
+        Args:
+            z: the state, `[batch, ...]`.
+            u: the time, one number for all samples or one for each, `[batch]`. It can also be one of `places`.
+        """
 
     def divergence(self, z: Tensor, u: Any) -> Tensor | None:
-        """div of the velocity, `[batch]`, where it is known in closed form."""
+        """The divergence of the velocity, `[batch]`, or None if it has no closed form. u is as for `velocity`."""
 
     def places(self, u: Tensor, z: Tensor) -> Sequence[Any]:
-        """For each of k times, u `[k, batch]` or `[k]`, what `velocity` takes in place of it for states like z: all
-        that does not depend on the state, worked out for the k at once."""
+        """For each of k times u, what `velocity` takes in place of u.
+
+        It holds the coefficients of the velocity that depend on the time only. Computing them for all k times at once
+        saves many small operations.
+
+        Args:
+            u: the times, `[k]`, or `[k, batch]` with one time for each sample.
+            z: a state with the shape, dtype and device of those that `velocity` will be given.
+        """
 
     def time(self, u: float) -> float:
-        """t at u."""
+        """The time t of the process at u."""
 
     def at_time(self, t: float) -> float:
-        """u at t, the inverse of `time`."""
+        """The inverse of `time`: u at the time t of the process."""
 
     def scale(self, u: float) -> float:
-        """x/z at u."""
+        """The factor x/z at u."""
 
     def select(self, indices: Tensor) -> Flow:
-        """The flow of the samples at `indices` alone, for a model that holds something for each sample."""
+        """The flow of the samples at `indices` only. It differs if the model holds a value for each sample."""
 
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
-        """The steps + 1 values of u, rising, of a time grid, or of the flow's own."""
+        """The `steps` + 1 values of u on a time grid, rising. Without a grid, the flow's own is taken."""
 
     def rule(self, count: int) -> list[tuple[float, float]]:
-        """u, rising, and weight of each of the nodes of a quadrature over all u."""
+        """The nodes u, rising, and the weights of a quadrature over all u, with `count` nodes."""
 
 
 class Place(NamedTuple):
-    """What `AngleFlow.velocity` needs to know of a time, shaped to broadcast against z.
+    """The coefficients of `AngleFlow.velocity` at one time, in shapes that broadcast against z.
 
     Attributes:
-        u: the time, `[]` or `[batch]`.
-        t: the process's.
-        scale: alpha R, x = scale z.
-        keep, gain: d^2/R^2 and -1/R.
+        u: the time of the flow, `[]` or `[batch]`.
+        t: the time of the process.
+        scale: alpha R, with x = scale z.
+        keep: d^2/R^2, the coefficient of z in dz/du.
+        gain: -1/R, the coefficient of D in dz/du.
     """
 
     u: Tensor
@@ -88,24 +107,25 @@ class Place(NamedTuple):
 
 
 class AngleFlow:
-    r"""A Gaussian process's flow in the angle coordinate, with s = sigma/alpha and d the data's width:
+    r"""The probability flow of a Gaussian process in the angle coordinate. With s = sigma/alpha and the data's width d,
 
     .. math:: z = x / (\alpha R), \quad R^2 = s^2 + d^2, \quad \phi = \arctan(s/d), \quad dz/d\phi = -F(z, \phi)
 
-    where F = (D - d^2/R z) R/(s d) is the raw network of a preconditioned denoiser (Karras et al. 2022,
-    eq. 7; the angle is that of TrigFlow, Lu & Song 2024). z has unit variance at both ends, and
-    F = 0 for normal data of width d. The flow is the same for every Gaussian process.
+    where F = (D - d^2/R z) R/(s d) is the raw network of a preconditioned denoiser (Karras et al. 2022, eq. 7; the
+    angle is that of TrigFlow, Lu & Song 2024). z has unit variance at both ends, and F = 0 for normal data of width d.
+    In these coordinates the flow is the same for every Gaussian process.
 
-    Steps are taken in u = log s, half the negative log-SNR, where a feature of any scale has the same
-    width: dphi/du = s d/R^2, so that dz/du = (d^2 z - R D)/R^2.
+    Steps are taken in u = log s, which is minus half the log-SNR. In u, features of the data have the same width at all
+    scales. Since dphi/du = s d/R^2, the equation becomes dz/du = (d^2 z - R D)/R^2.
 
     Args:
-        model: has `sde`, a GaussianSDE, and `denoise(x, t)`; perhaps `posterior_variance(x, t)`, `[batch]`.
-        data_std: d; the model's own `data_std` by default, or else 1.
-        eps: the time at which the data's end is; the process's `eps` by default.
+        model: a model with `sde`, a GaussianSDE, and `denoise(x, t)`. If it has `posterior_variance(x, t)`, `[batch]`,
+            the divergence is known in closed form.
+        data_std: the width d of the data. By default it is the model's own `data_std`, or 1 without one.
+        eps: the time at the data's end. By default it is the process's own `eps`.
 
     Raises:
-        ValueError: if `data_std` is not positive, or there is no noise at eps.
+        ValueError: if `data_std` is not positive, if `eps` is not in [0, T), or if there is no noise at `eps`.
     """
 
     def __init__(self, model: Denoises, data_std: float | None = None, eps: float | None = None) -> None:
@@ -143,7 +163,7 @@ class AngleFlow:
         return torch.addcmul(at.keep * z, at.gain, self.denoise(at.scale * z, at.t))
 
     def divergence(self, z: Tensor, u: float | Tensor | Place) -> Tensor | None:
-        """dim d^2/R^2 - V/s^2, with V = tr Cov[x_0 | x_t] where the model has `posterior_variance`."""
+        """dim d^2/R^2 - V/s^2 with V = tr Cov[x_0 | x_t], or None if the model has no `posterior_variance`."""
         if self.posterior_variance is None:
             return None
         at = self._place(u, z)
@@ -170,10 +190,11 @@ class AngleFlow:
         return self.width(self.time(u))
 
     def _place(self, u: float | Tensor | Place, z: Tensor) -> Place:
+        """The coefficients at the time u, which may be one of `places` already."""
         return u if isinstance(u, Place) else self.places(torch.as_tensor(u, dtype=torch.float64).unsqueeze(0), z)[0]
 
     def gradient(self, z: Tensor, u: float, velocity: Tensor) -> Tensor:
-        """The score of z, -z - (R/s)^2 dz/du, from the velocity at u."""
+        """The score of z at u, from the velocity there: -z - (R/s)^2 dz/du."""
         return -z - (1 + self.data_std**2 * math.exp(-2 * u)) * velocity
 
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
@@ -182,7 +203,7 @@ class AngleFlow:
         return [self.first, *(-0.5 * self.sde.log_snr(times)).flip(0)[1:-1].tolist(), self.last]
 
     def rule(self, count: int) -> list[tuple[float, float]]:
-        """Gauss and Legendre's in psi = atan((s/c)^p), du = 2 / (p sin 2 psi) dpsi, with (c/d, p) = `SMOOTH`."""
+        """Gauss-Legendre quadrature in psi = atan((s/c)^p), du = 2/(p sin 2 psi) dpsi, with (c/d, p) = `SMOOTH`."""
         centre, power = self.data_std * SMOOTH[0], SMOOTH[1]
         start, stop = (math.atan((math.exp(u) / centre) ** power) for u in (self.first, self.last))
         psi, weights = gauss_legendre(count, start, stop)
@@ -190,20 +211,23 @@ class AngleFlow:
         return list(zip(u.tolist(), (2 / power * weights / (2 * psi).sin()).tolist(), strict=True))
 
     def width(self, t: float) -> float:
-        """alpha R, the standard deviation of x_t for data of width d."""
+        """alpha R, the standard deviation of x_t at time t for data of width d."""
         return math.hypot(float(self.sde.alpha(t)) * self.data_std, float(self.sde.sigma(t)))
 
 
 class TimeFlow:
-    r"""Any process's flow in its own coordinates (x, t), from a score:
+    r"""The probability flow of any process in its own coordinates, with z = x and u = t:
 
-    .. math:: dx/dt = f - (div(g g^T) + g g^T score) / 2
+    .. math:: dx/dt = f - (div(g g^T) + g g^T score) / 2.
 
     Song et al. (2021), eq. 17.
 
     Args:
-        model: has `sde`, any SDE, and `score(x, t)`.
-        eps: the time at which the data's end is; the process's own `eps` by default, or else 0.
+        model: a model with `sde`, any SDE, and `score(x, t)` or `denoise(x, t)`.
+        eps: the time at the data's end. By default it is the process's own `eps`.
+
+    Raises:
+        ValueError: if `eps` is not in [0, T).
     """
 
     def __init__(self, model: Model, eps: float | None = None) -> None:
@@ -242,13 +266,13 @@ class TimeFlow:
         return self if chosen is self.model else TimeFlow(chosen, self.eps)
 
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
-        """Even in t^(1/p), with p the `time_power` of the process. The named grids are for Gaussian processes."""
+        """Times with even steps in t^(1/p), with p the `time_power` of the process. `grid` is not used here."""
         ends = self.first ** (1 / self.power), self.last ** (1 / self.power)
         inner = torch.linspace(*ends, steps + 1, dtype=torch.float64).pow(self.power)[1:-1].tolist()
         return [self.first, *inner, self.last]
 
     def rule(self, count: int) -> list[tuple[float, float]]:
-        """Gauss and Legendre's, in t^(1/p) with p the `time_power` of the process."""
+        """Gauss-Legendre quadrature in t^(1/p), with p the `time_power` of the process."""
         ends = self.first ** (1 / self.power), self.last ** (1 / self.power)
         place, weights = gauss_legendre(count, *ends)
         widths = self.power * place ** (self.power - 1) * weights
@@ -256,18 +280,28 @@ class TimeFlow:
 
 
 def flow(model: Model, data_std: float | None = None, eps: float | None = None) -> Flow:
-    """The model's flow: in the angle coordinate for a Gaussian process, in (x, t) for any other."""
+    """The probability flow of a model: `AngleFlow` for a Gaussian process, and `TimeFlow` for any other.
+
+    Args:
+        model: a model with `sde`, and `denoise(x, t)` or `score(x, t)`.
+        data_std: the width d of the data for `AngleFlow`.
+        eps: the time at the data's end. By default it is the process's own `eps`.
+
+    Raises:
+        ValueError: as for `AngleFlow` and `TimeFlow`.
+    """
     if model.sde.has_denoiser:
         return AngleFlow(cast(Denoises, model), data_std, eps)
     return TimeFlow(model, eps)
 
 
 def interior(path: Flow, save_at: int | Sequence[float]) -> list[float]:
-    """The values of u at which a solver with steps of its own shows its state: falling, from below `last` to `first`.
+    """The values of u at which an adaptive solver calls `on_step`. They fall from below `last` to `first`.
 
     Args:
         path: the flow.
-        save_at: so many nodes of the flow's own grid, or times that fall, between T and eps.
+        save_at: the number of times, which then are those of the flow's own grid, or a list of times that fall from
+            below T to eps.
 
     Raises:
         ValueError: if the times do not fall within [eps, T).
@@ -283,7 +317,7 @@ def interior(path: Flow, save_at: int | Sequence[float]) -> list[float]:
 
 
 def require_save_at(save_at: Any) -> None:
-    """Raise `ValueError` unless `save_at` is a number of times, at least 1, or a list of them."""
+    """Raise `ValueError` unless `save_at` is an integer of at least 1 or a sequence of times."""
     counted = is_integer(save_at) and save_at >= 1
     if not counted and (isinstance(save_at, str) or not isinstance(save_at, Sequence)):
         raise ValueError(f"save_at: expected an integer of at least 1 or a list of times, got {save_at!r}")
