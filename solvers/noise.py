@@ -11,29 +11,32 @@ from torch import Tensor
 from backdrift.sde.checks import require_integer
 
 BLOCK = 512
-"""Numbers that a stream draws at once, at least: small samples are drawn for several steps ahead."""
+"""A stream draws at least this many numbers at once. Small samples are therefore drawn for several steps ahead."""
 
 PRIOR, STEPS, PROBES, ACCEPT, FORWARD, TIMES, PATH = range(7)
-"""Streams of one sample that must not touch: its starting point, its steps, probes, Metropolis choices, the noise
-and the times of its own forward process, and a path (`BrownianPath`)."""
+"""Streams of one sample that must be independent.
+
+They are for its starting point, its steps, its probes, its Metropolis tests, the noise and the times of its own forward
+process, and a Brownian path (`BrownianPath`).
+"""
 
 
 class Noise:
-    """Standard normal numbers, of which sample i of seed s has its own endless stream.
+    """Standard normal numbers. Each sample of a seed has an endless stream of its own.
 
-    A sample's numbers are the same alone and in any batch, on any device (they are drawn on the host and
-    sent) and in any dtype (they are drawn in float32). Calling it gives the next draw for every
-    sample of the batch.
+    The numbers of a sample are the same alone and in any batch. They are the same on any device, since they are drawn
+    on the host and then sent, and in any dtype, since they are drawn in float32. Calling the object gives the next draw
+    for every sample of the batch.
 
     Args:
         seed: a non-negative integer.
         shape: `[batch, ...]` of every draw.
-        first: index of the first sample of the batch, so that a batch may be a part of a larger one.
-        stream: which of a sample's streams.
+        first: index of the first sample of the batch, so that a batch can be a part of a larger one.
+        stream: one of the streams of a sample, see `PRIOR`.
         dtype, device: of the draws.
 
     Raises:
-        ValueError: if the seed or first index is negative or no integer.
+        ValueError: if `seed` or `first` is not a non-negative integer.
     """
 
     def __init__(
@@ -58,9 +61,9 @@ class Noise:
         self._used = draws
 
     def __call__(self) -> Tensor:
-        """The next draw, of the given shape."""
+        """The next draw, of the shape `self.shape`."""
         if self._used == self._block.shape[1]:
-            # A fresh block each time: the last one may still be on its way to the device.
+            # The block is a new tensor each time, since the last one may still be on its way to the device.
             self._block = torch.empty_like(self._block)
             for part, generator in zip(self._block.unbind(), self._generators, strict=True):
                 part.normal_(generator=generator)
@@ -70,15 +73,21 @@ class Noise:
         return draw.to(self.device, self.dtype, non_blocking=True)
 
     def sibling(self, shape: tuple[int, ...], stream: int) -> Noise:
-        """Another stream of the same samples, with draws of another shape."""
+        """Another stream of the same samples, with draws of the shape `shape`."""
         return Noise(self.seed, shape, first=self.first, stream=stream, dtype=self.dtype, device=self.device)
 
 
 def key(seed: int, stream: int, index: int) -> int:
-    """A generator's 32-bit seed: far apart for different seeds and streams, never equal for two samples of one."""
+    """The 32-bit seed of a generator. It is different for all samples of one seed and stream.
+
+    Args:
+        seed: of all samples.
+        stream: one of the streams of a sample.
+        index: of the sample.
+    """
     start = int.from_bytes(hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=4).digest(), "little")
     word = (start + index) % 2**32
-    # The finaliser of MurmurHash3 (Appleby 2011), one to one, so that neighbours get seeds without likeness.
+    # The finaliser of MurmurHash3 (Appleby 2011). It is one to one, and gives neighbouring samples unrelated seeds.
     word = (word ^ word >> 16) * 0x85EBCA6B % 2**32
     word = (word ^ word >> 13) * 0xC2B2AE35 % 2**32
     return word ^ word >> 16
