@@ -1,4 +1,4 @@
-"""What every solver promises, on every solver of the package, with the truth beside it."""
+"""The contract of all solvers, tested on every solver of the package against known values."""
 
 import dataclasses
 import functools
@@ -36,12 +36,12 @@ MEAN, STD = 0.3, 0.5
 
 
 def normal_data(sde: GaussianSDE, dtype: torch.dtype = torch.float64) -> GaussianMixture:
-    """N(MEAN, STD^2 I) in the plane: x_t ~ N(alpha MEAN, sigma^2 + alpha^2 STD^2)."""
+    """Data N(MEAN, STD^2 I) in the plane, for which x_t ~ N(alpha MEAN, sigma^2 + alpha^2 STD^2)."""
     return GaussianMixture(torch.full((1, 2), MEAN, dtype=dtype), STD**2, sde=sde)
 
 
 def moments(sde: GaussianSDE, t: float) -> tuple[float, float]:
-    """Mean and standard deviation of a component of x_t."""
+    """The exact mean and standard deviation of a component of x_t."""
     if t == 0:
         return MEAN, STD
     alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
@@ -49,7 +49,7 @@ def moments(sde: GaussianSDE, t: float) -> tuple[float, float]:
 
 
 def finer(solver: Any) -> Solver:
-    """The same solver with so many steps that its own error is below 2% of a width."""
+    """The same solver with enough steps that its own error is below 2% of the standard deviation."""
     if isinstance(solver, PredictorCorrector):
         corrector = solver.corrector
         if isinstance(corrector, LangevinCorrector):
@@ -63,7 +63,7 @@ def finer(solver: Any) -> Solver:
 
 
 def starts(sde: GaussianSDE, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Draws of the exact p_T."""
+    """Samples of the exact p_T."""
     mean, std = moments(sde, sde.T)
     return mean + std * torch.randn(n, 2, generator=torch.Generator().manual_seed(7), dtype=dtype)
 
@@ -73,7 +73,7 @@ def starts(sde: GaussianSDE, n: int, dtype: torch.dtype = torch.float64) -> Tens
 
 @EVERY
 def test_a_trajectory_has_each_time_once_and_the_state_of_that_time(name: str) -> None:
-    """Mean and standard deviation of the state at every time: within 5 standard errors and 3% of the exact ones."""
+    """Mean and standard deviation are within 5 standard errors and 3% of the exact ones at every time."""
     sde, n = VP(), 24 if name == "scipy" else 1500
     model, solver = normal_data(sde), finer(SOLVERS[name])
     path = sample(model, solver, x_T=starts(sde, n), seed=3, trajectory=True)
@@ -93,7 +93,7 @@ def test_a_trajectory_has_each_time_once_and_the_state_of_that_time(name: str) -
 
 @EVERY
 def test_the_trajectory_ends_at_the_sample(name: str) -> None:
-    """To rounding; within its tolerance where a solver begins anew at each time that was asked for."""
+    """They agree to rounding. A solver that starts again at each time of `save_at` agrees within its tolerance."""
     model, solver = normal_data(VP()), SOLVERS[name]
     path = sample(model, solver, (3, 2), seed=1, trajectory=True)
     tolerance = 1e-3 if name in ("scipy", "torchdiffeq") else 1e-9
@@ -119,9 +119,11 @@ def test_on_step_is_called_once_at_each_time_of_the_trajectory(name: str) -> Non
 
 @EVERY
 def test_a_solver_continues_from_what_on_step_returns(name: str) -> None:
-    """Data at a point, where the denoiser is the same everywhere. Two different starting points are set to 0 after the
-    first step. From the second step on they are equal, and without the change they are not. A multistep solver whose
-    values depend on the state remembers its first: with it, the change is seen in the second state.
+    """All data lie at one point, so the denoiser is constant.
+
+    Two different starting points are set to 0 after the first step. Then their states are equal from the second step
+    on, and without the change they are not. The values of some multistep solvers depend on the state, and they still
+    use the first one, so for them only a change of the second state is tested.
     """
     sde = VP()
     point = FunctionModel(lambda x, t: torch.full_like(x, 0.7), sde)
@@ -152,7 +154,7 @@ def test_the_last_state_that_on_step_returns_is_the_result(name: str) -> None:
 
 
 def test_a_langevin_row_of_one_s_own_keeps_its_noise() -> None:
-    """A step that passes no time (carry 1, at the time it leads to) is not taken for a corrector's."""
+    """A Langevin step leads to the same time and has carry 1. It is not mistaken for a correction."""
 
     class Shaken(DDIM):
         def rows(self, points: Points) -> Iterable[Row]:
@@ -177,7 +179,7 @@ def test_a_langevin_row_of_one_s_own_keeps_its_noise() -> None:
 
 
 def test_a_corrector_around_the_default_solver_corrects_once_at_each_time() -> None:
-    """Adams(steps=8) has seven times before its last step to the data; its own corrections are no steps."""
+    """Adams(steps=8) has seven times before its last step to the data. Its own corrections do not count as steps."""
     table = Adams(steps=8).table(VP())
     assert sum(row.ends for row in table.rows) == 8
     solver = PredictorCorrector(predictor=Adams(steps=8))
@@ -189,7 +191,7 @@ def test_a_corrector_around_the_default_solver_corrects_once_at_each_time() -> N
 
 
 class Labelled:
-    """Normal data whose mean is the sample's own label: D is known, and it is another for each sample."""
+    """Normal data whose mean is the label of the sample, so each sample has another known D."""
 
     def __init__(self, labels: Tensor, sde: GaussianSDE) -> None:
         self.labels, self.sde = labels, sde
@@ -210,12 +212,12 @@ class Labelled:
 
 @EVERY
 def test_what_a_model_holds_for_a_sample_stays_with_it(name: str) -> None:
-    """Each sample of a batch ends where it ends alone with its own label."""
+    """Each sample of a batch has the same result as alone with its own label."""
     labels = torch.tensor([-3.0, 0.5, 2.0, 8.0], dtype=torch.float64)
     model, solver = Labelled(labels, VP()), SOLVERS[name]
     x_T = torch.tensor([[0.1, 3.0], [-1.0, 0.0], [2.0, -2.0], [0.3, 0.4]], dtype=torch.float64)
     together = sample(model, solver, x_T=x_T, seed=2)
-    tolerance = 3e-3 if name == "torchdiffeq" else 1e-9  # whose samples share their steps
+    tolerance = 3e-3 if name == "torchdiffeq" else 1e-9  # its samples share their steps
     for i in range(4):
         alone = sample(model.select(torch.tensor([i])), solver, x_T=x_T[i : i + 1], seed=2, first=i)
         torch.testing.assert_close(together[i : i + 1], alone, rtol=tolerance, atol=tolerance)
@@ -223,7 +225,7 @@ def test_what_a_model_holds_for_a_sample_stays_with_it(name: str) -> None:
 
 @EVERY
 def test_the_state_keeps_its_dtype(name: str) -> None:
-    """In float32 the same end as in float64, to rounding."""
+    """The result in float32 is that in float64, to rounding."""
     x_T, solver = starts(VP(), 3), SOLVERS[name]
     double = sample(normal_data(VP()), solver, x_T=x_T, seed=2)
     single = sample(normal_data(VP(), torch.float32), solver, x_T=x_T.float(), seed=2)
@@ -253,7 +255,7 @@ def test_a_denoiser_of_another_shape_is_named(name: str, wrong: str) -> None:
 
     message = rf"^model: expected a tensor like x, \[3, 2\] of torch.float32, but Model.denoise\(x, t\) returned {said}"
     x_T = torch.ones(3, 2)
-    if name == "scipy":  # which asks about one sample at a time
+    if name == "scipy":  # it evaluates one sample at a time
         message = message.replace(r"\[3, ", r"\[1, ")
     with pytest.raises(TypeError, match=message):
         sample(Model(), SOLVERS[name], x_T=x_T)
@@ -261,7 +263,7 @@ def test_a_denoiser_of_another_shape_is_named(name: str, wrong: str) -> None:
 
 @EVERY
 def test_a_process_that_is_not_gaussian_is_solved_or_refused(name: str) -> None:
-    """The log-normal process ends at its data's mean and deviation of log x, or the message names what to take."""
+    """log x has the mean and standard deviation of the data, or the error names a solver to take instead."""
     solver, model, n = SOLVERS[name], LogNormalModel(), 20 if name == "scipy" else 1000
     mean, variance = model.sde.moments(1.0)
     z = torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -306,7 +308,7 @@ def test_a_class_is_no_model() -> None:
 
 @EVERY
 def test_gradients_flow_on_request_or_are_refused(name: str) -> None:
-    """One step is a linear map of x_T on normal data: its derivative is the difference of two solves."""
+    """On normal data one step is a linear map of x_T, so its derivative is the difference of two solves."""
     solver, model = SOLVERS[name], normal_data(VP())
     x_T = starts(VP(), 3)
     if not solver.differentiable:
@@ -325,7 +327,7 @@ def test_gradients_flow_on_request_or_are_refused(name: str) -> None:
 
 
 def test_a_differentiable_solve_reaches_parameters_and_runs_the_network_again() -> None:
-    """d/dw of DDIM on D = w: every sample ends at w exactly, so the derivative is 1. Two calls for each evaluation."""
+    """For D = w every sample of DDIM is exactly w, so the derivative is 1. Each evaluation calls the network twice."""
     calls = 0
 
     class Constant(torch.nn.Module):
@@ -348,7 +350,7 @@ def test_a_differentiable_solve_reaches_parameters_and_runs_the_network_again() 
 
 
 def test_a_module_is_found_wherever_a_function_keeps_it() -> None:
-    """A float64 network inside a function model gives float64 samples, near those of the network itself."""
+    """A float64 network inside a function model gives float64 samples, close to those of the network itself."""
     net = torch.nn.Linear(2, 2).double()
     holder = type("Holder", (), {"__call__": lambda self, x, t: self.net(x)})()
     holder.net = net

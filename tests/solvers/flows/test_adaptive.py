@@ -1,4 +1,4 @@
-"""The adaptive solver: near the exact flow as its tolerance asks, between its steps too, each sample on its own."""
+"""The adaptive solver is within its tolerance of the exact flow, also between its steps, for each sample alone."""
 
 import math
 from typing import Any
@@ -43,7 +43,7 @@ def width(sde: GaussianSDE, t: float, std: float = 0.5) -> float:
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 def test_error_falls_with_the_tolerance(sde: GaussianSDE) -> None:
-    """Against the quantile map of two modes, exact on the line: error within 100 tolerances."""
+    """The error against the exact quantile map of two modes in one dimension is below 100 tolerances."""
     modes, x = TwoModes(sde), starts(sde)
     exact = modes.flow(x, sde.T, sde.eps)
     for tolerance in (1e-4, 1e-6, 1e-8):
@@ -53,7 +53,7 @@ def test_error_falls_with_the_tolerance(sde: GaussianSDE) -> None:
 
 @pytest.mark.parametrize("sde", [*PROCESSES, SubVP(), Brownian(), OrnsteinUhlenbeck(std=2.0)], ids=repr)
 def test_normal_data_of_the_stated_width_need_no_small_step(sde: GaussianSDE) -> None:
-    """F vanishes: the flow of N(0, d^2) is z = const, exact whatever the tolerance, in any shape and dtype."""
+    """For N(0, d^2) F is 0 and z constant, so the solve is exact for any tolerance, shape and dtype."""
 
     def denoise(x: Tensor, t: Any) -> Tensor:
         alpha, sigma = sde.alpha(as_time(t, x)), sde.sigma(as_time(t, x))
@@ -72,7 +72,7 @@ def test_normal_data_of_the_stated_width_need_no_small_step(sde: GaussianSDE) ->
 
 @pytest.mark.parametrize("denoise", [False, True])
 def test_a_trajectory_follows_the_exact_flow(denoise: bool) -> None:
-    """Normal data: x_t is x_T times the ratio of their widths, at every time of the trajectory."""
+    """For normal data x_t is x_T times the ratio of the standard deviations, at every time of the trajectory."""
     sde = VP()
     model, solver = normal_data(sde), Adaptive(rtol=1e-8, atol=1e-8, data_std=1.0, denoise=denoise)
     x = starts(sde).expand(-1, 3)
@@ -88,7 +88,7 @@ def test_a_trajectory_follows_the_exact_flow(denoise: bool) -> None:
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 def test_states_between_steps_are_as_good_as_those_at_their_ends(sde: GaussianSDE) -> None:
-    """At 40 times even in log-SNR that are nobody's steps, against the quantile map: within 100 tolerances of z."""
+    """At 40 times between the steps, the error of z against the exact quantile map is below 100 tolerances."""
     modes, x = TwoModes(sde), starts(sde, 9)
     log_snr = torch.linspace(-2 * math.log(10), float(sde.log_snr(sde.eps)), 42, dtype=torch.float64)[1:-1]
     times = sde.t_from_log_snr(log_snr)
@@ -100,7 +100,7 @@ def test_states_between_steps_are_as_good_as_those_at_their_ends(sde: GaussianSD
 
 
 class Swinging:
-    """dz/du = z cos u from 0 to `last`: z = z_0 exp(sin u)."""
+    """The flow dz/du = z cos u from 0 to `last`, whose solution is z = z_0 exp(sin u)."""
 
     first, eps = 0.0, 0.0
 
@@ -125,8 +125,11 @@ class Swinging:
 
 @pytest.mark.parametrize("back", [False, True])
 def test_the_interpolant_is_of_order_four(back: bool) -> None:
-    """Over the first step, which is a fiftieth of the way whatever the field: on one half as long its error falls by
-    2^5, and stays above that of the step's end, which is of an order more."""
+    """If the first step is half as long, its interpolation error falls by 2^5.
+
+    The first step is a fiftieth of the interval for every field. The error inside the step stays above that at its end,
+    which is of one order more.
+    """
     z, between = torch.tensor([[0.1], [0.3], [0.7]], dtype=torch.float64), []
     for last in (4 * math.pi, 2 * math.pi):
         flow: Any = Swinging(last)
@@ -143,7 +146,7 @@ def test_the_interpolant_is_of_order_four(back: bool) -> None:
 
 
 def test_the_interpolant_is_scipys() -> None:
-    """One step of random slopes: scipy's polynomial z + h K^T P (s, s^2, s^3, s^4) for the same pair."""
+    """For random slopes it is scipy's polynomial z + h K^T P (s, s^2, s^3, s^4) for the same pair."""
     g = torch.Generator().manual_seed(0)
     z, slopes = torch.randn(5, dtype=torch.float64, generator=g), torch.randn(7, 5, dtype=torch.float64, generator=g)
     h = 0.7
@@ -166,7 +169,7 @@ def test_the_interpolant_is_scipys() -> None:
 
 
 def test_the_path_is_that_of_the_solve() -> None:
-    """From x at T to what `solve` gives at eps, for images too, in whatever order times come."""
+    """The path goes from x at T to the result of `solve` at eps, for images too, and for times in any order."""
     model = GaussianMixture(torch.randn(4, 12, generator=torch.Generator().manual_seed(2)).double(), 0.05, sde=VP())
     shaped = FunctionModel(lambda x, t: model.denoise(x.flatten(1), t).reshape(x.shape), VP())
     x = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -202,7 +205,7 @@ def test_alone_as_in_a_batch() -> None:
 
 
 def test_samples_that_have_arrived_leave_the_batch() -> None:
-    """The network is asked about as many states as there are samples on the way: the sum is that of `nfe`."""
+    """The network evaluates only the samples that have not arrived, so the number of states is the sum of `nfe`."""
     model, asked = GaussianMixture(torch.tensor([[1.0, -1.0], [-1.0, 0.5]]).double(), 1e-4, sde=VP()), []
 
     def denoise(x: Tensor, t: Any) -> Tensor:
@@ -218,7 +221,7 @@ def test_samples_that_have_arrived_leave_the_batch() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 def test_never_asks_outside_the_interval(sde: GaussianSDE, dtype: torch.dtype) -> None:
-    """Nor where an error is met on the way: a field that jumps close to the end, with steps that fail there."""
+    """This holds for rejected steps as well: one of the fields jumps close to the end, where steps fail."""
     asked = []
 
     def denoise(x: Tensor, t: Any) -> Tensor:
@@ -238,7 +241,10 @@ def test_never_asks_outside_the_interval(sde: GaussianSDE, dtype: torch.dtype) -
 
 
 def test_operations_of_a_step_and_its_one_wait() -> None:
-    """Two tolerances: what the steps between them cost. One transfer to the host a step, and few operations a stage."""
+    """A step makes one transfer to the CPU, and a stage few operations.
+
+    The difference between two tolerances gives the cost of the steps between them.
+    """
     model = GaussianMixture(torch.tensor([[1.0, -1.0, 0.5]]), 0.1, sde=VP())
     x, counted = torch.ones(1, 3), []
     gain = torch.tensor(0.3)
@@ -256,11 +262,11 @@ def test_operations_of_a_step_and_its_one_wait() -> None:
     stages, operations, waits = (fine - loose for loose, fine in zip(*counted, strict=True))
     assert stages >= 30
     assert operations / stages < 26
-    assert waits <= 2 * stages / 6  # the two flags of a step, brought over together
+    assert waits <= 2 * stages / 6  # the two flags of a step are copied together
 
 
 def test_gradients_pass_through() -> None:
-    """dx_eps/dx_T of normal data is the ratio of widths."""
+    """For normal data dx_eps/dx_T is the ratio of the standard deviations."""
     sde = VP()
     x = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64, requires_grad=True)
     ends = Adaptive(denoise=False, data_std=1.0, rtol=1e-7, atol=1e-7).solve(normal_data(sde), x)
@@ -273,7 +279,7 @@ def test_gradients_pass_through() -> None:
 
 
 def test_an_underflowing_step_is_named() -> None:
-    """A sample whose network gives nan below sigma/alpha = 0.1 is named with the time at which it got stuck."""
+    """If the network returns nan for a sample below sigma/alpha = 0.1, the error names the sample and the time."""
     sde = VP()
 
     def broken(x: Tensor, t: Any) -> Tensor:

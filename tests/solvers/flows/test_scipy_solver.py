@@ -1,4 +1,4 @@
-"""The probability flow by scipy, against flows known exactly."""
+"""The probability flow solved by scipy, against exactly known flows."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ def gaussian(sde: GaussianSDE) -> GaussianMixture:
 
 
 def exact(sde: GaussianSDE, x: Tensor, t: float) -> Tensor:
-    """x_t = m_t + sqrt(V_t/V_T) (x_T - m_T)."""
+    """The exact flow of normal data, x_t = m_t + sqrt(V_t/V_T) (x_T - m_T)."""
     (mean_T, var_T), (mean, variance) = (
         (sde.alpha(s) * MEAN, (sde.alpha(s) * STD).square() + sde.sigma(s).square()) for s in (sde.T, t)
     )
@@ -62,7 +62,7 @@ def test_flow_of_two_modes_converges_with_the_tolerance() -> None:
 
 
 def test_flow_of_a_process_that_is_not_gaussian() -> None:
-    """State-dependent noise, by the quantile map of the logarithm."""
+    """A process with state-dependent noise, against the exact quantile map of the logarithm."""
     model = LogNormalModel()
     (mean_T, var_T), (mean, variance) = model.sde.moments(1.0), model.sde.moments(0.0)
     y_T = mean_T + math.sqrt(var_T) * torch.tensor([[-1.5, 0.3], [0.0, 2.0]], dtype=torch.float64)
@@ -113,7 +113,7 @@ def test_any_shape_and_float32(shape: tuple[int, ...]) -> None:
 
 
 def test_gives_up_where_told_to() -> None:
-    """A score that is rough everywhere needs ever smaller steps. The limit ends the solve, with the sample and time."""
+    """A rough score needs smaller and smaller steps. The limit ends the solve, and the error names sample and time."""
     rough = FunctionModel(lambda x, t: torch.sin(1e6 * x) - x, VP(), predicts="score")
     stuck = r"sample 0 is stuck at t = [0-9.e-]+: it has not arrived after max_steps=50 steps"
     with pytest.raises(RuntimeError, match=stuck):

@@ -1,4 +1,4 @@
-"""The probability flow by torchdiffeq, against flows known exactly; never outside the interval; its errors."""
+"""The probability flow solved by torchdiffeq, against exactly known flows, and its errors."""
 
 import math
 import sys
@@ -44,7 +44,7 @@ def test_order_on_the_fixed_grid(method: Any, order: int) -> None:
 
 @pytest.mark.parametrize("method", ["dopri5", "bosh3"])
 def test_a_process_that_is_not_gaussian(method: Any) -> None:
-    """In plain (x, t): y keeps its place in its normal law."""
+    """The flow in x and t keeps the quantiles of the normal y."""
     sde, model = LogNormal(), LogNormalModel()
     (mean_T, var_T), (mean, variance) = sde.moments(1.0), sde.moments(0.0)
     z = torch.linspace(-2, 2, 9, dtype=torch.float64).unsqueeze(1)
@@ -72,7 +72,7 @@ def test_never_leaves_the_interval(method: Any, dtype: torch.dtype) -> None:
 
 
 def test_a_step_ends_at_eps() -> None:
-    """A denoiser with a cliff at eps is not felt: no step passes over the end to come back by interpolation."""
+    """A denoiser that jumps below eps has no effect, since no step passes eps and comes back by interpolation."""
     sde = VP()
     modes, x = TwoModes(sde), torch.linspace(-2, 2, 5, dtype=torch.float64).unsqueeze(1)
     solver = TorchDiffEq(rtol=1e-3, atol=1e-3, denoise=False, data_std=1.0)

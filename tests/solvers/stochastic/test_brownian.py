@@ -1,4 +1,4 @@
-"""One Brownian path for all grids: its law, the same wherever it is asked for, strong orders measured through it."""
+"""Brownian paths: their law, their values on different grids, and strong orders measured with them."""
 
 import math
 from collections.abc import Callable
@@ -24,8 +24,9 @@ def path(seed: int = 0, shape: tuple[int, ...] = (4000, 1), **options: Any) -> B
 
 @pytest.mark.parametrize(("start", "end", "depth"), [(0.0, 1.0, 24), (3.0, -1.0, 24), (0.0, 1.0, 3)])
 def test_covariance(start: float, end: float, depth: int) -> None:
-    """E[W(s) W(t)] = min(|s - start|, |t - start|), within 4.5 standard errors; in a shallow tree too, if no two
-    times are in one of its eight last cells."""
+    """E[W(s) W(t)] = min(|s - start|, |t - start|), within 4.5 standard errors.
+
+    This holds in a shallow tree too, if no two times are in the same one of its eight smallest cells."""
     shares = torch.tensor([0.07, 0.125, 0.31, 0.5, 0.55, 0.7, 0.99, 1.0], dtype=torch.float64)
     w = path(1, start=start, end=end, depth=depth)
     values = torch.stack([w(start + (end - start) * float(share)) for share in shares]).squeeze(-1)
@@ -37,8 +38,10 @@ def test_covariance(start: float, end: float, depth: int) -> None:
 
 
 def test_increments_are_independent_standard_normal_numbers() -> None:
-    """Over 300 uneven steps of 50 samples of 3 components: Kolmogorov-Smirnov, moments and neighbours' correlation in
-    time, sample, component, seed and size, within 4.5 standard errors."""
+    """The increments over 300 uneven steps, of 50 samples with 3 components, are independent and normal.
+
+    The tests are Kolmogorov-Smirnov's, moments, and correlations between neighbours in time, sample, component, seed
+    and size, each within 4.5 standard errors."""
     times = torch.linspace(0, 1, 301, dtype=torch.float64) ** 1.5
     draw, other = (path(seed, (50, 3)).along(times) for seed in (5, 6))
     z = torch.stack([draw() for _ in range(300)])
@@ -58,7 +61,7 @@ def test_increments_are_independent_standard_normal_numbers() -> None:
 
 
 def test_refinement_adds_up() -> None:
-    """What the fine steps within a coarse one add up to is the coarse one's, on nested and on other grids."""
+    """The sum of the fine increments within a coarse step is the coarse increment, on nested and on other grids."""
     w = path(2, (5, 2, 3))
     fine = torch.linspace(0.1, 1, 97, dtype=torch.float64)
     coarse = torch.cat([fine[:1], fine[5::7]])
@@ -101,7 +104,7 @@ def test_memory_is_that_of_the_way_down() -> None:
 
 
 def test_strong_order_of_euler_maruyama_for_multiplicative_noise() -> None:
-    """Mean distance to geometric Brownian motion on the same path: order 1/2."""
+    """The mean distance to the exact geometric Brownian motion on the same path has order 1/2."""
     sde, n, counts, errors = GeometricBrownian(nu=0.8), 2000, (16, 64, 256), []
     w = path(7, (n, 1))
     x0 = torch.ones(n, 1, dtype=torch.float64)
@@ -116,7 +119,7 @@ def test_strong_order_of_euler_maruyama_for_multiplicative_noise() -> None:
     "solver", [EulerMaruyama(), Ancestral(), StochasticAdams(order=2)], ids=["Euler-Maruyama", "ancestral", "2M"]
 )
 def test_strong_order_of_samplers(solver: TableSolver) -> None:
-    """Additive noise: order 1 for one draw a step, against a solve 8 times finer on the same path in log-SNR."""
+    """With additive noise and one draw in each step the order is 1, against an 8 times finer solve on the same path."""
     sde, counts, ends = VP(), (16, 128, 1024), []
     modes = TwoModes(sde)
     grid = log_snr_times(sde, counts[-1], (2.0, 0.2))
@@ -131,7 +134,7 @@ def test_strong_order_of_samplers(solver: TableSolver) -> None:
 
 
 def test_samplers_and_simulation_meet_on_one_path() -> None:
-    """The sampler's table and `simulate` of the reverse SDE are the same recursion, on the same path in time."""
+    """On the same path, the table of the sampler and `simulate` of the reverse SDE give the same states."""
     sde = VP()
     model = GaussianMixture(torch.tensor([[1.0, -1.0], [-1.0, 0.5]]).double(), 0.1, sde=sde)
     times = log_snr_times(sde, 50, (2.0, 0.2))

@@ -1,4 +1,4 @@
-"""Corrector steps: what they leave invariant, their step sizes, and predictors with them."""
+"""Correctors: the densities that they leave unchanged, their step sizes, and predictors with correctors."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ def mixture(sde: GaussianSDE) -> GaussianMixture:
 
 
 def noised(model: GaussianMixture, n: int, t: Tensor, seed: int) -> Tensor:
-    """Exact draws of p_t."""
+    """Exact samples of p_t."""
     generator = torch.Generator().manual_seed(seed)
     x0 = model.sample(n, generator)
     return model.sde.perturb(x0, t, torch.randn(x0.shape, generator=generator, dtype=x0.dtype))
@@ -49,7 +49,7 @@ def features(x: Tensor) -> Tensor:
 
 
 def largest_z(x: Tensor, model: GaussianMixture, t: Tensor) -> float:
-    """The largest difference of a moment of x from one of many exact draws of p_t, in standard errors."""
+    """The largest difference between the moments of x and those of many exact samples of p_t, in standard errors."""
     got, expected = features(x), features(noised(model, 200_000, t, seed=99))
     error = expected.std(1) * math.sqrt(1 / x.shape[0] + 1 / 200_000)
     return float(((got.mean(1) - expected.mean(1)) / error).abs().max())
@@ -58,13 +58,13 @@ def largest_z(x: Tensor, model: GaussianMixture, t: Tensor) -> float:
 @pytest.mark.parametrize("sde", [VP(), VE(), Rectified()], ids=repr)
 @pytest.mark.parametrize(("ratio", "h"), [(0.3, 5.0), (1.5, 0.8)])
 def test_metropolis_leaves_the_density_as_it_is(sde: GaussianSDE, ratio: float, h: float) -> None:
-    """30 large steps from exact draws of p_t stay within 4.5 standard errors; the same unadjusted step does not."""
+    """30 large steps keep the moments of exact samples within 4.5 standard errors. Unadjusted steps do not."""
     model, n = mixture(sde), 4000
     t = sde.t_from_log_snr(torch.tensor(-2 * math.log(ratio), dtype=torch.float64))
     x = noised(model, n, t, seed=1)
     moved = MetropolisCorrector(h=h, steps=30).correct(model, x, t, *noises(n))
     assert largest_z(moved, model, t) < 4.5
-    assert float((moved - x).norm(dim=1).mean()) > 0.5 * float(x.std())  # and it did move
+    assert float((moved - x).norm(dim=1).mean()) > 0.5 * float(x.std())  # the samples have moved
     unadjusted, noise = x, noises(n)[0]
     delta = h * sde.sigma(t).square()
     for _ in range(30):
@@ -73,7 +73,7 @@ def test_metropolis_leaves_the_density_as_it_is(sde: GaussianSDE, ratio: float, 
 
 
 def test_metropolis_finds_the_density() -> None:
-    """From far too wide a start."""
+    """It reaches p_t from a starting density that is much too wide."""
     model, n = mixture(VP()), 3000
     t = torch.tensor(0.4, dtype=torch.float64)
     x = 3 * torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_metropolis_finds_the_density() -> None:
 
 
 def test_metropolis_refuses_by_the_density() -> None:
-    """The share of refusals is 1 - E min(1, ratio) with the exact log-densities, for the very same proposals."""
+    """The share of rejected steps is 1 - E min(1, ratio), with the exact log-densities and the same proposals."""
     model, n, h = mixture(VP()), 4000, 1.5
     t = torch.tensor(0.3, dtype=torch.float64)
     x = noised(model, n, t, seed=2)
@@ -101,7 +101,7 @@ def test_metropolis_refuses_by_the_density() -> None:
 @pytest.mark.parametrize("h", [0.05, 0.5, 3.0])
 @pytest.mark.parametrize("sde", [VP(), VE(), Rectified()], ids=repr)
 def test_ornstein_uhlenbeck_step_is_exact_for_normal_data(sde: GaussianSDE, h: float) -> None:
-    """Var x' = Var x = R^2 for any step, from the coefficients of x and z; and the step is stable for any h."""
+    """Var x' = Var x = R^2 for every h, from the coefficients of x and z, and the step is stable for every h."""
     d = 0.6
     model = GaussianMixture(torch.zeros(1, 1).double(), d**2, sde=sde)
     corrector = OrnsteinUhlenbeckCorrector(h=h)
@@ -116,7 +116,7 @@ def test_ornstein_uhlenbeck_step_is_exact_for_normal_data(sde: GaussianSDE, h: f
 
 
 def test_ornstein_uhlenbeck_step_is_langevins_for_small_h() -> None:
-    """x' - x = h sigma^2 score + sqrt(2 h) sigma z, to first order in h (and half of it)."""
+    """x' - x = h sigma^2 score + sqrt(2 h) sigma z to first order in h, for h and for half of it."""
     model, t, h = mixture(VP()), torch.tensor(0.3, dtype=torch.float64), 1e-5
     x, z = noised(model, 5, t, seed=4), torch.randn(5, 2, generator=torch.Generator().manual_seed(1)).double()
     zero = torch.zeros_like(z)
@@ -128,12 +128,12 @@ def test_ornstein_uhlenbeck_step_is_langevins_for_small_h() -> None:
 
 
 def test_langevins_step_size() -> None:
-    """delta = 2 (alpha snr)^2/(|score|^2/dim), for each sample by its own score, within its two bounds."""
+    """delta = 2 (alpha snr)^2/(|score|^2/dim) with the score of each sample, within its two bounds."""
     sde = VP()
     model, t = mixture(sde), torch.tensor(0.4, dtype=torch.float64)
     alpha, variance, d = sde.alpha(t), sde.sigma(t).square(), model.data_std
     x = noised(model, 50, t, seed=5)
-    x[0] *= 20  # a score so large that the first rule holds
+    x[0] *= 20  # for this sample |score|^2/dim is larger than 1/R^2
     zero = torch.zeros_like(x)
     for snr in (0.16, 5.0):
         moved = LangevinCorrector(snr=snr).correct(model, x, t, lambda: zero, lambda: zero)  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def test_langevins_step_size() -> None:
 
 
 def test_langevin_survives_a_score_that_vanishes() -> None:
-    """At the mode of one Gaussian the score is 0, and Song's step size infinite."""
+    """At the mode of a Gaussian the score is 0, where the step size of Song et al. is infinite."""
     model = GaussianMixture(torch.zeros(1, 2).double(), 1.0, sde=VP())
     moved = LangevinCorrector(steps=3).correct(
         model, torch.zeros(4, 2).double(), torch.tensor(0.5).double(), *noises(4)
@@ -158,7 +158,7 @@ def test_langevin_survives_a_score_that_vanishes() -> None:
 
 @pytest.mark.parametrize("corrector", CORRECTORS, ids=lambda c: type(c).__name__)
 def test_correction_mends_a_coarse_predictor(corrector: object) -> None:
-    """DDIM(eta=1) in 12 steps makes normal data too narrow; with correction it is nearer."""
+    """DDIM(eta=1) with 12 steps gives a too small variance for normal data, and a corrector brings it nearer."""
     model, n = GaussianMixture(torch.zeros(1, 2).double(), 0.36, sde=VP()), 2000
     predictor = DDIM(steps=12, eta=1.0)
     plain = float(sample(model, predictor, (n, 2), seed=1).var()) / 0.36
@@ -172,7 +172,7 @@ def test_correction_mends_a_coarse_predictor(corrector: object) -> None:
 
 @pytest.mark.parametrize("final", ["denoise", "stop"])
 def test_corrected_at_every_time_but_the_datas(final: str) -> None:
-    """The corrector acts at every time of the grid after T that still has noise in it."""
+    """The corrector acts at every time of the grid after T, except at the data."""
     times: list[float] = []
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ def test_corrected_at_every_time_but_the_datas(final: str) -> None:
 @pytest.mark.parametrize("corrector", CORRECTORS, ids=lambda c: type(c).__name__)
 @pytest.mark.parametrize("predictor", [EulerMaruyama(steps=8), DDIM(steps=8)], ids=lambda p: type(p).__name__)
 def test_a_sample_does_not_know_its_neighbours(corrector: object, predictor: object) -> None:
-    """Song's batch-mean step sizes would fail this."""
+    """Step sizes from batch means, as in the paper, would fail this."""
     solver: Solver = PredictorCorrector(predictor=predictor, corrector=dataclasses.replace(corrector, steps=2))  # type: ignore[arg-type,type-var]
     model = mixture(VP())
     batch = sample(model, solver, (64, 2), seed=5)
@@ -200,7 +200,7 @@ def test_a_sample_does_not_know_its_neighbours(corrector: object, predictor: obj
 @pytest.mark.parametrize("shape", [(3, 1, 4, 4), (3, 5), (3, 2, 3, 7)])
 @pytest.mark.parametrize("corrector", CORRECTORS, ids=lambda c: type(c).__name__)
 def test_any_shape(corrector: object, shape: tuple[int, ...]) -> None:
-    """Normal data of that shape come out with their variance, to a factor."""
+    """For normal data of this shape, the samples have the right variance up to a factor."""
     model = GaussianMixture(torch.zeros(1, *shape[1:]), 1.0, sde=VP())
     x = sample(model, PredictorCorrector(corrector=corrector), (200, *shape[1:]), seed=0)  # type: ignore[arg-type]
     assert x.shape == (200, *shape[1:])

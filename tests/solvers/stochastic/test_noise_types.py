@@ -1,4 +1,4 @@
-"""State-dependent noise of every type on states of more than one axis: closed forms, forwards and in reverse."""
+"""State-dependent noise of every type on states with several axes, forwards and in reverse, against closed forms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MU, START, SPREAD = 0.3, 0.2, 0.09
 
 
 def loadings(kind: str) -> Tensor:
-    """S `[4, m]` of dx = mu x dt + x (S dw): which of m Brownian motions moves which component, how much."""
+    """S `[4, m]` of dx = mu x dt + x (S dw), which says how much each of m Brownian motions moves each component."""
     if kind == "diagonal":
         return 0.5 * torch.eye(4, dtype=torch.float64)
     if kind == "scalar":
@@ -48,19 +48,19 @@ class Geometric(SDE):
         return x * (self.loading.diagonal() if self.noise_type == "diagonal" else self.loading[:, 0]).reshape(SHAPE)
 
     def log_moments(self, t: Time) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of log x_t, `[4]` and `[4, 4]`."""
+        """The mean `[4]` and covariance `[4, 4]` of log x_t."""
         t = float(t)
         return START + self.log_drift * t, SPREAD * torch.eye(4) + self.covariance_rate * t
 
     def score(self, x: Tensor, t: Time) -> Tensor:
-        """x = e^y of a normal y: d log p/dx_i = -(1 + (V^{-1} (y - m))_i)/x_i."""
+        """The score of x = e^y with a normal y, d log p/dx_i = -(1 + (V^{-1} (y - m))_i)/x_i."""
         mean, covariance = self.log_moments(t)
         pull = torch.linalg.solve(covariance, (x.flatten(1).log() - mean).mT).mT
         return -((1 + pull).reshape(x.shape)) / x
 
 
 class Scored:
-    """A process and its score, as a model."""
+    """A model that consists of a process and its score."""
 
     def __init__(self, sde: SDE, score: Callable[[Tensor, Time], Tensor]) -> None:
         self.sde, self.score = sde, score
@@ -76,7 +76,7 @@ def draw(sde: Geometric, t: float, n: int, seed: int) -> Tensor:
 
 
 def close(x: Tensor, mean: Tensor, covariance: Tensor, bias: float) -> None:
-    """Mean and covariance within four standard errors, and a discretisation's bias."""
+    """Check the mean and covariance within four standard errors plus the bias of the discretisation."""
     y = x.flatten(1)
     n, scale = len(y), covariance.diagonal().sqrt()
     assert float(((y.mean(0) - mean) / scale).abs().max()) < 4 / math.sqrt(n) + bias
@@ -88,7 +88,7 @@ def close(x: Tensor, mean: Tensor, covariance: Tensor, bias: float) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_paths_follow_their_own_brownian_motion(kind: str) -> None:
-    """Strong order 1/2: the mean distance to the closed form on the noise that `simulate` draws."""
+    """The mean distance to the closed form, on the noise that `simulate` draws, has strong order 1/2."""
     sde, n, errors, counts = Geometric(kind), 1000, [], (16, 256)
     x0 = torch.ones(n, *SHAPE, dtype=torch.float64)
     for steps in counts:
@@ -104,7 +104,7 @@ def test_paths_follow_their_own_brownian_motion(kind: str) -> None:
 @pytest.mark.parametrize("stochasticity", [0.0, 1.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_reverse_recovers_the_start(kind: str, stochasticity: float) -> None:
-    """With the divergence of g g^T, from exact draws at T; without it log x_0 would be off by about |S_i|^2."""
+    """From exact samples at T. Without the divergence of g g^T, log x_0 would be wrong by about |S_i|^2."""
     sde, n = Geometric(kind), 2000
     x = simulate(sde.reverse(sde.score, stochasticity), draw(sde, 1.0, n, 2), torch.linspace(1, 0, 101), seed=3)[-1]
     close(x.log(), *sde.log_moments(0.0), bias=0.02)
@@ -123,7 +123,7 @@ def test_torchsde_recovers_the_start(kind: str, method: str) -> None:
 
 
 def test_the_probability_flow_is_the_map_between_normal_densities() -> None:
-    """One source of noise: y = log x moves along S alone, by the closed form of normal densities for each sample."""
+    """With a single Brownian motion y = log x moves only along S, by the closed form for normal densities."""
     sde = Geometric("scalar")
     x = draw(sde, 1.0, 3, 5)
     found = sample(Scored(sde, sde.score), ScipyODE(rtol=1e-9, atol=1e-9), x_T=x).log().flatten(1)
@@ -137,7 +137,7 @@ def test_the_probability_flow_is_the_map_between_normal_densities() -> None:
 
 
 class Turning(SDE):
-    """dx = -x/2 dt + R x dw, R a quarter turn: x_t is x_0 turned by w_t, so |x| stays. Its own reverse for round p."""
+    """dx = -x/2 dt + R x dw with R a quarter turn: x_t is x_0 turned by w_t. It is its own reverse for isotropic p."""
 
     T, noise_type = 1.0, "scalar"
 
@@ -150,7 +150,7 @@ class Turning(SDE):
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 0.5), ("milstein", 1.0), ("srk", 1.5)])
 def test_strong_order_where_the_noise_turns(method: str, order: float) -> None:
-    """dg/dx is not symmetric here: its transpose in Milstein's term would leave order 1/2."""
+    """Here dg/dx is not symmetric. With its transpose in Milstein's term the order would be only 1/2."""
     model, errors, counts = Scored(Turning(), lambda x, t: torch.zeros_like(x)), [], (80, 320)
     angle = torch.linspace(0, 6, 600, dtype=torch.float64)
     x_T = torch.stack([angle.cos(), angle.sin()], -1).unsqueeze(1)
@@ -162,7 +162,7 @@ def test_strong_order_where_the_noise_turns(method: str, order: float) -> None:
 
 @pytest.mark.parametrize("run", ["simulate", "torchsde"])
 def test_every_copy_of_a_matrix_process_has_its_own_noise(run: str) -> None:
-    """Critically damped diffusion of pictures of normal pixels: moments of (x, v), and no correlation of pixels."""
+    """Critically damped diffusion of images of normal pixels gives the moments of (x, v), and uncorrelated pixels."""
     sde, n, d2 = CriticallyDamped(), 4000, 0.25
     start = torch.tensor([[d2, 0.0], [0.0, 0.0]], dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""Forward simulation: the recursion itself, noise types, convergence, and paths that know no neighbours."""
+"""Forward simulation: the recursion, noise types, convergence, and independence of the batch."""
 
 import math
 
@@ -12,7 +12,7 @@ from backdrift.solvers import Noise, simulate
 
 
 class Common(SDE):
-    """Scalar noise: every component is kicked by the same Brownian motion, with its own strength."""
+    """Scalar noise: the same Brownian motion moves every component, each with its own strength."""
 
     T, noise_type, state_dependent = 1.0, "scalar", False
 
@@ -24,7 +24,7 @@ class Common(SDE):
 
 
 class Mixed(SDE):
-    """General noise: two Brownian motions drive three components."""
+    """General noise: two Brownian motions move three components."""
 
     T, noise_type, state_dependent = 1.0, "general", False
     matrix = torch.tensor([[1.0, 0.0], [0.5, 2.0], [-1.0, 1.0]])
@@ -37,7 +37,7 @@ class Mixed(SDE):
 
 
 def test_the_lectures_recursion() -> None:
-    """x + h f(x) + sqrt(h) g z, written out, with the whole path returned."""
+    """The path agrees with x + h f(x) + sqrt(h) g z, written out."""
     sde, times = VP(), torch.tensor([0.1, 0.15, 0.4, 1.0], dtype=torch.float64)
     x0 = torch.tensor([[1.0, 2.0], [-1.0, 0.0]], dtype=torch.float64)
     path = simulate(sde, x0, times, seed=3)
@@ -51,7 +51,7 @@ def test_the_lectures_recursion() -> None:
 
 
 def test_brownian_motion_has_independent_increments() -> None:
-    """Covariance of B_s and B_t is min(s, t), within 4.5 standard errors."""
+    """The covariance of B_s and B_t is min(s, t), within 4.5 standard errors."""
     n = 5000
     times = torch.tensor([0.0, 0.5, 2.0, 3.0])
     path = simulate(Brownian(T=3.0), torch.zeros(n, 1, dtype=torch.float64), times, seed=1)[1:, :, 0]
@@ -68,13 +68,13 @@ def test_stationary_density_stays() -> None:
 
 
 def brownian_end(seed: int, n: int, steps: int) -> Tensor:
-    """W_T of the paths that `simulate` draws."""
+    """The value W_T of the Brownian motions that `simulate` draws."""
     noise = Noise(seed, (n, 1), dtype=torch.float64)
     return sum((noise() for _ in range(steps)), torch.zeros(n, 1).double()) / math.sqrt(steps)
 
 
 def test_strong_order_is_one_half_for_state_dependent_noise() -> None:
-    """Mean distance to geometric Brownian motion on the path's own W_T."""
+    """The mean distance to the exact geometric Brownian motion with the same W_T has order 1/2."""
     sde, n, errors, counts = GeometricBrownian(nu=0.8), 2000, [], (16, 64, 256)
     x0 = torch.ones(n, 1, dtype=torch.float64)
     for steps in counts:
@@ -114,7 +114,7 @@ def test_a_path_does_not_know_its_neighbours(sde: SDE) -> None:
 @pytest.mark.parametrize("shape", [(5, 1, 4, 4), (5, 2, 3, 7), (5, 6)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_any_shape_and_dtype(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Each component of an image is a path of its own: the moments of all of them together."""
+    """Each component of an image is a separate path, so the moments can be taken over all of them."""
     path = simulate(VP(), torch.zeros(400, *shape[1:], dtype=dtype), torch.linspace(0, 1, 101), seed=0)
     assert path.shape == (101, 400, *shape[1:])
     assert path.dtype == dtype

@@ -1,4 +1,4 @@
-"""The splitting sampler's law, propagated exactly, against the process's own; and its likelihood."""
+"""The law of the splitting sampler, computed exactly, against that of the process, and its likelihood."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ def cld(variance: float = 0.25) -> GaussianState:
 
 
 def law(solver: SymmetricSplitting, model: GaussianState) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of the solver's end, exactly: everything is affine in x_T and in each draw,
-    so a batch in which every sample has one of them alone, and one has none, gives the whole map."""
+    """The exact mean and covariance of the samples.
+
+    The result is an affine map of x_T and of all the noises. In the batch each sample has only one of them, and one
+    sample has none, so the results give the whole map."""
     d, draws = model.sde.dim, 2 * solver.steps
     x = torch.zeros(1 + d + draws * d, d, dtype=torch.float64)
     mean, covariance = model.moments(model.sde.T)
@@ -71,7 +73,7 @@ def errors(model: GaussianState, inner: str, steps: tuple[int, ...], eps: float 
 
 @pytest.mark.parametrize(("inner", "order"), [("euler", 1.0), ("midpoint", 2.0)])
 def test_weak_order(inner: str, order: float) -> None:
-    """Both moments, exactly: one Euler step within S leaves order 1, a midpoint step makes it 2."""
+    """Both moments have order 1 with one Euler step in S, and order 2 with a midpoint step."""
     found = errors(cld(), inner, (40, 80, 160))
     slopes = [math.log2(a / b) for a, b in itertools.pairwise(found)]
     assert abs(slopes[-1] - order) < 0.15, (slopes, found)
@@ -79,7 +81,7 @@ def test_weak_order(inner: str, order: float) -> None:
 
 
 def test_it_is_exact_where_the_density_is_stationary() -> None:
-    """Then S vanishes and A is solved exactly, in a single step of any size."""
+    """In this case part S is 0 and part A is exact, so a single step of any size is exact."""
     sde = LinearSDE([[-1.0, 2.0], [-0.5, -3.0]], [[1.0, 0.0], [0.4, 0.7]], schedule=VP())
     model = GaussianState(sde, torch.zeros(2, dtype=torch.float64), sde.stationary_covariance)
     mean, covariance = law(SymmetricSplitting(steps=1), model)
@@ -107,11 +109,11 @@ def test_samples_have_the_data_s_moments_and_do_not_know_their_batch() -> None:
 
 
 def test_likelihood_by_the_probability_flow() -> None:
-    """log p_eps of the state (x, v), by the flow in (x, t): the normal density's, to the solver's error."""
+    """log p_eps of the state (x, v) by the flow in x and t is that of the normal density, up to the solver's error."""
     model = cld()
 
     class Terminal:
-        """p_T itself, so that nothing but the solver errs: the prior is off by what is left of x_0."""
+        """The exact p_T in place of the prior, which still depends on x_0. So only the solver has an error."""
 
         def log_prob(self, x: Tensor) -> Tensor:
             return model.log_prob(x, model.sde.T)

@@ -1,4 +1,4 @@
-"""The reverse SDE by torchsde, against densities known exactly."""
+"""The reverse SDE solved by torchsde, against exactly known densities."""
 
 import math
 
@@ -26,7 +26,7 @@ def moments(sde: GaussianSDE, t: float) -> tuple[float, float]:
 
 
 def close(x: Tensor, mean: float, variance: float, bias: float = 0.0) -> None:
-    """Mean and variance within 4.5 standard errors, and the given bias of a discretisation."""
+    """Check the mean and variance within 4.5 standard errors plus a given bias of the discretisation."""
     n = x.numel()
     assert float(x.mean()) == pytest.approx(mean, abs=(4.5 / math.sqrt(n) + bias) * math.sqrt(variance))
     assert float(x.var() / variance) == pytest.approx(1, abs=4.5 * math.sqrt(2 / n) + bias)
@@ -49,7 +49,7 @@ def test_reverse_of_a_gaussian(sde: GaussianSDE, stochasticity: float) -> None:
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("srk", 3)])
 def test_probability_flow_converges(method: str, order: int) -> None:
-    """stochasticity 0 on the exact map; the deterministic part of Rößler's SRI2, torchsde's srk, is of order 3."""
+    """With stochasticity 0, against the exact map. The deterministic part of srk (Rößler's SRI2) has order 3."""
     sde, errors = VP(), []
     (mean_T, var_T), (mean, variance) = moments(sde, 1.0), moments(sde, 0.05)
     x_T = torch.tensor([[-1.0], [0.5], [2.0]], dtype=torch.float64)
@@ -62,7 +62,7 @@ def test_probability_flow_converges(method: str, order: int) -> None:
 
 @pytest.mark.parametrize("method", ["milstein", "srk"])
 def test_a_process_that_is_not_gaussian(method: str) -> None:
-    """State-dependent noise, run back from exact draws of p_T to log-normal data."""
+    """A process with state-dependent noise, run back from exact samples of p_T to log-normal data."""
     model, n = LogNormalModel(), 2000
     mean, variance = model.sde.moments(1.0)
     y_T = mean + math.sqrt(variance) * torch.randn(
@@ -84,7 +84,7 @@ def test_clocks_agree() -> None:
 
 
 def test_increments_have_the_law_of_brownian_motion() -> None:
-    """W ~ N(0, h), U = int W dr: Var U = h^3/3, Cov(W, U) = h^2/2; asked twice they are the same."""
+    """W ~ N(0, h) and U = int W dr have Var U = h^3/3 and Cov(W, U) = h^2/2. A second call returns the same."""
     n, h = 20000, 0.5
     increments = _Increments(Noise(0, (n, 1), dtype=torch.float64), (n, 1))
     w, u = increments(1.0, 1.0 + h, return_U=True)
@@ -110,7 +110,7 @@ def test_a_sample_does_not_know_its_neighbours(method: str) -> None:
 @pytest.mark.parametrize("shape", [(200, 1, 3, 3), (200, 5), (200, 2, 3, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_any_shape_and_dtype(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """The variance of normal data of that shape."""
+    """The samples have the variance of normal data of this shape."""
     model = GaussianMixture(torch.zeros(1, *shape[1:], dtype=dtype), STD**2, sde=VP())
     x = sample(model, TorchSDE(steps=30), shape, seed=1)
     assert (x.shape, x.dtype) == (shape, dtype)

@@ -1,4 +1,4 @@
-"""A tuned grid is closer to the exact flow than the grid it began with, on samples it has not seen."""
+"""A fitted solver is closer to the exact flow than the one it started from, on samples that it was not fitted on."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def modes(sde) -> GaussianMixture:
 
 
 def test_tuning_brings_held_out_samples_closer_by_half() -> None:
-    """A factor of 1.5 at least, the least that the package claims of it."""
+    """The factor is at least 1.5, which is what the package claims."""
     tuned = tune(modes(VE()), nfe=6, shape=(2,), reference_steps=96)
     assert tuned.after < tuned.before / 1.5
     assert tuned.solver.table(VE()).nfe == 6
@@ -38,7 +38,7 @@ def test_tuning_brings_held_out_samples_closer_by_half() -> None:
     "solver", [Adams(steps=5), DPMSolverPP2M(steps=5), Heun(steps=3), RungeKutta(steps=2)], ids=str
 )
 def test_every_table_is_a_non_stationary_one(solver: TableSolver) -> None:
-    """The same samples to rounding, by the numbers of the table alone, and in another process too."""
+    """The coefficients of the table alone give the same samples to rounding, and with another process too."""
     model = modes(VP())
     table = solver.for_model(model).table(model.sde).numbers()
     points = Points(model.sde, torch.tensor([row.at for row in table.rows if row.at is not None], dtype=torch.float64))
@@ -65,7 +65,7 @@ def test_non_stationary_numbers_must_fit() -> None:
 
 
 def test_samples_move_along_with_the_data() -> None:
-    """carry + sum of weights stays 1 in every step of a fit that begins so: data moved by m give samples moved by m."""
+    """The fit keeps carry + sum of weights = 1 in every step, so a shift of the data by m shifts the samples by m."""
     model = modes(VE())
     tuned = tune(model, Adams(), 5, shape=(2,), weights=True, batch=32, iterations=20, reference_steps=48)
     assert isinstance(tuned.solver, NonStationary)
@@ -82,7 +82,7 @@ def test_tuning_a_given_solver_keeps_it() -> None:
 
 
 def test_gradient_through_the_table_is_that_of_its_numbers() -> None:
-    """d(end)/d(time) by autograd and by finite differences of `execute`."""
+    """d(end)/d(time) by autograd agrees with finite differences of `execute`."""
     sde, model = VP(), modes(VP())
     solver = Adams(order=3, predict="velocity", steps=6, final="half_step").for_model(model)
     times = solver.times(sde).requires_grad_()
