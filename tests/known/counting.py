@@ -1,4 +1,4 @@
-"""How many operations torch dispatches."""
+"""Count the operations that torch dispatches."""
 
 from collections import Counter
 from typing import Any

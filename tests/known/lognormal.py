@@ -1,4 +1,4 @@
-"""Processes that are not Gaussian, with everything known: x = exp(y) of a y that is."""
+"""Processes that are not Gaussian, with known densities: x = exp(y) with a Gaussian y."""
 
 import math
 
@@ -37,7 +37,7 @@ class LogNormal(SDE):
         return self.s * x
 
     def moments(self, t: Time) -> tuple[float, float]:
-        """Of y_t."""
+        """The mean and variance of y_t."""
         decay = math.exp(-float(t))
         return decay * self.m, decay**2 * self.v + 0.5 * self.s**2 * (1 - decay**2)
 

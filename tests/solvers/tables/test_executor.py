@@ -1,4 +1,4 @@
-"""The loop that runs any table: right, and costing what it says, by counting operations rather than time."""
+"""The loop that runs any table gives the right states, at the stated cost in operations and memory."""
 
 import dataclasses
 import weakref
@@ -31,7 +31,7 @@ from backdrift.solvers import (
 )
 
 SOLVERS = {name: entry.solver for name, entry in CATALOGUE.items()}
-SOLVERS["adams"] = Adams(order=4, corrector=4)  # which by itself takes more values where there are more steps
+SOLVERS["adams"] = Adams(order=4, corrector=4)  # by default it uses more values with more steps
 
 
 def double(x: Tensor, t: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def double(x: Tensor, t: Tensor) -> Tensor:
 
 
 def test_hand_written_loop() -> None:
-    """A table of every feature, row by row with plain arithmetic."""
+    """A table with every feature agrees with plain arithmetic, row by row."""
     table = Table(
         (
             Row(0.8, 0.5, (2.0,), at=1.0),
@@ -77,7 +77,7 @@ def test_hand_written_loop() -> None:
 
 
 def test_nothing_of_the_callers_is_written_to() -> None:
-    """Neither the start, nor what a model returns, nor the noise: a model may return its input or a constant."""
+    """The loop does not write to the start, to the values of the model, which may be its input, or to the noise."""
     constant = torch.ones(3, 2, dtype=torch.float64)
     for solver in SOLVERS.values():
         for model in (lambda x, t: x, lambda x, t: constant):
@@ -102,7 +102,7 @@ def test_what_on_step_returns_is_gone_on_from() -> None:
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_operations_per_step_do_not_grow(name: str) -> None:
-    """A step from 110 to 1000 costs as many operations as one from 20 to 110, and brings no number to the host."""
+    """Steps 110 to 1000 cost as many operations each as steps 20 to 110, and copy no number to the CPU."""
     sde, solver = VP(), SOLVERS[name].for_model(type("Wide", (), {"data_std": 0.5}))
 
     def operations(steps: int) -> tuple[Counter[str], int]:
@@ -114,7 +114,7 @@ def test_operations_per_step_do_not_grow(name: str) -> None:
     (few, short), (more, middle), (most, long) = (operations(n) for n in (20, 110, 1000))
     host = {"_local_scalar_dense", "item", "is_nonzero", "equal", "_to_copy"}
     assert not host & set(most - few)
-    # By rows: Restart repeats a share of the steps, and churn leaves out the noise of some.
+    # Operations are counted per row, since Restart repeats some steps and churn adds noise only in some.
     rate, early = (most.total() - more.total()) / (long - middle), (more.total() - few.total()) / (middle - short)
     varying = {"restart", "edm_churn"}
     assert rate == pytest.approx(early, rel=0.1 if name in varying else 1e-12)
@@ -123,21 +123,21 @@ def test_operations_per_step_do_not_grow(name: str) -> None:
 @pytest.mark.parametrize(
     ("solver", "operations"),
     [
-        (Euler(), 3),  # model, carry x, + w D
+        (Euler(), 3),  # the model, carry x, and + w D
         (DDIM(), 3),
-        (EulerMaruyama(), 5),  # and the draw, + q z
+        (EulerMaruyama(), 5),  # the same, the draw, and + q z
         (DPMSolverPP2M(), 4),
         (Adams(order=3, predict="denoised"), 5),
-        (Adams(order=3, predict="noise"), 6),  # and slope x
-        (Adams(order=4, corrector=4), 8),  # a corrected step and the next are one combination, of five values
-        (UniPC(), 6),  # of four, denoised
-        (Heun(), 7),  # two evaluations, and three and two combinations
+        (Adams(order=3, predict="noise"), 6),  # the same with slope x
+        (Adams(order=4, corrector=4), 8),  # a correction and the next step are one combination of five values
+        (UniPC(), 6),  # the same, of four values, in denoised prediction
+        (Heun(), 7),  # two evaluations, and combinations of three and of two terms
         (RungeKutta(order=4, predict="denoised"), 4 + 2 + 3 + 3 + 5),
     ],
     ids=str,
 )
 def test_operations_of_a_step(solver: TableSolver, operations: int) -> None:
-    """One network call and one fused operation for each term: nothing else, in the middle of a run."""
+    """A step in the middle of a run makes one network call and one fused operation for each term, and nothing else."""
 
     def total(steps: int) -> int:
         table = dataclasses.replace(solver, steps=steps).table(VP()).numbers()
@@ -151,7 +151,7 @@ def test_operations_of_a_step(solver: TableSolver, operations: int) -> None:
 
 @pytest.mark.parametrize("name", ["adams", "adams_velocity_4", "unipc", "sa_solver", "rk4"])
 def test_steps_are_the_same_where_somebody_looks_on(name: str) -> None:
-    """Unseen, a correction and the step after it are one combination; seen, two."""
+    """Without `on_step` a correction and the step after it are one linear combination, and with it they are two."""
     solver = dataclasses.replace(SOLVERS[name], steps=9)
     model = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]).double(), 0.1, sde=VP())
     seen: list[Tensor] = []
@@ -168,7 +168,7 @@ def test_steps_are_the_same_where_somebody_looks_on(name: str) -> None:
 
 
 def test_a_mean_of_two_is_one_operation() -> None:
-    """Where carry + weight = 1, as for DDIM under VE, a step is the model and one `lerp`."""
+    """If carry + weight = 1, as for DDIM under VE, a step is one call of the model and one `lerp`."""
     table = DDIM(steps=40).table(VE())
     with Counting() as counting:
         execute(table, double, torch.zeros(2, 3))
@@ -186,7 +186,7 @@ def test_drawing_noise_is_no_host_sync() -> None:
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_memory_does_not_grow_with_steps(name: str) -> None:
-    """How many values of the model are alive at once, in 20 steps and in 200."""
+    """As many values of the model are in memory at once with 20 steps as with 200."""
 
     def alive(steps: int) -> int:
         living: set[int] = set()
@@ -208,7 +208,7 @@ def test_memory_does_not_grow_with_steps(name: str) -> None:
 
     few, many = alive(20), alive(200)
     assert many <= max(few, 12), (few, many)
-    assert many <= 16  # the lags of a fourth-order Runge-Kutta start
+    assert many <= 16  # the lags after a Runge-Kutta start of order 4
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_memory_does_not_grow_with_steps(name: str) -> None:
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_the_whole_loop_compiles(solver: TableSolver, backend: str) -> None:
-    """torch.compile of a solve at a fixed grid, the model within: one graph without a break, the same samples."""
+    """torch.compile of a solve with its model gives one graph without a break, and the same samples."""
     model = GaussianMixture(torch.tensor([[1.0, -1.0], [0.0, 2.0]]), 0.1, sde=VP())
     table = solver.for_model(model).table(model.sde).numbers()
     draws = torch.randn(table.nfe, 5, 2, generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""Time grids by their formulas, and points of a process on them."""
+"""Time grids against their formulas, and the points of a process on them."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_grids_are_even_in_what_they_say(sde: GaussianSDE, steps: int) -> None:
 
 
 def test_karras_is_edms_schedule() -> None:
-    """Karras et al. (2022), eq. 5, with their own numbers: 18 steps from 80 to 0.002."""
+    """Karras et al. (2022), eq. 5, with the numbers of the paper: 18 steps from 80 to 0.002."""
     sde = VE(sigma_min=0.002, sigma_max=80.0)
     i = torch.arange(18, dtype=torch.float64)
     expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
@@ -62,7 +62,7 @@ def test_times_may_be_given_or_made() -> None:
         assert time_grid(grid, sde, 2, 0.01).tolist() == given
     asked = []
     Euler(steps=5, grid=lambda *arguments: asked.append(arguments) or uniform_grid(*arguments)).times(sde)
-    assert asked == [(sde, 4, 1.0, sde.eps)]  # the fifth step is the denoiser's
+    assert asked == [(sde, 4, 1.0, sde.eps)]  # the fifth step is the evaluation of the denoiser
 
 
 def test_gradients_go_through_given_times() -> None:

@@ -1,4 +1,4 @@
-"""Every solver of the catalogue has the order it claims; and the certificate can tell when one has not."""
+"""Every solver of the catalogue has the order it claims, and certificates detect one that does not."""
 
 import dataclasses
 
@@ -31,12 +31,12 @@ def test_every_solver_has_the_order_it_claims(name: str) -> None:
 @pytest.mark.parametrize("predict", ["denoised", "noise", "velocity"])
 @pytest.mark.parametrize(("start", "order"), [("ramp", 2), ("corrector", 3), ("runge_kutta", 4)])
 def test_start_decides_the_order_of_adams_4(predict: str, start: str, order: int) -> None:
-    """Four values a step are worth order 4 only after a start of order 4; one Euler step leaves 2."""
+    """Four values a step give order 4 only after a start of order 4. After one Euler step the order is 2."""
     solver = Adams(order=4, predict=predict, start=start)
     assert solver.claimed_order == order
     steps = (64, 256, 1024) if start == "corrector" else (32, 128, 512)
     certificate = certify(solver, steps=steps)
-    # The corrector's third-order remainder is small beside the fourth-order error at first: order 3 from above.
+    # On coarse grids the corrector's third-order error is small beside the fourth-order one, so order 3 shows late.
     assert order - 0.15 <= certificate.measured <= order + (0.35 if start == "corrector" else 0.15), certificate
 
 
@@ -52,7 +52,7 @@ def test_unipc(predict: str, variant: str, order: int, corrector: bool, limit: i
 
 
 def test_unip_2_with_b2_is_dpm_solver_pp_2m() -> None:
-    """Zhao et al. (2023)."""
+    """Zhao et al. (2023) state this."""
     times = log_snr_times(VP(), 7, (4.0, 0.1))
     ours = UniPC(order=2, corrector=False, final="stop").table(VP(), times).numbers().rows
     theirs = DPMSolverPP2M(final="stop").table(VP(), times).numbers().rows
@@ -62,7 +62,7 @@ def test_unip_2_with_b2_is_dpm_solver_pp_2m() -> None:
 
 
 def test_a_third_difference_term_without_its_factor_2_is_caught() -> None:
-    """DPM-Solver++(3M) as several repositories ship it: half the second difference, and so order 2."""
+    """DPM-Solver++(3M) as in several repositories has half the second difference, and so order 2."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Shipped(Adams):
@@ -74,7 +74,7 @@ def test_a_third_difference_term_without_its_factor_2_is_caught() -> None:
             second = list(Adams(order=2, predict="denoised", data_std=1.0).rows(points))
             for row in right:
                 if len(row.weights) == 3 and row.carry != 1.0:
-                    # The step of order 2 plus half of what order 3 adds to it.
+                    # The weights of order 2, plus half of the difference between order 3 and order 2.
                     low = next(r for r in second if r.to == row.to)
                     low_weights = (*low.weights, 0.0)
                     row = row._replace(
@@ -99,7 +99,7 @@ def test_strong_order_of_one_noise_a_step() -> None:
 
 
 def test_flow_of_two_modes_obeys_the_ode() -> None:
-    """d/ds of the quantile map is the velocity f x - g^2/2 score."""
+    """The derivative of the quantile map in s is the velocity f x - g^2/2 score."""
     sde = VP()
     modes = TwoModes(sde)
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)
@@ -114,7 +114,7 @@ def test_flow_of_two_modes_obeys_the_ode() -> None:
 
 
 def test_weak_error_is_that_of_many_samples() -> None:
-    """The variance that a table makes, by its coefficients and by running it on 200000 samples."""
+    """The variance from the coefficients of a table agrees with that of 200000 samples."""
     sde = VP()
     times = log_snr_times(sde, 6, (4.0, 0.1))
     table = EulerMaruyama(final="stop").table(sde, times)
@@ -132,7 +132,7 @@ def test_weak_error_is_that_of_many_samples() -> None:
         return alpha / (sigma**2 + alpha**2) * x
 
     x = execute(table, denoise, x, lambda: torch.randn(n, 1, generator=generator, dtype=torch.float64))
-    # The standard error of a normal variance is sqrt(2/n) of it.
+    # The standard error of the variance of n normal numbers is sqrt(2/n) times the variance.
     assert float(x.var()) == pytest.approx(variance, rel=4 * (2 / n) ** 0.5)
     assert weak_error(EulerMaruyama(final="stop"), sde, times, stds=(1.0,)) > 0.05
 
@@ -147,7 +147,7 @@ def test_users_solver_gets_its_certificate() -> None:
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Mine(TableSolver):
-        """DDIM, typed anew."""
+        """DDIM, written again."""
 
         def rows(self, points):
             t, s = points.steps()

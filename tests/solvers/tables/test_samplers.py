@@ -1,4 +1,4 @@
-"""Every solver with every process: orders, convergence to the data, batch independence, errors that say what to do."""
+"""Every solver with every process: weak orders, convergence to the data, shapes and dtypes, and error messages."""
 
 import dataclasses
 import math
@@ -45,9 +45,10 @@ MEAN, VARIANCE = 0.7, 0.25
 def made(
     solver: TableSolver, sde: GaussianSDE, times: Tensor | None, start: tuple[float, float]
 ) -> tuple[float, float]:
-    """Mean and variance that a table makes of N(MEAN, VARIANCE) data, exactly: no Monte Carlo.
+    """The exact mean and variance of a solver's samples for N(MEAN, VARIANCE) data, without Monte Carlo.
 
-    The denoiser is affine, so the state is one row of coefficients of (1, z_T, z_1, z_2, ...); the table runs on it.
+    The denoiser is affine, so the state is a combination of (1, z_T, z_1, z_2, ...). The table runs on its
+    coefficients.
     """
     model = GaussianMixture(torch.tensor([[MEAN]]).double(), VARIANCE, sde=sde)
     table = solver.for_model(model).table(sde, times).numbers()
@@ -79,7 +80,7 @@ def made(
     ids=lambda s: f"{type(s).__name__}-{getattr(s, 'stochasticity', getattr(s, 'variance', ''))}",
 )
 def test_weak_order_of_mean_and_variance(solver: TableSolver, sde: GaussianSDE) -> None:
-    """From the exact p_t at sigma/alpha = 2 to 0.1: the error of both moments falls like the step."""
+    """From the exact p_t at sigma/alpha = 2 to 0.1, the errors of mean and variance fall in proportion to the step."""
     counts, errors = (256, 1024), []
     for n in counts:
         times = log_snr_times(sde, n, (2.0, 0.1))
@@ -88,16 +89,16 @@ def test_weak_order_of_mean_and_variance(solver: TableSolver, sde: GaussianSDE) 
         mean, variance = made(dataclasses.replace(solver, final="stop"), sde, times, (start[0], math.sqrt(start[1])))
         errors.append((abs(mean - end[0]), abs(variance - end[1])))
     for coarse, fine in zip(*errors, strict=True):
-        # Solvers of the posterior carry the mean exactly.
+        # Solvers that sample the posterior keep the mean exact.
         assert fine < 1e-12 or math.log(coarse / fine) / math.log(4) == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_converges_to_the_data(name: str, sde: GaussianSDE) -> None:
-    """From the prior, on the default grid, with the default ending: mean and variance of normal data.
+    """From the prior, on the default grid and with the default last step, to the mean and variance of normal data.
 
-    What is left is no more than the prior's own gap, its mean and variance being those of noise alone.
+    The error is no larger than that of the prior, whose mean and variance are those of the noise alone.
     """
     solver, std = SOLVERS[name], math.sqrt(VARIANCE)
     alpha, prior = float(sde.alpha(sde.T)), sde.prior.std
@@ -108,12 +109,12 @@ def test_converges_to_the_data(name: str, sde: GaussianSDE) -> None:
         ([abs(variance / VARIANCE - 1) for _, variance in (few, many)], 2e-3),
     ):
         assert fine < max(0.4 * coarse, limit) or (name, fine) == ("euler_maruyama", pytest.approx(0, abs=4e-3))
-    # The quadratic grid that deis brings along is for VP's time; in Brownian motion's it wastes most of its steps.
+    # The quadratic grid of deis suits VP. With Brownian motion it takes most of its steps where little happens.
     assert solver.claimed_order == 1 or abs(many[1] / VARIANCE - 1) < (0.2 if name == "deis" else 0.015)
 
 
 def features(x: Tensor) -> Tensor:
-    """What a mixture's weights, means and covariances show in, `[6, n]`."""
+    """Functions of x whose means depend on the weights, means and covariances of a mixture, `[6, n]`."""
     first, second = x.unbind(1)
     return torch.stack([first, second, first**2, second**2, first * second, (second > 1.2).double()])
 
@@ -122,7 +123,7 @@ def features(x: Tensor) -> Tensor:
     "name", ["euler", "dpm_solver_pp_2m", "adams_velocity_4", "unipc", "edm_churn", "ddpm", "er_sde"]
 )
 def test_samples_a_mixture(name: str) -> None:
-    """2000 samples of three correlated modes: moments and weights within 4.5 standard errors and 4% of bias."""
+    """2000 samples of three correlated modes have the right moments and weights, within 4.5 standard errors plus 4%."""
     model, n = mixture(VP()), 2000
     got = features(sample(model, dataclasses.replace(SOLVERS[name], steps=100), (n, 2), seed=3))
     expected = features(model.sample(100_000, torch.Generator().manual_seed(1)))
@@ -166,12 +167,12 @@ def test_sample_alone_is_sample_in_a_batch(name: str, final: str) -> None:
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_float32_is_float64_to_rounding(name: str) -> None:
-    """The same start and noise in both: coefficients of a table are made in float64, so only the states round."""
+    """With the same start and noise. Coefficients are computed in float64 in both, so only the states are rounded."""
     double = sample(mixture(VP()), SOLVERS[name], (32, 2), seed=2)
     single = sample(mixture(VP(), torch.float32), SOLVERS[name], (32, 2), seed=2)
     assert single.dtype == torch.float32
     assert float((single.double() - double).abs().median()) < 2e-5
-    assert float((single.double() - double).abs().max()) < 1e-2  # near a watershed between modes rounding grows
+    assert float((single.double() - double).abs().max()) < 1e-2  # between two basins of the modes rounding errors grow
 
 
 @pytest.mark.parametrize("grid", ["uniform", "quadratic", "log_snr", "karras"])
@@ -185,7 +186,7 @@ def test_every_grid(name: str, grid: str) -> None:
 
 
 def test_processes_share_the_flow() -> None:
-    """The same x/alpha at the same sigma/alpha ends at the same sample, whatever the process."""
+    """The same x/alpha at the same sigma/alpha leads to the same sample with every process."""
     start = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ends = []
     for sde in (VP(), SubVP(), CosineVP(), VE(), Rectified()):
@@ -201,9 +202,9 @@ def test_processes_share_the_flow() -> None:
 
 
 def test_final_half_step_is_of_higher_order() -> None:
-    """x at sigma/alpha = s to the data, by one evaluation, against the exact flow of a mixture down to 0:
+    """A step from sigma/alpha = s to the data with one evaluation, against the exact flow of a mixture down to 0.
 
-    D(x) misses it by O(s^2), the half step (x/alpha + D)/2 by O(s^4).
+    The error of D(x) is O(s^2), and that of the half step (x/alpha + D)/2 is O(s^4).
     """
     sde, modes = VE(sigma_min=1e-4, sigma_max=4.0), TwoModes(VE(sigma_min=1e-4, sigma_max=4.0))
     x = torch.tensor([-1.7, -0.5, 0.1, 0.8, 1.4], dtype=torch.float64).unsqueeze(1)
@@ -212,7 +213,7 @@ def test_final_half_step_is_of_higher_order() -> None:
         errors = []
         for ratio in ratios:
             t = float(sde.t_from_log_snr(torch.tensor(-2 * math.log(ratio)).double()))
-            at = modes.flow(x, 0.0, t)  # from sigma = 1e-4, whose own distance to the data is 1e-8
+            at = modes.flow(x, 0.0, t)  # from sigma = 1e-4, which is 1e-8 from the data
             table = DDIM(final=final).table(sde, torch.tensor([t]).double())  # type: ignore[arg-type]
             errors.append(float((execute(table, modes.denoise, at) - x).abs().max()))
         assert math.log(errors[0] / errors[1]) / math.log(2) == pytest.approx(order, abs=0.2)
@@ -234,7 +235,7 @@ def test_endings_are_their_formulas(sde: GaussianSDE) -> None:
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 def test_one_step_is_the_denoiser(sde: GaussianSDE) -> None:
-    """From T a half step would keep half of the noise; for normal data it is the better ending below sqrt(8) d."""
+    """From T a half step would keep half of the noise. For normal data it is more accurate than D below sqrt(8) d."""
     model, x = mixture(sde), sde.prior.std * torch.ones(1, 2).double()
     for final in ("denoise", "half_step"):
         one = sample(model, DDIM(steps=1, final=final), x_T=x)  # type: ignore[arg-type]
@@ -269,7 +270,7 @@ def test_models_may_be_scores_or_functions() -> None:
         torch.testing.assert_close(sample(other, solver, x_T=x_T), expected, rtol=1e-7, atol=1e-7)
 
 
-# Non-sense -----------------------------------------------------------------------------------------
+# Errors --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tables against the algorithms of the papers, written out as loops, and against each other."""
+"""Tables against the algorithms of the papers, written as loops, and against each other."""
 
 import dataclasses
 import itertools
@@ -41,7 +41,7 @@ def mixture(sde: GaussianSDE) -> GaussianMixture:
 
 
 def times_of(sde: GaussianSDE) -> Tensor:
-    """Uneven in everything, from T to where sigma/alpha is about 0.05."""
+    """Times that are uneven in every variable, from T to where sigma/alpha is about 0.05."""
     log_snr = torch.linspace(float(sde.log_snr(sde.T)) ** 1, 6.0, N + 1, dtype=torch.float64)
     wobble = torch.cat([torch.zeros(1), 0.2 * torch.sin(torch.arange(1, N)), torch.zeros(1)]).double()
     return sde.t_from_log_snr(log_snr + wobble).clamp(max=sde.T)
@@ -63,7 +63,7 @@ def by_table(solver: TableSolver, sde: GaussianSDE) -> Tensor:
 
 
 def by_loop(step: Callable[..., Tensor], sde: GaussianSDE) -> Tensor:
-    """`step(x, t, s, D, z)` from each time to the next; z() draws noise."""
+    """Apply `step(x, t, s, D, z)` from each time to the next, where z() draws noise."""
     x, z, times = start(sde), kicks(), times_of(sde)
     for t, s in itertools.pairwise(times):
         x = step(x, t, s, mixture(sde).denoise, z)
@@ -221,12 +221,12 @@ class TestAgainstThePapers:
         same(by_table(EulerMaruyama(stochasticity=0.0), sde), by_table(Euler(), sde))
         same(by_table(Ancestral(), sde), by_table(DDIM(eta=1.0), sde))
         same(by_table(Heun(), sde), by_table(RungeKutta(order=2, predict="noise"), sde))
-        # Any clock is the same at order 1.
+        # At order 1 all clocks give the same step.
         for clock in ("log_snr", "sigma", "time", "angle"):
             same(by_table(Adams(order=1, predict="noise", clock=clock), sde), by_table(DDIM(), sde))
 
     def test_an_isotropic_gaussian_is_solved_exactly_in_velocity(self, sde: GaussianSDE) -> None:
-        """One step of any method, from T to 0.05: x_s = R_s/R_t x_t with R^2 = sigma^2 + alpha^2 d^2."""
+        """One step of any method from T to 0.05 gives x_s = R_s/R_t x_t with R^2 = sigma^2 + alpha^2 d^2."""
         d = 0.7
         model = GaussianMixture(torch.zeros(1, 2).double(), d**2, sde=sde)
         times = times_of(sde)[[0, -1]]
@@ -242,8 +242,11 @@ class TestAgainstThePapers:
 
 
 def test_adams_in_its_own_clock_has_bashforths_weights() -> None:
-    """Noise prediction with clock sigma on a grid even in sigma: 3/2, -1/2; 23/12, -4/3, 5/12; 55/24, ...
-    Two and a half values have the mean of the first two."""
+    """Noise prediction with clock="sigma" on a grid even in sigma has known weights.
+
+    They are 3/2, -1/2; 23/12, -4/3, 5/12; 55/24, ... The weights of two and a half values are the mean of those of
+    two and three.
+    """
     sde = VE()
     times = sde.t_from_log_snr(-2 * torch.linspace(3, 2, 6, dtype=torch.float64).log())
     classical = {
@@ -259,14 +262,14 @@ def test_adams_in_its_own_clock_has_bashforths_weights() -> None:
             .numbers()
             .rows
         )
-        # A noise is -P/s, and the step in s is -0.2.
+        # The predicted noise is -P/s, and the step in s is -0.2.
         last = [w * -float(sde.sigma(times[4 - j])) / -0.2 for j, w in enumerate(rows[4].weights)]
         assert last == pytest.approx(weights, rel=1e-6)
 
 
 @pytest.mark.parametrize(("fine", "predict"), [(1e-7, "denoised"), (1e7, "noise")])
 def test_the_straight_line_lies_between_denoised_and_noise(fine: float, predict: str) -> None:
-    """Its steps tend to theirs as c does to 0 and to infinity, with a difference of the order of c or 1/c."""
+    """Its steps tend to theirs as c tends to 0 and to infinity, with a difference of order c and 1/c."""
 
     class Between(Adams):
         @property
@@ -282,7 +285,7 @@ def test_the_straight_line_lies_between_denoised_and_noise(fine: float, predict:
 
 @pytest.mark.parametrize("predict", ["denoised", "noise", "velocity", "rectified"])
 def test_coordinates_take_the_linear_part_away(predict: str) -> None:
-    """dy/dzeta = factor (D + slope x) along x' = velocity, y = x/scale, by derivatives in t."""
+    """dy/dzeta = factor (D + slope x) for y = x/scale along the flow x' = velocity, by derivatives in t."""
     sde, d = CosineVP(), 0.7
     model = mixture(sde)
     t = torch.linspace(0.05, 0.95, 6, dtype=torch.float64)
@@ -329,7 +332,7 @@ def test_lagrange_basis() -> None:
     ids=str,
 )
 def test_evaluations_are_counted(solver: TableSolver, nfe: int) -> None:
-    """`nfe` is what the model is called, and `with_budget` spends no more than it is given."""
+    """`nfe` is the number of calls of the model, and `with_budget` does not exceed its budget."""
     model, calls = mixture(VP()), []
     x = solver.solve(
         type("Counting", (), {"sde": VP(), "denoise": lambda self, x, t: calls.append(t) or model.denoise(x, t)})(),
@@ -352,7 +355,7 @@ def test_a_table_prints_its_numbers() -> None:
 
 
 def test_numbers_keep_every_entry() -> None:
-    """A table of tensors and of numbers, entry by entry, gradients let go."""
+    """A table of tensors and numbers keeps every entry as a number, without gradients."""
     one = torch.tensor(0.25, dtype=torch.float64, requires_grad=True)
     row = Row(one * 2, one * 3, (one, 7.0), one * 4, one * 5, 2, one * 6, kind="stage")
     (numbers,) = Table((row,)).numbers().rows
@@ -369,7 +372,7 @@ def test_stochastic_tables_say_so() -> None:
 
 
 def test_gradients_reach_the_grid() -> None:
-    """Columns carry gradients where the times do: d x_end / d times by autograd and by differences."""
+    """If the times require gradients, d x_end / d times by autograd agrees with finite differences."""
     sde = VP()
     table_times = times_of(sde).requires_grad_()
     for solver in (DDIM(final="stop"), DPMSolverPP2M(final="stop"), Adams(order=3, final="stop"), Heun(final="stop")):

@@ -1,4 +1,4 @@
-"""Orders of deterministic solvers in every prediction, clock, start and process; test_order.py has the catalogue's."""
+"""Orders of deterministic solvers in every prediction, clock, start and process. test_order.py tests the catalogue."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ SOLVERS = {name: entry.solver for name, entry in CATALOGUE.items()}
 @pytest.mark.parametrize("sde", [VE(), Rectified()], ids=repr)
 @pytest.mark.parametrize("name", ["euler", "deis", "euler_maruyama", "reverse_diffusion", "ddpm"])
 def test_order_where_the_process_matters(sde: GaussianSDE, name: str) -> None:
-    """Those whose steps depend on more than x/alpha and sigma/alpha; the others are the same in any process."""
+    """Solvers whose steps depend on more than x/alpha and sigma/alpha. The others are the same with every process."""
     certificate = certify(SOLVERS[name], sde, steps=(256, 1024))
     assert certificate.measured == pytest.approx(certificate.claimed, abs=0.15), str(certificate)
 
@@ -41,25 +41,25 @@ def test_adams_order_in_every_prediction(predict: str, order: int, start: str, l
 @pytest.mark.parametrize(
     ("order", "corrector", "start", "limit"),
     [
-        (1, 2, "corrector", 2),  # the trapezoid
+        (1, 2, "corrector", 2),  # the trapezoidal rule
         (2, 2, "corrector", 2),
-        (2, 3, "corrector", 3),  # one order more than the predictor's
+        (2, 3, "corrector", 3),  # one more than the order of the predictor
         (3, 4, "runge_kutta", 4),
-        (4, 4, "corrector", 3),  # the start's
+        (4, 4, "corrector", 3),  # the order of the start
     ],
 )
 def test_a_corrector_adds_an_order(predict: str, order: int, corrector: int, start: str, limit: int) -> None:
     solver = Adams(order=order, corrector=corrector, predict=predict, start=start)  # type: ignore[arg-type]
-    # An order 4 shows later than the others: its error is the least beside what vanishes faster.
+    # Order 4 shows only on finer grids: on coarse ones its error is smaller than terms of higher order.
     certificate = certify(solver, steps=(256, 1024) if limit == 4 else (128, 512))
     assert certificate.claimed == limit
     assert certificate.measured == pytest.approx(limit, abs=0.15), str(certificate)
-    assert solver.table(VP()).nfe == 20 + (order - 1) ** 2 * (start == "runge_kutta")  # an evaluation a step
+    assert solver.table(VP()).nfe == 20 + (order - 1) ** 2 * (start == "runge_kutta")  # one evaluation a step
 
 
 @pytest.mark.parametrize("final", ["half_step", "denoise"])
 def test_the_last_step_is_corrected_too(final: str) -> None:
-    """By hand: predict, evaluate there, correct, and (x/alpha + D)/2 from the corrected state."""
+    """The last step is written out: predict, evaluate, correct, and take (x/alpha + D)/2 from the corrected state."""
     sde, d = VP(), 0.7
     solver = Adams(steps=2, order=1, corrector=2, final=final, data_std=d)  # type: ignore[arg-type]
     model = mixture(sde)
@@ -89,7 +89,7 @@ def test_adams_order_in_every_clock(clock: str) -> None:
 
 
 def test_a_poor_start_hides_at_large_sigma() -> None:
-    """From sigma/alpha = 400 the noise prediction is constant to 1e-5, so the ramp of order 3 seems above 2."""
+    """At sigma/alpha = 400 the predicted noise is constant to 1e-5, so start="ramp" seems to have an order above 2."""
     hidden = certify(
         Adams(order=3, predict="noise", clock="log_snr", start="ramp"),
         VE(sigma_max=500.0),
@@ -111,7 +111,7 @@ def test_runge_kutta_order(order: int, predict: str) -> None:
     ["dpm_solver_pp_2m", "dpm_solver_pp_3m", "adams_denoised_4", "adams_velocity_4", "unipc", "ipndm", "deis", "heun"],
 )
 def test_order_on_a_grid_of_uneven_steps(name: str) -> None:
-    """Steps in log-SNR that shrink and grow threefold: weights must know the grid."""
+    """The steps in log-SNR change by factors of three, so the weights must depend on the grid."""
     sde, steps, errors = VP(), (256, 1024), []
     solver = dataclasses.replace(SOLVERS[name], final="stop")
     for n in steps:
@@ -123,7 +123,7 @@ def test_order_on_a_grid_of_uneven_steps(name: str) -> None:
 
 
 def exact_flow(model: GaussianMixture, x: Tensor, times: Tensor) -> Tensor:
-    """The probability flow by DOP853 to 1e-12, in y = x/alpha with log(sigma/alpha) for time: no code of a solver's."""
+    """The probability flow by DOP853 to 1e-12, in y = x/alpha and log(sigma/alpha), without code of our solvers."""
     sde = model.sde
     first, last = (-0.5 * sde.log_snr(times[[0, -1]])).tolist()
 
@@ -139,7 +139,7 @@ def exact_flow(model: GaussianMixture, x: Tensor, times: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("sde", [Rectified()], ids=repr)
 def test_order_against_an_independent_flow(sde: GaussianSDE) -> None:
-    """A mixture in the plane with full covariances: the certificates are no artefact of their line of two modes."""
+    """The orders hold for a mixture in the plane with full covariances too, not only for `TwoModes`."""
     model = mixture(sde)
     start = 2.5 * torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     steps = (64, 256)
@@ -155,7 +155,7 @@ def test_order_against_an_independent_flow(sde: GaussianSDE) -> None:
 
 
 def test_the_certificates_own_flow() -> None:
-    """`TwoModes` against the mixture it is (denoiser) and against DOP853 (flow)."""
+    """The denoiser of `TwoModes` is that of the mixture, and its flow agrees with DOP853."""
     sde = VP()
     modes = TwoModes(sde)
     model = GaussianMixture(torch.tensor([[-1.0], [1.0]]).double(), 0.16, sde=sde)
