@@ -15,7 +15,7 @@ from torch import Tensor
 from backdrift.data import Units
 from backdrift.evaluation.metrics import Estimate
 from backdrift.sde import SDE
-from backdrift.solvers import log_likelihood, position_log_likelihood
+from backdrift.solvers import Likelihood, PositionLikelihood, log_likelihood, position_log_likelihood
 from backdrift.solvers.model import Model, place_of, select
 
 BATCH = 256
@@ -105,8 +105,8 @@ class Scores:
             writer.writerows(zip(*columns.values(), strict=True))
 
 
-def density_of(sde: SDE) -> Callable[..., Any]:
-    """The function of `solvers` that scores data under such a process."""
+def density_of(sde: SDE) -> Callable[..., Likelihood | PositionLikelihood]:
+    """The function of `solvers` that gives the log-density of data under such a process."""
     return position_log_likelihood if sde.has_velocity else log_likelihood
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from backdrift.evaluation.figures.drawing import DPI, GENERATED, PALE
+from backdrift.evaluation.information import InformationCurves
 from backdrift.evaluation.metrics import Estimate
-
-if TYPE_CHECKING:
-    from backdrift.evaluation.information import InformationCurves
 
 
 def information(curves: InformationCurves) -> Figure:
