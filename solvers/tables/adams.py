@@ -70,7 +70,7 @@ class Adams(TableSolver):
         order: number of values the predictor uses, 1 to 5; None for what suits the number of steps. By default the
             history grows with the number of steps: 2.5 values below 14 steps, 3.5 below 22, 4.5 below 60, then 5. A
             half is a mean: 2.5 is the mean of the steps with 2 and with 3 values.
-        corrector: number of values the corrector uses, 2 to 5 or 0; None for what suits the steps, or 0 if order is given.
+        corrector: number of values the corrector uses, 2 to 5 or 0; None for 0 with an order given, else what suits.
             What suits the steps is 2 values below 14 steps, 4 below 22, then 5. The value at the new point is one of
             them. 0 is for no corrector.
         predict: quantity that is extrapolated, "denoised", "noise", "velocity" or "rectified".

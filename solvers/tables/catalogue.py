@@ -1,4 +1,8 @@
-"""The solvers by name: what `backdrift solvers` lists and tests certify."""
+"""The solvers on a fixed grid by name: the options of `solver=`, which `backdrift solvers` lists and tests certify.
+
+An option's arguments, its number of steps among them, stand here where they differ from the defaults of the class. The
+files conf/solver/<name>.yaml are made from this.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,12 @@ from backdrift.solvers.tables.unipc import UniPC
 
 
 class Entry(NamedTuple):
-    """A solver, and where it comes from."""
+    """A solver, and where it comes from.
+
+    Attributes:
+        solver: with the arguments of the option.
+        source: author, year and equation or algorithm.
+    """
 
     solver: TableSolver
     source: str
@@ -27,7 +36,7 @@ class Entry(NamedTuple):
 CATALOGUE: dict[str, Entry] = {
     "euler": Entry(Euler(), "Song et al. 2021, eq. 13"),
     "ddim": Entry(DDIM(), "Song, Meng & Ermon 2021, eq. 12"),
-    "heun": Entry(Heun(), "Karras et al. 2022, alg. 1"),
+    "heun": Entry(Heun(steps=18), "Karras et al. 2022, alg. 1"),
     "rk4": Entry(RungeKutta(order=4), "Kutta 1901, on dz/dphi = -F"),
     "erk3": Entry(ExponentialRK3(), "Hochbruck & Ostermann 2005"),
     "dpm_solver_2": Entry(DPMSolver(order=2), "Lu et al. 2022a, alg. 1"),
@@ -45,10 +54,14 @@ CATALOGUE: dict[str, Entry] = {
     "ipndm": Entry(IPNDM(), "Zhang & Chen 2023 (iPNDM)"),
     "unipc": Entry(UniPC(), "Zhao et al. 2023"),
     "adams": Entry(Adams(), "this package, after Hochbruck & Ostermann 2010"),
-    "adams_denoised_4": Entry(Adams(order=4, predict="denoised", start="runge_kutta"), "the same, other coordinates"),
-    "adams_noise_3": Entry(Adams(order=3, predict="noise"), "the same"),
-    "adams_velocity_3": Entry(Adams(order=3, predict="velocity"), "the same"),
-    "adams_velocity_4": Entry(Adams(order=4, predict="velocity", start="runge_kutta"), "the same"),
+    "adams_denoised_4": Entry(
+        Adams(order=4, predict="denoised", start="runge_kutta"), "as adams, order 4 in denoised prediction"
+    ),
+    "adams_noise_3": Entry(Adams(order=3, predict="noise"), "as adams, order 3 in noise prediction"),
+    "adams_velocity_3": Entry(Adams(order=3, predict="velocity"), "as adams, order 3 in velocity prediction"),
+    "adams_velocity_4": Entry(
+        Adams(order=4, predict="velocity", start="runge_kutta"), "as adams, order 4 in velocity prediction"
+    ),
     "euler_maruyama": Entry(EulerMaruyama(), "Song et al. 2021, eq. 6"),
     "reverse_diffusion": Entry(ReverseDiffusion(), "Song et al. 2021, eq. 46"),
     "ancestral": Entry(Ancestral(), "Ho et al. 2020, alg. 2 (beta-tilde)"),
