@@ -89,8 +89,10 @@ def position_log_likelihood(
     shape = (len(x), draws, *x.shape[1:])
     noise = Noise(seed, shape, first=first, stream=PRIOR, dtype=x.dtype, device=x.device)()
     states = torch.stack([x.unsqueeze(1).expand(shape), std * noise], 2).flatten(0, 1)
-    repeated = select(model, torch.arange(len(x), device=x.device).repeat_interleave(draws))
-    joint = log_likelihood(repeated, states, seed=seed, first=first * draws, eps=eps, **settings)
+    indices = torch.arange(len(x), device=x.device).repeat_interleave(draws)
+    if settings.get("prior") is not None:
+        settings["prior"] = select(settings["prior"], indices)
+    joint = log_likelihood(select(model, indices), states, seed=seed, first=first * draws, eps=eps, **settings)
     log_q = -0.5 * noise.flatten(2).square().sum(2) - x[0].numel() * math.log(std * math.sqrt(2 * math.pi))
     log_ratio = joint.log_prob.reshape(len(x), draws) - log_q
     log_prob = log_ratio.logsumexp(1) - math.log(draws)

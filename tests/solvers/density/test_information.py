@@ -167,7 +167,7 @@ def test_bad_input_is_named() -> None:
         elbo(model, x, draws=1)
     with pytest.raises(ValueError, match="strata"):
         log_density(model, x, strata=0)
-    with pytest.raises(ValueError, match="^t: "):
+    with pytest.raises(ValueError, match=r"^t: "):
         mutual_information(model, x, 1.5)
 
 
