@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backdrift.estimators.score_density import ScoreDensity
+    from backdrift.runs.load import load
 
 __version__ = "0.1.0"
-__all__ = ["ScoreDensity"]
+__all__ = ["ScoreDensity", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # torch and scikit-learn are imported when the estimator is asked for: `backdrift --help` needs neither.
+    # torch and scikit-learn are imported when one of these is asked for: `backdrift --help` needs neither.
     if name == "ScoreDensity":
         from backdrift.estimators.score_density import ScoreDensity
 
         return ScoreDensity
+    if name == "load":
+        from backdrift.runs.load import load
+
+        return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

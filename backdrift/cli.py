@@ -64,6 +64,7 @@ def parser(command: str) -> argparse.ArgumentParser:
     made.add_argument("-h", "--help", action="store_true", help="this text, the config groups and every default")
     made.add_argument("-m", "--multirun", action="store_true", help="several runs, from comma-separated values")
     made.add_argument("--config-dir", "-cd", metavar="DIR", help="a folder with configs of your own, before ours")
+    made.add_argument("--trust", metavar="PACKAGE", action="append", help="make classes of it that a run folder names")
     made.add_argument("--cfg", choices=["job"], help="print the composed config and stop")
     made.add_argument("overrides", nargs="*", help="group=option and key=value")
     return made
@@ -104,7 +105,8 @@ def run(arguments: Sequence[str]) -> int:
     from backdrift.runs.processes import require_all_processes
     from backdrift.runs.sweeps import is_sweep, resume_sweep, start_sweep
 
-    job = Job(command, tuple(options.overrides), options.config_dir)
+    trusted = [f"trust=[{','.join(options.trust)}]"] if options.trust else []
+    job = Job(command, (*options.overrides, *trusted), options.config_dir)
     if options.help:
         print(f"{made.format_help()}\n{job.help()}")
         return 0

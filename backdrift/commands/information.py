@@ -18,7 +18,7 @@ def main(config: DictConfig) -> None:
     Raises:
         ValueError: if some values are not finite.
     """
-    run = Run.open(config.run)
+    run = Run.open(config.run, config.trust)
     data, model = run.data(), run.gaussian_model(config.weights)
     values, _ = chosen(config, data)
     settings = {name: config[name] for name in ("levels", "strata", "draws", "seed")}

@@ -20,7 +20,7 @@ def main(config: DictConfig) -> None:
     Raises:
         ValueError: if some log-likelihoods are not finite.
     """
-    run = Run.open(config.run)
+    run = Run.open(config.run, config.trust)
     data, model = run.data(), run.model(config.weights)
     values, labels = chosen(config, data)
     settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]

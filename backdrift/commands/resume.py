@@ -15,7 +15,7 @@ def main(config: DictConfig) -> float | None:
 
     The folder of a sweep does not come here: its jobs are started by `backdrift.runs.sweeps`.
     """
-    run = Run.open(config.run)
+    run = Run.open(config.run, config.trust)
     step, steps = run.latest_checkpoint().step, run.config.train.steps
     if step >= steps and ((run.path / "report.md").exists() or not run.config.report):
         print(f"{run.path}: finished, all {steps} steps are done")

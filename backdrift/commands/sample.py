@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
         raise ValueError(f"n={config.n}: expected at least 1 sample")
     if config.seed < 0:
         raise ValueError(f"seed={config.seed}: expected 0 or more")
-    run = Run.open(config.run)
+    run = Run.open(config.run, config.trust)
     solver: Solver = build(config, "solver")
     units, model = run.card.units, run.model(config.weights)
     began = time.perf_counter()

@@ -19,7 +19,7 @@ def main(config: DictConfig) -> None:
     for key, least in (("solver.nfe", 1), ("batch", 2), ("iterations", 0), ("reference_steps", 1)):
         if OmegaConf.select(config, key) < least:
             raise ValueError(f"{key}={OmegaConf.select(config, key)}: expected at least {least}")
-    run = Run.open(config.run)
+    run = Run.open(config.run, config.trust)
     start = None
     if config.solver.start is not None:
         start = build(config.solver, "start") if OmegaConf.is_dict(config.solver.start) else config.solver.start

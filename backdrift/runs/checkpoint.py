@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -57,6 +57,30 @@ class Checkpoint:
         except RuntimeError as error:
             what = str(error).splitlines()[1:2] or [str(error)]
             raise ValueError(f"{self.path}: not the weights of the config's network: {what[0].strip()}") from error
+
+    def require_fit(self, network: nn.Module, kind: str) -> None:
+        """Compare the shapes of a network's weights with those in the file, whose head alone is read.
+
+        Args:
+            network: on the device "meta", where a network of any size takes no memory.
+            kind: "ema" or "model".
+
+        Raises:
+            ValueError: if the weights are not those of such a network, or the file is damaged.
+        """
+        file = self.path / f"{kind}.safetensors"
+        try:
+            with safe_open(file, framework="pt") as opened:
+                held = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise self._damaged(file, error) from error
+        expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        for name in sorted(held.keys() | expected.keys()):
+            if held.get(name) != expected.get(name):
+                raise ValueError(
+                    f"{self.path}: not the weights of the config's network: {name} has the shape {held.get(name)} in "
+                    f"the file and {expected.get(name)} in the network"
+                )
 
     def optimizer(self) -> dict[str, Any]:
         """The state dicts of the optimiser and the loss scaler, by name.

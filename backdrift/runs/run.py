@@ -5,22 +5,23 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from backdrift.data import Data, DataCard
-from backdrift.runs import checkpoint, data_file
+from backdrift.runs import checkpoint, config_file, data_file
 from backdrift.runs.checkpoint import Checkpoint
 from backdrift.runs.configuration import build
 from backdrift.runs.listing import run_path
 from backdrift.runs.migration import migrate
 from backdrift.runs.trained_model import TrainedModel, preconditioning
+from backdrift.runs.trust import require_trusted
 from backdrift.runs.versions import versions
 from backdrift.solvers.model import Denoises
 
@@ -67,25 +68,26 @@ class Run:
         return cls(path, config, card)
 
     @classmethod
-    def open(cls, path: str | int | Path) -> Run:
+    def open(cls, path: str | int | Path, trust: Sequence[str] = ()) -> Run:
         """The run in an existing folder; `latest` stands for the newest run in `runs`, `<folder>/latest` in `<folder>`.
+
+        A folder is data: opening one from a stranger runs none of its code, see `runs.trust`.
+
+        Args:
+            path: the folder.
+            trust: packages whose classes the folder may name, besides ours and the listed ones of torch and diffusers.
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            ValueError: if it is not a run folder, was written by a newer version, is damaged, or holds no checkpoint.
+            ValueError: if it is not a run folder, names a class that is not trusted, was written by a newer version, is
+                damaged, or holds no checkpoint.
         """
         path = run_path(path)
         if not path.is_dir():
             raise FileNotFoundError(f"run={path}: there is no such folder")
-        if not (path / "config.yaml").is_file():
-            raise ValueError(f"run={path}: not a run folder (it has no config.yaml)")
-        try:
-            config = OmegaConf.load(path / "config.yaml")
-        except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-            raise ValueError(f"run={path}: its config.yaml is damaged: {error}") from error
-        if not isinstance(config, DictConfig) or "event" not in config:
-            raise ValueError(f"run={path}: its config.yaml is not that of a training run")
+        config = config_file.read(path)
         migrate(config)
+        require_trusted(config, path, trust)
         run = cls(path, config, data_file.read(path))
         run.latest_checkpoint()
         return run
@@ -148,10 +150,23 @@ class Run:
             ValueError: if the checkpoint is damaged, or does not hold the weights of the config's network.
         """
         newest = self.latest_checkpoint()
-        network = build(self.config, "model")
-        newest.load(network, weights)
+        network = self._network(newest, weights)
         model = preconditioning(self.config)(network, build(self.config, "sde"), self.config.event.std)
         return model.to(device).eval().requires_grad_(False)
+
+    def _network(self, newest: Checkpoint, weights: str) -> nn.Module:
+        """The network with its weights. A config that asks for another size than the checkpoint has is refused before
+        it takes memory."""
+        with torch.device("meta"):
+            try:
+                planned = build(self.config, "model")
+            except (ValueError, NotImplementedError):  # a network that computes while it is made
+                planned = None
+        if planned is not None and weights in ("ema", "model"):
+            newest.require_fit(planned, weights)
+        network: nn.Module = build(self.config, "model")
+        newest.load(network, weights)
+        return network
 
     def gaussian_model(self, weights: str = "ema") -> Denoises:
         """`model`, for what asks for a log-SNR.

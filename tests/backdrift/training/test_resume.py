@@ -146,7 +146,7 @@ def test_what_a_run_folder_lacks_is_said(capsys, empty_folder):
         return error
 
     (run.path / "config.yaml").write_text(config.replace("hidden: 32", "hidden: 31"))
-    assert "not the weights of the config's network: size mismatch" in said("sample")
+    assert "not the weights of the config's network: blocks.0.affine.bias has the shape (64,)" in said("sample")
     (run.path / "config.yaml").write_text("a: [1")
     assert "its config.yaml is damaged" in said("resume")
     (run.path / "config.yaml").write_text(config.replace("  steps: 2", "  steps: 3"))

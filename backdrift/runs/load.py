@@ -1,0 +1,58 @@
+"""A trained model and its units, from a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from backdrift.data.card import DataCard
+from backdrift.data.units import Units
+from backdrift.runs.run import Run
+from backdrift.runs.trained_model import TrainedModel
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load` gives.
+
+    Attributes:
+        model: in evaluation mode, in its own units x. It has `sde`, `score(x, t)` and, for Gaussian processes,
+            `denoise(x, t)`.
+        card: what is known of the data set: name, shape, moments, names of columns and classes.
+    """
+
+    model: TrainedModel
+    card: DataCard
+
+    @property
+    def units(self) -> Units:
+        """The map between the data's own units v and the model's x: `to_model(v)`, `to_data(x)`, `log_jacobian`."""
+        return self.card.units
+
+
+def load(
+    run: str | Path, *, weights: str = "ema", device: torch.device | str = "cpu", trust: Sequence[str] = ()
+) -> Loaded:
+    """The trained model of a run folder, and its units. The training data need not be there.
+
+    Args:
+        run: the folder, or "latest" for the newest one in `runs`.
+        weights: "ema" for the running average of the weights, "model" for the weights as trained.
+        device: where to.
+        trust: packages of your own whose classes the folder may name, such as ["mypackage"]. Our classes, and listed
+            ones of torch and diffusers, need no mention.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it is not a run folder, is damaged, or names a class that is not trusted.
+
+    Example:
+        >>> loaded = backdrift.load("runs/latest")  # doctest: +SKIP
+        >>> x = sample(loaded.model, Adams(steps=20), (64, *loaded.units.shape))  # doctest: +SKIP
+        >>> v = loaded.units.to_data(x)  # doctest: +SKIP
+    """
+    opened = Run.open(run, trust)
+    return Loaded(opened.model(weights, device), opened.card)
