@@ -3,7 +3,6 @@
 import dataclasses
 import weakref
 from collections import Counter
-from typing import Any
 
 import pytest
 import torch
@@ -29,6 +28,7 @@ from backdrift.solvers import (
     UniPC,
     execute,
 )
+from backdrift.solvers.solver import OnStep
 
 SOLVERS = {name: entry.solver for name, entry in CATALOGUE.items()}
 SOLVERS["adams"] = Adams(order=4, corrector=4)  # by default it uses more values with more steps
@@ -103,7 +103,7 @@ def test_what_on_step_returns_is_gone_on_from() -> None:
 @pytest.mark.parametrize("name", SOLVERS)
 def test_operations_per_step_do_not_grow(name: str) -> None:
     """Steps 110 to 1000 cost as many operations each as steps 20 to 110, and copy no number to the CPU."""
-    sde, solver = VP(), SOLVERS[name].for_model(type("Wide", (), {"data_std": 0.5}))
+    sde, solver = VP(), dataclasses.replace(SOLVERS[name], data_std=0.5)
 
     def operations(steps: int) -> tuple[Counter[str], int]:
         table = dataclasses.replace(solver, steps=steps).table(sde).numbers()
@@ -158,11 +158,15 @@ def test_steps_are_the_same_where_somebody_looks_on(name: str) -> None:
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     kicks = torch.randn(20, 5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
-    def run(on_step: Any) -> Tensor:
+    def run(on_step: OnStep | None) -> Tensor:
         draws = iter(kicks)
         return execute(solver.table(VP()), model.denoise, x, lambda: next(draws), on_step)
 
-    watched = run(lambda x, t: seen.append(x) or x)
+    def keep(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(x)
+        return x
+
+    watched = run(keep)
     assert len(seen) >= 9
     torch.testing.assert_close(run(None), watched, rtol=1e-12, atol=1e-12)
 
@@ -200,10 +204,8 @@ def test_memory_does_not_grow_with_steps(name: str) -> None:
             most = max(most, len(living))
             return value
 
-        solver = SOLVERS[name].for_model(type("Wide", (), {"data_std": 0.5}))
-        execute(
-            dataclasses.replace(solver, steps=steps).table(VP()), model, torch.zeros(1, 1), lambda: torch.zeros(1, 1)
-        )
+        table = dataclasses.replace(SOLVERS[name], steps=steps, data_std=0.5).table(VP())
+        execute(table, model, torch.zeros(1, 1), lambda: torch.zeros(1, 1))
         return most
 
     few, many = alive(20), alive(200)

@@ -24,8 +24,7 @@ def test_grids_are_even_in_what_they_say(sde: GaussianSDE, steps: int) -> None:
     grids = {name: time_grid(name, sde, steps, last) for name in GRIDS}
     for times in grids.values():
         assert times.dtype == torch.float64
-        assert times.shape == (steps + 1,)
-        assert (float(times[0]), float(times[-1])) == (sde.T, last)
+        assert (len(times), float(times[0]), float(times[-1])) == (steps + 1, sde.T, last)
         assert (times.diff() < 0).all()
     even(grids["uniform"])
     even(grids["quadratic"].sqrt())
@@ -60,8 +59,13 @@ def test_times_may_be_given_or_made() -> None:
         lambda *_: torch.tensor(given, dtype=torch.float64),
     ):
         assert time_grid(grid, sde, 2, 0.01).tolist() == given
-    asked = []
-    Euler(steps=5, grid=lambda *arguments: asked.append(arguments) or uniform_grid(*arguments)).times(sde)
+    asked: list[tuple[GaussianSDE, int, float, float]] = []
+
+    def kept(sde: GaussianSDE, steps: int, first: float, last: float) -> torch.Tensor:
+        asked.append((sde, steps, first, last))
+        return uniform_grid(sde, steps, first, last)
+
+    Euler(steps=5, grid=kept).times(sde)
     assert asked == [(sde, 4, 1.0, sde.eps)]  # the fifth step is the evaluation of the denoiser
 
 

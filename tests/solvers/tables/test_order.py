@@ -1,25 +1,31 @@
 """Every solver of the catalogue has the order it claims, and certificates detect one that does not."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import torch
 
-from backdrift.sde import VE, VP, Brownian
+from backdrift.sde import VE, VP, Brownian, GaussianSDE
 from backdrift.solvers import (
     CATALOGUE,
     DDIM,
     Adams,
     DPMSolverPP2M,
     EulerMaruyama,
+    Points,
     Row,
     StochasticAdams,
     UniPC,
     certify,
     certify_strong,
 )
+from backdrift.solvers.tables.adams import Start
 from backdrift.solvers.tables.order import TwoModes, coefficients, log_snr_times, slope, weak_error
+from backdrift.solvers.tables.prediction import Predict
 from backdrift.solvers.tables.table import by_step
+from backdrift.solvers.tables.unipc import Variant
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -30,7 +36,7 @@ def test_every_solver_has_the_order_it_claims(name: str) -> None:
 
 @pytest.mark.parametrize("predict", ["denoised", "noise", "velocity"])
 @pytest.mark.parametrize(("start", "order"), [("ramp", 2), ("corrector", 3), ("runge_kutta", 4)])
-def test_start_decides_the_order_of_adams_4(predict: str, start: str, order: int) -> None:
+def test_start_decides_the_order_of_adams_4(predict: Predict, start: Start, order: int) -> None:
     """Four values a step give order 4 only after a start of order 4. After one Euler step the order is 2."""
     solver = Adams(order=4, predict=predict, start=start)
     assert solver.claimed_order == order
@@ -45,7 +51,9 @@ def test_start_decides_the_order_of_adams_4(predict: str, start: str, order: int
 @pytest.mark.parametrize(
     ("order", "corrector", "limit"), [(1, False, 1), (1, True, 2), (2, False, 2), (2, True, 3), (3, False, 2)]
 )
-def test_unipc(predict: str, variant: str, order: int, corrector: bool, limit: int) -> None:
+def test_unipc(
+    predict: Literal["denoised", "noise"], variant: Variant, order: int, corrector: bool, limit: int
+) -> None:
     solver = UniPC(order=order, predict=predict, variant=variant, corrector=corrector)
     assert solver.claimed_order == limit
     assert certify(solver, steps=(64, 256)).measured == pytest.approx(limit, abs=0.15)
@@ -67,9 +75,9 @@ def test_a_third_difference_term_without_its_factor_2_is_caught() -> None:
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Shipped(Adams):
         order: int = 3
-        predict: str = "denoised"
+        predict: Predict = "denoised"
 
-        def rows(self, points):
+        def rows(self, points: Points) -> Iterator[Row]:
             right = list(super().rows(points))
             second = list(Adams(order=2, predict="denoised", data_std=1.0).rows(points))
             for row in right:
@@ -87,7 +95,7 @@ def test_a_third_difference_term_without_its_factor_2_is_caught() -> None:
 
 
 @pytest.mark.parametrize("process", [VE(), Brownian()])
-def test_orders_do_not_depend_on_the_process(process) -> None:
+def test_orders_do_not_depend_on_the_process(process: GaussianSDE) -> None:
     assert certify(Adams(order=3), process, steps=(64, 256)).measured == pytest.approx(3, abs=0.15)
     assert certify(StochasticAdams(order=2), process, steps=(64, 256)).measured == pytest.approx(2, abs=0.15)
 

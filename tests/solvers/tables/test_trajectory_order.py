@@ -13,8 +13,11 @@ from torch import Tensor
 from backdrift.models import GaussianMixture
 from backdrift.sde import VE, VP, GaussianSDE, Rectified
 from backdrift.solvers import CATALOGUE, Adams, Points, RungeKutta, certify, execute
+from backdrift.solvers.tables.adams import Start
+from backdrift.solvers.tables.multistep import Clock
 from backdrift.solvers.tables.order import RATIOS, TwoModes, log_snr_times, slope, trajectory_error
-from backdrift.solvers.tables.prediction import coordinates
+from backdrift.solvers.tables.prediction import Predict, coordinates
+from backdrift.solvers.tables.table_solver import Final
 
 SOLVERS = {name: entry.solver for name, entry in CATALOGUE.items()}
 
@@ -31,8 +34,8 @@ def test_order_where_the_process_matters(sde: GaussianSDE, name: str) -> None:
 @pytest.mark.parametrize(
     ("order", "start", "limit"), [(1, "ramp", 1), (2, "ramp", 2), (3, "runge_kutta", 3), (4, "runge_kutta", 4)]
 )
-def test_adams_order_in_every_prediction(predict: str, order: int, start: str, limit: int) -> None:
-    certificate = certify(Adams(order=order, predict=predict, start=start), steps=(128, 512))  # type: ignore[arg-type]
+def test_adams_order_in_every_prediction(predict: Predict, order: int, start: Start, limit: int) -> None:
+    certificate = certify(Adams(order=order, predict=predict, start=start), steps=(128, 512))
     assert certificate.claimed == limit
     assert certificate.measured == pytest.approx(limit, abs=0.15), str(certificate)
 
@@ -48,8 +51,8 @@ def test_adams_order_in_every_prediction(predict: str, order: int, start: str, l
         (4, 4, "corrector", 3),  # the order of the start
     ],
 )
-def test_a_corrector_adds_an_order(predict: str, order: int, corrector: int, start: str, limit: int) -> None:
-    solver = Adams(order=order, corrector=corrector, predict=predict, start=start)  # type: ignore[arg-type]
+def test_a_corrector_adds_an_order(predict: Predict, order: int, corrector: int, start: Start, limit: int) -> None:
+    solver = Adams(order=order, corrector=corrector, predict=predict, start=start)
     # Order 4 shows only on finer grids: on coarse ones its error is smaller than terms of higher order.
     certificate = certify(solver, steps=(256, 1024) if limit == 4 else (128, 512))
     assert certificate.claimed == limit
@@ -58,10 +61,10 @@ def test_a_corrector_adds_an_order(predict: str, order: int, corrector: int, sta
 
 
 @pytest.mark.parametrize("final", ["half_step", "denoise"])
-def test_the_last_step_is_corrected_too(final: str) -> None:
+def test_the_last_step_is_corrected_too(final: Final) -> None:
     """The last step is written out: predict, evaluate, correct, and take (x/alpha + D)/2 from the corrected state."""
     sde, d = VP(), 0.7
-    solver = Adams(steps=2, order=1, corrector=2, final=final, data_std=d)  # type: ignore[arg-type]
+    solver = Adams(steps=2, order=1, corrector=2, final=final, data_std=d)
     model = mixture(sde)
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     points = Points(sde, solver.times(sde))
@@ -82,8 +85,8 @@ def test_the_last_step_is_corrected_too(final: str) -> None:
 
 
 @pytest.mark.parametrize("clock", ["log_snr", "sigma", "time", "angle", "wide_angle"])
-def test_adams_order_in_every_clock(clock: str) -> None:
-    solver = Adams(order=4, predict="velocity", start="runge_kutta", clock=clock)  # type: ignore[arg-type]
+def test_adams_order_in_every_clock(clock: Clock) -> None:
+    solver = Adams(order=4, predict="velocity", start="runge_kutta", clock=clock)
     certificate = certify(solver, steps=(128, 512))
     assert certificate.measured == pytest.approx(4, abs=0.15), str(certificate)
 
@@ -101,8 +104,8 @@ def test_a_poor_start_hides_at_large_sigma() -> None:
 
 @pytest.mark.parametrize("order", [2, 3, 4])
 @pytest.mark.parametrize("predict", ["denoised", "noise", "rectified"])
-def test_runge_kutta_order(order: int, predict: str) -> None:
-    certificate = certify(RungeKutta(order=order, predict=predict), steps=(64, 256))  # type: ignore[arg-type]
+def test_runge_kutta_order(order: int, predict: Predict) -> None:
+    certificate = certify(RungeKutta(order=order, predict=predict), steps=(64, 256))
     assert certificate.measured == pytest.approx(order, abs=0.15), str(certificate)
 
 
