@@ -152,7 +152,8 @@ def test_parts_that_do_not_fit_are_one_line_before_training(line, said, capsys, 
 
 def test_commands_for_gaussian_processes_say_so(capsys):
     assert main(["solvers", "sde=cld"]) == 1
-    assert "sde=cld: it chooses an option of preconditioning, which this command does not have" in capsys.readouterr().err
+    said = "sde=cld: it chooses an option of preconditioning, which this command does not have"
+    assert said in capsys.readouterr().err
     run = trained(*MOONS, "model.hidden=8", "train.steps=2", "sde=cld")
     for command in ("information", "tune"):
         assert main([command, f"run={run.path}"]) == 1
