@@ -36,7 +36,8 @@ class Adaptive(Solver):
     and its worst sample is five times farther from the exact flow (`benchmarks/overhead.py --peers`).
 
     Args:
-        rtol, atol: tolerances of a step's error in z, whose components are of order 1.
+        rtol: relative tolerance of a step's error in z.
+        atol: absolute tolerance of a step's error in z, whose components are of order 1.
         eps: end time; the process's own by default.
         denoise: whether to end with D(x, eps) in place of x.
         data_std: standard deviation d of the data; the model's own by default, or else 1.

@@ -35,7 +35,8 @@ class ScipyODE(Solver):
 
     Args:
         method: integrator of scipy, "RK45", "RK23", "DOP853", "LSODA", "Radau" or "BDF".
-        rtol, atol: relative and absolute tolerance of a step.
+        rtol: relative tolerance of a step's error.
+        atol: absolute tolerance of a step's error, in the units of x.
         eps: end time; the process's own by default.
         denoise: whether to end with D(x, eps) in place of x, if the process is Gaussian.
         max_steps: largest number of steps of a sample. `solve` raises `RuntimeError` if a sample needs more.

@@ -36,7 +36,8 @@ class TorchDiffEq(Solver):
 
     Args:
         method: of odeint, adaptive ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun") or on a fixed grid.
-        rtol, atol: tolerances of a step's error in the coordinates, if the method is adaptive.
+        rtol: relative tolerance of a step's error, if the method is adaptive.
+        atol: absolute tolerance of a step's error in the coordinates, if the method is adaptive.
         steps: number of steps of a method on a fixed grid. The grid is the flow's own.
         eps: end time; the process's own by default.
         denoise: whether to end with D(x, eps) in place of x, if the process is Gaussian.

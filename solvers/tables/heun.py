@@ -33,7 +33,8 @@ class Heun(TableSolver):
     Args:
         churn: S_churn, how much noise is added on the way; 0 for none. In each step
             gamma = min(churn/steps, sqrt(2) - 1), so that noise raises s by a factor of sqrt(2) at most.
-        s_min, s_max: range of s in which noise is added. Elsewhere gamma is 0.
+        s_min: lowest s at which noise is added. Below it gamma is 0.
+        s_max: highest s at which noise is added. Above it gamma is 0.
         s_noise: factor of the standard deviation of the added noise.
 
     Raises:

@@ -37,7 +37,8 @@ class Restart(TableSolver):
 
     Args:
         base: solver that takes the steps. Its own grid and number of steps are not used.
-        s_min, s_max: range of s = sigma/alpha that is solved again, in units of the data.
+        s_min: lower end of the range of s = sigma/alpha that is solved again, in units of the data.
+        s_max: upper end of the range of s = sigma/alpha that is solved again, in units of the data.
         repeats: K, how often the state goes back to `s_max`.
 
     Raises:
