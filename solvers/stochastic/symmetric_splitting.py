@@ -72,7 +72,7 @@ class SymmetricSplitting(Solver):
         """
         cost = self.nfe // self.steps
         if nfe < cost:
-            raise ValueError(f"nfe: {nfe} evaluations do not pay for a step of {type(self).__name__}")
+            raise ValueError(f"nfe: expected enough evaluations for one step of {type(self).__name__}, got {nfe}")
         return dataclasses.replace(self, steps=nfe // cost)
 
     def require_process(self, sde: SDE) -> None:

@@ -89,7 +89,7 @@ class _Increments:
 
     def __call__(self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False) -> Any:
         if return_A or tb is None:
-            raise ValueError("method: this method of torchsde needs more than sequential increments")
+            raise ValueError("method: this method of torchsde asks for more than increments in sequence, which are all that is drawn here")
         a, b = float(ta), float(tb)
         if self._interval != (a, b):
             self._w, self._u = math.sqrt(b - a) * self.noise(), None
@@ -134,7 +134,7 @@ class TorchSDE(Solver):
         require_integer("steps", self.steps, 1)
         require_choice("method", self.method, get_args(Method))
         if self.method not in ITO:
-            raise ValueError(f"method: {self.method!r} is of the Stratonovich kind; an Ito SDE takes {', '.join(ITO)}")
+            raise ValueError(f"method: expected {', '.join(ITO)}, got {self.method!r}, which is for Stratonovich SDEs")
         require_choice("clock", self.clock, ("log_snr", "t", None))
 
     def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:

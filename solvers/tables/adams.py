@@ -101,7 +101,7 @@ class Adams(TableSolver):
         require_choice("clock", self.clock, (None, *get_args(Clock)))
         require_choice("start", self.start, get_args(Start))
         if self.start == "runge_kutta" and self.values[0] not in (1, *EXPLICIT):
-            raise ValueError(f"start: no Runge-Kutta method of order {self.values[0]:g} here; take order 1, 2, 3 or 4")
+            raise ValueError(f"start: expected order 1, 2, 3 or 4 with 'runge_kutta', got {self.values[0]:g}")
 
     @property
     def values(self) -> tuple[float, int]:

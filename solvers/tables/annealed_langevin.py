@@ -54,7 +54,7 @@ class AnnealedLangevin(TableSolver):
         super().__post_init__()
         require_positive(ratio=self.ratio)
         if not self.ratio < 2:
-            raise ValueError(f"ratio: expected a number below 2, where a step diverges, got {self.ratio!r}")
+            raise ValueError(f"ratio: expected a number below 2, from where steps diverge, got {self.ratio!r}")
         require_integer("repeats", self.repeats, 1)
 
     def rows(self, points: Points) -> Iterable[Row]:

@@ -148,7 +148,7 @@ class TableSolver(Solver):
                     return other
             except ValueError:
                 continue
-        raise ValueError(f"nfe: {nfe} evaluations do not pay for a step of {type(self).__name__}")
+        raise ValueError(f"nfe: expected enough evaluations for one step of {type(self).__name__}, got {nfe}")
 
 
 def predictions_as_stages(rows: Sequence[Row]) -> Iterator[Row]:

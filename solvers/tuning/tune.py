@@ -144,7 +144,7 @@ def _require(model: Denoises, solver: TableSolver | None, weights: bool | None) 
     if solver is not None and solver.stochastic:
         raise ValueError(f"solver: expected a deterministic one, got {type(solver).__name__}")
     if weights and solver is not None and solver.table(model.sde).nfe != solver.steps:
-        raise ValueError(f"weights: fitted where a step takes one evaluation, not for {type(solver).__name__}")
+        raise ValueError(f"weights: expected a solver with one evaluation a step, got {type(solver).__name__}")
 
 
 def _fit_times(best: TableSolver, reference: Reference, iterations: int, rate: float) -> tuple[TableSolver, Tensor]:

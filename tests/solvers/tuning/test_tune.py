@@ -105,7 +105,7 @@ def test_stochastic_solvers_are_refused() -> None:
 
 
 def test_weights_of_several_evaluations_a_step_are_not_fitted() -> None:
-    with pytest.raises(ValueError, match="weights: fitted where a step takes one evaluation, not for Heun"):
+    with pytest.raises(ValueError, match="weights: expected a solver with one evaluation a step, got Heun"):
         tune(modes(VP()), Heun(), shape=(2,), weights=True)
 
 
