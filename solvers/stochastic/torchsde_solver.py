@@ -89,7 +89,7 @@ class _Increments:
 
     def __call__(self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False) -> Any:
         if return_A or tb is None:
-            raise ValueError("method: this method of torchsde asks for more than increments in sequence, which are all that is drawn here")
+            raise ValueError("method: expected one that takes increments in sequence, got one that asks for more")
         a, b = float(ta), float(tb)
         if self._interval != (a, b):
             self._w, self._u = math.sqrt(b - a) * self.noise(), None

@@ -148,7 +148,7 @@ def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float, data_std: f
     if not bool((times.diff() < 0).all()) or values[-1] < 0 or values[0] > sde.T * (1 + 1e-9):
         raise ValueError(f"grid: expected times that fall from T = {sde.T:g} towards 0, got {values}")
     if sde.has_denoiser and not float(sde.sigma(values[-1])) > 0:
-        raise ValueError(f"grid: expected a last time at which sigma is positive, got {values}; `final` adds a step to 0")
+        raise ValueError(f"grid: expected a last time with sigma above 0, got {values}; `final` adds a step to 0")
     return times
 
 
