@@ -121,7 +121,7 @@ def run(arguments: Sequence[str]) -> int:
     if command in ("train", "resume"):
         require_all_processes(arguments)
     if command == "resume" and is_sweep(folder := Path(str(config.run)).expanduser()):
-        resume_sweep(folder, perform)
+        resume_sweep(folder, perform, config.trust, options.config_dir)
         return 0
     perform(command, config)
     return 0

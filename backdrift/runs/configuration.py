@@ -167,7 +167,8 @@ def _is_empty(folder: Path) -> bool:
 
 def _chooses(override: Override, loader: ConfigLoader) -> bool:
     """Whether an override is about a group (`sde=ve`), not about a value."""
-    return bool(loader.get_group_options(override.key_or_group))
+    # A key with a dot is never a group, and asking Hydra for options is slow.
+    return "." not in override.key_or_group and bool(loader.get_group_options(override.key_or_group))
 
 
 def check_option(override: Override, loader: ConfigLoader) -> None:

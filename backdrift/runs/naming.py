@@ -22,8 +22,8 @@ def key_of(override: str) -> str:
 def name_of_changes(overrides: Iterable[str], leave_out: Collection[str] = ()) -> str:
     """Overrides in letters, digits and `. + - _`, such as `train.steps_2000-train.seed_1`.
 
-    A name that would be longer than `LONGEST` is cut, and ends with eight digits of a hash of all of it, so that
-    two different lists of overrides keep different names.
+    A number of more than eight characters is rounded to four digits. A name that would be longer than `LONGEST`
+    is cut, and ends with eight digits of a hash of all of it.
 
     Args:
         overrides: such as `train.steps=2000`, in the order of the command line.
@@ -34,10 +34,19 @@ def name_of_changes(overrides: Iterable[str], leave_out: Collection[str] = ()) -
     if any(key_of(override) == "name" for override in changes):
         return ""
     kept = [override for override in changes if key_of(override) not in leave_out]
-    text = "-".join(re.sub(r"[^A-Za-z0-9.+-]+", "_", override).strip("_.") for override in kept)
+    text = "-".join(re.sub(r"[^A-Za-z0-9.+-]+", "_", _shortened(override)).strip("_.") for override in kept)
     if len(text) > LONGEST:
         text = f"{text[: LONGEST - 9]}-{hashlib.sha256(','.join(kept).encode()).hexdigest()[:8]}"
     return text
+
+
+def _shortened(override: str) -> str:
+    """The override, with four digits of a number of many: a search draws `lr=0.0014540563052957802`."""
+    key, mark, value = override.partition("=")
+    try:
+        return f"{key}{mark}{float(value):.4g}" if len(value) > 8 else override
+    except ValueError:
+        return override
 
 
 def changes_in_name() -> str:

@@ -93,8 +93,9 @@ def one_at_a_time(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
 def shared(overrides: Iterable[str]) -> list[str]:
     """The overrides of a sweep that all of its jobs share, as Hydra's sweepers write them for a job."""
     parsed = [OverridesParser.create().parse_override(override) for override in overrides]
+    by_key = {override.get_key_element(): override for override in parsed}  # the last of a key counts
     return [
-        f"{override.get_key_element()}={override.get_value_element_as_str()}"
-        for override in parsed
+        f"{key}={override.get_value_element_as_str()}"
+        for key, override in by_key.items()
         if not override.is_sweep_override() and not override.is_hydra_override()
     ]

@@ -39,12 +39,14 @@ class SweepJob:
         command: the command.
         perform: runs the command.
         common: overrides that all jobs share, which need not be shown.
+        trust: packages whose classes a run folder that is gone on with may name.
     """
 
     folder: Path
     command: str
     perform: Perform
     common: frozenset[str] = frozenset()
+    trust: tuple[str, ...] = ()
 
     def __call__(self, config: DictConfig) -> float | None:
         """Do the job of this config, whose number and overrides are in `HydraConfig`; its objective.
@@ -87,8 +89,7 @@ class SweepJob:
         try:
             with _command_line([self.command, *row.overrides]):
                 if resumes:
-                    resumed = OmegaConf.create({"run": str(path)})
-                    answer = self.perform("resume", resumed)
+                    answer = self.perform("resume", OmegaConf.create({"run": str(path), "trust": list(self.trust)}))
                 else:
                     if makes_run:
                         with open_dict(config):

@@ -2,96 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from backdrift.runs.configuration import Job, check_option, hydra_configs, one_line
+from backdrift.runs.configuration import Job, one_line
 from backdrift.runs.naming import key_of
-from backdrift.runs.overrides import combinations, one_at_a_time, parse, quoted, shared
+from backdrift.runs.overrides import as_read, quoted, shared
 from backdrift.runs.processes import number_of_processes
 from backdrift.runs.search_path import config_folder, own_configs
 from backdrift.runs.sweeps import study
 from backdrift.runs.sweeps.job import Perform, SweepJob
 from backdrift.runs.sweeps.lock import locked
+from backdrift.runs.sweeps.plan import checked_plan
+from backdrift.runs.sweeps.record import Sweep, is_sweep
 from backdrift.runs.sweeps.table import SweepTable
-
-FILE = "sweep.json"
-FORMAT = 1
-
-NOT_IN_SWEEPS = {
-    "folder": "hydra.sweep.dir and hydra.sweep.subdir choose the folders of several runs",
-    "hydra.run.dir": "hydra.sweep.dir and hydra.sweep.subdir choose the folders of several runs",
-    "hydra.mode": "-m says that there are several runs",
-}
-"""Settings that several runs cannot have, and what to take."""
+from backdrift.runs.sweeps.trust import require_trusted_sweep
 
 
 class SweepInterrupted(KeyboardInterrupt):
     """The user has stopped a sweep; the message says how it goes on."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep was asked to do, kept as `sweep.json` in its folder.
-
-    Args:
-        command: the command of its jobs.
-        overrides: of all jobs, of the sweep and of Hydra, in Hydra's language.
-        config_dir: a folder of the user's own configs, or None.
-        directory: where the sweep began, from which relative paths start.
-    """
-
-    command: str
-    overrides: tuple[str, ...]
-    config_dir: str | None
-    directory: str
-
-    def save(self, folder: Path) -> None:
-        """Write `sweep.json`."""
-        hidden = folder / f".{FILE}"
-        hidden.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
-        hidden.replace(folder / FILE)
-
-    @classmethod
-    def load(cls, folder: Path) -> Sweep:
-        """Read `sweep.json`.
-
-        Raises:
-            ValueError: if it is damaged, or from a later version of this package.
-        """
-        try:
-            read = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            version = read.pop("format")
-            if version > FORMAT:
-                raise ValueError(f"format {version} is from a later version of backdrift, which reads up to {FORMAT}")
-            return cls(**{**read, "overrides": tuple(read["overrides"])})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"run={folder}: its {FILE} cannot be read: {error}") from error
-
-    def job(self) -> Job:
-        """The command line."""
-        return Job(self.command, self.overrides, self.config_dir)
-
-
-def is_sweep(folder: Path) -> bool:
-    """Whether a folder is that of a sweep."""
-    return (folder / FILE).is_file()
 
 
 def start_sweep(job: Job, perform: Perform) -> None:
@@ -111,73 +52,51 @@ def start_sweep(job: Job, perform: Perform) -> None:
             "-m: a sweep is started by one process; start it without torchrun or accelerate launch "
             "(hydra/launcher=joblib runs its jobs side by side)"
         )
-    plan = _checked(job)
-    chosen = [override for override in plan.overrides if override.key_or_group == "hydra.sweep.dir"]
-    folder = _new_folder(plan.folder, is_default=not chosen)
-    kept = [str(override.input_line) for override in plan.overrides if override not in chosen]
+    plan = checked_plan(job)
+    kept = [as_read(override) for override in job.overrides if key_of(override) != "hydra.sweep.dir"]
+    folder = _new_folder(plan.folder, is_default=len(kept) == len(job.overrides))
+    again = _advice(Path(os.path.relpath(folder)), job.config_dir)
     config_dir = None if job.config_dir is None else str(Path(job.config_dir).absolute())
     sweep = Sweep(job.command, (*kept, *study.pinned(plan.settings, folder.name)), config_dir, os.getcwd())
     sweep.save(folder)
-    _run(sweep, folder, plan.settings, perform)
+    _run(sweep, SweepJob(folder, sweep.command, perform, frozenset(shared(sweep.overrides))), plan.settings, again)
 
 
-def resume_sweep(folder: Path, perform: Perform) -> None:
-    """Go on with the jobs of a sweep that are missing; arguments and errors are those of `start_sweep`."""
-    folder, sweep = folder.absolute(), Sweep.load(folder)
+def resume_sweep(folder: Path, perform: Perform, trust: Sequence[str] = (), config_dir: str | None = None) -> None:
+    """Go on with the jobs of a sweep that are missing.
+
+    Args:
+        folder: of the sweep.
+        perform: as for `start_sweep`.
+        trust: packages whose classes the sweep may name, see `backdrift.runs.sweeps.trust`.
+        config_dir: the folder of the user's own configs, if the sweep was started with one.
+
+    Raises:
+        ValueError: if the sweep asks for something that is not trusted; besides what `start_sweep` raises.
+        SweepInterrupted: if the user stops it.
+    """
+    sweep, again = Sweep.load(folder), _advice(folder, config_dir, trust)
+    if sweep.config_dir is not None and config_dir is None:
+        raise ValueError(f"run={folder}: the sweep was started with --config-dir {sweep.config_dir}; say so again")
+    folder = folder.absolute()
+    sweep = replace(sweep, config_dir=None if config_dir is None else str(Path(config_dir).absolute()))
+    before = Path.cwd()
     if Path(sweep.directory).is_dir():
         os.chdir(sweep.directory)
-    _run(sweep, folder, _checked(sweep.job()).settings, perform)
+    try:
+        plan = checked_plan(sweep.job())
+        require_trusted_sweep(plan.machinery, plan.searched, folder, trust)
+        task = SweepJob(folder, sweep.command, perform, frozenset(shared(sweep.overrides)), tuple(trust))
+        _run(sweep, task, plan.settings, again)
+    finally:
+        os.chdir(before)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A sweep that has been checked: Hydra's settings of it, its overrides, and the folder that it asks for."""
-
-    settings: HydraConf
-    overrides: list[Override]
-    folder: Path
-
-
-def _checked(job: Job) -> Plan:
-    """The plan of a sweep, once the config of every job has been composed and checked.
-
-    Hydra's basic sweeper makes a job of each combination of values. Other sweepers choose: for them each value is
-    tried once, with the first values of the others, and an interval at its ends.
-    """
-    with hydra_configs(job.config_dir) as loader:
-        overrides = parse(job.overrides, loader)
-        for override in overrides:
-            if override.key_or_group in NOT_IN_SWEEPS:
-                raise ValueError(f"{override.key_or_group}: not with -m; {NOT_IN_SWEEPS[override.key_or_group]}")
-            check_option(override, loader)
-        machinery = [override for override in overrides if override.is_hydra_override()]
-        first = parse(one_at_a_time(overrides)[0], loader)
-        job.compose(first, loader)
-        settings = HydraConfig.get()
-        planned = str(settings.sweep.dir)  # while what it refers to is there
-        searched = parse([f"{key}={value}" for key, value in (settings.sweeper.get("params") or {}).items()], loader)
-        searched += [override for override in overrides if override not in machinery]
-        basic = settings.runtime.choices["hydra/sweeper"] == "basic"
-        _check_objective(job.command, settings)
-        jobs = combinations(searched) if basic else one_at_a_time(searched)
-    for each in jobs:
-        Job(job.command, each, job.config_dir).config()
-    return Plan(settings, overrides, Path(planned).expanduser().absolute())
-
-
-def _check_objective(command: str, settings: HydraConf) -> None:
-    """Raise `ValueError` if the sweeper wants another objective than the command's one number, or none."""
-    sweeper = settings.runtime.choices["hydra/sweeper"]
-    if sweeper == "basic":
-        return
-    if command != "train":
-        raise ValueError(f"hydra/sweeper={sweeper}: it chooses by a number, and `backdrift {command}` returns none")
-    direction = OmegaConf.select(settings.sweeper, "direction")
-    if OmegaConf.is_list(direction) and len(direction) != 1:
-        raise ValueError(
-            f"hydra.sweeper.direction={list(direction)}: expected one direction, as train returns one number, "
-            "the held-out loss"
-        )
+def _advice(folder: Path, config_dir: str | None, trust: Sequence[str] = ()) -> str:
+    """The command that goes on with a sweep."""
+    own = [] if config_dir is None else ["--config-dir", config_dir]
+    trusted = [word for package in trust for word in ("--trust", package)]
+    return shlex.join(["backdrift", "resume", f"run={folder}", *own, *trusted])
 
 
 def _new_folder(planned: Path, is_default: bool) -> Path:
@@ -205,12 +124,12 @@ def _new_folder(planned: Path, is_default: bool) -> Path:
         return folder
 
 
-def _run(sweep: Sweep, folder: Path, settings: HydraConf, perform: Perform) -> None:
-    """Have Hydra run all jobs; print the table at the end, however that comes."""
-    table, again = SweepTable(folder), shlex.join(["backdrift", "resume", f"run={os.path.relpath(folder)}"])
+def _run(sweep: Sweep, task: SweepJob, settings: HydraConf, again: str) -> None:
+    """Have Hydra run all jobs; print the table at the end, however that comes. `again` is the command to go on with."""
+    folder, table = task.folder, SweepTable(task.folder)
     try:
         with locked(folder / ".lock", wait=False):
-            _launch(sweep, folder, settings, perform)
+            _launch(sweep, task, settings)
     except BlockingIOError as error:
         raise ValueError(f"run={folder}: another process is working on this sweep") from error
     except KeyboardInterrupt as error:
@@ -229,23 +148,24 @@ def _run(sweep: Sweep, folder: Path, settings: HydraConf, perform: Perform) -> N
         ) from error
     finally:
         if table.csv.is_file():
-            print(f"{table.text(shared(sweep.overrides))}\n{table.csv}", flush=True)
+            print(f"{table.text(task.common)}\n{table.csv}", flush=True)
 
 
-def _launch(sweep: Sweep, folder: Path, settings: HydraConf, perform: Perform) -> None:
+def _launch(sweep: Sweep, task: SweepJob, settings: HydraConf) -> None:
     """Hand the sweep to Hydra: its sweeper makes the jobs, its launcher runs each as a `SweepJob`."""
-    rows = SweepTable(folder).rows()
+    rows = SweepTable(task.folder).rows()
     if study.trials_left(settings, rows) == 0:
         return
-    common = shared(sweep.overrides)
-    left_out = [*settings.job.config.override_dirname.exclude_keys, *(key_of(override) for override in common)]
+    left_out = [
+        *settings.job.config.override_dirname.exclude_keys,
+        *(key_of(override) for override in sorted(task.common)),
+    ]
     overrides = [
         *sweep.overrides,
         *study.continued(settings, rows),
-        f"hydra.sweep.dir={quoted(str(folder))}",
+        f"hydra.sweep.dir={quoted(str(task.folder))}",
         f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, left_out))}]",
     ]
-    task = SweepJob(folder, sweep.command, perform, frozenset(common))
     with own_configs(sweep.config_dir), _hydra_command_line(overrides):
         GlobalHydra.instance().clear()
         hydra.main(config_path=str(config_folder()), config_name=sweep.command, version_base="1.3")(task)()

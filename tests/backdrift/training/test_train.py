@@ -180,5 +180,5 @@ def test_a_process_without_a_rank_is_refused_where_several_were_asked_for(enviro
     if not refused:
         require_all_processes(["train"])
         return
-    with pytest.raises(ValueError, match="torchrun --nproc_per_node 2 -m backdrift train$"):
+    with pytest.raises(ValueError, match=r"torchrun --nproc_per_node 2 -m backdrift train$"):
         require_all_processes(["train"])
