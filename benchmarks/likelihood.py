@@ -41,7 +41,8 @@ from backdrift.models import GaussianMixture
 from backdrift.sde import VP, GaussianSDE, Model
 from backdrift.solvers import log_likelihood
 from backdrift.solvers.density.divergence import divergence
-from backdrift.solvers.flows.flow import AngleFlow, TimeFlow
+from backdrift.solvers.flows.angle_flow import AngleFlow
+from backdrift.solvers.flows.time_flow import TimeFlow
 
 TARGET = 0.02
 """Nats, on average over samples."""

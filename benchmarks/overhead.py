@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from backdrift.sde import VE, FunctionModel
 from backdrift.solvers import Adams, Adaptive, DPMSolverPP2M, Euler, EulerMaruyama, Noise, UniPC
-from backdrift.solvers.flows.flow import AngleFlow
+from backdrift.solvers.flows.angle_flow import AngleFlow
 
 SHAPES = {"64x2": (64, 2), "4x3x8x8": (4, 3, 8, 8), "64x3x32x32": (64, 3, 32, 32)}
 SHORT, LONG = 20, 140

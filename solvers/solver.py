@@ -76,6 +76,18 @@ def require_gaussian(solver: Solver, sde: SDE) -> None:
         )
 
 
+def end_time(sde: SDE, eps: float | None) -> float:
+    """The time at which a solve ends: `eps` if it is given, else the process's own.
+
+    Raises:
+        ValueError: if it is not in [0, T).
+    """
+    eps = float(sde.eps if eps is None else eps)
+    if not 0 <= eps < sde.T:
+        raise ValueError(f"eps: expected a time in [0, T = {sde.T:g}), got {eps:g}")
+    return eps
+
+
 def require_noise(solver: Solver, noise: Noise | None) -> Noise:
     """Return `noise` if it was given to a stochastic solver.
 

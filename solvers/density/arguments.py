@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from backdrift.solvers.flows.flow import AngleFlow
+from backdrift.solvers.flows.angle_flow import AngleFlow
 from backdrift.solvers.model import Denoises, Model, require_model
 from backdrift.solvers.tables.grid import Grid
 

@@ -20,8 +20,9 @@ from backdrift.solvers.density.path_integral import (
 )
 from backdrift.solvers.density.probes import DivergenceProbes
 from backdrift.solvers.density.score_corrected import score_corrected
+from backdrift.solvers.flows.angle_flow import AngleFlow
 from backdrift.solvers.flows.fixed_grid import TABLEAUS, EvaluateVelocity, fixed
-from backdrift.solvers.flows.flow import AngleFlow, Flow
+from backdrift.solvers.flows.flow import Flow
 from backdrift.solvers.quadrature import Quadrature, Visit
 
 

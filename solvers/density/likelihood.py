@@ -54,7 +54,7 @@ def log_likelihood(
     first: int = 0,
     chunk: int | None = None,
 ) -> Likelihood:
-    r"""log p_eps(x) by the probability flow, in the angle coordinate (see `solvers.flows.flow.AngleFlow`):
+    r"""log p_eps(x) by the probability flow, in the angle coordinate (see `solvers.flows.angle_flow.AngleFlow`):
 
     .. math::
         dz/d\phi = -F, \quad d \log p_z / d\phi = \mathrm{div} F, \quad

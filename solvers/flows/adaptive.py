@@ -12,8 +12,9 @@ from torch import Tensor
 
 from backdrift.sde import SDE
 from backdrift.sde.checks import require_integer, require_positive
+from backdrift.solvers.flows.angle_flow import AngleFlow
 from backdrift.solvers.flows.dormand_prince import AdaptiveSolution, Control, DensePath, adaptive
-from backdrift.solvers.flows.flow import AngleFlow, interior, require_save_at
+from backdrift.solvers.flows.flow import interior, require_save_at
 from backdrift.solvers.model import Denoises, Model, denoiser_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver, require_gaussian

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
-import torch
 from torch import Tensor
 
-from backdrift.sde import SDE
-from backdrift.sde.checks import is_integer, require_positive
-from backdrift.solvers.model import Denoises, Model, data_std_of, denoiser_of, score_of, select
-from backdrift.solvers.quadrature import gauss_legendre
-from backdrift.solvers.tables.grid import Grid, angle_grid, time_grid
-
-FLOW_CENTRE, FLOW_POWER = 0.5, 0.4
-"""Of the grid "angle" as `AngleFlow` has it. Samplers do best around 1; the path's share in the error of RK4 at 64
-evaluations, for a U-Net trained on digits, was 2.3e-3 bits/dim with a centre of 0.9 and 0.6e-3 with this; on mixtures
-it is 0.7 to 1.4 times what it was."""
-
-SMOOTH = (0.6, 0.8)
-"""Of `AngleFlow.rule`. The angle itself, (1, 1), takes fewer divergences on mixtures, 16 in place of 21 for 0.02 nats
-in 64 dimensions, and more on a U-Net trained on digits, 48 in place of 32 for 0.03."""
+from backdrift.sde.checks import is_integer
+from backdrift.solvers.flows.angle_flow import AngleFlow
+from backdrift.solvers.flows.time_flow import TimeFlow
+from backdrift.solvers.model import Denoises, Model
+from backdrift.solvers.tables.grid import Grid
 
 
 class Flow(Protocol):
@@ -88,197 +75,6 @@ class Flow(Protocol):
         """The nodes u, rising, and the weights of a quadrature over all u, with `count` nodes."""
 
 
-class Place(NamedTuple):
-    """The coefficients of `AngleFlow.velocity` at one time, in shapes that broadcast against z.
-
-    Attributes:
-        u: the time of the flow, `[]` or `[batch]`.
-        t: the time of the process.
-        scale: alpha R, with x = scale z.
-        keep: d^2/R^2, the coefficient of z in dz/du.
-        gain: -1/R, the coefficient of D in dz/du.
-    """
-
-    u: Tensor
-    t: Tensor
-    scale: Tensor
-    keep: Tensor
-    gain: Tensor
-
-
-class AngleFlow:
-    r"""The probability flow of a Gaussian process in the angle coordinate. With s = sigma/alpha and the data's width d,
-
-    .. math:: z = x / (\alpha R), \quad R^2 = s^2 + d^2, \quad \phi = \arctan(s/d), \quad dz/d\phi = -F(z, \phi)
-
-    where F = (D - d^2/R z) R/(s d) is the raw network of a preconditioned denoiser (Karras et al. 2022, eq. 7; the
-    angle is that of TrigFlow, Lu & Song 2024). z has unit variance at both ends, and F = 0 for normal data of width d.
-    In these coordinates the flow is the same for every Gaussian process.
-
-    Steps are taken in u = log s, which is minus half the log-SNR. In u, features of the data have the same width at all
-    scales. Since dphi/du = s d/R^2, the equation becomes dz/du = (d^2 z - R D)/R^2.
-
-    Args:
-        model: a model with `sde`, a GaussianSDE, and `denoise(x, t)`. If it has `posterior_variance(x, t)`, `[batch]`,
-            the divergence is known in closed form.
-        data_std: the width d of the data. By default it is the model's own `data_std`, or 1 without one.
-        eps: the time at the data's end. By default it is the process's own `eps`.
-
-    Raises:
-        ValueError: if `data_std` is not positive, if `eps` is not in [0, T), or if there is no noise at `eps`.
-    """
-
-    def __init__(self, model: Denoises, data_std: float | None = None, eps: float | None = None) -> None:
-        self.sde = model.sde
-        self._take(model)
-        self.data_std = data_std_of(model, data_std)
-        self.eps = _end(self.sde, eps)
-        require_positive(data_std=self.data_std)
-        self.first, self.last = (-0.5 * float(self.sde.log_snr(t)) for t in (self.eps, float(self.sde.T)))
-        if not math.isfinite(self.first):
-            raise ValueError(f"eps: expected a time with noise in it, got {self.eps:g}, where log-SNR is infinite")
-
-    def _take(self, model: Denoises) -> None:
-        self.model, self.denoise = model, denoiser_of(model)
-        self.posterior_variance = getattr(model, "posterior_variance", None)
-
-    def select(self, indices: Tensor) -> AngleFlow:
-        chosen = select(self.model, indices)
-        if chosen is self.model:
-            return self
-        other = copy.copy(self)
-        other._take(chosen)
-        return other
-
-    def enter(self, x: Tensor) -> tuple[Tensor, float]:
-        scale = self.width(self.eps)
-        return x / scale, -math.log(scale)
-
-    def leave(self, z: Tensor) -> tuple[Tensor, float]:
-        scale = self.width(float(self.sde.T))
-        return z * scale, -math.log(scale)
-
-    def velocity(self, z: Tensor, u: float | Tensor | Place) -> Tensor:
-        at = self._place(u, z)
-        return torch.addcmul(at.keep * z, at.gain, self.denoise(at.scale * z, at.t))
-
-    def divergence(self, z: Tensor, u: float | Tensor | Place) -> Tensor | None:
-        """dim d^2/R^2 - V/s^2 with V = tr Cov[x_0 | x_t], or None if the model has no `posterior_variance`."""
-        if self.posterior_variance is None:
-            return None
-        at = self._place(u, z)
-        square, d2 = (2 * at.u).exp(), self.data_std**2
-        variance = self.posterior_variance(at.scale * z, at.t)
-        return (z[0].numel() * d2 / (square + d2)).to(z) - variance / square.to(z)
-
-    def places(self, u: Tensor, z: Tensor) -> list[Place]:
-        t = self.sde.t_from_log_snr(-2 * u).clamp_(self.eps, self.sde.T)
-        square = (2 * u).exp_().add_(self.data_std**2)
-        root = square.sqrt()
-        shape = (*u.shape, *(1,) * (z.ndim - 1)) if u.ndim == 2 else u.shape
-        columns = torch.stack([self.sde.alpha(t) * root, self.data_std**2 / square, -1 / root])
-        scale, keep, gain = columns.to(z).reshape(3, *shape)
-        return list(map(Place, u, t.to(z), scale, keep, gain))
-
-    def time(self, u: float) -> float:
-        return float(self.sde.t_from_log_snr(torch.tensor(-2 * u, dtype=torch.float64)).clamp(self.eps, self.sde.T))
-
-    def at_time(self, t: float) -> float:
-        return -0.5 * float(self.sde.log_snr(t))
-
-    def scale(self, u: float) -> float:
-        return self.width(self.time(u))
-
-    def _place(self, u: float | Tensor | Place, z: Tensor) -> Place:
-        """The coefficients at the time u, which may be one of `places` already."""
-        return u if isinstance(u, Place) else self.places(torch.as_tensor(u, dtype=torch.float64).unsqueeze(0), z)[0]
-
-    def gradient(self, z: Tensor, u: float, velocity: Tensor) -> Tensor:
-        """The score of z at u, from the velocity there: -z - (R/s)^2 dz/du."""
-        return -z - (1 + self.data_std**2 * math.exp(-2 * u)) * velocity
-
-    def nodes(self, grid: Grid | None, steps: int) -> list[float]:
-        own = functools.partial(angle_grid, data_std=self.data_std, centre=FLOW_CENTRE, power=FLOW_POWER)
-        times = time_grid(own if grid is None else grid, self.sde, steps, self.eps, self.data_std)
-        return [self.first, *(-0.5 * self.sde.log_snr(times)).flip(0)[1:-1].tolist(), self.last]
-
-    def rule(self, count: int) -> list[tuple[float, float]]:
-        """Gauss-Legendre quadrature in psi = atan((s/c)^p), du = 2/(p sin 2 psi) dpsi, with (c/d, p) = `SMOOTH`."""
-        centre, power = self.data_std * SMOOTH[0], SMOOTH[1]
-        start, stop = (math.atan((math.exp(u) / centre) ** power) for u in (self.first, self.last))
-        psi, weights = gauss_legendre(count, start, stop)
-        u = math.log(centre) + psi.tan().log() / power
-        return list(zip(u.tolist(), (2 / power * weights / (2 * psi).sin()).tolist(), strict=True))
-
-    def width(self, t: float) -> float:
-        """alpha R, the standard deviation of x_t at time t for data of width d."""
-        return math.hypot(float(self.sde.alpha(t)) * self.data_std, float(self.sde.sigma(t)))
-
-
-class TimeFlow:
-    r"""The probability flow of any process in its own coordinates, with z = x and u = t:
-
-    .. math:: dx/dt = f - (div(g g^T) + g g^T score) / 2.
-
-    Song et al. (2021), eq. 17.
-
-    Args:
-        model: a model with `sde`, any SDE, and `score(x, t)` or `denoise(x, t)`.
-        eps: the time at the data's end. By default it is the process's own `eps`.
-
-    Raises:
-        ValueError: if `eps` is not in [0, T).
-    """
-
-    def __init__(self, model: Model, eps: float | None = None) -> None:
-        self.eps = self.first = _end(model.sde, eps)
-        self.last = float(model.sde.T)
-        self.model, self.reverse = model, model.sde.reverse(score_of(model), stochasticity=0.0)
-        self.power = model.sde.time_power
-
-    def enter(self, x: Tensor) -> tuple[Tensor, float]:
-        return x, 0.0
-
-    def leave(self, z: Tensor) -> tuple[Tensor, float]:
-        return z, 0.0
-
-    def velocity(self, z: Tensor, u: float | Tensor) -> Tensor:
-        t = torch.as_tensor(u, dtype=torch.float64).clamp(self.first, self.last)
-        return self.reverse.drift(z, t.to(z.device, z.dtype))
-
-    def divergence(self, z: Tensor, u: float | Tensor) -> Tensor | None:
-        return None
-
-    def places(self, u: Tensor, z: Tensor) -> Sequence[Tensor]:
-        return u.unbind()
-
-    def time(self, u: float) -> float:
-        return u
-
-    def at_time(self, t: float) -> float:
-        return t
-
-    def scale(self, u: float) -> float:
-        return 1.0
-
-    def select(self, indices: Tensor) -> TimeFlow:
-        chosen = select(self.model, indices)
-        return self if chosen is self.model else TimeFlow(chosen, self.eps)
-
-    def nodes(self, grid: Grid | None, steps: int) -> list[float]:
-        """Times with even steps in t^(1/p), with p the `time_power` of the process. `grid` is not used here."""
-        ends = self.first ** (1 / self.power), self.last ** (1 / self.power)
-        inner = torch.linspace(*ends, steps + 1, dtype=torch.float64).pow(self.power)[1:-1].tolist()
-        return [self.first, *inner, self.last]
-
-    def rule(self, count: int) -> list[tuple[float, float]]:
-        """Gauss-Legendre quadrature in t^(1/p), with p the `time_power` of the process."""
-        ends = self.first ** (1 / self.power), self.last ** (1 / self.power)
-        place, weights = gauss_legendre(count, *ends)
-        widths = self.power * place ** (self.power - 1) * weights
-        return list(zip((place**self.power).tolist(), widths.tolist(), strict=True))
-
-
 def flow(model: Model, data_std: float | None = None, eps: float | None = None) -> Flow:
     """The probability flow of a model: `AngleFlow` for a Gaussian process, and `TimeFlow` for any other.
 
@@ -321,10 +117,3 @@ def require_save_at(save_at: Any) -> None:
     counted = is_integer(save_at) and save_at >= 1
     if not counted and (isinstance(save_at, str) or not isinstance(save_at, Sequence)):
         raise ValueError(f"save_at: expected an integer of at least 1 or a list of times, got {save_at!r}")
-
-
-def _end(sde: SDE, eps: float | None) -> float:
-    eps = float(sde.eps if eps is None else eps)
-    if not 0 <= eps < sde.T:
-        raise ValueError(f"eps: expected a time in [0, T = {sde.T:g}), got {eps:g}")
-    return eps

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_choice, require_integer, require_positive
-from backdrift.solvers.flows.flow import TimeFlow, flow, interior, require_save_at
+from backdrift.solvers.flows.flow import flow, interior, require_save_at
+from backdrift.solvers.flows.time_flow import TimeFlow
 from backdrift.solvers.model import Model, denoiser_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver

@@ -20,7 +20,7 @@ from backdrift.sde import SDE, VE, VP, Brownian, CosineVP, GaussianSDE, Rectifie
 from backdrift.solvers import decode, encode, interpolate, log_likelihood
 from backdrift.solvers.density.divergence import divergence
 from backdrift.solvers.density.latent import slerp
-from backdrift.solvers.flows.flow import AngleFlow
+from backdrift.solvers.flows.angle_flow import AngleFlow
 
 STEPS = {"rk4": 16, "score_corrected": 63}
 """64 evaluations."""
