@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import VP, CriticallyDamped
-from backdrift.solvers.flows.flow import AngleFlow, TimeFlow
+from backdrift.solvers.flows.angle_flow import AngleFlow
+from backdrift.solvers.flows.time_flow import TimeFlow
 from backdrift.solvers.quadrature import Quadrature, gauss_legendre
 
 
