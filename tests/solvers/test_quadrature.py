@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 import pytest
 import torch
 from torch import Tensor
 
-from backdrift.sde import VP, CriticallyDamped
+from backdrift.sde import SDE, VP, CriticallyDamped
 from backdrift.solvers.flows.angle_flow import AngleFlow
 from backdrift.solvers.flows.time_flow import TimeFlow
 from backdrift.solvers.quadrature import Quadrature, gauss_legendre
+
+Process = TypeVar("Process", bound=SDE)
 
 
 def test_gauss_legendre_is_exact_to_its_degree() -> None:
@@ -37,24 +41,29 @@ def test_a_cubic_path_is_followed_exactly() -> None:
     assert found.count == 3
 
 
+class Still(Generic[Process]):
+    """A model of any process, with data of standard deviation 0.7."""
+
+    data_std = 0.7
+
+    def __init__(self, sde: Process) -> None:
+        self.sde = sde
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        return x
+
+    score = denoise
+
+
 def test_rules_cover_their_flows() -> None:
     """The weights sum to the length of u; the angle's is exact for polynomials in psi."""
 
-    class Model:
-        def __init__(self, sde: object) -> None:
-            self.sde, self.data_std = sde, 0.7
-
-        def denoise(self, x: Tensor, t: object) -> Tensor:
-            return x
-
-        score = denoise
-
-    for flow in (AngleFlow(Model(VP())), TimeFlow(Model(CriticallyDamped()))):
+    for flow in (AngleFlow(Still(VP())), TimeFlow(Still(CriticallyDamped()))):
         u, weights = (torch.tensor(part, dtype=torch.float64) for part in zip(*flow.rule(64), strict=True))
         assert float(weights.sum()) == pytest.approx(flow.last - flow.first, rel=1e-3)
         assert bool((u.diff() > 0).all())
         assert flow.first < float(u[0]) and float(u[-1]) < flow.last
-    flow = AngleFlow(Model(VP()))
+    flow = AngleFlow(Still(VP()))
     u, weights = (torch.tensor(part, dtype=torch.float64) for part in zip(*flow.rule(6), strict=True))
     ends = torch.tensor([flow.first, flow.last], dtype=torch.float64)
     start, stop, psi = (v.exp().div(0.6 * 0.7).pow(0.8).atan() for v in (*ends, u))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from counting import Counting
+from recorded import Recorded
 from scipy.integrate import RK45
 from torch import Tensor
 
@@ -249,16 +250,11 @@ def test_operations_of_a_step_and_its_one_wait() -> None:
     x, counted = torch.ones(1, 3), []
     gain = torch.tensor(0.3)
     for tolerance in (1e-3, 1e-5):
-        asked = []
-
-        def denoise(x: Tensor, t: Any, asked: list = asked) -> Tensor:
-            asked.append(t)
-            return x * gain  # one operation
-
+        recorded = Recorded(FunctionModel(lambda x, t: x * gain, model.sde))  # one operation
         solver = Adaptive(rtol=tolerance, atol=tolerance, denoise=False, data_std=model.data_std)
         with Counting() as counting, torch.no_grad():
-            solver.solve(FunctionModel(denoise, model.sde), x)
-        counted.append((len(asked), counting.calls.total(), counting.calls["_local_scalar_dense"]))
+            solver.solve(recorded, x)
+        counted.append((len(recorded.times), counting.calls.total(), counting.calls["_local_scalar_dense"]))
     stages, operations, waits = (fine - loose for loose, fine in zip(*counted, strict=True))
     assert stages >= 30
     assert operations / stages < 26
@@ -280,7 +276,7 @@ def test_gradients_pass_through() -> None:
 
 def test_an_underflowing_step_is_named() -> None:
     """If the network returns nan for a sample below sigma/alpha = 0.1, the error names the sample and the time."""
-    sde = VP()
+    sde: GaussianSDE = VP()
 
     def broken(x: Tensor, t: Any) -> Tensor:
         low = torch.as_tensor(sde.sigma(t) / sde.alpha(t)).reshape(-1, 1) < 0.1

@@ -115,12 +115,14 @@ def test_a_path_does_not_know_its_neighbours(sde: SDE) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_any_shape_and_dtype(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Each component of an image is a separate path, so the moments can be taken over all of them."""
-    path = simulate(VP(), torch.zeros(400, *shape[1:], dtype=dtype), torch.linspace(0, 1, 101), seed=0)
-    assert path.shape == (101, 400, *shape[1:])
+    sde, times = VP(), torch.linspace(0, 1, 101, dtype=dtype)
+    path = simulate(sde, torch.zeros(400, *shape[1:], dtype=dtype), times, seed=0)
     assert path.dtype == dtype
-    assert float(path[-1].var()) == pytest.approx(
-        float(VP().sigma(1.0)) ** 2, abs=4.5 * math.sqrt(2 / path[-1].numel()) + 0.03
-    )
+    variances = sde.sigma(times).square()
+    last = float(variances[-1])
+    assert float(path[-1].var()) == pytest.approx(last, abs=4.5 * math.sqrt(2 / path[-1].numel()) + 0.03)
+    expected = variances.reshape(-1, *(1,) * len(shape[1:])).expand(-1, *shape[1:])
+    torch.testing.assert_close(path.var(1), expected, rtol=0, atol=5.5 * math.sqrt(2 / 400) + 0.03)
 
 
 @pytest.mark.parametrize("times", [[0.0, 0.5, 0.5], [0.0, 1.0, 0.5], [[0.0, 1.0]], [0.0, float("nan")]])

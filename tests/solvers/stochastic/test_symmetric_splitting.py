@@ -7,10 +7,12 @@ import math
 
 import pytest
 import torch
+from given_noise import GivenNoise
 from torch import Tensor
 
 from backdrift.sde import VP, CriticallyDamped, LinearSDE, Time
 from backdrift.solvers import SymmetricSplitting, log_likelihood, sample
+from backdrift.solvers.stochastic.symmetric_splitting import Inner
 
 
 class GaussianState:
@@ -57,22 +59,22 @@ def law(solver: SymmetricSplitting, model: GaussianState) -> tuple[Tensor, Tenso
         calls += 1
         return unit
 
-    end = solver.solve(model, x, noise)  # type: ignore[arg-type]
+    end = solver.solve(model, x, GivenNoise(noise))
     rest = end[1:] - end[0]
     return end[0], rest.mT @ rest
 
 
-def errors(model: GaussianState, inner: str, steps: tuple[int, ...], eps: float = 0.05) -> list[float]:
+def errors(model: GaussianState, inner: Inner, steps: tuple[int, ...], eps: float = 0.05) -> list[float]:
     mean, covariance = model.moments(eps)
     found = []
     for n in steps:
-        m, c = law(SymmetricSplitting(steps=n, inner=inner, eps=eps), model)  # type: ignore[arg-type]
+        m, c = law(SymmetricSplitting(steps=n, inner=inner, eps=eps), model)
         found.append(max(float((m - mean).abs().max()), float((c - covariance).abs().max())))
     return found
 
 
 @pytest.mark.parametrize(("inner", "order"), [("euler", 1.0), ("midpoint", 2.0)])
-def test_weak_order(inner: str, order: float) -> None:
+def test_weak_order(inner: Inner, order: float) -> None:
     """Both moments have order 1 with one Euler step in S, and order 2 with a midpoint step."""
     found = errors(cld(), inner, (40, 80, 160))
     slopes = [math.log2(a / b) for a, b in itertools.pairwise(found)]
