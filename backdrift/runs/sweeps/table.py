@@ -126,6 +126,6 @@ def _read(file: Path) -> Row:
 
 
 def _replace(file: Path, text: str) -> None:
-    hidden = file.with_name(f".{file.name}")
+    hidden = file.with_name(f".{file.name}.new")  # not a name that `rows` reads
     hidden.write_text(text, encoding="utf-8")
     hidden.replace(file)
