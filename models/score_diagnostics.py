@@ -155,17 +155,17 @@ def _noised(model: HasScore, x0: Tensor, t: float, data_std: float, generator: t
     """Draws of the state at the time `t`, given the data."""
     sde = cast(Process, model.sde)
     shape = (len(x0), *sde.state_shape(tuple(x0.shape[1:])))
-    eps = torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device)
+    eps, time = torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device), x0.new_tensor(t)
     state = sde.perturb(sde.lift(x0), t, eps)
     alpha, sigma = (float(value) for value in sde.position_marginal(t))
     if not sde.has_velocity:
         share = sigma**2 / ((alpha * data_std) ** 2 + sigma**2)
-        return _Noised(state, eps, sigma, share, lambda x: model.score(x, t), sigma / alpha)
+        return _Noised(state, eps, sigma, share, lambda x: model.score(x, time), sigma / alpha)
     kick, share = _velocity_noise(cast(CriticallyDamped, sde), t, data_std)
     position = state[:, 0]
 
     def of_velocity(v: Tensor) -> Tensor:
-        return model.score(torch.stack([position, v], 1), t)[:, 1]
+        return model.score(torch.stack([position, v], 1), time)[:, 1]
 
     return _Noised(state[:, 1].contiguous(), eps[:, 1], kick, share, of_velocity, sigma / alpha)
 

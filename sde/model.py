@@ -15,14 +15,18 @@ from backdrift.sde.tweedie import Kind, tweedie
 
 
 class HasScore(Protocol):
-    """An object with the score s(x, t) = grad log p_t(x) of the states of a process, which may be any SDE."""
+    """A model that gives the score s(x, t) = grad log p_t(x) of the states of a process, which may be any SDE.
+
+    The state x is `[batch, ...]`. The time t is a 0-d tensor if all samples share it, or `[batch]` with one time for
+    each sample.
+    """
 
     @property
     def sde(self) -> SDE:
         """The process."""
 
-    def score(self, x: Tensor, t: Time, /) -> Tensor:
-        """s(x, t), shaped like `x` `[batch, ...]`, for a scalar t or one time per sample, `[batch]`."""
+    def score(self, x: Tensor, t: Tensor, /) -> Tensor:
+        """s(x, t), shaped like `x`."""
 
 
 class Model(ABC):

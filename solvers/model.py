@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from backdrift.sde import SDE, GaussianSDE, Time, tweedie
+from backdrift.sde import SDE, GaussianSDE, HasScore, Time, tweedie
 
 Field = Callable[[Tensor, Time], Tensor]
 """A function of a state x `[batch, ...]` and a time t, a 0-d tensor or `[batch]`. Its value is shaped like x."""
@@ -35,23 +35,13 @@ class Denoises(Protocol):
     def denoise(self, x: Tensor, t: Tensor, /) -> Tensor: ...
 
 
-@runtime_checkable
-class HasScore(Protocol):
-    """A model that gives the score s(x, t) = grad log p_t(x), for any process. The shapes are those of `Denoises`."""
-
-    @property
-    def sde(self) -> SDE: ...
-
-    def score(self, x: Tensor, t: Tensor, /) -> Tensor: ...
-
-
-Model = Denoises | HasScore
+ModelLike = Denoises | HasScore
 """The models that solvers take. `sde.FunctionModel` makes a model from a plain function."""
 
-AnyModel = TypeVar("AnyModel", bound=Model)
+AnyModel = TypeVar("AnyModel", bound=ModelLike)
 
 
-def require_model(model: Model) -> None:
+def require_model(model: ModelLike) -> None:
     """Check that an object is a model.
 
     Raises:
@@ -68,7 +58,7 @@ def require_model(model: Model) -> None:
         )
 
 
-def denoiser_of(model: Model) -> Field:
+def denoiser_of(model: ModelLike) -> Field:
     """The denoiser D(x, t) of a model. If the model has no `denoise`, D follows from its score by Tweedie's formula.
 
     The first value of the denoiser is checked against x.
@@ -84,7 +74,7 @@ def denoiser_of(model: Model) -> Field:
     return lambda x, t: tweedie(score(x, t), x, t, sde, "score", "denoised")
 
 
-def score_of(model: Model) -> Field:
+def score_of(model: ModelLike) -> Field:
     """The score s(x, t) of a model. If the model has no `score`, s follows from its denoiser by Tweedie's formula.
 
     The first value of the score is checked against x.
@@ -150,7 +140,7 @@ def select(model: AnyModel, indices: Tensor) -> AnyModel:
     return model if own is None else own(indices)
 
 
-def data_std_of(model: Model, data_std: float | None = None) -> float:
+def data_std_of(model: ModelLike, data_std: float | None = None) -> float:
     """The data's standard deviation: `data_std` if it is given, else the model's own, else 1."""
     return float(getattr(model, "data_std", 1.0)) if data_std is None else data_std
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import SDE
-from backdrift.solvers.model import Model, place_of, require_model
+from backdrift.solvers.model import ModelLike, place_of, require_model
 from backdrift.solvers.noise import PRIOR, STEPS, Noise
 
 OnStep = Callable[[Tensor, Tensor], Tensor]
@@ -48,7 +48,7 @@ class Solver(ABC):
         """
 
     @abstractmethod
-    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         """Solve from the state `x` at T to the end, and return the state there, shaped like `x`.
 
         Args:
@@ -142,7 +142,7 @@ class Recorder:
 
 @overload
 def sample(
-    model: Model,
+    model: ModelLike,
     solver: Solver,
     shape: tuple[int, ...] | None = None,
     seed: int = 0,
@@ -159,7 +159,7 @@ def sample(
 
 @overload
 def sample(
-    model: Model,
+    model: ModelLike,
     solver: Solver,
     shape: tuple[int, ...] | None = None,
     seed: int = 0,
@@ -175,7 +175,7 @@ def sample(
 
 
 def sample(
-    model: Model,
+    model: ModelLike,
     solver: Solver,
     shape: tuple[int, ...] | None = None,
     seed: int = 0,
@@ -256,7 +256,7 @@ def require_solver(solver: Solver) -> None:
 
 
 def start(
-    model: Model,
+    model: ModelLike,
     shape: tuple[int, ...] | None,
     seed: int,
     x_T: Tensor | None,

@@ -12,14 +12,14 @@ from backdrift.data.views import readable, readable_data
 from backdrift.evaluation import figures
 from backdrift.runs.run import Run
 from backdrift.solvers import Solver, sample
-from backdrift.solvers.model import Model
+from backdrift.solvers.model import ModelLike
 
 LEVELS = (8.0, 0.05, 8)
 """Pictures on their way are drawn at so many levels of noise: from 8 to 0.05 times the standard deviation of the data,
 where they take shape."""
 
 
-def draw_pictures(run: Run, model: Model, data: Data, solver: Solver, n: int = 64) -> None:
+def draw_pictures(run: Run, model: ModelLike, data: Data, solver: Solver, n: int = 64) -> None:
     """Write `samples.png`, `trajectory.png` and `loss.png` into the run's folder.
 
     Args:
@@ -45,7 +45,7 @@ def draw_pictures(run: Run, model: Model, data: Data, solver: Solver, n: int = 6
 
 
 def _at_the_spread_of_the_data(
-    model: Model, data: Data, times: Tensor, states: Tensor
+    model: ModelLike, data: Data, times: Tensor, states: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Times, states and sigma/alpha, each state scaled to the standard deviation d of the data:
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from backdrift.solvers import Solver, sample
-from backdrift.solvers.model import Model, select
+from backdrift.solvers.model import ModelLike, select
 
 BATCH = 256
 """Samples in memory at once. It changes no sample, since sample i of a seed does not depend on its neighbours."""
 
 
-def draw(model: Model, solver: Solver, shape: tuple[int, ...], n: int, seed: int) -> Tensor:
+def draw(model: ModelLike, solver: Solver, shape: tuple[int, ...], n: int, seed: int) -> Tensor:
     """Samples x `[n, *shape]` in the model's units, on the host. If states hold velocities, they are left out.
 
     Args:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor
 
 from backdrift.evaluation.metrics import Estimate
 from backdrift.models import diagnose_score
 from backdrift.models.score_diagnostics import Diagnosis, ProbeCount, Size
 from backdrift.sde import HasScore
-from backdrift.solvers.model import Model
 
 TIMES = 5
 """Levels of noise at which the score is checked."""
@@ -27,10 +24,9 @@ def evaluations(dim: int) -> int:
     return TIMES * (20 * dim if probes == "exact" else 30 * probes)
 
 
-def section(model: Model, x0: Tensor) -> str:
+def section(model: HasScore, x0: Tensor) -> str:
     """The report's section on the score, with a table for data `x0` `[n, ...]` in the model's units."""
-    scored = cast(HasScore, model)  # the models that a run makes have a score, whatever else they have
-    rows = diagnose_score(scored, x0, probes=probes_for(x0[0].numel())).rows
+    rows = diagnose_score(model, x0, probes=probes_for(x0[0].numel())).rows
     velocity = any(row.residual is None for row in rows)
     head = ["t", "noise", "E score", "1 + E[x . score]/dim", "curl", *([] if velocity else ["Fokker-Planck residual"])]
     of = "velocity's score" if velocity else "score"

@@ -16,7 +16,7 @@ from backdrift.data import Units
 from backdrift.evaluation.metrics import Estimate
 from backdrift.sde import SDE
 from backdrift.solvers import Likelihood, PositionLikelihood, log_likelihood, position_log_likelihood
-from backdrift.solvers.model import Model, place_of, select
+from backdrift.solvers.model import ModelLike, place_of, select
 
 BATCH = 256
 """Samples in memory at once. It changes no value, since a sample does not depend on its neighbours."""
@@ -110,7 +110,7 @@ def density_of(sde: SDE) -> Callable[..., Likelihood | PositionLikelihood]:
     return position_log_likelihood if sde.has_velocity else log_likelihood
 
 
-def score(model: Model, units: Units, values: Tensor, seed: int = 0, **settings: Any) -> Scores:
+def score(model: ModelLike, units: Units, values: Tensor, seed: int = 0, **settings: Any) -> Scores:
     """Log-likelihoods of samples v of a data set, in its own units.
 
     Args:

@@ -23,7 +23,7 @@ from backdrift.solvers import (
     SymmetricSplitting,
     TableSolver,
 )
-from backdrift.solvers.model import Model
+from backdrift.solvers.model import ModelLike
 
 Budgeted = TableSolver | SymmetricSplitting
 """Solvers that say how many steps a number of evaluations pays for."""
@@ -57,13 +57,13 @@ class Comparison:
     sliced: Estimate | None
 
 
-def solvers_for(model: Model) -> tuple[Budgeted, ...]:
+def solvers_for(model: ModelLike) -> tuple[Budgeted, ...]:
     """The solvers that suit the model's process."""
     return SOLVERS if model.sde.has_denoiser else MATRIX_SOLVERS
 
 
 def compare(
-    model: Model, data: Data, n: int, solvers: tuple[Budgeted, ...] = SOLVERS, seed: int = 0
+    model: ModelLike, data: Data, n: int, solvers: tuple[Budgeted, ...] = SOLVERS, seed: int = 0
 ) -> tuple[Comparison, dict[tuple[str, int], Comparison]]:
     """The distance to the test set of `n` training samples, and of `n` samples of every solver at every budget.
 
@@ -98,7 +98,7 @@ def label(solver: Budgeted) -> str:
 
 def comparable(units: Units, values: Tensor) -> Tensor:
     """Readable values in which every feature of vectors has the same weight."""
-    return values if units.is_picture else (values - units.shift.to(values)) / units.scale.to(values)
+    return values if units.is_picture else ((values - units.shift.to(values)) / units.scale.to(values)).float()
 
 
 def distances(x: Tensor, test: Tensor) -> Comparison:

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from backdrift.models import ConservativeDenoiser
-from backdrift.solvers.model import Model, place_of, score_of
+from backdrift.solvers.model import ModelLike, place_of, score_of
 
 WORK = 8e12
 """Floating-point operations that a large section of a report may cost: less than a minute on two CPU cores. It is a
@@ -16,7 +16,7 @@ FEWEST, MOST = 64, 1000
 """Bounds on the number of samples, whatever an evaluation costs."""
 
 
-def affordable(model: Model, shape: tuple[int, ...], evaluations: int, share: float = 1.0) -> int:
+def affordable(model: ModelLike, shape: tuple[int, ...], evaluations: int, share: float = 1.0) -> int:
     """How many samples can be evaluated for a share of `WORK`.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from backdrift.solvers.flows.angle_flow import AngleFlow
-from backdrift.solvers.model import Denoises, Model, require_model
+from backdrift.solvers.model import Denoises, ModelLike, require_model
 from backdrift.solvers.tables.grid import Grid
 
 
@@ -18,7 +18,7 @@ def require_batch(x: Any, name: str = "x") -> None:
         raise ValueError(f"{name}: expected a floating-point tensor [batch, ...], got {got}")
 
 
-def require_gaussian_model(model: Model) -> None:
+def require_gaussian_model(model: ModelLike) -> None:
     """Check that an object is a model of a Gaussian process, whose denoiser is known.
 
     Raises:
@@ -30,7 +30,7 @@ def require_gaussian_model(model: Model) -> None:
         raise ValueError(f"model: expected one of a Gaussian process, got one of {type(model.sde).__name__}")
 
 
-def require_grid(model: Model, method: str, grid: Grid | None) -> None:
+def require_grid(model: ModelLike, method: str, grid: Grid | None) -> None:
     """Raise `ValueError` if a grid is given to an adaptive method, or for a process that is not Gaussian."""
     if grid is None:
         return
@@ -40,7 +40,7 @@ def require_grid(model: Model, method: str, grid: Grid | None) -> None:
         raise ValueError(f"grid: expected none for {type(model.sde).__name__}, which is not Gaussian, got {grid!r}")
 
 
-def angle_flow(model: Model, data_std: float | None, eps: float | None) -> AngleFlow:
+def angle_flow(model: ModelLike, data_std: float | None, eps: float | None) -> AngleFlow:
     """The probability flow of a model of a Gaussian process, see `AngleFlow`.
 
     Raises:

@@ -13,14 +13,14 @@ from backdrift.sde import as_time
 from backdrift.solvers.density.arguments import angle_flow, require_batch
 from backdrift.solvers.density.denoising_error import denoise_at
 from backdrift.solvers.density.monte_carlo import MonteCarlo, Sampling, stratified_integral
-from backdrift.solvers.model import Model
+from backdrift.solvers.model import ModelLike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 def elbo(
-    model: Model,
+    model: ModelLike,
     x: Tensor,
     *,
     eps: float | None = None,

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from backdrift.sde.checks import require_number
 from backdrift.solvers.density.likelihood import log_likelihood
-from backdrift.solvers.model import Model
+from backdrift.solvers.model import ModelLike
 
 FINER = 4
 """What is taken as true has this many times the steps and divergences, or tolerances divided by its fifth power."""
 
 
-def calibrate(model: Model, x: Tensor, *, level: float = 0.95, **settings: Any) -> float:
+def calibrate(model: ModelLike, x: Tensor, *, level: float = 0.95, **settings: Any) -> float:
     r"""The factor by which `solver_error` holds the solver's error of a new sample with probability `level`.
 
     `log_likelihood` states the whole difference from a coarser solve. This bound is too wide by as much as the method

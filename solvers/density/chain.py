@@ -15,7 +15,7 @@ from backdrift.sde.checks import require_integer, require_positive
 from backdrift.solvers.density.arguments import require_batch, require_gaussian_model
 from backdrift.solvers.density.denoising_error import denoise_at, normal_error
 from backdrift.solvers.density.discrete_decoder import discretised
-from backdrift.solvers.model import Model, data_std_of
+from backdrift.solvers.model import ModelLike, data_std_of
 from backdrift.solvers.noise import FORWARD, Noise
 
 Variance = Literal["small", "large"]
@@ -144,21 +144,21 @@ class Chain:
         self._require(i, 2)
         return float(self.carry[i - 2]) * z + float(self.pull[i - 2]) * x, float(self.small[i - 1].sqrt())
 
-    def reverse(self, model: Model, z: Tensor, i: int) -> tuple[Tensor, float]:
+    def reverse(self, model: ModelLike, z: Tensor, i: int) -> tuple[Tensor, float]:
         """Mean and standard deviation of p(z_{i-1} | z_i = z); for i = 1 of the normal decoder p(x | z_1)."""
         self._require(i)
         denoised = self.denoise(model, z, i)
         mean = denoised if i == 1 else self.posterior(z, denoised, i)[0]
         return mean, float(self.variances[i - 1].sqrt())
 
-    def denoise(self, model: Model, z: Tensor, i: int) -> Tensor:
+    def denoise(self, model: ModelLike, z: Tensor, i: int) -> Tensor:
         """D(z_i), whatever the process whose times the model knows."""
         return denoise_at(model, z / float(self.alpha[i - 1]), -0.5 * self.log_snr[i - 1])
 
     @torch.no_grad()
     def elbo(
         self,
-        model: Model,
+        model: ModelLike,
         x: Tensor,
         *,
         draws: int = 2,
@@ -235,7 +235,7 @@ class Chain:
         )
 
     @torch.no_grad()
-    def optimal_variances(self, model: Model, x: Tensor, *, seed: int = 0) -> Tensor:
+    def optimal_variances(self, model: ModelLike, x: Tensor, *, seed: int = 0) -> Tensor:
         """The variances v_1 .. v_N that make the mean of the bound over data x least, `[N]` in float64:
 
             v_i = sigma~_i^2 + pull_i^2 E|x - D(z_i)|^2 / dim

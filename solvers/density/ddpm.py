@@ -12,7 +12,7 @@ from backdrift.sde import GaussianSDE, as_time
 from backdrift.solvers.density.arguments import require_batch
 from backdrift.solvers.density.chain import Chain, Variance
 from backdrift.solvers.density.denoising_error import denoise_at
-from backdrift.solvers.model import Model
+from backdrift.solvers.model import ModelLike
 
 
 class DiscreteVP(GaussianSDE):
@@ -100,7 +100,7 @@ class DDPM(Chain):
         alpha_bar = angle.cos().square()
         return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999), variance)
 
-    def simple_loss(self, model: Model, x: Tensor, i: Tensor, noise: Tensor) -> Tensor:
+    def simple_loss(self, model: ModelLike, x: Tensor, i: Tensor, noise: Tensor) -> Tensor:
         """L_simple of each sample, |eps - eps_theta(z_i)|^2, `[batch]`, differentiable in the model.
 
         Ho et al. (2020, eq. 14) train on its mean over noise and over i, uniform in 1 .. N. i = 1 is among them though

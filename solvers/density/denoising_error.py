@@ -8,10 +8,10 @@ from torch import Tensor
 
 from backdrift.sde import GaussianSDE, as_time
 from backdrift.solvers.density.arguments import require_gaussian_model
-from backdrift.solvers.model import Model, denoiser_of
+from backdrift.solvers.model import ModelLike, denoiser_of
 
 
-def denoise_at(model: Model, x_hat: Tensor, u: Tensor) -> Tensor:
+def denoise_at(model: ModelLike, x_hat: Tensor, u: Tensor) -> Tensor:
     """D at x_t/alpha = x_hat `[batch, ...]` and log(sigma/alpha) = u, a 0-d tensor or `[batch]`, in float64.
 
     The model is asked at its own time for that noise level, whatever its Gaussian process.

@@ -11,7 +11,7 @@ from torch import Tensor
 from backdrift.sde import GaussianSDE, Time
 from backdrift.sde.checks import require_count
 from backdrift.solvers.density.arguments import require_gaussian_model
-from backdrift.solvers.model import Model, denoiser_of, select
+from backdrift.solvers.model import ModelLike, denoiser_of, select
 
 
 class Independent:
@@ -26,7 +26,7 @@ class Independent:
         TypeError: if one of the models is not a model.
     """
 
-    def __init__(self, models: Sequence[Model], sizes: Sequence[int]) -> None:
+    def __init__(self, models: Sequence[ModelLike], sizes: Sequence[int]) -> None:
         if len(models) != len(sizes) or not models:
             raise ValueError(
                 f"models, sizes: expected as many of each, at least one, got {len(models)} and {len(sizes)}"

@@ -24,7 +24,7 @@ from backdrift.sde.checks import require_choice, require_number
 from backdrift.solvers.density.arguments import angle_flow, require_batch, require_gaussian_model
 from backdrift.solvers.density.denoising_error import denoise_at, normal_error
 from backdrift.solvers.density.monte_carlo import MonteCarlo, Sampling, stratified_integral
-from backdrift.solvers.model import Model
+from backdrift.solvers.model import ModelLike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -61,7 +61,7 @@ class Information:
 
 
 def log_density(
-    model: Model,
+    model: ModelLike,
     x: Tensor,
     *,
     eps: float | None = None,
@@ -102,7 +102,7 @@ def log_density(
     return replace(found, value=normal + found.value)
 
 
-def entropy(model: Model, x: Tensor, **settings: Unpack[DensitySettings]) -> Information:
+def entropy(model: ModelLike, x: Tensor, **settings: Unpack[DensitySettings]) -> Information:
     """The differential entropy H(x_0) = -E log p(x_0) in nats, by `log_density`.
 
     Args:
@@ -117,7 +117,7 @@ def entropy(model: Model, x: Tensor, **settings: Unpack[DensitySettings]) -> Inf
 
 
 def mutual_information(
-    model: Model,
+    model: ModelLike,
     x: Tensor,
     t: float,
     *,
@@ -168,8 +168,8 @@ def mutual_information(
 
 
 def relative_entropy(
-    p: Model,
-    q: Model,
+    p: ModelLike,
+    q: ModelLike,
     x: Tensor,
     *,
     by: Literal["difference", "errors"] = "difference",

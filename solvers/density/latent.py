@@ -15,7 +15,7 @@ from backdrift.solvers.density.arguments import require_batch, require_grid
 from backdrift.solvers.flows.dormand_prince import Control, adaptive
 from backdrift.solvers.flows.fixed_grid import TABLEAUS, fixed
 from backdrift.solvers.flows.flow import flow
-from backdrift.solvers.model import Model, require_model, select
+from backdrift.solvers.model import ModelLike, require_model, select
 from backdrift.solvers.tables.grid import Grid
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Encoded:
     round_trip_error: Tensor
 
 
-def encode(model: Model, x: Tensor, **settings: Unpack[FlowSettings]) -> Encoded:
+def encode(model: ModelLike, x: Tensor, **settings: Unpack[FlowSettings]) -> Encoded:
     """The states at T to which the probability flow takes x (Song et al. 2021, section 4.3), and their round trip.
 
     Args:
@@ -76,7 +76,7 @@ def encode(model: Model, x: Tensor, **settings: Unpack[FlowSettings]) -> Encoded
     return Encoded(latent, error)
 
 
-def decode(model: Model, latent: Tensor, **settings: Unpack[FlowSettings]) -> Tensor:
+def decode(model: ModelLike, latent: Tensor, **settings: Unpack[FlowSettings]) -> Tensor:
     """The states at eps to which the probability flow takes states at T, `[batch, ...]`.
 
     Args:
@@ -91,7 +91,7 @@ def decode(model: Model, latent: Tensor, **settings: Unpack[FlowSettings]) -> Te
     return _carry(model, latent, back=True, **settings)
 
 
-def interpolate(model: Model, a: Tensor, b: Tensor, points: int = 9, **settings: Unpack[FlowSettings]) -> Tensor:
+def interpolate(model: ModelLike, a: Tensor, b: Tensor, points: int = 9, **settings: Unpack[FlowSettings]) -> Tensor:
     """Data between a and b: along the great circle between their latents (`slerp`), decoded.
 
     Args:
@@ -130,7 +130,7 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 @torch.no_grad()
 def _carry(
-    model: Model,
+    model: ModelLike,
     x: Tensor,
     *,
     back: bool,

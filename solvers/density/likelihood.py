@@ -15,7 +15,7 @@ from backdrift.solvers.density.probes import DivergenceProbes, ProbeKind
 from backdrift.solvers.density.result import Likelihood
 from backdrift.solvers.flows.fixed_grid import TABLEAUS
 from backdrift.solvers.flows.flow import flow
-from backdrift.solvers.model import Model, require_model
+from backdrift.solvers.model import ModelLike, require_model
 from backdrift.solvers.noise import PROBES, Noise
 from backdrift.solvers.tables.grid import Grid
 
@@ -34,7 +34,7 @@ class TerminalDensity(Protocol):
 
 @torch.no_grad()
 def log_likelihood(
-    model: Model,
+    model: ModelLike,
     x: Tensor,
     *,
     steps: int | None = None,
@@ -168,7 +168,7 @@ def log_likelihood(
     )
 
 
-def _prior(model: Model, prior: TerminalDensity | None) -> TerminalDensity:
+def _prior(model: ModelLike, prior: TerminalDensity | None) -> TerminalDensity:
     """The density that stands for p_T: as given, or the process's own."""
     chosen = model.sde.prior if prior is None else prior
     if chosen is None:

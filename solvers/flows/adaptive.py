@@ -15,7 +15,7 @@ from backdrift.sde.checks import require_integer, require_positive
 from backdrift.solvers.flows.angle_flow import AngleFlow
 from backdrift.solvers.flows.dormand_prince import AdaptiveSolution, Control, DensePath, adaptive
 from backdrift.solvers.flows.flow import interior, require_save_at
-from backdrift.solvers.model import Denoises, Model, denoiser_of
+from backdrift.solvers.model import Denoises, ModelLike, denoiser_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver, require_gaussian
 
@@ -70,7 +70,7 @@ class Adaptive(Solver):
     def require_process(self, sde: SDE) -> None:
         require_gaussian(self, sde)
 
-    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         flow = self._flow(model)
         if on_step is None:
             x = flow.width(flow.eps) * self._solved(flow, x / flow.width(flow.sde.T), flow.last).z
@@ -81,7 +81,7 @@ class Adaptive(Solver):
             return x if on_step is None else on_step(x, x.new_tensor(0.0))
         return x
 
-    def path(self, model: Model, x: Tensor) -> FlowPath:
+    def path(self, model: ModelLike, x: Tensor) -> FlowPath:
         """Solve from the state `x` `[batch, ...]` at T to eps, and return the path as a function of time.
 
         The path needs the memory of three states for each step of each sample.
@@ -95,7 +95,7 @@ class Adaptive(Solver):
         assert solved.path is not None
         return FlowPath(flow, solved.path, solved.nfe)
 
-    def _flow(self, model: Model) -> AngleFlow:
+    def _flow(self, model: ModelLike) -> AngleFlow:
         self.require_process(model.sde)
         return AngleFlow(cast(Denoises, model), self.data_std, self.eps)
 

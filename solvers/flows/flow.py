@@ -11,7 +11,7 @@ from torch import Tensor
 from backdrift.sde.checks import is_integer
 from backdrift.solvers.flows.angle_flow import AngleFlow
 from backdrift.solvers.flows.time_flow import TimeFlow
-from backdrift.solvers.model import Denoises, Model
+from backdrift.solvers.model import Denoises, ModelLike
 from backdrift.solvers.tables.grid import Grid
 
 
@@ -75,7 +75,7 @@ class Flow(Protocol):
         """The nodes u, rising, and the weights of a quadrature over all u, with `count` nodes."""
 
 
-def flow(model: Model, data_std: float | None = None, eps: float | None = None) -> Flow:
+def flow(model: ModelLike, data_std: float | None = None, eps: float | None = None) -> Flow:
     """The probability flow of a model: `AngleFlow` for a Gaussian process, and `TimeFlow` for any other.
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor
 from backdrift.sde.checks import require_choice, require_integer, require_positive
 from backdrift.solvers.flows.flow import flow, interior, require_save_at
 from backdrift.solvers.flows.time_flow import TimeFlow
-from backdrift.solvers.model import Model, denoiser_of
+from backdrift.solvers.model import ModelLike, denoiser_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver
 
@@ -64,7 +64,7 @@ class ScipyODE(Solver):
         require_integer("max_steps", self.max_steps, least=1)
         require_save_at(self.save_at)
 
-    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         plain = TimeFlow(model, self.eps)
         times = [plain.last, plain.eps]
         if on_step is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backdrift.solvers.model import Model, score_of, select
+from backdrift.solvers.model import ModelLike, score_of, select
 from backdrift.solvers.quadrature import gauss_legendre
 from backdrift.solvers.solver import end_time
 from backdrift.solvers.tables.grid import Grid
@@ -28,7 +28,7 @@ class TimeFlow:
         ValueError: if `eps` is not in [0, T).
     """
 
-    def __init__(self, model: Model, eps: float | None = None) -> None:
+    def __init__(self, model: ModelLike, eps: float | None = None) -> None:
         self.eps = self.first = end_time(model.sde, eps)
         self.last = float(model.sde.T)
         self.model, self.reverse = model, model.sde.reverse(score_of(model), stochasticity=0.0)

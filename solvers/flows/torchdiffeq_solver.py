@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backdrift.sde.checks import require_choice, require_integer, require_positive
 from backdrift.solvers.flows.flow import Flow, flow, interior, require_save_at
-from backdrift.solvers.model import Model, denoiser_of
+from backdrift.solvers.model import ModelLike, denoiser_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver
 
@@ -72,7 +72,7 @@ class TorchDiffEq(Solver):
         require_integer("max_steps", self.max_steps, 1)
         require_save_at(self.save_at)
 
-    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         path = flow(model, self.data_std, self.eps)
         nodes = [path.first, path.last]
         if self.method not in ADAPTIVE:

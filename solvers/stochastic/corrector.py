@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backdrift.sde import SDE
 from backdrift.sde.checks import require_integer, require_positive
-from backdrift.solvers.model import Denoises, Model, data_std_of, denoiser_of, recomputed, score_of
+from backdrift.solvers.model import Denoises, ModelLike, data_std_of, denoiser_of, recomputed, score_of
 from backdrift.solvers.noise import ACCEPT, Noise
 from backdrift.solvers.solver import OnStep, Solver, require_gaussian, require_noise
 from backdrift.solvers.tables.euler import EulerMaruyama
@@ -213,7 +213,7 @@ class PredictorCorrector(Solver):
     def require_process(self, sde: SDE) -> None:
         require_gaussian(self, sde)
 
-    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         self.require_process(model.sde)
         noise, model = require_noise(self, noise), cast(Denoises, model)
         accept = noise.sibling((x.shape[0], 1), ACCEPT)

@@ -12,7 +12,7 @@ from torch import Tensor
 from backdrift.sde import SDE, LinearSDE
 from backdrift.sde.checks import require_choice, require_integer
 from backdrift.sde.linear import apply, factor
-from backdrift.solvers.model import Model, score_of
+from backdrift.solvers.model import ModelLike, score_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver, require_noise
 from backdrift.solvers.tables.grid import Grid, time_grid
@@ -82,7 +82,7 @@ class SymmetricSplitting(Solver):
                 f"process is {type(sde).__name__}; take solver=adams (Adams) or another"
             )
 
-    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         """Solve from the state `x` at T to eps, and return the state there, shaped like `x`.
 
         Args:

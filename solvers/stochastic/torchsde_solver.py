@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backdrift.sde import SDE, GaussianSDE
 from backdrift.sde.checks import require_choice, require_integer
-from backdrift.solvers.model import Model, denoiser_of, score_of
+from backdrift.solvers.model import ModelLike, denoiser_of, score_of
 from backdrift.solvers.noise import STEPS, Noise
 from backdrift.solvers.solver import OnStep, Solver, require_noise
 
@@ -137,7 +137,7 @@ class TorchSDE(Solver):
             raise ValueError(f"method: expected {', '.join(ITO)}, got {self.method!r}, which is for Stratonovich SDEs")
         require_choice("clock", self.clock, ("log_snr", "t", None))
 
-    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         import torchsde  # slow to import, and only here
 
         noise, sde = require_noise(self, noise), model.sde
@@ -161,7 +161,7 @@ class TorchSDE(Solver):
             return x if on_step is None else on_step(x, x.new_tensor(0.0))
         return x
 
-    def _clocked(self, model: Model, x: Tensor, eps: float) -> _Clocked:
+    def _clocked(self, model: ModelLike, x: Tensor, eps: float) -> _Clocked:
         """The reverse SDE in the form that torchsde takes, in the variable that `clock` names."""
         sde = model.sde
         clock = self.clock or ("log_snr" if sde.has_denoiser else "t")

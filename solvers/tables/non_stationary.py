@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import SDE, GaussianSDE
-from backdrift.solvers.model import Model, denoiser_of, recomputed
+from backdrift.solvers.model import ModelLike, denoiser_of, recomputed
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver, require_gaussian
 from backdrift.solvers.tables.grid import Points
@@ -78,7 +78,7 @@ class NonStationary(Solver):
         """The table of the solver for a process."""
         return Table(tuple(non_stationary_rows(Points(sde, self.times(sde)), self.carries, self.weights)))
 
-    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         self.require_process(model.sde)
         table = self.table(cast(GaussianSDE, model.sde))
         return execute(table, recomputed(denoiser_of(model)), x, noise, on_step)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from backdrift.sde.checks import require_positive
-from backdrift.solvers.model import Model
+from backdrift.solvers.model import ModelLike
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.heun import Heun
 from backdrift.solvers.tables.table import Row
@@ -63,7 +63,7 @@ class Restart(TableSolver):
     def claimed_order(self) -> int:
         return self.base.claimed_order
 
-    def for_model(self, model: Model) -> Restart:
+    def for_model(self, model: ModelLike) -> Restart:
         return dataclasses.replace(self, base=self.base.for_model(model))
 
     def rows(self, points: Points) -> Iterator[Row]:

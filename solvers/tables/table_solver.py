@@ -15,7 +15,7 @@ from torch import Tensor
 
 from backdrift.sde import SDE, GaussianSDE
 from backdrift.sde.checks import require_choice, require_integer
-from backdrift.solvers.model import Model, data_std_of, denoiser_of, recomputed
+from backdrift.solvers.model import ModelLike, data_std_of, denoiser_of, recomputed
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver, require_gaussian
 from backdrift.solvers.tables.grid import Grid, Points, reach, time_grid
@@ -126,12 +126,12 @@ class TableSolver(Solver):
             rows.append(Row(0.0, 0.0, (1.0,), at))
         return Table(tuple(predictions_as_stages(rows)))
 
-    def solve(self, model: Model, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
+    def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         self.require_process(model.sde)
         table = self.for_model(model).table(cast(GaussianSDE, model.sde))
         return execute(table, recomputed(denoiser_of(model)), x, noise, on_step)
 
-    def for_model(self, model: Model) -> TableSolver:
+    def for_model(self, model: ModelLike) -> TableSolver:
         """This solver with `data_std` taken from the model if it was not given."""
         return self if self.data_std is not None else dataclasses.replace(self, data_std=data_std_of(model))
 
