@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 from pathlib import Path
@@ -14,6 +15,8 @@ from scipy.integrate import solve_ivp
 
 from backdrift.models import GaussianMixture
 from backdrift.solvers import Adams, DPMSolverPP2M, TableSolver, UniPC
+from backdrift.solvers.tables.multistep import Clock
+from backdrift.solvers.tables.table_solver import Final
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,7 @@ def test_fitted_mixture_is_the_one_in_all_dimensions(problems: ModuleType) -> No
         torch.testing.assert_close(model.denoise(x @ rotation, sigma**2), wide, rtol=0, atol=1e-9)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize(("name", "instances"), [("modes", 6), ("decades", 2)])
 def test_the_default_is_not_behind_other_families_at_their_best(
     problems: ModuleType, name: str, instances: int
@@ -96,21 +100,26 @@ def test_the_default_is_not_behind_other_families_at_their_best(
     for seed in range(500, 500 + instances):
         model = problems.PROBLEMS[name](seed)
         x = problems.start(model, 48, seed + 1)
-        among.append((model, x, problems.exact_flow(model, x)[0]))
+        # A twice coarser flow ends about 15 times as far away, see `exact_flow`: the error is below 2% of any distance.
+        exact, apart = problems.exact_flow(model, x, 160)
+        assert float(apart.median()) / 15 < 0.02 * float((Adams(steps=50).solve(model, x) - exact).norm(dim=1).median())
+        among.append((model, x, exact))
 
     def rivals(data_std: float) -> list[TableSolver]:
         near, far = (data_std * 0.01) ** 2, (data_std * 0.03) ** 2
+        finals: tuple[Final, ...] = ("stop", "denoise")
+        clocks: tuple[tuple[Clock, str], ...] = (("log_snr", "log_snr"), ("sigma", "karras"))
         kinds: list[TableSolver] = [
-            UniPC(order=order, grid=grid, eps=eps, final=final)  # type: ignore[arg-type]
+            UniPC(order=order, grid=grid, eps=eps, final=final)
             for order in (2, 3)
             for grid in ("log_snr", "karras")
             for eps in (near, far)
-            for final in ("stop", "denoise")
+            for final in finals
         ]
         kinds += [
-            Adams(order=order, predict="noise", clock=clock, start="ramp", grid=grid, eps=near, final="stop")  # type: ignore[arg-type]
+            Adams(order=order, predict="noise", clock=clock, start="ramp", grid=grid, eps=near, final="stop")
             for order in (3, 4)
-            for clock, grid in (("log_snr", "log_snr"), ("sigma", "karras"))
+            for clock, grid in clocks
         ]
         return [*kinds, *(DPMSolverPP2M(grid=grid, eps=far) for grid in ("log_snr", "karras"))]
 
@@ -120,6 +129,8 @@ def test_the_default_is_not_behind_other_families_at_their_best(
 
     settings = list(zip(*(rivals(model.data_std) for model, _, _ in among), strict=True))
     for nfe in (5, 6, 8, 10, 15, 20, 35, 50):
-        best = min(median([s.with_budget(nfe, problems.SDE) for s in setting]) for setting in settings)
+        steps = [setting[0].with_budget(nfe, problems.SDE).steps for setting in settings]
+        among_settings = zip(settings, steps, strict=True)
+        best = min(median([dataclasses.replace(s, steps=n) for s in setting]) for setting, n in among_settings)
         ours = median([Adams(steps=nfe)] * instances)
         assert ours < (1.1 if nfe < 35 else 0.5) * best, f"{nfe} evaluations: {ours:.3g}, the best rival {best:.3g}"
