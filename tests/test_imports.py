@@ -127,6 +127,13 @@ def python(script: str) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def loaded() -> set[str]:
+    """The modules that importing the library loads in a fresh interpreter. It leaves their bytecode behind."""
+    return set(python("import sys, backdrift.sde, backdrift.models, backdrift.solvers; print(*sys.modules)").split())
+
+
+@pytest.mark.usefixtures("loaded")
 def test_importing_costs_no_more_than_torch() -> None:
     """sde and solvers on top of torch: at most 0.2 s of processor time, the median of three fresh interpreters.
 
@@ -134,13 +141,10 @@ def test_importing_costs_no_more_than_torch() -> None:
     """
     clock = "time.process_time()"
     script = f"import time, torch; s = {clock}; import backdrift.sde, backdrift.solvers; print({clock} - s)"
-    python(script)  # writes bytecode
     assert statistics.median(float(python(script)) for _ in range(3)) < 0.2
 
 
-def test_heavy_packages_wait_until_they_are_used() -> None:
-    script = "import sys, backdrift.sde, backdrift.models, backdrift.solvers; print(*sys.modules)"
-    loaded = set(python(script).split())
+def test_heavy_packages_wait_until_they_are_used(loaded: set[str]) -> None:
     assert not loaded & {"scipy", "torchsde", "matplotlib", "hydra", "omegaconf", "sklearn", "pandas", "accelerate"}
 
 
@@ -151,6 +155,11 @@ def test_files_of_the_user_s_own_may_have_our_rooms_names(tmp_path: Path) -> Non
         (tmp_path / name).write_text("raise RuntimeError('the wrong module')\n")
     script = Path(sys.executable).with_name("backdrift")
     code = "from backdrift import ScoreDensity; from backdrift.solvers import DDIM; print(DDIM(steps=3).steps)"
-    for line in ([sys.executable, "-c", code], [sys.executable, "-m", "backdrift", "--version"], [script, "--version"]):
+    lines: list[list[str | Path]] = [
+        [sys.executable, "-c", code],
+        [sys.executable, "-m", "backdrift", "--version"],
+        [script, "--version"],
+    ]
+    for line in lines:
         done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
