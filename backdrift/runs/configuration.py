@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from backdrift.runs.comments import annotated, config_comments, group_list
-from backdrift.runs.kinds import check_complete, check_kinds, leaves
+from backdrift.runs.kinds import check_complete, check_kinds, check_read, leaves, takes_more
 from backdrift.runs.naming import register_resolver
 from backdrift.runs.overrides import combinations, parse
 from backdrift.runs.search_path import config_folder, own_configs
@@ -98,6 +98,7 @@ class Job:
         except ConfigCompositionException as error:
             _explain_unknown(error, defaults)
             raise
+        check_read(config, defaults)
         check_kinds(config, defaults)
         check_complete(config)
         return config
@@ -195,7 +196,11 @@ def _explain_unknown(error: ConfigCompositionException, defaults: DictConfig) ->
     options = sorted((config_folder() / group).glob("*.yaml")) if group else []
     having = [path.stem for path in options if name in OmegaConf.load(path)]
     near = difflib.get_close_matches(key, leaves(defaults), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"an argument that the default leaves out is added with +{key}=…"
+    hint = "backdrift COMMAND --help lists the keys that there are"
+    if near:
+        hint = f"did you mean {near[0]}?"
+    elif takes_more(key, defaults):
+        hint = f"an argument that the default leaves out is added with +{key}=…"
     if having:  # an ODE solver asked for stochasticity
         hint = f"it belongs to {group}={', '.join(having)}"
     raise ValueError(f"{key}: there is no such key; {hint}") from error
