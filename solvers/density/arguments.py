@@ -40,7 +40,7 @@ def require_grid(model: ModelLike, method: str, grid: Grid | None) -> None:
         raise ValueError(f"grid: expected none for {type(model.sde).__name__}, which is not Gaussian, got {grid!r}")
 
 
-def angle_flow(model: ModelLike, data_std: float | None, eps: float | None) -> AngleFlow:
+def gaussian_flow(model: ModelLike, data_std: float | None, eps: float | None) -> AngleFlow:
     """The probability flow of a model of a Gaussian process, see `AngleFlow`.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import as_time
-from backdrift.solvers.density.arguments import angle_flow, require_batch
+from backdrift.solvers.density.arguments import gaussian_flow, require_batch
 from backdrift.solvers.density.denoising_error import denoise_at
 from backdrift.solvers.density.monte_carlo import MonteCarlo, Sampling, stratified_integral
 from backdrift.solvers.model import ModelLike
@@ -52,7 +52,7 @@ def elbo(
         TypeError: if the model is not one, or returns something unlike x.
     """
     require_batch(x)
-    path = angle_flow(model, data_std, eps)
+    path = gaussian_flow(model, data_std, eps)
     sde, dim, d2 = path.sde, x[0].numel(), path.data_std**2
     start, end = math.exp(2 * path.first), math.exp(2 * path.last)
     y = x / float(sde.alpha(path.eps))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from backdrift.sde import as_time
 from backdrift.sde.checks import require_choice, require_number
-from backdrift.solvers.density.arguments import angle_flow, require_batch, require_gaussian_model
+from backdrift.solvers.density.arguments import gaussian_flow, require_batch, require_gaussian_model
 from backdrift.solvers.density.denoising_error import denoise_at, normal_error
 from backdrift.solvers.density.monte_carlo import MonteCarlo, Sampling, stratified_integral
 from backdrift.solvers.model import ModelLike
@@ -88,7 +88,7 @@ def log_density(
         TypeError: if the model is not one, or returns something unlike x.
     """
     require_batch(x)
-    path = angle_flow(model, data_std, eps)
+    path = gaussian_flow(model, data_std, eps)
     d = path.data_std
 
     def excess(u: Tensor, noise: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def mutual_information(
     require_batch(x)
     require_gaussian_model(model)
     require_number("t", t, above=0, below=model.sde.T)
-    path = angle_flow(model, data_std, t)
+    path = gaussian_flow(model, data_std, t)
     d = path.data_std
 
     def excess(u: Tensor, noise: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ def relative_entropy(
     require_choice("by", by, ("difference", "errors"))
     require_batch(x)
     require_gaussian_model(q)
-    path = angle_flow(p, 1.0, eps)
+    path = gaussian_flow(p, 1.0, eps)
 
     def gap(u: Tensor, noise: Tensor) -> Tensor:
         s = as_time(u.exp(), x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,6 +68,27 @@ def test_a_factor_is_recorded_and_scales() -> None:
     torch.testing.assert_close(alone.solver_error, scaled.solver_error[3:4], rtol=1e-6, atol=1e-9)
     with pytest.raises(ValueError, match="probes"):
         calibrate(model, x, steps=8)
+    for name in ("calibration", "estimate_error"):
+        with pytest.raises(ValueError, match=f"{name}: expected none"):
+            calibrate(model, x, **settings | {name: 0.5})
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_errors_of_either_sign_count_alike(sign: int) -> None:
+    """Of 400 samples those whose error has one sign calibrate: the factor holds the true error of 95% of them, which
+    for all of one sign it can only do by its size."""
+    model = mixture(2)
+    x = states(model, 400)
+    settings: dict[str, Any] = {"probes": "exact", "steps": 8, "prior": truth(model)}
+    stated = log_likelihood(model, x, **settings)
+    off = stated.log_prob - model.log_prob(x, model.sde.eps)
+    chosen = sign * off > 0
+    n = int(chosen.sum())
+    assert n > 60
+    factor = calibrate(model, x[chosen], **settings)
+    held = off[chosen].abs() <= factor * stated.solver_error[chosen]
+    # The finer solve stands for the truth: a sample or two at the edge may fall on the other side.
+    assert abs(int(held.sum()) - math.ceil(0.95 * (n + 1))) <= 2
 
 
 def covered(model: Any, x: Tensor, true: Tensor, **settings: Any) -> tuple[float, float, float]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor
 
 import backdrift.sde as processes
 from backdrift.models import GaussianMixture
@@ -99,6 +100,22 @@ def test_optimal_variances_are_the_true_ones_on_a_gaussian() -> None:
     torch.testing.assert_close(found, exact, rtol=0.03, atol=0)
 
 
+@pytest.mark.parametrize("decoder", [{}, {"bin_size": 0.5, "low": -2.0, "high": 2.0}], ids=["normal", "discrete"])
+@pytest.mark.parametrize("draws", [2, 5])
+def test_the_standard_error_is_the_spread_over_the_draws(draws: int, decoder: dict[str, Any]) -> None:
+    """Of 4000 copies of one sample, each with its own draws. The mean of the squares of the stated errors is the
+    variance of the sum: both are known to about 2%, and far from 1, where an error and its square are alike."""
+    chain = Chain(VP(), torch.linspace(0.05, 1, 6), "small")
+    generator = torch.Generator().manual_seed(5)
+    model = GaussianMixture(2 * torch.randn(3, 2, generator=generator).double(), 0.1, sde=chain.sde)
+    x = torch.tensor([[0.5, -1.0]]).double().expand(4000, 2)
+    found = chain.elbo(model, x, draws=draws, **decoder)
+    spread = float(found.total.std())
+    stated = float(found.standard_error.square().mean().sqrt())
+    assert stated == pytest.approx(spread, rel=0.1)
+    assert abs(math.log(spread)) > 0.7
+
+
 def test_terms_are_the_divergences_they_name() -> None:
     """L_i against KL of torch.distributions between the chain's own kernels, at the same z_i."""
     chain = Chain(VP(), torch.linspace(0.05, 1, 6), "large")
@@ -172,6 +189,11 @@ def test_simple_loss_is_that_of_the_noise() -> None:
     torch.testing.assert_close(chain.simple_loss(model, x, i, noise), expected, rtol=1e-6, atol=0)
 
 
+def simple_loss(i: Tensor, noise: Tensor | None = None) -> Tensor:
+    chain, x = DDPM.linear(4), torch.zeros(1, 3).double()
+    return chain.simple_loss(gaussian(chain), x, i, torch.zeros_like(x) if noise is None else noise)
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
@@ -182,7 +204,12 @@ def test_simple_loss_is_that_of_the_noise() -> None:
         (lambda: Chain(VP(), [0.5], torch.tensor([-1.0])), "variance"),
         (lambda: DiscreteVP([0.5, 1.0]), "betas"),
         (lambda: DDPM.linear(4).forward(torch.zeros(1, 1), 5), "i:"),
-        (lambda: DDPM.linear(4).elbo(None, torch.zeros(1, 1), draws=1), "draws"),
+        (lambda: DDPM.linear(4).elbo(None, torch.zeros(1, 1), draws=1), "draws"),  # type: ignore[arg-type]
+        (lambda: DDPM.linear(4).elbo(gaussian(DDPM.linear(4)), torch.zeros(1, 3), low=-1.0), "bin_size"),
+        (lambda: simple_loss(torch.tensor([0])), "i: expected"),
+        (lambda: simple_loss(torch.tensor([5])), "i: expected"),
+        (lambda: simple_loss(torch.tensor([1, 2])), "i: expected"),
+        (lambda: simple_loss(torch.tensor([1]), torch.zeros(1, 2)), "noise: expected"),
     ],
 )
 def test_bad_input_is_named(make: Any, named: str) -> None:

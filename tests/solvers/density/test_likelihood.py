@@ -16,11 +16,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from backdrift.models import MLP, Denoiser, GaussianMixture
-from backdrift.sde import SDE, VE, VP, Brownian, CosineVP, GaussianSDE, Rectified, SubVP, Time
+from backdrift.sde import (
+    SDE,
+    VE,
+    VP,
+    Brownian,
+    CosineVP,
+    CriticallyDamped,
+    FunctionModel,
+    GaussianSDE,
+    Rectified,
+    SubVP,
+    Time,
+)
 from backdrift.solvers import decode, encode, interpolate, log_likelihood
+from backdrift.solvers.density.adaptive_path import adaptive_path_integral
 from backdrift.solvers.density.divergence import divergence
 from backdrift.solvers.density.latent import slerp
+from backdrift.solvers.density.path_integral import PathIntegral
+from backdrift.solvers.density.probes import DivergenceProbes
 from backdrift.solvers.flows.angle_flow import AngleFlow
+from backdrift.solvers.flows.flow import flow
+from backdrift.solvers.noise import PROBES, Noise
 
 STEPS = {"rk4": 16, "score_corrected": 63}
 """64 evaluations."""
@@ -257,6 +274,59 @@ def test_few_divergences_do(method: Any, steps: int) -> None:
     assert float(((rough.log_prob - true).abs() <= rough.solver_error).double().mean()) > 0.9
 
 
+@pytest.mark.parametrize("divergences", ["every", 40])
+@pytest.mark.parametrize("method", ["rk4", "heun", "midpoint", "score_corrected"])
+def test_the_stated_error_is_the_difference_from_half_the_steps(method: Any, divergences: Any) -> None:
+    """On a grid whose every second node is the grid of half the steps, to rounding."""
+    model = mixture(VP(), dim=3)
+    x = states(model, 5)
+    given: dict[str, Any] = {"method": method, "grid": "log_snr", "probes": "exact"}
+    found = log_likelihood(model, x, steps=16, divergences=divergences, **given)
+    half = divergences if divergences == "every" else divergences // 2
+    coarse = log_likelihood(model, x, steps=8, divergences=half, estimate_error=False, **given)
+    torch.testing.assert_close(found.solver_error, (found.log_prob - coarse.log_prob).abs(), rtol=1e-9, atol=1e-9)
+    assert bool(coarse.solver_error.isnan().all())
+    assert float(found.solver_error.max()) > 1e-4
+
+
+@pytest.mark.parametrize("method", ["rk4", "heun", "midpoint", "score_corrected"])
+def test_random_probes_state_the_solver_s_error_as_exact_divergences_do(method: Any) -> None:
+    """Where the Jacobian is a multiple of the identity every Rademacher probe is exact, that of the error as well."""
+    model = GaussianMixture(torch.tensor([[0.4, -0.2, 0.1]]).double(), 0.3, sde=VP())
+    x = states(model, 4)
+    given: dict[str, Any] = {"method": method, "steps": 10, "data_std": 1.0}
+    exact = log_likelihood(OnlyDenoises(model), x, probes="exact", divergences="every", **given)
+    random = log_likelihood(OnlyDenoises(model), x, probes=2, **given)
+    torch.testing.assert_close(random.solver_error, exact.solver_error, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(random.log_prob, exact.log_prob)
+    assert float(exact.solver_error.min()) > 1e-6
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_the_adaptive_error_is_the_difference_from_ten_times_the_tolerances(count: int) -> None:
+    """At tolerances so tight that they limit every step, the coarser solve is the one with ten times as much. The
+    errors of the single steps come on top: each is at most the tolerance, for each of three components."""
+    model = OnlyDenoises(mixture(VP(), dim=3))
+    x = states(mixture(VP(), dim=3), 5)
+    path = flow(model)
+    z, _ = path.enter(x)
+
+    def solved(tolerance: float, estimate_error: bool) -> PathIntegral:
+        noise = Noise(0, tuple(x.shape), stream=PROBES, dtype=x.dtype)
+        probes = DivergenceProbes(count, "rademacher", noise) if count else None
+        given: dict[str, Any] = {"rtol": tolerance, "atol": tolerance, "chunk": None}
+        return adaptive_path_integral(path, z, probes, **given, estimate_error=estimate_error)
+
+    found, fine, loose = solved(1e-9, True), solved(1e-9, False), solved(1e-8, False)
+    torch.testing.assert_close(found.integral, fine.integral, rtol=0, atol=0)
+    torch.testing.assert_close(found.coarse_z, loose.z, rtol=0, atol=1e-13)
+    torch.testing.assert_close(found.coarse_gain, loose.integral - fine.integral, rtol=0, atol=1e-13)
+    assert float(found.coarse_gain.abs().max()) > 1e-9
+    assert torch.equal(found.nfe, fine.nfe + loose.nfe)
+    assert bool((found.margin > 0).all()) and bool((found.margin <= 3e-9 * fine.nfe / 6).all())
+    assert bool(fine.coarse_gain.isnan().all()) and bool(fine.margin.isnan().all())
+
+
 def test_exact_divergences_are_as_many_as_asked_for() -> None:
     model = gaussian(VP())
     given: dict[str, Any] = {"probes": "exact", "estimate_error": False, "steps": 10}
@@ -385,12 +455,35 @@ def test_bits_rows_and_files(tmp_path: Any) -> None:
         ({"eps": 0.0}, "eps"),
         ({"data_std": -1.0}, "data_std"),
         ({"x": torch.ones(3, dtype=torch.long)}, "x"),
+        ({"grid": "karras", "method": "adaptive"}, "grid"),
+        ({"prior": 3.0}, "prior"),
     ],
 )
 def test_bad_input_is_named(change: dict[str, Any], named: str) -> None:
     model = mixture(VP())
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=f"^{named}: "):
         log_likelihood(model, **({"x": states(model, 2)} | change))
+
+
+def test_models_that_are_none_and_processes_of_another_kind_are_named() -> None:
+    x = torch.zeros(2, 2).double()
+    damped = FunctionModel(lambda x, t: -x, CriticallyDamped(), predicts="score")
+    with pytest.raises(ValueError, match=r"^method: 'score_corrected' is for Gaussian processes, got CriticallyDamped"):
+        log_likelihood(damped, torch.zeros(2, 2, 1).double(), method="score_corrected")
+    with pytest.raises(ValueError, match=r"^grid: expected none for CriticallyDamped"):
+        log_likelihood(damped, torch.zeros(2, 2, 1).double(), grid="karras")
+    with pytest.raises(ValueError, match=r"^prior: expected an object with log_prob.*Bounded has no prior"):
+        log_likelihood(SimpleNamespace(sde=Bounded(), score=lambda x, t: -x), x)
+    with pytest.raises(TypeError, match=r"^model: "):
+        log_likelihood(object(), x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^model: expected a tensor like x"):
+        log_likelihood(FunctionModel(lambda x, t: x[:, :1], VP(), predicts="denoised"), x)
+    found = log_likelihood(mixture(VP()), x, steps=2)
+    for level in (0.0, 1.0, 95):
+        with pytest.raises(ValueError, match=r"^level: "):
+            found.interval(level)
+    with pytest.raises(ValueError, match=r"^levels: "):
+        found.bits_per_dim(levels=0)
 
 
 @pytest.mark.parametrize("settings", [{"steps": 64}, {"method": "adaptive"}])

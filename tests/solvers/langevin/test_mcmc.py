@@ -1,6 +1,7 @@
 """Whole chains: what they converge to, by moments and two-sample tests; adaptation; independence."""
 
 import dataclasses
+import itertools
 import math
 import sys
 
@@ -151,6 +152,33 @@ def test_thinning_keeps_every_so_many_and_shapes_pass_through():
     assert thin.gradients == 12 and thin.warmup_gradients == 6
 
 
+@pytest.mark.parametrize("jitter", [0.3, 1.2])
+def test_jitter_multiplies_the_step_by_a_log_normal_factor(jitter):
+    # Where the score is 0 a move is sqrt(2 h F) z, so that log(|move|^2/(2 h d)) = log F + log(chi^2_d/d): normal with
+    # the variance jitter^2, and a known rest. 4000 chains, mean and variance within 4.5 standard errors, and its law.
+    n, d, h = 4000, 200, 0.3
+    flat = LogDensity(lambda x: 0 * x.sum(-1), lambda x: 0 * x)
+    for sampler in (ULA(step=h, jitter=jitter), MALA(step=h, jitter=jitter)):
+        moves = mcmc(flat, sampler, torch.zeros(n, d, dtype=F64), 1, seed=2).draws.reshape(n, d)
+        values = (moves.square().sum(1) / (2 * h * d)).log()
+        rest = torch.tensor(d / 2, dtype=F64)
+        mean = float(torch.special.digamma(rest) - rest.log())
+        sd = math.sqrt(jitter**2 + float(torch.special.polygamma(1, rest)))
+        assert abs(float(values.mean()) - mean) < 4.5 * sd / n**0.5
+        assert abs(float(values.var()) / sd**2 - 1) < 4.5 * (2 / n) ** 0.5
+        assert stats.kstest((values.numpy() - mean) / sd, "norm").pvalue > 1e-3
+
+
+def test_jitter_is_drawn_anew_for_each_step_and_chain():
+    # |x_1|^2 and |x_2 - x_1|^2 of each chain: their logarithms are uncorrelated, and so are those of neighbours.
+    n, d = 2000, 200
+    flat = LogDensity(lambda x: 0 * x.sum(-1), lambda x: 0 * x)
+    draws = mcmc(flat, MALA(step=0.3, jitter=1.0), torch.zeros(n, d, dtype=F64), 2).draws
+    first, second = (x.square().sum(1).log() for x in (draws[:, 0], draws[:, 1] - draws[:, 0]))
+    for a, b in ((first, second), (first[1:], first[:-1])):
+        assert abs(float(torch.corrcoef(torch.stack((a, b)))[0, 1])) < 4.5 / n**0.5
+
+
 def test_gradients_are_counted_right():
     calls = 0
 
@@ -283,6 +311,45 @@ def test_tempering_weighs_modes_that_one_chain_never_sees_together():
     for mode, weight in enumerate((0.1, 0.2, 0.3, 0.4)):
         share = (nearest == mode).double().mean(1)
         assert abs(float(share.mean()) - weight) < 4 * float(share.std()) / 120**0.5, mode
+
+
+@pytest.mark.parametrize(("hottest", "replicas"), [(50.0, 6), (16.0, 2), (3.0, 9)])
+def test_the_ladder_rises_from_1_to_the_hottest_by_one_factor(hottest, replicas):
+    ladder = geometric(hottest, replicas)
+    assert len(ladder) == replicas and ladder[0] == 1 and ladder[-1] == pytest.approx(hottest, rel=1e-12)
+    factor = hottest ** (1 / (replicas - 1))
+    assert [b / a for a, b in itertools.pairwise(ladder)] == pytest.approx([factor] * (replicas - 1))
+    for bad in ((1.0, 4), (0.5, 4), (math.inf, 4), (4.0, 1), (4.0, 2.5)):
+        with pytest.raises(ValueError, match=r"^(hottest|replicas): "):
+            geometric(*bad)
+
+
+class Shifted:
+    """N(m, I) with a mean for each chain."""
+
+    def __init__(self, means):
+        self.means = means
+
+    def select(self, indices):
+        return Shifted(self.means[indices])
+
+    def log_prob(self, x):
+        return -0.5 * (x - self.means).square().sum(-1)
+
+    def score(self, x):
+        return self.means - x
+
+
+def test_replicas_of_a_chain_have_what_its_target_holds_for_it():
+    means = torch.tensor([[-8.0], [0.0], [5.0], [20.0]], dtype=F64)
+    sampler = ParallelTempering(temperatures=(1.0, 2.0, 4.0))
+    chains = mcmc(Shifted(means), sampler, means.clone(), 1500, warmup=200, seed=1)
+    error = chains.draws.std(1) / (chains.draws.shape[1] / 4) ** 0.5  # at least one draw in four is worth a new one
+    assert ((chains.draws.mean(1) - means).abs() < 4.5 * error).all()
+    assert float((chains.draws.var(1) - 1).abs().max()) < 0.25
+    alone = mcmc(Shifted(means[2:3]), sampler, means[2:3].clone(), 20, warmup=20, seed=1, first=2)
+    among = mcmc(Shifted(means), sampler, means.clone(), 20, warmup=20, seed=1)
+    torch.testing.assert_close(alone.draws, among.draws[2:3], rtol=1e-9, atol=1e-9)
 
 
 def test_exchange_keeps_every_temperature():
@@ -431,8 +498,21 @@ def test_bad_arguments_are_named(options, message):
         mcmc(**{**arguments, **options})
     with pytest.raises(ValueError, match="temperatures"):
         ParallelTempering(temperatures=(2.0, 3.0))
-    with pytest.raises(ValueError, match="sampler"):
-        ParallelTempering(sampler=ULA())
+    for wrong in (ULA(), ParallelTempering()):
+        with pytest.raises(ValueError, match="sampler"):
+            ParallelTempering(sampler=wrong)
+    for name in ("step", "jitter", "target_acceptance_rate"):  # those of the sampler at each temperature
+        with pytest.raises(TypeError, match=name):
+            ParallelTempering(**{name: 0.5})
+
+
+def test_a_start_without_a_finite_density_is_named_by_its_chain():
+    x0 = torch.tensor([[1.0], [2.0], [-1.0]])
+    for sampler in (MALA(step=0.1), ParallelTempering(temperatures=(1.0, 2.0), sampler=MALA(step=0.1))):
+        with pytest.raises(ValueError, match=r"^x0: expected a finite .* at start 2$"):
+            mcmc(lambda x: x.log().sum(-1), sampler, x0, 1)
+    with pytest.raises(TypeError, match=r"^sampler: expected .*, got the class MALA$"):
+        mcmc(lambda x: -x.square().sum(-1), MALA, x0, 1)
 
 
 def test_a_chain_that_diverges_is_named():

@@ -1,0 +1,92 @@
+"""Latent codes: how well they come back, and great circles between them. The flow's own truth is in test_likelihood."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from backdrift.models import GaussianMixture
+from backdrift.sde import VP, CriticallyDamped, FunctionModel
+from backdrift.solvers import decode, encode, interpolate
+from backdrift.solvers.density.latent import slerp
+
+TWO_MODES = GaussianMixture(torch.tensor([[-1.0, 0.5, 0.0], [1.0, 0.0, -0.5]]).double(), 0.1, sde=VP())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"steps": 5}, {"method": "heun", "steps": 6}, {"method": "adaptive", "rtol": 1e-2, "atol": 1e-2}],
+    ids=lambda case: case.get("method", "rk4"),
+)
+def test_the_round_trip_error_is_the_root_mean_square(settings: dict[str, Any]) -> None:
+    """At few steps, so that the error is one: of its three components, beside a decoder called by hand."""
+    x = TWO_MODES.sample(5, torch.Generator().manual_seed(0))
+    found = encode(TWO_MODES, x, **settings)
+    back = decode(TWO_MODES, found.latent, **settings)
+    expected = torch.linalg.vector_norm(back - x, dim=1) / math.sqrt(3)
+    torch.testing.assert_close(found.round_trip_error, expected)
+    assert 1e-4 < float(found.round_trip_error.max()) < 0.3
+
+
+def test_slerp_runs_along_the_circle() -> None:
+    """On the unit circle at even angles, for angles from 0.01 to nearly pi, and whatever the lengths at the ends."""
+    for angle in (0.01, 0.3, math.pi / 2, 3.1):
+        a = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+        b = torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+        for share in (0.0, 0.25, 0.7, 1.0):
+            expected = torch.tensor([[math.cos(share * angle), math.sin(share * angle)]], dtype=torch.float64)
+            torch.testing.assert_close(slerp(a, b, share), expected, rtol=0, atol=1e-7)
+    # Lengths do not change the angle: of 2 a and 5 b, at an angle of 1, the midpoint is (2 a + 5 b)/(2 cos(1/2)).
+    a = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
+    b = 5 * torch.tensor([[math.cos(1.0), math.sin(1.0)]], dtype=torch.float64)
+    torch.testing.assert_close(slerp(a, b, 0.5), (a + b) / (2 * math.cos(0.5)))
+
+
+def test_slerp_of_parallel_points_is_finite() -> None:
+    """Between a point and itself it stays there, and between a point and its opposite it is a number."""
+    a = torch.tensor([[0.6, -0.8, 2.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    for share in (0.0, 0.3, 0.5, 1.0):
+        torch.testing.assert_close(slerp(a, a, share), a, rtol=1e-6, atol=0)
+        torch.testing.assert_close(slerp(a, 3 * a, share), (1 + 2 * share) * a, rtol=1e-6, atol=0)
+        assert bool(slerp(a, -a, share).isfinite().all())
+    assert bool(slerp(a.float(), a.float(), 0.5).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"method": "euler"}, "method"),
+        ({"method": "score_corrected"}, "method"),
+        ({"steps": 0}, "steps"),
+        ({"rtol": 0.0}, "rtol"),
+        ({"eps": 2.0}, "eps"),
+        ({"grid": "karras", "method": "adaptive"}, "grid"),
+    ],
+)
+def test_bad_input_is_named(change: dict[str, Any], named: str) -> None:
+    x = torch.zeros(2, 3).double()
+    for carry in (encode, decode):
+        with pytest.raises(ValueError, match=f"^{named}: expected"):
+            carry(TWO_MODES, x, **change)
+    with pytest.raises(ValueError, match=f"^{named}: expected"):
+        interpolate(TWO_MODES, x, x, **change)
+
+
+def test_shapes_and_processes_are_checked() -> None:
+    x = torch.zeros(2, 3).double()
+    with pytest.raises(ValueError, match=r"^x: "):
+        encode(TWO_MODES, torch.zeros(3).double())
+    with pytest.raises(ValueError, match=r"^latent: "):
+        decode(TWO_MODES, torch.zeros(2, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"^points: "):
+        interpolate(TWO_MODES, x, x, points=1)
+    with pytest.raises(ValueError, match=r"^b: "):
+        interpolate(TWO_MODES, x, x[:1])
+    with pytest.raises(TypeError, match=r"^model: "):
+        encode(object(), x)  # type: ignore[arg-type]
+    damped = FunctionModel(lambda x, t: -x, CriticallyDamped(), predicts="score")
+    with pytest.raises(ValueError, match=r"^grid: "):
+        encode(damped, torch.zeros(2, 2, 3).double(), grid="karras")
