@@ -1,5 +1,6 @@
 import pytest
 import torch
+from sklearn.datasets import load_breast_cancer
 
 from backdrift.models.energy import gradient
 from backdrift.models.targets import Banana, Funnel, IllConditionedGaussian, LogisticRegression, Mixture
@@ -50,8 +51,10 @@ def test_logistic_density_is_bayes_rule():
 
 
 def test_breast_cancer_is_as_described():
-    target = LogisticRegression()
-    assert target.design.shape == (569, 31) and target.coordinates[:2] == ("intercept", "mean radius")
+    target, data = LogisticRegression(), load_breast_cancer().data
+    assert target.coordinates[:2] == ("intercept", "mean radius")
+    standardised = torch.from_numpy((data - data.mean(0)) / data.std(0))
+    torch.testing.assert_close(target.design, torch.cat([torch.ones(569, 1, dtype=F64), standardised], 1))
     torch.testing.assert_close(target.design[:, 1:].mean(0), torch.zeros(30, dtype=F64), atol=1e-12, rtol=0)
     torch.testing.assert_close(target.design[:, 1:].std(0, correction=0), torch.ones(30, dtype=F64))
     assert float(target.labels.mean()) == pytest.approx(357 / 569)
