@@ -10,8 +10,18 @@ import torch
 from torch import Tensor
 
 from backdrift.data.card import DataCard
+from backdrift.data.checks import (
+    check_labels,
+    check_levels,
+    check_magnitude,
+    check_samples,
+    check_shapes,
+    check_spread,
+    names_of,
+)
 from backdrift.data.fingerprint import Fingerprint
 from backdrift.data.moments import moments, standard_deviation
+from backdrift.data.outliers import Outliers, find_outliers
 from backdrift.data.record import Record
 from backdrift.data.units import Units
 
@@ -34,12 +44,13 @@ class Data:
 
     Attributes:
         units: the map between v and the model's x.
-        std: standard deviation of x over all samples and components, which preconditioning asks for.
+        std: standard deviation of x over all samples and components, which preconditioning asks for. Rare outliers are
+            left out.
         classes: number of classes, 0 without labels.
 
     Raises:
-        ValueError: where there is nothing to learn from: an empty set, NaN or inf, values that are not whole numbers
-            in 0..levels-1, shapes that differ, labels or names that do not fit.
+        ValueError: where there is nothing to learn from: an empty set, NaN or inf, a column of one value, values that
+            are not whole numbers in 0..levels-1, shapes that differ, labels or names that do not fit.
     """
 
     def __init__(
@@ -54,35 +65,51 @@ class Data:
         class_names: Sequence[str] | None = None,
         fingerprint: Fingerprint | None = None,
     ) -> None:
-        if levels is not None and levels < 2:
-            raise ValueError(f"levels={levels}: expected at least 2, or null for continuous data")
-        if train.ndim < 2 or train.shape[1:] != test.shape[1:]:
-            raise ValueError(
-                f"{name}: expected samples [n, ...], got train {list(train.shape)} and test {list(test.shape)}"
-            )
-        for split, values, labels in (("train", train, train_labels), ("test", test, test_labels)):
-            _check_samples(name, split, values, levels)
-            if labels is not None and (labels.shape != (len(values),) or labels.min() < 0):
-                raise ValueError(f"{name}: expected {len(values)} {split} labels 0, 1, …, got {list(labels.shape)}")
-        if bool((train == train[:1]).all()):
-            raise ValueError(f"{name}: all training samples are the same; there is nothing to learn")
+        check_levels(name, train, levels)
+        check_shapes(name, train, test)
+        for split, values in (("train", train), ("test", test)):
+            check_samples(name, split, values, levels)
+        check_labels(name, {"train": train, "test": test}, {"train": train_labels, "test": test_labels})
         self.name, self.fingerprint = name, fingerprint
         self.train, self.test = train, test
         self.train_labels, self.test_labels = train_labels, test_labels
-        self.classes = 0 if train_labels is None else int(train_labels.max()) + 1
-        self.columns = _named(name, "columns", columns, train.shape[1] if train.ndim == 2 else 0)
-        self.class_names = _named(name, "class_names", class_names, self.classes)
+        self.classes = 0
+        if train_labels is not None and test_labels is not None:
+            self.classes = int(max(train_labels.max(), test_labels.max())) + 1
+            self.classes = self.classes if class_names is None else max(self.classes, len(class_names))
+        self.columns = names_of(name, "columns", columns, train.shape[1] if train.ndim == 2 else 0)
+        self.class_names = names_of(name, "class_names", class_names, self.classes)
         if self.class_names is None and self.classes:
             self.class_names = tuple(map(str, range(self.classes)))
-        shape = tuple(train.shape[1:])
+        self._measure(levels)
+
+    def _measure(self, levels: int | None) -> None:
+        """Set the units and the standard deviation; tell of outliers.
+
+        Raises:
+            ValueError: if a column has one value, or values are too large or too small to square.
+        """
+        name, train = self.name, self.train
+        outliers: list[Outliers] = []
+        if levels is None:
+            check_spread(name, train, self.columns)
+            outliers = find_outliers(train)
+        elif bool((train == train[:1]).all()):
+            raise ValueError(f"{name}: all training samples are the same; there is nothing to learn")
         try:
-            self.units = Units.standardising(train) if levels is None else Units.of_levels(shape, levels)
+            discrete = None if levels is None else Units.of_levels(tuple(train.shape[1:]), levels)
+            self.units = discrete or Units.standardising(train, outliers)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        self.std = standard_deviation(train, self.units)
+        self.std = standard_deviation(train, self.units, outliers)
         if not 0 < self.std < math.inf:
             largest = float(train.abs().max())
             raise ValueError(f"{name}: values up to {largest:.2g} are too small to square; rescale them")
+        if levels is None:
+            for split, values in (("training", train), ("test", self.test)):
+                check_magnitude(name, split, values, self.units, self.columns)
+        for found in outliers:
+            print(found.told(name, self.columns, len(train)))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,30 +157,3 @@ class Data:
     def __repr__(self) -> str:
         kind = "continuous" if self.levels is None else f"{self.levels} levels"
         return f"{self.name}: {len(self.train)} train, {len(self.test)} test, shape {list(self.shape)}, {kind}"
-
-
-def _check_samples(name: str, split: str, values: Tensor, levels: int | None) -> None:
-    """Raise `ValueError` unless there are samples of finite values, whole numbers where there are levels."""
-    if len(values) < 2 or values[0].numel() == 0:
-        raise ValueError(f"{name}: the {split} set has {len(values)} samples of shape {list(values.shape[1:])}")
-    bad = ~values.flatten(1).isfinite().all(1)
-    if bool(bad.any()):
-        raise ValueError(
-            f"{name}: {int(bad.sum())} of {len(values)} {split} samples hold NaN or inf, "
-            f"the first is number {int(bad.nonzero()[0])}: remove or fill them first"
-        )
-    if levels is None:
-        return
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > levels - 1 or not bool((values == values.round()).all()):
-        raise ValueError(
-            f"{name}: expected whole numbers from 0 to {levels - 1} ({levels} levels), got {split} values "
-            f"from {low:.4g} to {high:.4g}"
-        )
-
-
-def _named(name: str, what: str, names: Sequence[str] | None, count: int) -> tuple[str, ...] | None:
-    """Names as a tuple; `ValueError` unless there is one for each of `count`."""
-    if names is not None and len(names) != count:
-        raise ValueError(f"{name}: {what}: expected {count} names, got {len(names)}")
-    return None if names is None else tuple(names)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from backdrift.data.card import Moment
+from backdrift.data.outliers import Outliers, bulk_of
 from backdrift.data.units import Units
 
 PER_COMPONENT = 1024
@@ -18,10 +19,13 @@ CHUNK = 4096
 """Samples that are brought to float64 at once."""
 
 
-def standard_deviation(train: Tensor, units: Units) -> float:
-    """The standard deviation of x over all samples `[n, ...]` and components, dequantisation included."""
+def standard_deviation(train: Tensor, units: Units, outliers: Sequence[Outliers] = ()) -> float:
+    """The standard deviation of x over all samples `[n, ...]` and components.
+
+    That of discrete data includes the dequantisation. Rare outliers are left out.
+    """
     if units.levels is None:
-        return float(((train.double() - units.shift) / units.scale).std())
+        return float(bulk_of((train.double() - units.shift) / units.scale, outliers).std())
     counts = torch.bincount(train.flatten().int(), minlength=units.levels).double()
     share, level = counts / counts.sum(), torch.arange(units.levels, dtype=torch.float64)
     variance = float((share * (level - (share * level).sum()).square()).sum())

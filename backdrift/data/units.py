@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from backdrift.data.outliers import Outliers
+
+MOST_LEVELS = 65536
+"""Discrete data have at most so many levels, those of 16 bits: the moments count each of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +53,8 @@ class Units:
             raise ValueError(f"shape: expected lengths of at least 1, got {list(self.shape)}")
         if self.levels is not None and self.levels < 2:
             raise ValueError(f"levels: expected at least 2, or null for continuous data, got {self.levels}")
+        if self.levels is not None and self.levels > MOST_LEVELS:
+            raise ValueError(f"levels: expected at most {MOST_LEVELS}, got {self.levels}")
         for name, value in (("shift", self.shift), ("scale", self.scale)):
             if value.ndim > 1 or (value.ndim == 1 and value.shape != self.shape):
                 raise ValueError(f"{name}: expected one number, or {self.shape[0]}, got shape {list(value.shape)}")
@@ -62,11 +70,16 @@ class Units:
         return cls(shape, levels, half, half, 0.0, float(levels - 1))
 
     @classmethod
-    def standardising(cls, train: Tensor) -> Units:
+    def standardising(cls, train: Tensor, outliers: Sequence[Outliers] = ()) -> Units:
         """The units in which continuous training samples `[n, ...]` have mean 0 and variance 1.
 
         Every feature of vectors has its own mean and variance; pictures and series have one for all components.
-        A constant feature keeps its scale, since it has no spread to divide by.
+        A constant feature keeps its scale, since it has no spread to divide by. A feature with rare outliers has the
+        median as its shift and the spread of its bulk as its scale, since a single value would set its variance.
+
+        Args:
+            train: samples v, `[n, ...]`.
+            outliers: what `find_outliers` says of them.
 
         Raises:
             ValueError: if values are so large that their variance is not finite.
@@ -75,6 +88,10 @@ class Units:
         axes = (0,) if values.ndim == 2 else tuple(range(values.ndim))
         shift, spread = values.mean(axes), values.std(axes)
         scale = torch.where(spread > 1e-12 * shift.abs(), spread, torch.ones_like(spread))
+        for found in outliers:
+            if found.rare:
+                feature = ... if found.feature is None else found.feature
+                shift[feature], scale[feature] = found.median, found.spread
         if not bool(scale.isfinite().all()):
             raise ValueError(f"values up to {float(values.abs().max()):.2g} are too large to square; rescale them")
         return cls(tuple(train.shape[1:]), None, shift, scale, float(train.min()), float(train.max()))
@@ -112,12 +129,19 @@ class Units:
         return ((values - self.shift.to(values)) / self.scale.to(values)).float()
 
     def to_data(self, x: Tensor) -> Tensor:
-        """v for x `[batch, ...]`, in the dtype of x; for discrete data, the level that x falls in."""
-        values = x * self.scale.to(x) + self.shift.to(x)
-        return values if self.levels is None else values.floor().clamp(0, self.levels - 1)
+        """v for x `[batch, ...]`.
+
+        Continuous data are float64, as float32 would round a small spread about a large mean to a few values. (A device
+        of Apple's has no float64: there the result is on the CPU.) For discrete data v is the level that x falls in, in
+        the dtype of x.
+        """
+        if self.levels is not None:
+            return (x * self.scale.to(x) + self.shift.to(x)).floor().clamp(0, self.levels - 1)
+        values = (x.cpu() if x.device.type == "mps" else x).double()
+        return values * self.scale.to(values) + self.shift.to(values)
 
     def to_pixels(self, x: Tensor) -> Tensor:
-        """x `[batch, ...]` as brightness in [0, 1], for drawing.
+        """x `[batch, ...]` as brightness in [0, 1], for drawing, in the dtype of x.
 
         Raises:
             ValueError: if the samples are not pictures.
@@ -126,4 +150,4 @@ class Units:
             raise ValueError(f"x: expected pictures of 1 or 3 channels, got samples of shape {list(self.shape)}")
         if self.levels is not None:
             return self.to_data(x) / (self.levels - 1)
-        return ((self.to_data(x) - self.low) / (self.high - self.low)).clamp(0, 1)
+        return ((self.to_data(x) - self.low) / (self.high - self.low)).clamp(0, 1).to(x.dtype)

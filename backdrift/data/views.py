@@ -20,12 +20,16 @@ def readable(units: Units, x: Tensor) -> Tensor:
 def readable_data(units: Units, values: Tensor) -> Tensor:
     """The same for samples v of the data set itself."""
     if not units.is_picture:
-        return values.float() if len(units.shape) <= 2 else values.float().flatten(1)
+        return values.double() if len(units.shape) <= 2 else values.double().flatten(1)
+    if units.levels is None:
+        return units.to_pixels((values.double() - units.shift) / units.scale).float()
     # A level sits in the middle of its bin: no rounding may push it into the next one.
-    return units.to_pixels((values.float() + 0.5 * (units.levels is not None) - units.shift) / units.scale)
+    return units.to_pixels((values.float() + 0.5 - units.shift) / units.scale)
 
 
 def stored(units: Units, x: Tensor) -> np.ndarray[Any, Any]:
-    """v for x, in the smallest type that holds it: bytes for up to 256 levels."""
+    """v for x, as files keep it: float64 for continuous data, bytes for up to 256 levels, uint16 for more."""
     values = units.to_data(x).numpy()
-    return values.astype(np.uint8) if units.levels is not None and units.levels <= 256 else values
+    if units.levels is None:
+        return values
+    return values.astype(np.uint8 if units.levels <= 256 else np.uint16)

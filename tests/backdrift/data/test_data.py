@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from backdrift.data import Checkerboard, Data, Digits, Files, Mnist5k, Moons, Ring, split
+from backdrift.data import Checkerboard, Data, Digits, Files, Mnist5k, Moons, Ring, Units, split
 
 
 def levels_data(levels=5, n=4000, seed=0):
@@ -61,8 +61,16 @@ def test_log_jacobian_of_standardised_vectors():
 
 def test_a_constant_feature_is_left_alone():
     values = torch.stack([torch.arange(100.0), torch.full((100,), 3.0)], dim=1)
-    data = Data(values, values)
-    assert torch.equal(data.to_model(values)[:, 1], torch.zeros(100))
+    assert torch.equal(Units.standardising(values).to_model(values)[:, 1], torch.zeros(100))
+
+
+def test_a_data_set_with_a_constant_column_is_refused():
+    values = torch.stack([torch.arange(100.0), torch.full((100,), 3.0)], dim=1)
+    with pytest.raises(ValueError, match=r"column 2 \('b'\) has the same value, 3, in all 100 training samples"):
+        Data(values, values, columns=("a", "b"))
+    pictures = torch.rand(10, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    pictures[:, :, 0, 0] = 0  # the corner of a picture may well be black: all pixels share one scale
+    assert Data(pictures, pictures).shape == (1, 2, 2)
 
 
 @pytest.mark.parametrize(("made", "size", "held"), [(Digits, 1797, 297), (Mnist5k, 5000, 500)])
