@@ -14,7 +14,7 @@ from backdrift.sde.checks import require_choice, require_integer
 from backdrift.sde.linear import apply, factor
 from backdrift.solvers.model import ModelLike, score_of
 from backdrift.solvers.noise import Noise
-from backdrift.solvers.solver import OnStep, Solver, require_noise
+from backdrift.solvers.solver import OnStep, Solver, end_time, require_noise
 from backdrift.solvers.tables.grid import Grid, time_grid
 
 Inner = Literal["euler", "midpoint"]
@@ -97,7 +97,7 @@ class SymmetricSplitting(Solver):
         """
         self.require_process(model.sde)
         sde, score, noise = cast(LinearSDE, model.sde), score_of(model), require_noise(self, noise)
-        eps = sde.eps if self.eps is None else float(self.eps)
+        eps = end_time(sde, self.eps)
         times = time_grid(self.grid, sde, self.steps, eps)  # type: ignore[arg-type]  # uses T alone of the process
         tau = sde.schedule.integrated_beta(times).diff().neg()
         c = sde.stationary_covariance

@@ -13,7 +13,7 @@ from backdrift.sde import SDE, GaussianSDE
 from backdrift.sde.checks import require_choice, require_integer
 from backdrift.solvers.model import ModelLike, denoiser_of, score_of
 from backdrift.solvers.noise import STEPS, Noise
-from backdrift.solvers.solver import OnStep, Solver, require_noise
+from backdrift.solvers.solver import OnStep, Solver, end_time, require_noise
 
 Method = Literal["euler", "milstein", "srk", "midpoint", "heun", "reversible_heun", "euler_heun", "log_ode"]
 ITO = ("euler", "milstein", "srk")
@@ -141,7 +141,7 @@ class TorchSDE(Solver):
         import torchsde  # slow to import, and only here
 
         noise, sde = require_noise(self, noise), model.sde
-        eps = sde.eps if self.eps is None else self.eps
+        eps = end_time(sde, self.eps)
         clocked = self._clocked(model, x, eps)
         channels = math.prod(clocked.reverse.noise_shape(x)[1:])
         increments = _Increments(noise.sibling((x.shape[0], channels), stream=STEPS), (x.shape[0], channels))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 from backdrift.sde.checks import require_integer, require_positive
 from backdrift.solvers.tables.grid import Grid, Points
@@ -47,8 +46,8 @@ class AnnealedLangevin(TableSolver):
     grid: Grid = "log_snr"
     repeats: int = 20
     ratio: float = 0.1
-    order: ClassVar[int] = 0
     stochastic = True
+    claimed_order = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -286,6 +286,18 @@ def test_a_process_that_is_not_gaussian_is_solved_or_refused(name: str) -> None:
             sample(model, solver, x_T=x_T)
 
 
+@pytest.mark.parametrize("eps", [-0.1, 1.0, 2.0, math.nan])
+@EVERY
+def test_an_end_time_that_the_process_does_not_have_is_refused(name: str, eps: float) -> None:
+    solver: Any = SOLVERS[name]
+    if isinstance(solver, PredictorCorrector):
+        solver = dataclasses.replace(solver, predictor=dataclasses.replace(solver.predictor, eps=eps))
+    else:
+        solver = dataclasses.replace(solver, eps=eps)
+    with pytest.raises(ValueError, match=r"^eps: expected a time in \[0, T = 1\)"):
+        sample(normal_data(VP()), solver, (2, 2))
+
+
 # sample ------------------------------------------------------------------------------------------------
 
 
