@@ -32,8 +32,15 @@ HONOURED: dict[str, tuple[str, ...]] = {
 }
 """Settings of Hydra's that change a single run, by command."""
 
-ALWAYS_HONOURED = ("hydra.searchpath", "hydra.job.config.override_dirname.exclude_keys")
+ALWAYS_HONOURED = ("hydra.job.config.override_dirname.exclude_keys",)
 """Settings of Hydra's that change every command."""
+
+INSTEAD = {
+    "hydra.run.dir": "it makes no run folder",
+    "hydra.mode": "-m makes several runs",
+    "hydra.searchpath": "--config-dir adds a folder of configs",
+}
+"""What to take in place of a setting that has no effect, or why it has none."""
 
 
 @contextmanager
@@ -128,7 +135,7 @@ class Job:
         for override in overrides:
             key = override.key_or_group
             if override.is_hydra_override() and key not in honoured:
-                effect = "it has an effect with -m only" if key != "hydra.run.dir" else "it makes no run folder"
+                effect = INSTEAD.get(key, "it has an effect with -m only")
                 raise ValueError(
                     f"{key}: not a setting of a single `backdrift {self.command}`; {effect}. "
                     f"Settings of Hydra's that are: {', '.join(honoured)}"

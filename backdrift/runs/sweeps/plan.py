@@ -10,13 +10,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from backdrift.runs.configuration import ALWAYS_HONOURED, Job, check_option, hydra_configs
+from backdrift.runs.configuration import Job, check_option, hydra_configs
 from backdrift.runs.overrides import combinations, one_at_a_time, parse
 
 NOT_IN_SWEEPS = {
     "folder": "hydra.sweep.dir and hydra.sweep.subdir choose the folders of several runs",
     "hydra.run.dir": "hydra.sweep.dir and hydra.sweep.subdir choose the folders of several runs",
     "hydra.mode": "-m says that there are several runs",
+    "hydra.searchpath": "--config-dir adds a folder of configs",
 }
 """Settings that several runs cannot have, and what to take."""
 
@@ -60,9 +61,8 @@ def checked_plan(job: Job) -> Plan:
         basic = settings.runtime.choices["hydra/sweeper"] == "basic"
         _check_objective(job.command, settings)
         jobs = combinations(searched) if basic else one_at_a_time(searched)
-    everywhere = [str(override.input_line) for override in machinery if override.key_or_group in ALWAYS_HONOURED]
     for each in jobs:
-        Job(job.command, (*each, *everywhere), job.config_dir).config()
+        Job(job.command, each, job.config_dir).config()
     return Plan(settings, machinery, searched, Path(planned).expanduser().absolute())
 
 

@@ -321,7 +321,6 @@ def test_own_configs_are_asked_for_again(tmp_path, capsys):
         ("+model.more._target_=torch.nn.SiLU,os.system", "os"),
         ("+hydra.callbacks.mine._target_=mine.Callback", "hydra"),
         ("+hydra.job.env_set.PYTHONPATH=elsewhere", "hydra"),
-        ("hydra.searchpath=[file://elsewhere]", "hydra"),
     ],
 )
 def test_a_sweep_of_a_stranger_runs_no_code_until_it_is_trusted(override, package, empty_folder):
