@@ -12,6 +12,11 @@ from torch import Tensor
 from backdrift.sde.check_report import CheckReport, Comparisons, Finding
 from backdrift.sde.checks import require_integer, require_positive
 from backdrift.sde.gaussian import GaussianSDE, value_and_derivative
+from backdrift.sde.process import SDE
+from backdrift.sde.process_check import check_process
+
+MOST_CALLS = 50_000
+"""Evaluations of drift and diffusion after which the moment equations are given up: some seconds."""
 
 
 @runtime_checkable
@@ -21,13 +26,17 @@ class ChecksItself(Protocol):
     def check(self, *, tolerance: float) -> CheckReport: ...
 
 
-def check(sde: GaussianSDE | ChecksItself, points: int | None = None, tolerance: float = 1e-5) -> CheckReport:
-    """Compare what a Gaussian process declares with its own moment equations, in float64:
+def check(
+    sde: SDE | ChecksItself, points: int | None = None, tolerance: float = 1e-5, x: Tensor | None = None
+) -> CheckReport:
+    """Compare what a process declares with what it does. For a Gaussian process these are its moment equations:
 
         d mean/dt = f mean,    d var/dt = 2 f var + g^2
 
     (Särkkä & Solin 2019, eq. 5.50 and 5.51). They start from the declared moments at an early time and are integrated
-    to T. f and g are read off `drift` and `diffusion`, and are also compared with the derivatives of alpha and sigma.
+    to T in float64, or to the time where alpha falls below 1e-6 if it vanishes at T. f and g are read off `drift` and
+    `diffusion`, and are also compared with the derivatives of alpha and sigma. A process of any other kind has its
+    methods compared with one another, see `process_check.check_process`.
 
     Together the comparisons tell which method is wrong. A wrong drift breaks the mean equation, but the variance
     equation holds once f is replaced by d log(alpha)/dt. A wrong alpha breaks the mean equation too, but the variance
@@ -36,22 +45,26 @@ def check(sde: GaussianSDE | ChecksItself, points: int | None = None, tolerance:
     Args:
         sde: the process, of this package or the user's own. A `LinearSDE` answers by its own `check`.
         points: how many times are compared. By default a Gaussian process has 65, even in the logarithm of t, and
-            as many even in t; a `LinearSDE` has 17.
+            as many even in t; a `LinearSDE` has 17. A process of another kind is asked at the times of `x`.
         tolerance: relative error above which a comparison is a fault.
+        x: states `[batch, ...]` to ask a process about that is neither Gaussian nor linear. By default these are 16
+            draws of exp(z), z ~ N(0, 1), with two components.
 
     Returns:
         A `CheckReport`, which is true when all agree. Print it, or call its `raise_for_faults()`.
 
     Raises:
-        ValueError: if `sde` is a process of another kind, or another argument is out of range.
+        ValueError: if `sde` is no process, or another argument is out of range.
     """
     require_positive(tolerance=tolerance)
     if points is not None:
         require_integer("points", points, 2)
     if isinstance(sde, ChecksItself):
         return sde.check(tolerance=tolerance, **({} if points is None else {"points": points}))
+    if not isinstance(sde, SDE):
+        raise ValueError(f"sde: expected a process, a subclass of SDE, got {type(sde).__name__}")
     if not isinstance(sde, GaussianSDE):
-        raise ValueError(f"sde: expected a GaussianSDE or a LinearSDE, got {type(sde).__name__}")
+        return check_process(sde, _positive_states() if x is None else x, tolerance)
     declared = _declared(sde, 65 if points is None else points)
     try:
         log_alpha, variance = _integrated(sde, declared)
@@ -90,7 +103,7 @@ class _Declared:
 
 def _declared(sde: GaussianSDE, points: int) -> _Declared:
     """What the process declares from an early time to T."""
-    end = float(sde.T)
+    end = _last_signal(sde)
     start = max(float(sde.eps), 1e-6 * end)
     t = torch.from_numpy(np.unique(np.concatenate([np.geomspace(start, end, points), np.linspace(start, end, points)])))
     with torch.no_grad():
@@ -107,6 +120,22 @@ def _declared(sde: GaussianSDE, points: int) -> _Declared:
         )
 
 
+def _positive_states() -> Tensor:
+    """States for processes of any kind, those on the positive numbers among them, `[16, 2]`."""
+    return torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
+
+
+def _last_signal(sde: GaussianSDE) -> float:
+    """T; or, where alpha vanishes there and log(alpha) with it, the last time at which alpha is above 1e-6."""
+    low, high = 0.0, float(sde.T)
+    if float(sde.alpha(high)) > 0:
+        return high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(sde.alpha(middle)) > 1e-6 else (low, middle)
+    return low
+
+
 def _integrated(sde: GaussianSDE, declared: _Declared) -> Tensor:
     """log(alpha) and sigma^2 by the moment equations, `[2, n]`, from those declared at the first time.
 
@@ -115,7 +144,13 @@ def _integrated(sde: GaussianSDE, declared: _Declared) -> Tensor:
     """
     from scipy.integrate import solve_ivp  # slow to import, and only here
 
+    calls = 0
+
     def moments(time: float, y: np.ndarray) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls > MOST_CALLS:
+            raise ArithmeticError(f"more than {MOST_CALLS} evaluations, now at t = {time:.6g}")
         s = torch.tensor(time, dtype=torch.float64)
         x = torch.ones(1, 1, dtype=torch.float64)
         rate = float(sde.drift(2 * x, s) - sde.drift(x, s))
