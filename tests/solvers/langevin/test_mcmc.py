@@ -4,16 +4,19 @@ import dataclasses
 import itertools
 import math
 import sys
+from typing import Any
 
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor
 
 from backdrift.models import LogDensity
-from backdrift.models.targets import Banana, Funnel, IllConditionedGaussian, LogisticRegression, Mixture
+from backdrift.models.targets import Banana, ExampleDensity, Funnel, IllConditionedGaussian, LogisticRegression, Mixture
 from backdrift.solvers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, ParallelTempering, mcmc
 from backdrift.solvers.langevin.adaptation import DualAveraging
-from backdrift.solvers.langevin.sampler import State
+from backdrift.solvers.langevin.chains import Chains
+from backdrift.solvers.langevin.sampler import Sampler, State
 from backdrift.solvers.langevin.target import evaluator
 from backdrift.solvers.langevin.tempering import geometric
 from backdrift.solvers.langevin.whitening import Moments, windows
@@ -21,19 +24,31 @@ from backdrift.solvers.langevin.whitening import Moments, windows
 F64 = torch.float64
 
 
-def last(chains):
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Points that a test draws without a generator are the same in every run."""
+    torch.manual_seed(0)
+
+
+def known(value: Tensor | None) -> Tensor:
+    """A tensor that is there."""
+    assert value is not None
+    return value
+
+
+def last(chains: Chains) -> Tensor:
     """The last draw of every chain: independent numbers, with errors that need no autocorrelation."""
     return chains.draws[:, -1]
 
 
-def assert_same_law(x, y, level=1e-3):
+def assert_same_law(x: Tensor, y: Tensor, level: float = 1e-3) -> None:
     """Two-sample Kolmogorov-Smirnov tests of each component, at `level` in all."""
     for i in range(x.shape[1]):
         p = stats.ks_2samp(x[:, i].numpy(), y[:, i].numpy()).pvalue
         assert p > level / x.shape[1], (i, p)
 
 
-def assert_moments(x, mean, sd, errors=4.5):
+def assert_moments(x: Tensor, mean: Tensor, sd: Tensor, errors: float = 4.5) -> None:
     """Mean and variance of independent draws within so many standard errors."""
     n = len(x)
     centred = x - mean
@@ -44,21 +59,21 @@ def assert_moments(x, mean, sd, errors=4.5):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_ula_bias_on_an_ill_conditioned_gaussian_is_the_closed_form_and_mala_has_none(seed):
+def test_ula_bias_on_an_ill_conditioned_gaussian_is_the_closed_form_and_mala_has_none(seed: int) -> None:
     target = IllConditionedGaussian(5, condition=30.0)
     h, n = 0.6, 4000
     x0 = target.sample(n, torch.Generator().manual_seed(seed))
-    biased = (target.sd.square() / (1 - h / (2 * target.sd.square()))).sqrt()
+    biased = (known(target.sd).square() / (1 - h / (2 * known(target.sd).square()))).sqrt()
     steps = 120  # the slowest direction forgets as (1 - 0.6/30)^2 a step
-    start = x0 * biased / target.sd
+    start = x0 * biased / known(target.sd)
     ula = last(mcmc(target, ULA(step=h), start, 1, thin=steps, seed=seed))
-    assert_moments(ula, target.mean, biased)
+    assert_moments(ula, known(target.mean), biased)
     mala = last(mcmc(target, MALA(step=h), x0, 1, thin=steps, seed=seed))
-    assert_moments(mala, target.mean, target.sd)
+    assert_moments(mala, known(target.mean), known(target.sd))
     assert_same_law(mala, target.sample(n, torch.Generator().manual_seed(seed + 100)))
     # The test has the power to tell: ULA's variance is off by 43% in the narrowest direction.
     with pytest.raises(AssertionError):
-        assert_moments(ula, target.mean, target.sd)
+        assert_moments(ula, known(target.mean), known(target.sd))
 
 
 @pytest.mark.parametrize(
@@ -73,14 +88,14 @@ def test_ula_bias_on_an_ill_conditioned_gaussian_is_the_closed_form_and_mala_has
     ids=repr,
 )
 @pytest.mark.parametrize("target", [Banana(1.0, 0.5), Mixture(1.5), Funnel(3, 1.0)], ids=lambda t: t.name)
-def test_adjusted_samplers_keep_densities_that_are_not_gaussian(sampler, target):
+def test_adjusted_samplers_keep_densities_that_are_not_gaussian(sampler: Sampler, target: ExampleDensity) -> None:
     # From exact draws, at long steps whose unadjusted kin are far off.
     n = 4000
     x0 = target.sample(n, torch.Generator().manual_seed(1))
     chains = mcmc(target, sampler, x0, 1, thin=25, seed=3)
     assert 0.2 < float(chains.acceptance.mean()) < 0.95
     assert_same_law(last(chains), target.sample(n, torch.Generator().manual_seed(2)))
-    assert_moments(last(chains), target.mean, target.sd)
+    assert_moments(last(chains), known(target.mean), known(target.sd))
     if isinstance(sampler, MALA):  # the same steps without the test: the law is another, if there is one at all
         unadjusted = ULA(step=sampler.step, jitter=sampler.jitter)
         with pytest.raises((AssertionError, FloatingPointError)):
@@ -89,16 +104,16 @@ def test_adjusted_samplers_keep_densities_that_are_not_gaussian(sampler, target)
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("sampler", [MALA(), AdjustedBAOAB(friction=2.0), MALT()])
-def test_chains_from_far_away_converge(sampler, seed):
+def test_chains_from_far_away_converge(sampler: Sampler, seed: int) -> None:
     target = Banana(2.0, 0.2)
     chains = mcmc(target, sampler, target.start(64, seed) + 5, 500, warmup=400, whitening="diagonal", seed=seed)
     spread = chains.draws.mean(1).std(0) / 8  # standard error from chain to chain
-    assert ((chains.mean() - target.mean).abs() < 4 * spread).all()
-    square = (chains.draws - target.mean).square().mean(1)
-    assert ((square.mean(0) - target.sd.square()).abs() < 4 * square.std(0) / 8).all()
+    assert ((chains.mean() - known(target.mean)).abs() < 4 * spread).all()
+    square = (chains.draws - known(target.mean)).square().mean(1)
+    assert ((square.mean(0) - known(target.sd).square()).abs() < 4 * square.std(0) / 8).all()
 
 
-def test_temperature_by_sampling():
+def test_temperature_by_sampling() -> None:
     # p^{1/tau} of the double well exp(-(x^2 - 1)^2) against its own quadrature
     tau = 2.5
     well = LogDensity(lambda x: -(x.square() - 1).square().sum(-1)).tempered(tau)
@@ -126,7 +141,7 @@ def test_temperature_by_sampling():
         ParallelTempering(temperatures=(1.0, 2.0, 4.0), sampler=MALT()),
     ],
 )
-def test_a_chain_does_not_know_the_others(sampler):
+def test_a_chain_does_not_know_the_others(sampler: Sampler) -> None:
     target = Banana()
     x0 = target.start(6)
     run = lambda x0, **options: mcmc(  # noqa: E731
@@ -141,7 +156,7 @@ def test_a_chain_does_not_know_the_others(sampler):
     assert (together.draws[0] - together.draws[1]).abs().max() > 0.1
 
 
-def test_thinning_keeps_every_so_many_and_shapes_pass_through():
+def test_thinning_keeps_every_so_many_and_shapes_pass_through() -> None:
     well = LogDensity(lambda x: -x.square().sum((1, 2)))
     x0 = torch.randn(3, 2, 2, dtype=F64)
     whole = mcmc(well, MALA(step=0.3), x0, 12, warmup=5)
@@ -153,7 +168,7 @@ def test_thinning_keeps_every_so_many_and_shapes_pass_through():
 
 
 @pytest.mark.parametrize("jitter", [0.3, 1.2])
-def test_jitter_multiplies_the_step_by_a_log_normal_factor(jitter):
+def test_jitter_multiplies_the_step_by_a_log_normal_factor(jitter: float) -> None:
     # Where the score is 0 a move is sqrt(2 h F) z, so that log(|move|^2/(2 h d)) = log F + log(chi^2_d/d): normal with
     # the variance jitter^2, and a known rest. 4000 chains, mean and variance within 4.5 standard errors, and its law.
     n, d, h = 4000, 200, 0.3
@@ -169,7 +184,7 @@ def test_jitter_multiplies_the_step_by_a_log_normal_factor(jitter):
         assert stats.kstest((values.numpy() - mean) / sd, "norm").pvalue > 1e-3
 
 
-def test_jitter_is_drawn_anew_for_each_step_and_chain():
+def test_jitter_is_drawn_anew_for_each_step_and_chain() -> None:
     # |x_1|^2 and |x_2 - x_1|^2 of each chain: their logarithms are uncorrelated, and so are those of neighbours.
     n, d = 2000, 200
     flat = LogDensity(lambda x: 0 * x.sum(-1), lambda x: 0 * x)
@@ -179,14 +194,14 @@ def test_jitter_is_drawn_anew_for_each_step_and_chain():
         assert abs(float(torch.corrcoef(torch.stack((a, b)))[0, 1])) < 4.5 / n**0.5
 
 
-def test_gradients_are_counted_right():
+def test_gradients_are_counted_right() -> None:
     calls = 0
 
     class Counting:
-        def log_prob(self, x):
+        def log_prob(self, x: Tensor) -> Tensor:
             return -0.5 * x.square().sum(-1)
 
-        def score(self, x):
+        def score(self, x: Tensor) -> Tensor:
             nonlocal calls
             calls += len(x)
             return -x
@@ -199,14 +214,14 @@ def test_gradients_are_counted_right():
         assert chains.gradients == 60 * each
 
 
-def left(time, friction):
+def left(time: float, friction: float) -> float:
     """The correlation that underdamped dynamics leaves after a time in a Gaussian direction of unit variance."""
     q = math.sqrt(1 - friction**2 / 4)
     return math.exp(-friction * time / 2) * (math.cos(q * time) + friction / (2 * q) * math.sin(q * time))
 
 
 @pytest.mark.parametrize("d", [10, 300])
-def test_malt_begins_with_the_step_that_a_unit_gaussian_accepts_as_it_should(d):
+def test_malt_begins_with_the_step_that_a_unit_gaussian_accepts_as_it_should(d: int) -> None:
     # r has the standard deviation h^2/4 sqrt(d (1 - rho^2)) = 0.504 sqrt(1 - rho^2), rho the correlation that
     # a trajectory leaves; where it is normal, in many dimensions, the mean acceptance is 2 Phi(-sd/2).
     n = 4000
@@ -222,7 +237,7 @@ def test_malt_begins_with_the_step_that_a_unit_gaussian_accepts_as_it_should(d):
 
 
 @pytest.mark.parametrize("friction", [0.0, 0.5, 1.0])
-def test_malt_chains_have_the_correlation_of_the_dynamics(friction):
+def test_malt_chains_have_the_correlation_of_the_dynamics(friction: float) -> None:
     n, time = 20000, 2.0
     x0 = torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=F64)
     unit = LogDensity(lambda x: -0.5 * x.square().sum(-1), lambda x: -x)
@@ -233,7 +248,7 @@ def test_malt_chains_have_the_correlation_of_the_dynamics(friction):
 
 
 @pytest.mark.parametrize("rate", [0.4, 0.8])
-def test_step_adapts_to_the_acceptance_asked_for(rate):
+def test_step_adapts_to_the_acceptance_asked_for(rate: float) -> None:
     target = IllConditionedGaussian(10, 1.0)
     chains = mcmc(target, MALA(target_acceptance_rate=rate), target.start(32), 400, warmup=1500)
     # One chain's adapted step is itself random; the mean over 32 is tight.
@@ -241,7 +256,7 @@ def test_step_adapts_to_the_acceptance_asked_for(rate):
     assert float(chains.acceptance.std()) < 0.06
 
 
-def test_unadjusted_step_adapts_to_the_bias_asked_for():
+def test_unadjusted_step_adapts_to_the_bias_asked_for() -> None:
     bias = 0.03
     # ULA on an isotropic Gaussian: E[r^2]/d = 4 b^3 at a relative bias b of the variance.
     target = LogDensity(lambda x: -0.5 * (x / 3).square().sum(-1))
@@ -253,7 +268,7 @@ def test_unadjusted_step_adapts_to_the_bias_asked_for():
     assert abs(float(square.mean()) - exact) < 4 * float(square.std()) / 32**0.5
 
 
-def test_dual_averaging_finds_the_root_of_a_noisy_signal():
+def test_dual_averaging_finds_the_root_of_a_noisy_signal() -> None:
     torch.manual_seed(0)
     tuning = DualAveraging(torch.full((200, 1), 0.01, dtype=F64))
     for _ in range(2000):
@@ -262,7 +277,7 @@ def test_dual_averaging_finds_the_root_of_a_noisy_signal():
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "dense"])
-def test_whitening_from_scores_is_the_covariance_of_a_gaussian_however_short_the_chain(kind):
+def test_whitening_from_scores_is_the_covariance_of_a_gaussian_however_short_the_chain(kind: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(4, 4, generator=generator, dtype=F64)
     covariance = root @ root.T + 0.1 * torch.eye(4, dtype=F64)
@@ -279,10 +294,11 @@ def test_whitening_from_scores_is_the_covariance_of_a_gaussian_however_short_the
     torch.testing.assert_close(learnt, covariance.expand(3, 4, 4), rtol=0.05, atol=0.05)
 
 
-def test_whitening_cures_ill_conditioning():
+def test_whitening_cures_ill_conditioning() -> None:
     target = IllConditionedGaussian(10, 1e4)
     least = {}
-    for whitening in ("none", "diagonal", "dense", target.sd):
+    choices: tuple[Any, ...] = ("none", "diagonal", "dense", known(target.sd))
+    for whitening in choices:
         chains = mcmc(target, MALA(), target.sample(8), 400, warmup=400, whitening=whitening)
         least[str(whitening)[:5]] = float(chains.ess("mean").min()) / 8 / chains.gradients
     given = least.pop("tenso")
@@ -290,7 +306,7 @@ def test_whitening_cures_ill_conditioning():
     assert least["diago"] > 0.8 * given and least["dense"] > 0.8 * given
 
 
-def test_windows_double_and_leave_the_last_quarter():
+def test_windows_double_and_leave_the_last_quarter() -> None:
     assert windows(1000) == [25, 75, 175, 750]
     assert windows(30) == []
     assert windows(100) == [25, 75]
@@ -299,14 +315,15 @@ def test_windows_double_and_leave_the_last_quarter():
         assert ends and ends[-1] <= 0.75 * warmup and ends == sorted(set(ends))
 
 
-def test_tempering_weighs_modes_that_one_chain_never_sees_together():
+def test_tempering_weighs_modes_that_one_chain_never_sees_together() -> None:
     target = Mixture(10.0)
     x0 = torch.randn(120, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     x0[:, 0] += 10  # all in the mode of weight 0.1
     stuck = mcmc(target, MALA(), x0, 100, warmup=200)
     assert float((stuck.draws[..., 0] > 4).double().mean()) > 0.98
     chains = mcmc(target, ParallelTempering(temperatures=geometric(50.0, 6)), x0, 500, warmup=400)
-    assert chains.exchange.shape == (120, 5) and float(chains.exchange.mean(0).min()) > 0.2
+    exchange = known(chains.exchange)
+    assert exchange.shape == (120, 5) and float(exchange.mean(0).min()) > 0.2
     nearest = torch.cdist(chains.draws.reshape(-1, 2), target.density.means).argmin(1).reshape(120, -1)
     for mode, weight in enumerate((0.1, 0.2, 0.3, 0.4)):
         share = (nearest == mode).double().mean(1)
@@ -314,7 +331,7 @@ def test_tempering_weighs_modes_that_one_chain_never_sees_together():
 
 
 @pytest.mark.parametrize(("hottest", "replicas"), [(50.0, 6), (16.0, 2), (3.0, 9)])
-def test_the_ladder_rises_from_1_to_the_hottest_by_one_factor(hottest, replicas):
+def test_the_ladder_rises_from_1_to_the_hottest_by_one_factor(hottest: float, replicas: int) -> None:
     ladder = geometric(hottest, replicas)
     assert len(ladder) == replicas and ladder[0] == 1 and ladder[-1] == pytest.approx(hottest, rel=1e-12)
     factor = hottest ** (1 / (replicas - 1))
@@ -327,20 +344,20 @@ def test_the_ladder_rises_from_1_to_the_hottest_by_one_factor(hottest, replicas)
 class Shifted:
     """N(m, I) with a mean for each chain."""
 
-    def __init__(self, means):
+    def __init__(self, means: Tensor) -> None:
         self.means = means
 
-    def select(self, indices):
+    def select(self, indices: Tensor) -> "Shifted":
         return Shifted(self.means[indices])
 
-    def log_prob(self, x):
+    def log_prob(self, x: Tensor) -> Tensor:
         return -0.5 * (x - self.means).square().sum(-1)
 
-    def score(self, x):
+    def score(self, x: Tensor) -> Tensor:
         return self.means - x
 
 
-def test_replicas_of_a_chain_have_what_its_target_holds_for_it():
+def test_replicas_of_a_chain_have_what_its_target_holds_for_it() -> None:
     means = torch.tensor([[-8.0], [0.0], [5.0], [20.0]], dtype=F64)
     sampler = ParallelTempering(temperatures=(1.0, 2.0, 4.0))
     chains = mcmc(Shifted(means), sampler, means.clone(), 1500, warmup=200, seed=1)
@@ -352,7 +369,7 @@ def test_replicas_of_a_chain_have_what_its_target_holds_for_it():
     torch.testing.assert_close(alone.draws, among.draws[2:3], rtol=1e-9, atol=1e-9)
 
 
-def test_exchange_keeps_every_temperature():
+def test_exchange_keeps_every_temperature() -> None:
     # Exact draws of N(0, tau) at each temperature stay so: 20 000 ladders, one exchange of each parity.
     n, taus = 20000, (1.0, 2.0, 3.5)
     sampler = ParallelTempering(temperatures=taus)
@@ -371,7 +388,7 @@ def test_exchange_keeps_every_temperature():
     torch.testing.assert_close(state.log_prob, -0.5 * state.x.square().squeeze(1) / tau)
 
 
-def test_logistic_posterior_agrees_with_quadrature():
+def test_logistic_posterior_agrees_with_quadrature() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(60, 2, generator=generator, dtype=F64)
     labels = (features[:, 0] + torch.randn(60, generator=generator, dtype=F64) > 0).double()
@@ -389,7 +406,7 @@ def test_logistic_posterior_agrees_with_quadrature():
 
 
 @pytest.mark.slow
-def test_every_adjusted_sampler_has_the_logistic_posterior_of_a_long_mala_run():
+def test_every_adjusted_sampler_has_the_logistic_posterior_of_a_long_mala_run() -> None:
     # As `backdrift langevin target=logistic` runs them, beside ten times as many draws: 62 moments each.
     target = LogisticRegression()
     reference = mcmc(target, MALA(), target.start(16, 1), 20000, warmup=1000, whitening="dense", seed=1)
@@ -406,7 +423,7 @@ def test_every_adjusted_sampler_has_the_logistic_posterior_of_a_long_mala_run():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_tempering_agrees_on_the_mixture_of_the_command(seed):
+def test_tempering_agrees_on_the_mixture_of_the_command(seed: int) -> None:
     target = Mixture(3.0)
     sampler = ParallelTempering(temperatures=(1.0, 2.0, 4.0, 8.0, 16.0))
     chains = mcmc(target, sampler, target.start(8, seed), 4000, warmup=1000, whitening="dense", seed=seed)
@@ -416,7 +433,7 @@ def test_tempering_agrees_on_the_mixture_of_the_command(seed):
         assert float(z.abs().max()) < 4, (of, z)
 
 
-def test_effective_size_of_a_known_autoregression():
+def test_effective_size_of_a_known_autoregression() -> None:
     # ULA on N(0, 1) with h = 0.5 is AR(1) with coefficient 0.5: n (1 - 0.5)/(1 + 0.5) draws.
     chains = mcmc(LogDensity(lambda x: -0.5 * x.square().sum(-1)), ULA(step=0.5), torch.randn(16, 1, dtype=F64), 2000)
     assert float(chains.ess("mean")[0]) / (16 * 2000) == pytest.approx(1 / 3, rel=0.06)
@@ -427,7 +444,7 @@ def test_effective_size_of_a_known_autoregression():
     assert float(apart.rhat()[0]) > 2
 
 
-def test_without_arviz_the_message_says_what_to_install(monkeypatch):
+def test_without_arviz_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "arviz_stats", None)
     monkeypatch.setitem(sys.modules, "arviz_stats.base", None)
     chains = mcmc(lambda x: -x.square().sum(-1), MALA(step=0.1), torch.zeros(2, 1), 4)
@@ -435,16 +452,16 @@ def test_without_arviz_the_message_says_what_to_install(monkeypatch):
         chains.rhat()
 
 
-def test_targets_of_every_kind():
+def test_targets_of_every_kind() -> None:
     class ScoreOnly:
-        def score(self, x):
+        def score(self, x: Tensor) -> Tensor:
             return -x
 
     class WantsTime:
-        def log_prob(self, x, t=None):
+        def log_prob(self, x: Tensor, t: Any = None) -> Tensor:
             return -0.5 * x.square().sum(-1)
 
-        def score(self, x, t):
+        def score(self, x: Tensor, t: Any) -> Tensor:
             raise AssertionError
 
     x = torch.randn(3, 2)
@@ -454,7 +471,7 @@ def test_targets_of_every_kind():
         assert (log_prob is not None) == has
     passes = 0
 
-    def counted(x):
+    def counted(x: Tensor) -> Tensor:
         nonlocal passes
         passes += 1
         return -0.5 * x.square().sum(-1)
@@ -464,7 +481,7 @@ def test_targets_of_every_kind():
     torch.testing.assert_close(log_prob, -0.5 * x.square().sum(-1))
     assert passes == 1
     with pytest.raises(ValueError, match="target"):
-        evaluator(3.0)
+        evaluator(3.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="log_prob"):
         mcmc(ScoreOnly(), MALA(step=0.1), x, 1)
     assert mcmc(ScoreOnly(), BAOAB(), x, 5, warmup=20).log_prob is None
@@ -487,7 +504,7 @@ def test_targets_of_every_kind():
         ({"target": lambda x: -x.square()}, "target"),
     ],
 )
-def test_bad_arguments_are_named(options, message):
+def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
     arguments = {
         "target": lambda x: -x.square().sum(-1),
         "sampler": MALA(step=0.1),
@@ -503,18 +520,18 @@ def test_bad_arguments_are_named(options, message):
             ParallelTempering(sampler=wrong)
     for name in ("step", "jitter", "target_acceptance_rate"):  # those of the sampler at each temperature
         with pytest.raises(TypeError, match=name):
-            ParallelTempering(**{name: 0.5})
+            ParallelTempering(**{name: 0.5})  # type: ignore[arg-type]
 
 
-def test_a_start_without_a_finite_density_is_named_by_its_chain():
+def test_a_start_without_a_finite_density_is_named_by_its_chain() -> None:
     x0 = torch.tensor([[1.0], [2.0], [-1.0]])
     for sampler in (MALA(step=0.1), ParallelTempering(temperatures=(1.0, 2.0), sampler=MALA(step=0.1))):
         with pytest.raises(ValueError, match=r"^x0: expected a finite .* at start 2$"):
             mcmc(lambda x: x.log().sum(-1), sampler, x0, 1)
     with pytest.raises(TypeError, match=r"^sampler: expected .*, got the class MALA$"):
-        mcmc(lambda x: -x.square().sum(-1), MALA, x0, 1)
+        mcmc(lambda x: -x.square().sum(-1), MALA, x0, 1)  # type: ignore[arg-type]
 
 
-def test_a_chain_that_diverges_is_named():
+def test_a_chain_that_diverges_is_named() -> None:
     with pytest.raises(FloatingPointError, match="chain 5"):
         mcmc(lambda x: -x.pow(4).sum(-1), ULA(step=1.0), torch.tensor([[5.0]]), 50, first=5)
