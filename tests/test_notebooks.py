@@ -1,6 +1,8 @@
 """Every notebook runs from top to bottom, and is committed with its pictures."""
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -15,14 +17,30 @@ def name(path: Path) -> str:
     return path.stem
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
-def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # small tensors: more threads only wait for each other
+def execute(path: Path) -> None:
+    """Run the cells of a notebook in a kernel of its own."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
-    ).execute()
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+
+
+@pytest.fixture(scope="module")
+def executions(request: pytest.FixtureRequest) -> Iterator[dict[Path, Future[None]]]:
+    """The runs of the notebooks that were selected, as many at once as there are processors, and at most four."""
+    chosen = [
+        item.callspec.params["path"]
+        for item in request.session.items
+        if "executions" in getattr(item, "fixturenames", ())
+    ]
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+        patch.setenv("OMP_NUM_THREADS", "1")  # small tensors: more threads only wait for each other
+        yield {path: pool.submit(execute, path) for path in chosen}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebook_runs(path: Path, executions: dict[Path, Future[None]]) -> None:
+    executions[path].result()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
