@@ -45,7 +45,7 @@ def test_ornstein_uhlenbeck_has_its_moments_to_second_order_in_space() -> None:
 
 
 def test_the_stationary_density_of_ornstein_uhlenbeck_is_exact() -> None:
-    """With constant D the flux is fitted to it: e^{z} from cell to cell, tails of 1e-13 included."""
+    """With constant D the flux is exact: the density changes by e^z from cell to cell, also in tails of 1e-13."""
     cells = Cells((-6, 6), 150)
     p = stationary(OrnsteinUhlenbeck(rate=1.3, std=0.8), cells)
     x = cells.along(0)
@@ -69,7 +69,7 @@ def test_vp_of_a_mixture_has_its_density() -> None:
 
 
 def test_the_reverse_process_brings_the_mixture_back() -> None:
-    """From p_T down in time, with the exact score: diffusion anew and drift against it."""
+    """From p_T down in time with the exact score, the density is that of the mixture again."""
     target, cells = mixture(), Cells((-6, 6), 240)
     reverse = VP().reverse(target.score)
     found = evolve(reverse, lambda x: target.log_prob(x, 1.0).exp(), [1.0, 0.05], cells, 2e-5)

@@ -20,7 +20,7 @@ def draws(noise: Noise, n: int) -> Tensor:
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """In standard errors of independent numbers."""
+    """The correlation, in standard errors of that of independent numbers."""
     return float((a * b).mean() / (a * b).std() * math.sqrt(a.numel()))
 
 
@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_numbers_again() -> None:
 
 
 def test_refilling_repeats_nothing() -> None:
-    """Three thousand draws of one number: all different (float32 has room), and no echo at the block's length."""
+    """Draws of one number over three blocks have no correlation with those a step or a block before."""
     x = draws(Noise(0, (8, 1)), 3 * BLOCK).squeeze(-1).double()
     for lag in (1, 2, BLOCK - 1, BLOCK, BLOCK + 1):
         assert abs(correlation(x[lag:].flatten(), x[:-lag].flatten())) < 4.5
@@ -71,7 +71,7 @@ def test_numbers_are_standard_normal(shape: tuple[int, ...]) -> None:
 
 
 def test_first_draws_over_seeds_are_standard_normal() -> None:
-    """One draw each of 4000 seeds: neighbouring seeds must not be alike."""
+    """One draw for each of 4000 seeds. The draws of neighbouring seeds are not correlated."""
     x = torch.cat([Noise(seed, (1, 1))() for seed in range(4000)]).flatten().double()
     assert kstest(x.numpy(), "norm").pvalue > 0.01
     assert abs(correlation(x[1:], x[:-1])) < 4.5

@@ -26,7 +26,7 @@ def test_gauss_legendre_is_exact_to_its_degree() -> None:
 
 
 def test_a_cubic_path_is_followed_exactly() -> None:
-    """z = (u^3, 1 - u), f = z_0 z_1 + u: of degree 4, on a path told at uneven nodes and sample by sample."""
+    """z = (u^3, 1 - u) and f = z_0 z_1 + u, of degree 4 in u, with uneven nodes and a factor for each sample."""
     factor = torch.tensor([1.0, -2.0], dtype=torch.float64)
 
     def state(u: float) -> tuple[Tensor, Tensor]:

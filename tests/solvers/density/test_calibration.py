@@ -1,4 +1,4 @@
-"""Calibrated intervals of the solver's error: they hold as often as they say, on closed forms and on networks."""
+"""Calibrated intervals of the solver's error hold as often as they claim, for closed forms and for networks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def states(model: GaussianMixture, n: int, seed: int = 0) -> Tensor:
 
 
 def truth(model: GaussianMixture) -> Any:
-    """The true p_T, in the prior's place, so that only the solver is left to err."""
+    """The true p_T in place of the prior, so that the solver makes the only error."""
     return SimpleNamespace(log_prob=lambda x: model.log_prob(x, model.sde.T))
 
 
@@ -48,7 +48,9 @@ def test_conformal_is_the_order_statistic() -> None:
 
 
 def test_conformal_covers_a_new_score() -> None:
-    """Of any law; over 20 000 sets of 39 and a new one, which at level 0.95 is covered with probability 38/40."""
+    """For a law that is far from normal. Each of 20 000 sets of 39 scores is tried on one new score, which at level
+    0.95 is covered with probability 38/40.
+    """
     draws = torch.randn(20_000, 40, generator=torch.Generator().manual_seed(1)).exp()
     held = [new <= conformal(row, 0.95) for row, new in zip(draws[:, 1:], draws[:, 0].tolist(), strict=True)]
     assert abs(float(np.mean(held)) - 0.95) < 4 * (0.95 * 0.05 / 20_000) ** 0.5
@@ -75,8 +77,7 @@ def test_a_factor_is_recorded_and_scales() -> None:
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_errors_of_either_sign_count_alike(sign: int) -> None:
-    """Of 400 samples those whose error has one sign calibrate: the factor holds the true error of 95% of them, which
-    for all of one sign it can only do by its size."""
+    """The errors of all samples that calibrate have one sign. The factor holds the true errors of 95% of them."""
     model = mixture(2)
     x = states(model, 400)
     settings: dict[str, Any] = {"probes": "exact", "steps": 8, "prior": truth(model)}
@@ -92,8 +93,11 @@ def test_errors_of_either_sign_count_alike(sign: int) -> None:
 
 
 def covered(model: Any, x: Tensor, true: Tensor, **settings: Any) -> tuple[float, float, float]:
-    """Of the second half of x, the share within intervals calibrated with the first; and their mean width, and that
-    of the bound without, over the mean error."""
+    """How often intervals that are calibrated on the first half of x hold the truth on the second half.
+
+    Returns that share, the mean width of the intervals divided by the mean error, and the same for the bound without a
+    factor.
+    """
     half = len(x) // 2
     settings |= {"probes": "exact"}
     factor = calibrate(model, x[:half], **settings)
@@ -113,7 +117,7 @@ MIXTURES = [
 
 @pytest.mark.parametrize("settings", MIXTURES[:2])
 def test_intervals_cover(settings: dict[str, Any]) -> None:
-    """200 calibrate, 200 are tried: of the share covered a standard deviation of 0.022."""
+    """200 samples calibrate and 200 are tried, so that the share covered has a standard deviation of 0.022."""
     model = mixture(8)
     x = states(model, 400)
     share = covered(model, x, model.log_prob(x, model.sde.eps), prior=truth(model), **settings)[0]
@@ -123,9 +127,10 @@ def test_intervals_cover(settings: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", MIXTURES)
 def test_intervals_cover_as_often_as_they_say(settings: dict[str, Any]) -> None:
-    """Measured 93.8%, 94.5%, 95.2%, 94.5%, intervals 0.6, 0.26, 0.5, 0.55 times as wide as the bound.
+    """Measured: 93.8%, 94.5%, 95.2% and 94.5%, with intervals 0.6, 0.26, 0.5 and 0.55 times as wide as the bound.
 
-    2000 calibrate and 2000 are tried, so that the share covered has a standard deviation of 0.007."""
+    2000 samples calibrate and 2000 are tried, so that the share covered has a standard deviation of 0.007.
+    """
     model = mixture(8)
     x = states(model, 4000, seed=3)
     share, width, bound = covered(model, x, model.log_prob(x, model.sde.eps), prior=truth(model), **settings)
@@ -136,9 +141,11 @@ def test_intervals_cover_as_often_as_they_say(settings: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_intervals_cover_on_a_network() -> None:
-    """Measured 94.4% and 96.4%, where the bound without a factor is 3 and 1.6 times too narrow for 95%.
+    """Measured: 94.4% and 96.4%. Without the factor the bound is 3 and 1.6 times too narrow for 95%.
 
-    Of a fitted ScoreDensity: 1000 draws of the data calibrate and 1000 are tried, against 128 steps."""
+    The model is a fitted ScoreDensity. 1000 draws of the data calibrate and 1000 are tried; a solve with 128 steps
+    stands for the truth.
+    """
     g = torch.Generator().manual_seed(0)
     data = GaussianMixture(torch.tensor([[-2.0, 0, 0], [2, 1, 0], [0, -2, 1]]).double(), 0.2, sde=VP())
     rows = data.sample(3000, g).numpy()

@@ -87,7 +87,7 @@ def test_markovian_identity_on_a_gaussian(k: int) -> None:
     torch.testing.assert_close(found.total + link, -model.log_prob(x), atol=1e-10, rtol=0)
     torch.testing.assert_close(found.total, found.prior + found.steps.sum(0) + found.decoder)
     for name in ("small", "large"):
-        other = Chain(chain.sde, chain.times, name).elbo(model, x, data_std=math.sqrt(C))  # type: ignore[arg-type]
+        other = Chain(chain.sde, chain.times, name).elbo(model, x, data_std=math.sqrt(C))
         assert float(other.total.mean()) > float(found.total.mean())
 
 
@@ -103,8 +103,11 @@ def test_optimal_variances_are_the_true_ones_on_a_gaussian() -> None:
 @pytest.mark.parametrize("decoder", [{}, {"bin_size": 0.5, "low": -2.0, "high": 2.0}], ids=["normal", "discrete"])
 @pytest.mark.parametrize("draws", [2, 5])
 def test_the_standard_error_is_the_spread_over_the_draws(draws: int, decoder: dict[str, Any]) -> None:
-    """Of 4000 copies of one sample, each with its own draws. The mean of the squares of the stated errors is the
-    variance of the sum: both are known to about 2%, and far from 1, where an error and its square are alike."""
+    """4000 copies of one sample have draws of their own: the mean square of their stated errors is the sum's variance.
+
+    Both are known to about 2%. The error is far from 1 nat, where an error and its square could be mistaken for each
+    other.
+    """
     chain = Chain(VP(), torch.linspace(0.05, 1, 6), "small")
     generator = torch.Generator().manual_seed(5)
     model = GaussianMixture(2 * torch.randn(3, 2, generator=generator).double(), 0.1, sde=chain.sde)
@@ -141,10 +144,10 @@ def test_the_bound_falls_to_the_density_as_steps_grow() -> None:
     means = torch.randn(4, 4, generator=generator).double()
     model = GaussianMixture(means, 0.05 + 0.5 * torch.rand(4, 4, generator=generator).double(), sde=sde)
     x = model.sample(200, generator)
-    ends = sde.log_snr(torch.tensor([sde.eps, sde.T], dtype=torch.float64))
+    first, last = sde.log_snr(torch.tensor([sde.eps, sde.T], dtype=torch.float64)).tolist()
     gaps, errors = [], []
     for n in (16, 32, 64, 128):
-        times = sde.t_from_log_snr(torch.linspace(*ends.tolist(), n, dtype=torch.float64)).clamp(max=sde.T)
+        times = sde.t_from_log_snr(torch.linspace(first, last, n, dtype=torch.float64)).clamp(max=sde.T)
         gap = Chain(sde, times).elbo(model, x).total + model.log_prob(x)
         gaps.append(float(gap.mean()))
         errors.append(float(gap.std()) / math.sqrt(len(x)))

@@ -1,4 +1,4 @@
-"""Divergences: exact, by probes, and on a subspace; the error that is stated of single draws."""
+"""Divergences: exact, by probes, and exact on a subspace; and the error that single draws state."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ def test_divergence_exact_and_by_probes() -> None:
 
 
 def test_deflated_is_exact_for_low_rank_and_a_multiple_of_the_identity() -> None:
-    """J = c + U diag(w) U^T of rank 3: the second step along the path, whose basis the first has found, is exact, for
-    symmetric J or not."""
+    """J = c + U V^T with U V^T of rank 3, symmetric or not: the estimate is exact once the basis has been found."""
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(2, 3, 20, generator=generator, dtype=torch.float64)
     z = torch.randn(2, 20, generator=generator, dtype=torch.float64)
@@ -54,7 +53,7 @@ def test_deflated_is_exact_for_low_rank_and_a_multiple_of_the_identity() -> None
 
 
 def test_deflated_is_unbiased_and_its_draws_independent() -> None:
-    """Whatever the basis: the mean of 4000 pairs of draws within 4 standard errors, and their correlation too."""
+    """For any basis: the mean and the correlation of 4000 pairs of draws are within 4 standard errors."""
     generator = torch.Generator().manual_seed(1)
     n = 4000
     matrix = torch.randn(6, 6, generator=generator, dtype=torch.float64)
@@ -70,9 +69,11 @@ def test_deflated_is_unbiased_and_its_draws_independent() -> None:
 
 
 class LowRank:
-    """N(0, U U^T + v) in 784 dimensions, U of rank 12 with widths from 3 to 0.3: the denoiser costs 784 x 12.
+    """N(0, U U^T + v) in 784 dimensions, with U of rank 12 and widths from 3 to 0.3.
 
-    D = alpha C (alpha^2 C + sigma^2)^-1 x acts on the span of U and on the rest by two numbers."""
+    D = alpha C (alpha^2 C + sigma^2)^-1 x multiplies each direction of U, and all others, by a number, at a cost of 784
+    x 12.
+    """
 
     size, rank, variance = 784, 12, 0.02
 
@@ -96,7 +97,7 @@ class LowRank:
         return outer * x + ((inner - outer) * (x @ self.axes)) @ self.axes.mT
 
     def log_prob(self, x: Tensor, t: float | None = None) -> Tensor:
-        """Of the state at t; at T by default, as a prior does."""
+        """log p_t of the state; at T by default, as for a prior."""
         alpha, noise = self._moments(torch.tensor(self.sde.T if t is None else t))
         inner, outer = (alpha**2 * c + noise for c in (self.inner, torch.tensor(self.variance).double()))
         along = x @ self.axes
@@ -116,8 +117,11 @@ class LowRank:
 @pytest.mark.parametrize("kind", ["rademacher", "gaussian", "hutch++"])
 @pytest.mark.parametrize("method", ["rk4", "score_corrected"])
 def test_low_rank_images_within_the_stated_error(method: Any, kind: Any) -> None:
-    """784-D: every estimator against the closed form, 24 samples: as large on average as stated, and as rarely
-    larger than twice that (chi squared with 24 degrees of freedom is below 45 but for one time in 200)."""
+    """Every estimator against the closed form in 784 dimensions, on 24 samples.
+
+    The sum of the squared errors, each divided by its standard error, is chi squared with 24 degrees of freedom, which
+    is above 45 once in 200 times.
+    """
     model = LowRank()
     x = model.sample(24)
     steps = {"rk4": 16, "score_corrected": 48}[method]
@@ -138,8 +142,10 @@ def test_low_rank_exact_divergence_is_the_closed_form() -> None:
 
 @pytest.mark.parametrize(("products", "least", "most"), [(4, 1.05, 1.35), (16, 0.4, 0.6), (24, 0.0, 1e-3)])
 def test_deflation_takes_the_variance_of_a_low_rank_jacobian(products: int, least: float, most: float) -> None:
-    """At equal products the standard error is that of Rademacher probes times 1.16, 0.51 and 1e-4: a subspace
-    of 2 of the 12 directions, of 8, and of 12."""
+    """At as many products the standard error is 1.16, 0.51 and 1e-4 times that of Rademacher probes.
+
+    The subspace then has 2, 8 and 12 of the 12 directions.
+    """
     model = LowRank()
     x = model.sample(4)
     errors = []
@@ -151,8 +157,10 @@ def test_deflation_takes_the_variance_of_a_low_rank_jacobian(products: int, leas
 
 
 def test_single_draws_state_their_noise_and_not_their_trend() -> None:
-    """Draws of variance 1 around a cubic, one at each of 40 places: the variance of the sum is 40, estimated
-    from 2000 trials to 1%, and intervals by their degrees of freedom cover."""
+    """One draw of variance 1 around a cubic, at each of 40 places: the variance of the sum is 40.
+
+    Its estimate is averaged over 2000 trials. The degrees of freedom are those of the spread of the estimates.
+    """
     n, places = 2000, torch.linspace(-2, 2, 40)
     generator = torch.Generator().manual_seed(0)
     tally = NoisySum(torch.zeros(n, 1).double())

@@ -1,4 +1,4 @@
-"""I-MMSE, the continuous bound and the chain against closed forms."""
+"""Information and densities by the I-MMSE relation, the continuous bound and dequantisation, against closed forms."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def test_the_true_score_makes_the_bound_an_equality(sde: GaussianSDE) -> None:
 
 @pytest.mark.parametrize("eps", [0.1, 0.3, 0.6])
 def test_the_bound_is_that_of_the_density_at_eps(eps: float) -> None:
-    """Far from the data, where alpha is 0.95, 0.63 and 0.16: the mean over 300 samples within 4 standard errors."""
+    """Also far from the data, where alpha is 0.95, 0.63 and 0.16: the mean over 300 samples is within 4 standard
+    errors.
+    """
     model = mixture(VP())
     x = draws(model, 300)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).double()
@@ -99,7 +101,7 @@ def test_information_of_a_gaussian_channel(t: float) -> None:
     sde = VP()
     covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]]).double()
     model = GaussianMixture(torch.zeros(1, 2).double(), covariance[None], sde=sde)
-    snr = math.exp(float(sde.log_snr(t)))
+    snr = math.exp(float(sde.log_snr(torch.tensor(t))))
     expected = 0.5 * float(torch.logdet(torch.eye(2).double() + snr * covariance))
     found = mutual_information(model, draws(model, 4000), t)
     assert within(found.value, expected, found.standard_error)
@@ -121,8 +123,17 @@ def test_the_lectures_integral_over_time() -> None:
     assert found.standard_error < 0.01
 
 
+class Damped:
+    """A score for a process that is not Gaussian."""
+
+    sde = CriticallyDamped()
+
+    def score(self, x: Tensor, t: Time) -> Tensor:
+        return -x
+
+
 class Given:
-    """The denoiser of a given b, for correlated unit normals: N(rho b, 1 - rho^2)."""
+    """The denoiser of the density of a given b, N(rho b, 1 - rho^2), for correlated unit normals a and b."""
 
     def __init__(self, b: Tensor, rho: float, sde: GaussianSDE) -> None:
         self.b, self.rho, self.sde = b, rho, sde
@@ -186,7 +197,7 @@ def test_bad_input_is_named() -> None:
         with pytest.raises(ValueError, match=r"^x: "):
             estimate(model, torch.zeros(3, dtype=torch.long))
         with pytest.raises(ValueError, match=r"^model: expected one of a Gaussian process"):
-            estimate(FunctionModel(lambda x, t: -x, CriticallyDamped(), predicts="score"), x)
+            estimate(Damped(), x)
         with pytest.raises(TypeError, match=r"^model: "):
             estimate(FunctionModel(lambda x, t: x[:, :1], VP(), predicts="denoised"), x)
 
@@ -219,7 +230,7 @@ def test_dequantisation_noise_has_the_density_it_says() -> None:
 
 
 def test_importance_bound_rises_to_the_mass_of_the_bin() -> None:
-    """Bins of a normal density, whose masses are known; -log k in its place."""
+    """The masses of the bins of a normal density are known. The bound rises to them with the number of draws."""
     law = stats.norm(2.0, 0.6)
     levels = torch.arange(5).repeat_interleave(400).double().unsqueeze(1)
     expected = torch.from_numpy(law.cdf(levels + 1) - law.cdf(levels)).log().flatten()

@@ -126,8 +126,8 @@ def test_the_divergence_of_two_labellings_is_that_of_their_means() -> None:
     assert bool(((found.value - expected).abs() <= 4.5 * found.standard_error + 2e-3 * expected).all())
     twice = x.repeat(1, 2)
     order = torch.tensor([4, 0, 3])
-    both = [Independent([m, m], [2, 2]).select(order) for m in (p, q)]
-    found = relative_entropy(*both, twice[order], strata=64, draws=4).samples
+    two_p, two_q = (Independent([m, m], [2, 2]).select(order) for m in (p, q))
+    found = relative_entropy(two_p, two_q, twice[order], strata=64, draws=4).samples
     assert bool(
         ((found.value - 2 * expected[order]).abs() <= 4.5 * found.standard_error + 4e-3 * expected[order]).all()
     )

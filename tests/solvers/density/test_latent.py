@@ -1,15 +1,16 @@
-"""Latent codes: how well they come back, and great circles between them. The flow's own truth is in test_likelihood."""
+"""Latent codes: how well they come back, and great circles between them. Their truth is in test_likelihood."""
 
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from backdrift.models import GaussianMixture
-from backdrift.sde import VP, CriticallyDamped, FunctionModel
+from backdrift.sde import VP, CriticallyDamped
 from backdrift.solvers import decode, encode, interpolate
 from backdrift.solvers.density.latent import slerp
 
@@ -22,7 +23,7 @@ TWO_MODES = GaussianMixture(torch.tensor([[-1.0, 0.5, 0.0], [1.0, 0.0, -0.5]]).d
     ids=lambda case: case.get("method", "rk4"),
 )
 def test_the_round_trip_error_is_the_root_mean_square(settings: dict[str, Any]) -> None:
-    """At few steps, so that the error is one: of its three components, beside a decoder called by hand."""
+    """At so few steps that there is an error to see: over three components, by a decoder that the test calls itself."""
     x = TWO_MODES.sample(5, torch.Generator().manual_seed(0))
     found = encode(TWO_MODES, x, **settings)
     back = decode(TWO_MODES, found.latent, **settings)
@@ -32,7 +33,7 @@ def test_the_round_trip_error_is_the_root_mean_square(settings: dict[str, Any]) 
 
 
 def test_slerp_runs_along_the_circle() -> None:
-    """On the unit circle at even angles, for angles from 0.01 to nearly pi, and whatever the lengths at the ends."""
+    """Points on the unit circle, for angles from 0.01 to nearly pi between the ends, and ends of other lengths."""
     for angle in (0.01, 0.3, math.pi / 2, 3.1):
         a = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
         b = torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
@@ -46,7 +47,7 @@ def test_slerp_runs_along_the_circle() -> None:
 
 
 def test_slerp_of_parallel_points_is_finite() -> None:
-    """Between a point and itself it stays there, and between a point and its opposite it is a number."""
+    """Between a point and itself it does not move. Between a point and its opposite it is finite."""
     a = torch.tensor([[0.6, -0.8, 2.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
     for share in (0.0, 0.3, 0.5, 1.0):
         torch.testing.assert_close(slerp(a, a, share), a, rtol=1e-6, atol=0)
@@ -87,6 +88,6 @@ def test_shapes_and_processes_are_checked() -> None:
         interpolate(TWO_MODES, x, x[:1])
     with pytest.raises(TypeError, match=r"^model: "):
         encode(object(), x)  # type: ignore[arg-type]
-    damped = FunctionModel(lambda x, t: -x, CriticallyDamped(), predicts="score")
+    damped = SimpleNamespace(sde=CriticallyDamped(), score=lambda x, t: -x)
     with pytest.raises(ValueError, match=r"^grid: "):
         encode(damped, torch.zeros(2, 2, 3).double(), grid="karras")

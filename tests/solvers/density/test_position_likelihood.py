@@ -52,8 +52,10 @@ def test_it_is_the_density_of_the_position() -> None:
 
 
 def test_random_probes_leave_a_bound_without_bias() -> None:
-    """The same draws of the velocity: the mean of log-ratios is that of exact probes, within four standard errors;
-    the log of their mean would count the probes' noise as density."""
+    """At the same draws of the velocity, the mean log-ratio is that of exact probes, within four standard errors.
+
+    The logarithm of their mean would count the noise of the probes as density.
+    """
     model, x = NormalData(), torch.linspace(-1, 1.5, 200, dtype=torch.float64).unsqueeze(1)
     settings = {"draws": 4, "eps": 0.05, "steps": 4, "estimate_error": False, "prior": model}
     exact = position_log_likelihood(model, x, probes="exact", **settings)  # type: ignore[arg-type]
