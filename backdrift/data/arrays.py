@@ -1,4 +1,4 @@
-"""Arrays and tables: .npy, .npz and .csv."""
+"""Arrays: .npy and .npz."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ import numpy as np
 
 from backdrift.data.samples import Samples
 
+NAMES = {
+    "train": ("train", "x_train", "train_x", "train_images", "x", "images", "data"),
+    "test": ("test", "x_test", "test_x", "test_images"),
+    "labels": ("labels", "train_labels", "y_train", "y"),
+    "test_labels": ("test_labels", "y_test"),
+    "columns": ("columns",),
+    "class_names": ("class_names", "classes"),
+}
+"""What an archive may hold, and the names it goes by, in small letters."""
 
-def read_npy(path: Path) -> Samples:
-    """One array `[n, ...]`.
+
+def read_npy(path: Path, layout: str | None = None) -> Samples:
+    """One array `[n, ...]`, with its channels where `layout.layout_of` says.
 
     Raises:
         ValueError: if the file is damaged or holds objects (which would need unpickling).
@@ -23,83 +33,79 @@ def read_npy(path: Path) -> Samples:
         array = np.load(path, allow_pickle=False)
     except (EOFError, OSError, ValueError) as error:
         raise ValueError(f"path={path}: not a whole .npy file of numbers ({error})") from error
-    return Samples.of(array, path)
+    return Samples.of(array, path, layout=layout)
 
 
-def read_npz(path: Path) -> Samples:
-    """Arrays by name: the samples are `train`, `x` or the only array; `test`, `labels` and `test_labels` may be there.
+def read_npz(path: Path, layout: str | None = None) -> Samples:
+    """Arrays by the names in `NAMES`. An archive of one array holds the samples, whatever its name is.
+
+    Arrays for validation, whose name has the word val, are left out with a note.
 
     Raises:
-        ValueError: if the archive is damaged, or if no name tells which array holds the samples.
+        ValueError: if the archive is damaged, an array has another name or two have the same meaning, no name tells
+            which array holds the samples, or labels have no samples.
     """
+    arrays = _load(path)
+    validation = [name for name in arrays if {"val", "valid", "validation"} & set(name.split("_"))]
+    used = {name: array for name, array in arrays.items() if name not in validation}
+    notes = [f"{', '.join(validation)} in the archive are for validation and are left out"] if validation else []
+    roles = {role: [name for name in names if name in used] for role, names in NAMES.items()}
+    known = [name for names in roles.values() for name in names]
+    if len(used) == 1 and not known:
+        roles["train"] = list(used)
+        known = list(used)
+    strange = [name for name in used if name not in known]
+    if not roles["train"] or strange:
+        found = ", ".join(arrays) or "nothing"
+        meant = f"{strange[0]} has no meaning here" if strange and roles["train"] else f"found {found}"
+        raise ValueError(
+            f"path={path}: expected an array named train or x in the archive, and perhaps test, labels, test_labels, "
+            f"columns and class_names; {meant}"
+        )
+    for role, names in roles.items():
+        if len(names) > 1:
+            raise ValueError(f"path={path}: {' and '.join(names)} in the archive both stand for {role}; keep one")
+
+    def take(role: str) -> np.ndarray | None:
+        return used[roles[role][0]] if roles[role] else None
+
+    test, labels, test_labels = take("test"), take("labels"), take("test_labels")
+    if test_labels is not None and test is None:
+        raise ValueError(f"path={path}: the archive holds labels of test samples, but no test samples")
+    columns, class_names = (_words(take(role), role, path) for role in ("columns", "class_names"))
+    if class_names is not None and labels is None:
+        raise ValueError(f"path={path}: the archive holds names of classes, but no labels")
+    return Samples.of(
+        used[roles["train"][0]],
+        path,
+        labels,
+        test,
+        test_labels,
+        columns=columns,
+        class_names=class_names,
+        layout=layout,
+        notes=notes,
+    )
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an archive by their names in small letters."""
     if not zipfile.is_zipfile(path):
         raise ValueError(f"path={path}: not a whole .npz archive")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name.lower(): archive[name] for name in archive.files}
+            names = archive.files
     except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"path={path}: not a whole .npz archive of numbers ({error})") from error
-
-    def take(*names: str) -> np.ndarray | None:
-        return next((arrays[name] for name in names if name in arrays), None)
-
-    values = take("train", "x_train", "x", "images", "data")
-    if values is None and len(arrays) == 1:
-        values = next(iter(arrays.values()))
-    if values is None:
-        found = ", ".join(arrays) or "nothing"
-        raise ValueError(f"path={path}: expected an array named train or x in the archive, found {found}")
-    test = take("test", "x_test")
-    labels = take("train_labels", "y_train", "labels", "y")
-    test_labels = take("test_labels", "y_test")
-    if test is not None and (labels is None) != (test_labels is None):
-        labels = test_labels = None
-    return Samples.of(values, path, labels, test, None if test is None else test_labels)
+    if len(arrays) < len(names):
+        raise ValueError(f"path={path}: two arrays of the archive differ in capital letters only: {', '.join(names)}")
+    return arrays
 
 
-def read_csv(path: Path) -> Samples:
-    """A table of numbers, one sample in a row, between commas, semicolons, tabs or blanks.
-
-    The first row may hold the names of the columns. Lines that begin with # are comments.
-
-    Raises:
-        ValueError: naming the row, if one has a word, a gap, or another length.
-    """
-    names: list[str] | None = None
-    rows: list[list[float]] = []
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            fields = _fields(line)
-            wrong = [field for field in fields if not _is_number(field)]
-            if names is None and not rows and len(wrong) == len(fields):
-                names, title = fields, line.strip().strip('"')
-                continue
-            if wrong:
-                raise ValueError(f"path={path}: row {number} holds {wrong[0]!r}, expected numbers such as 1.5")
-            if rows and len(fields) != len(rows[0]):
-                raise ValueError(f"path={path}: row {number} has {len(fields)} values, those before {len(rows[0])}")
-            rows.append([float(field) for field in fields])
-    if names is not None and rows and len(rows[0]) == 1:
-        names = [title]  # blanks in the name of a single column separate nothing
-    if names is not None and rows and len(names) != len(rows[0]):
-        raise ValueError(
-            f"path={path}: the first row has {len(names)} names, the others {len(rows[0])} values; "
-            "a line that is a comment begins with #"
-        )
-    columns = None if names is None else tuple(names)
-    return Samples.of(np.array(rows, dtype=np.float64), path, columns=columns)
-
-
-def _fields(line: str) -> list[str]:
-    mark = next((mark for mark in ";\t," if mark in line), None)  # a comma beside ; is a decimal one
-    return [field.strip().strip('"') for field in line.strip("\n").split(mark)]
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+def _words(array: np.ndarray | None, role: str, path: Path) -> tuple[str, ...] | None:
+    if array is None:
+        return None
+    if array.ndim != 1 or array.dtype.kind not in "US":
+        raise ValueError(f"path={path}: {role}: expected words [k], got {list(array.shape)} of dtype {array.dtype}")
+    return tuple((np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array).tolist())

@@ -2,43 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from backdrift.data.arrays import read_csv, read_npy, read_npz
+import torch
+from torch import Tensor
+
+from backdrift.data.arrays import read_npy, read_npz
 from backdrift.data.dataset import Data
 from backdrift.data.fingerprint import fingerprint, visible_files
-from backdrift.data.idx import read_idx, read_idx_folder
-from backdrift.data.images import read_images
+from backdrift.data.idx import read_idx_file, read_idx_folder
+from backdrift.data.images import IMAGES, read_images
+from backdrift.data.record import Record
 from backdrift.data.samples import Samples
 from backdrift.data.splits import split
+from backdrift.data.tables import read_table
+from backdrift.data.units import MOST_LEVELS
 
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 
 
 class Files(Data):
     """The samples that `path` holds. Its name and content tell how they are read:
 
     - an IDX file (MNIST's format, also `.gz`), or a folder of IDX files (`train-…`, `t10k-…`, with labels);
-    - a `.npy` array, a `.npz` archive (`train` or `x`, and perhaps `test` and `labels`), a `.csv` table of numbers;
-    - a folder of images of one size (a subfolder for each class, if there are subfolders).
+    - a `.npy` array, or a `.npz` archive (`train` or `x`, and perhaps `test` and `labels`);
+    - a `.csv`, `.tsv` or `.txt` table of numbers, also `.gz`;
+    - a folder of images (a subfolder for each class, if there are classes; `train` and `test` if they are split).
 
-    Arrays of bytes with two or three axes a sample are pictures with 256 levels; others are continuous.
+    Arrays `[n, d]` are vectors, `[n, channels, length]` series, `[n, channels, height, width]` pictures and `[n,
+    channels, depth, height, width]` volumes. Series of one channel are `[n, 1, length]`. Arrays of bytes with two or
+    three axes a sample are pictures with 256 levels; others are continuous. Whatever is assumed or left out is printed
+    in a line that begins with "data:".
 
     Args:
         path: the file or folder.
         test: the fraction held back, where the files have no test set of their own.
         seed: of the split.
         levels: how many values 0, 1, … a component takes, in place of what the files say.
+        layout: of arrays: "channels_first" or "channels_last"; by default see `layout.layout_of`.
+        header: of tables: whether the first row holds names; by default see `tables.read_table`.
+        size: of images: the height and width they are scaled and cropped to, see `image_file.read_image`.
+        flip: of pictures: whether training also sees the mirror image of each, from left to right. The mirror images
+            have numbers of their own, so that every pass sees each picture both ways.
+        index: of tables: whether to keep the first column, if it numbers the rows; by default see `tables.read_table`.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
-        ValueError: if it is empty or damaged, or what `Data` raises.
+        ValueError: if it is empty or damaged, an argument does not concern it, or what `Data` raises.
     """
 
-    def __init__(self, path: str, test: float = 0.1, seed: int = 0, levels: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        test: float = 0.1,
+        seed: int = 0,
+        levels: int | None = None,
+        layout: str | None = None,
+        header: bool | None = None,
+        index: bool | None = None,
+        size: int | None = None,
+        flip: bool = False,
+    ) -> None:
         found = Path(str(path)).expanduser()  # a name that is a number comes as one
-        samples = read(found)
-        levels = samples.levels if levels is None else levels
+        samples = read(found, layout=layout, header=header, index=index, size=size)
+        for note in samples.notes:
+            print(f"data: {found.name}: {note}")
+        if levels is None:
+            levels = samples.levels
+            _tell_of_whole_numbers(samples, found.name)
         train_labels, test_labels = samples.labels, samples.test_labels
         if samples.test is None:
             train, held, train_labels, test_labels = split(samples.values, samples.labels, test, seed, found.name)
@@ -55,36 +87,79 @@ class Files(Data):
             class_names=samples.class_names if train_labels is not None else None,
             fingerprint=fingerprint(found),
         )
+        if flip and len(self.shape) != 3:
+            raise ValueError(f"flip=true: expected pictures, got samples of shape {list(self.shape)}")
+        self.flip = flip
+
+    def __len__(self) -> int:
+        """How many samples training sees in a pass: each picture twice if it is flipped as well."""
+        return len(self.train) * (1 + self.flip)
+
+    def records(self, indices: Tensor) -> Record:
+        """The training samples with numbers `indices`, `[batch]`. From `len(train)` on they are mirror images."""
+        number = indices % len(self.train)
+        record = super().records(number)
+        mirrored = (indices >= len(self.train)).reshape(-1, *(1,) * len(self.shape))
+        sample = torch.where(mirrored, record.sample.flip(-1), record.sample) if self.flip else record.sample
+        return record._replace(sample=sample, index=indices)
 
 
-def read(path: Path) -> Samples:
+def _tell_of_whole_numbers(samples: Samples, name: str) -> None:
+    """Tell where continuous data look discrete: a density can grow without bound at whole numbers."""
+    values = samples.values
+    if samples.levels is not None:
+        return
+    low, high = float(values.min()), float(values.max())
+    if 0 <= low < high < MOST_LEVELS and bool((values == values.round()).all()):
+        print(
+            f"data: {name}: all values are whole numbers, from {low:g} to {high:g}, and are taken for continuous; "
+            f"data.levels={int(high) + 1} makes them levels"
+        )
+
+
+def read(path: Path, **options: object) -> Samples:
     """The samples at `path`, by the reader for its kind.
+
+    Args:
+        path: the file or folder.
+        options: what `Files` takes besides. Those that are None are left to the reader.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
-        ValueError: if it is empty or of no kind known here.
+        ValueError: if it is empty or of no kind known here, or if an option does not concern its kind.
     """
     if not path.exists():
         raise FileNotFoundError(f"path={path}: there is no such file or folder")
+    reader, kind, known = _reader(path)
+    given = {name: value for name, value in options.items() if value is not None}
+    strange = [name for name in given if name not in known]
+    if strange:
+        raise ValueError(f"{strange[0]}={given[strange[0]]}: this option is not for {kind}, which path={path} holds")
+    return reader(path, **given)
+
+
+def _reader(path: Path) -> tuple[Callable[..., Samples], str, tuple[str, ...]]:
+    """The reader of a file or folder, what it reads, and the options it takes."""
     if path.is_dir():
         files = visible_files(path)
         if not files:
             raise ValueError(f"path={path}: the folder is empty")
-        images = [file for file in files if file.suffix.lower() in IMAGES]
-        if images:
-            return read_images(path, images)
+        if any(file.suffix.lower() in IMAGES for file in files):
+            return read_images, "folders of images", ("size",)
         if any("ubyte" in file.name or ".idx" in file.name for file in files):
-            return read_idx_folder(path, files)
-        raise ValueError(f"path={path}: found neither images nor IDX files in the folder")
+            return read_idx_folder, "IDX files", ("layout",)
+        raise ValueError(
+            f"path={path}: found neither images nor IDX files in the folder; its first file is {files[0].name}"
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"path={path}: the file is empty")
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return read_npy(path)
+        return read_npy, "arrays", ("layout",)
     if suffix == ".npz":
-        return read_npz(path)
-    if suffix in (".csv", ".tsv", ".txt"):
-        return read_csv(path)
+        return read_npz, "arrays", ("layout",)
+    if path.name.lower().endswith(TABLES):
+        return read_table, "tables", ("header", "index")
     if suffix in IMAGES:
         raise ValueError(f"path={path}: one image is no data set; give the folder it is in")
-    return Samples.of(read_idx(path), path)
+    return read_idx_file, "IDX files", ("layout",)

@@ -35,6 +35,16 @@ def fingerprint(path: Path) -> Fingerprint:
     return Fingerprint(len(known), sum(stat.st_size for _, stat in known), hashlib.sha256(lines.encode()).hexdigest())
 
 
+BY_SYSTEMS = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"}
+"""Files and folders that systems and file browsers leave beside a user's own."""
+
+
 def visible_files(folder: Path) -> list[Path]:
-    """All files below a folder, sorted, without those whose name begins with a dot."""
-    return [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+    """All files below a folder, sorted, without hidden ones and those in hidden folders."""
+    found = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return [file for file in found if not any(map(is_hidden, file.relative_to(folder).parts))]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is not the user's: it begins with a dot, or systems make it."""
+    return name.startswith(".") or name in BY_SYSTEMS

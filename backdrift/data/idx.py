@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from backdrift.data.fingerprint import visible_files
 from backdrift.data.samples import Samples
 
 DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -45,12 +46,18 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def read_idx_folder(folder: Path, files: list[Path]) -> Samples:
+def read_idx_file(path: Path, layout: str | None = None) -> Samples:
+    """The samples of one IDX file, with its channels where `layout.layout_of` says."""
+    return Samples.of(read_idx(path), path, layout=layout)
+
+
+def read_idx_folder(folder: Path, layout: str | None = None) -> Samples:
     """Images and labels of a folder in MNIST's naming: `train-images…`, `t10k-…` or `test-…`.
 
     Raises:
-        ValueError: if there are no training images, or several.
+        ValueError: if there are no training images, or several, or if only one of the two sets has labels.
     """
+    files = visible_files(folder)
 
     def find(*words: str, without: tuple[str, ...] = ()) -> Path | None:
         # MNIST's files often lie beside their own compressed copies: names are compared without .gz.
@@ -69,15 +76,18 @@ def read_idx_folder(folder: Path, files: list[Path]) -> Samples:
     images = find("images", without=held)
     if images is None:
         raise ValueError(f"path={folder}: found no file named …images… for training; give one file instead")
-    labels = find("labels", without=held)
-    tests = [file for file in files if any(word in file.name for word in held)]
-    files = tests
-    test, test_labels = (find("images"), find("labels")) if tests else (None, None)
-    both = labels is not None and (test is None or test_labels is not None)
+    labels, every = find("labels", without=held), files
+    files = [file for file in files if any(word in file.name for word in held)]
+    test, test_labels = (find("images"), find("labels")) if files else (None, None)
+    used = [file for file in (images, labels, test, test_labels) if file is not None]
+    read = {file.name.removesuffix(".gz") for file in used}
+    unused = [file.name for file in every if file.name.removesuffix(".gz") not in read]
     return Samples.of(
         read_idx(images),
-        images,
-        read_idx(labels) if labels is not None and both else None,
+        folder,
+        None if labels is None else read_idx(labels),
         None if test is None else read_idx(test),
-        read_idx(test_labels) if test_labels is not None and both and test is not None else None,
+        None if test_labels is None else read_idx(test_labels),
+        layout=layout,
+        notes=[f"files that are left out: {len(unused)}, the first is {unused[0]}"] if unused else [],
     )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from backdrift.data.labels import encode
+from backdrift.data.layout import layout_of
+
+EXACT = 2**53
+"""Float64 holds every whole number up to this one."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,7 @@ class Samples:
         levels: how many values a component takes, or None for continuous data.
         columns: the names of the components of vectors, or None.
         class_names: the names of the classes, or None.
+        notes: what was assumed or left out, in words for the user.
     """
 
     values: Tensor
@@ -31,6 +39,7 @@ class Samples:
     levels: int | None = None
     columns: tuple[str, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def of(
@@ -39,28 +48,53 @@ class Samples:
         labels: np.ndarray | None = None,
         test: np.ndarray | None = None,
         test_labels: np.ndarray | None = None,
-        columns: tuple[str, ...] | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
+        layout: str | None = None,
+        notes: Sequence[str] = (),
     ) -> Samples:
         """Arrays `[n, ...]` as samples. Arrays of bytes with two or three axes for each sample are pictures.
 
+        Args:
+            array: the training samples, or all if `test` is None.
+            path: of the files, for messages.
+            labels: of the training samples, see `labels.encode`.
+            test: samples held back.
+            test_labels: of these.
+            columns: the names of the components of vectors.
+            class_names: see `labels.encode`.
+            layout: where the channels are, see `layout.layout_of`.
+            notes: what the reader has to say.
+
         Raises:
-            ValueError: if an array does not hold finite numbers, or holds no samples, or if a test label is not among
-                those of the training samples.
+            ValueError: if an array does not hold finite numbers, or holds no samples, if labels do not fit or only one
+                split has them, or if the layout does not.
         """
-        picture = array.dtype == np.uint8 and array.ndim in (3, 4)
-        classes = None if labels is None else _classes(labels, path)
+        one_sided = (labels is None) != (test_labels is None)
+        if one_sided and (test is not None or labels is None):
+            have, lack = ("training", "test") if test_labels is None else ("test", "training")
+            raise ValueError(f"path={path}: the {have} samples have labels and the {lack} samples none")
+        is_bytes = array.dtype == np.uint8
+        found = layout_of(array.shape, is_bytes, layout)
+        encoded = None if labels is None else encode(labels, test_labels, path, class_names)
+        said = [*notes, *([found.note] if found.note else [])]
+        values = found.apply(_numbers(array, "samples", path))
+        held = None if test is None else found.apply(_numbers(test, "test samples", path))
         return Samples(
-            _tensor(array, path, picture),
-            None if labels is None or classes is None else _numbered(labels, classes, path),
-            None if test is None else _tensor(test, path, picture),
-            None if test_labels is None or classes is None else _numbered(test_labels, classes, path),
-            256 if picture else None,
-            columns,
-            None if classes is None else tuple(map(str, classes.tolist())),
+            torch.from_numpy(np.ascontiguousarray(values)),
+            None if encoded is None else encoded.train,
+            None if held is None else torch.from_numpy(np.ascontiguousarray(held)),
+            None if encoded is None else encoded.test,
+            256 if is_bytes and array.ndim in (3, 4) else None,
+            None if columns is None else tuple(columns),
+            None if encoded is None else encoded.names,
+            tuple(said),
         )
 
 
-def _tensor(array: np.ndarray, path: Path, picture: bool) -> Tensor:
+def _numbers(array: np.ndarray, what: str, path: Path) -> np.ndarray:
+    """An array `[n, ...]` of finite numbers: bytes as they are, others in float64."""
     if array.dtype.kind not in "biuf":
         raise ValueError(f"path={path}: expected an array of numbers, got dtype {array.dtype}")
     if array.ndim == 0 or array.size == 0:
@@ -71,29 +105,16 @@ def _tensor(array: np.ndarray, path: Path, picture: bool) -> Tensor:
     bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
     if bad.any():
         raise ValueError(
-            f"path={path}: {bad.sum()} of {len(array)} samples hold NaN or inf, the first is number "
+            f"path={path}: {bad.sum()} of {len(array)} {what} hold NaN or inf, the first is number "
             f"{bad.argmax() + 1}; remove or fill them first"
         )
-    if picture and array.ndim == 3:
-        array = array[:, None]
-    elif picture and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
-        array = np.moveaxis(array, -1, 1)
-    if array.dtype != np.uint8:
-        # Float64 keeps the digits of a small spread about a large mean. Once standardised, float32 is enough.
-        array = array.astype(np.float64)
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _classes(labels: np.ndarray, path: Path) -> np.ndarray:
-    """The values that labels take, in their order."""
-    if labels.ndim != 1:
-        raise ValueError(f"path={path}: expected one label for each sample, got shape {list(labels.shape)}")
-    return np.unique(labels)
-
-
-def _numbered(labels: np.ndarray, classes: np.ndarray, path: Path) -> Tensor:
-    """Labels as the numbers 0, 1, … of their classes."""
-    unknown = set(_classes(labels, path).tolist()).difference(classes.tolist())
-    if unknown:
-        raise ValueError(f"path={path}: the test label {min(unknown)} is not among those of the training samples")
-    return torch.from_numpy(np.searchsorted(classes, labels).astype(np.int64))
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and max(int(array.max()), -int(array.min())) > EXACT:
+        far = array.max() if int(array.max()) > EXACT else array.min()
+        raise ValueError(
+            f"path={path}: the {what} hold the whole number {far}, beyond 2^53, where float64 skips numbers; subtract "
+            "a constant first"
+        )
+    # Float64 keeps the digits of a small spread about a large mean. Once standardised, float32 is enough.
+    return array.astype(np.float64)

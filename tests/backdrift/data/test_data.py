@@ -216,7 +216,9 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, bytes_images):
     refused(tmp_path, "o.npy", np.array([{}], dtype=object), "not a whole .npy")
     refused(tmp_path, "p.npy", np.arange(3.0), "too few")
     refused(tmp_path, "q.npy", np.random.default_rng(0).normal(size=(50, 2)) * 1e300, "too large to square")
-    refused(tmp_path, "r.csv", b"x;y\n1,5;2,5\n", "row 2 holds '1,5', expected numbers such as 1.5")
+    refused(
+        tmp_path, "r.csv", b"x,y\n1.5,2_5\n", "row 2 holds '2_5' in column 2 \\('y'\\), expected numbers such as 1.5"
+    )
     refused(tmp_path, "s.csv", b"a,b\nc,d\n1,2\n", "row 2 holds 'c'")
     np.savez(tmp_path / "t.npz", x=np.random.default_rng(0).normal(size=(50, 2)), labels=np.arange(3))
     with pytest.raises(ValueError, match="expected a label for each of 50 samples, got 3"):
