@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from accelerate.state import AcceleratorState
+
 from backdrift.evaluation import report
 from backdrift.runs.run import Run
 from backdrift.training import held_out
@@ -10,6 +12,14 @@ from backdrift.training.trainer import Trainer
 
 def complete(trainer: Trainer, run: Run) -> float | None:
     """Train to the end; the first process then measures the held-out loss, which it returns, and writes the report."""
+    try:
+        return _complete(trainer, run)
+    finally:
+        # accelerate keeps its precision for the whole process; the next job of a sweep may ask for another.
+        AcceleratorState._reset_state()
+
+
+def _complete(trainer: Trainer, run: Run) -> float | None:
     say = trainer.accelerator.print
     parameters = sum(value.numel() for value in trainer.network.parameters())
     where = f"{trainer.accelerator.num_processes} x {trainer.accelerator.device.type}"

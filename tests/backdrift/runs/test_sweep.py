@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from backdrift.cli import main
 from backdrift.runs.configuration import Job
@@ -49,9 +49,11 @@ class Training:
     """
 
     def __init__(self, stops: dict[int, BaseException] | None = None) -> None:
-        self.stops, self.calls, self.directories = stops or {}, [], []
+        self.stops = stops or {}
+        self.calls: list[tuple[str, str]] = []
+        self.directories: list[Path] = []
 
-    def __call__(self, command: str, config: OmegaConf) -> float:
+    def __call__(self, command: str, config: DictConfig) -> float:
         number = len(self.calls)
         folder = Path(config.run if command == "resume" else config.folder)
         self.calls.append((command, folder.name))
@@ -101,6 +103,12 @@ def test_the_row_of_a_job_alone_trains_to_the_same_objective():
     row = table("sweep")[1]
     assert main(["train", *row["overrides"].split(), "hydra.run.dir=alone"]) == 0
     assert json.loads(Path("alone/held_out.json").read_text())["loss"] == float(row["objective"])
+
+
+def test_jobs_of_one_process_may_differ_in_their_precision():
+    line = ("train", "-m", *SMALL, "train.steps=1", "train.mixed_precision=no,bf16,no", "train.seed=1,2")
+    assert main([*line, "hydra.sweep.dir=sweep"]) == 0
+    assert [row["status"] for row in table("sweep")] == ["finished"] * 6
 
 
 def test_joblib_runs_jobs_side_by_side():
