@@ -1,5 +1,6 @@
 """A run folder with a trained model in it."""
 
+from backdrift.models import Denoiser
 from backdrift.runs.configuration import Job
 from backdrift.runs.run import Run
 from backdrift.training.trainer import Trainer
@@ -11,3 +12,10 @@ def trained(*overrides: str) -> Run:
     run = trainer.new_run()
     trainer.fit(run)
     return run
+
+
+def denoiser(run: Run, weights: str = "ema") -> Denoiser:
+    """The model of a run whose preconditioning is `Denoiser`."""
+    model = run.model(weights)
+    assert isinstance(model, Denoiser)
+    return model

@@ -57,7 +57,8 @@ def test_likelihood_writes_a_row_a_sample(run: Run, capsys: pytest.CaptureFixtur
         rows = list(csv.DictReader(file))
     for key, values in (("log_prob_nats", scores.log_prob), ("bits_per_dim", scores.values)):
         np.testing.assert_allclose([float(row[key]) for row in rows], values.numpy(), rtol=1e-6)
-    assert [int(row["label"]) for row in rows] == run.data().test_labels[:12].tolist()  # type: ignore[index]
+    labels = run.data().test_labels
+    assert labels is not None and [int(row["label"]) for row in rows] == labels[:12].tolist()
     assert f"{scores.mean()} bits/dim, an upper bound (17 levels" in said
 
 

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ def run(tmp_path, capsys, *overrides):
 
 
 def folder(out):
-    from pathlib import Path
-
-    return Path(re.search(r"\S+report\.md", out)[0]).parent
+    found = re.search(r"\S+report\.md", out)
+    assert found is not None
+    return Path(found[0]).parent
 
 
 def test_a_run_on_a_gaussian_is_within_its_own_errors(tmp_path, capsys):

@@ -43,12 +43,13 @@ def test_untrained_models_are_exact_on_normal_data(choice, kind):
     model = run.model()
     assert type(model) is kind
     x, t = torch.randn(5, *model.sde.state_shape((2,)), generator=torch.Generator().manual_seed(0)), 0.3
-    if kind is HybridScore:
+    if isinstance(model, HybridScore):
         phi, _ = model.sde.moments(0.0, t)
         covariance = model.sde.covariance_at(t) + run.data().std ** 2 * torch.outer(phi[:, 0], phi[:, 0])
         expected = -torch.linalg.solve(covariance.float(), x)[:, 1]
         torch.testing.assert_close(model.score(x, t)[:, 1], expected, rtol=1e-4, atol=1e-4)
     else:
+        assert isinstance(model, ConservativeDenoiser)
         variance = (model.sde.alpha(t) * run.data().std) ** 2 + model.sde.sigma(t) ** 2
         torch.testing.assert_close(model.score(x, t), -x / variance.float(), rtol=1e-4, atol=1e-4)
 
@@ -97,6 +98,7 @@ def test_an_energy_learns_and_is_sampled_scored_and_reported():
     score = text.split("## Score")[1].split("## Versions")[0]
     assert score.count("< 1e-4") == 5
     model = run.model("model")
+    assert isinstance(model, ConservativeDenoiser)
     x = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
     slope = torch.autograd.grad(model.double().log_prob(x, 0.2).sum(), x)[0]
     torch.testing.assert_close(slope, model.score(x, 0.2), rtol=1e-6, atol=1e-6)

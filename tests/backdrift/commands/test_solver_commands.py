@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from runs import trained
+from runs import denoiser, trained
 
 from backdrift.cli import main
 from backdrift.runs.configuration import Job, build
@@ -33,7 +33,7 @@ def test_tune_writes_a_solver_that_sample_takes(run: Run, capsys: pytest.Capture
     job = Job("sample", (f"run={run.path}", "solver=tuned_5"), str(run.path / "conf"))
     solver = build(job.config(), "solver")
     assert isinstance(solver, NonStationary) and list(solver.ratios) == list(written.ratios)
-    assert solver.table(run.model().sde).nfe == 5
+    assert solver.table(denoiser(run).sde).nfe == 5
     # The line it prints is one that can be pasted.
     pasted = said.strip().splitlines()[-1].split()[1:]
     assert main([*pasted, "n=4"]) == 0
@@ -48,7 +48,9 @@ def test_tune_refuses_what_it_cannot_do(run: Run, capsys: pytest.CaptureFixture[
     assert "solver: expected a deterministic one, got EulerMaruyama" in capsys.readouterr().err
 
 
-def test_solvers_lists_every_solver_with_its_order(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_solvers_lists_every_solver_with_its_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = {name: CATALOGUE[name] for name in ("euler", "dpm_solver_pp_2m", "euler_maruyama")}
     monkeypatch.setattr("backdrift.commands.solvers.CATALOGUE", few)
     assert main(["solvers"]) == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from backdrift import ScoreDensity
 from backdrift.models import GaussianMixture
 from backdrift.sde import Rectified
 
-QUICK = {"hidden": 16, "depth": 1, "steps": 60, "ode_steps": 8, "random_state": 0}
+QUICK: dict[str, Any] = {"hidden": 16, "depth": 1, "steps": 60, "ode_steps": 8, "random_state": 0}
 
 
 def gaussian() -> GaussianMixture:
@@ -197,5 +199,5 @@ CHECKS = list(estimator_checks_generator(TINY))
 
 
 @pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=[str(getattr(c, "func", c).__name__) for _, c in CHECKS])
-def test_scikit_learns_own_checks(estimator: ScoreDensity, check: object) -> None:
-    check(estimator)  # type: ignore[operator]
+def test_scikit_learns_own_checks(estimator: ScoreDensity, check: Callable[[ScoreDensity], None]) -> None:
+    check(estimator)

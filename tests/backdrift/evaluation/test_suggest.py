@@ -50,7 +50,7 @@ def test_the_prior_gap_is_what_the_reason_says() -> None:
     found = suggest(x)
     sde = build(OmegaConf.create({"sde": found.config()}), "sde")
     assert isinstance(sde, VP)
-    alpha2 = float(sde.alpha(1.0)) ** 2
+    alpha2 = float(sde.alpha(torch.tensor(1.0, dtype=torch.float64))) ** 2
     gap = 0.5 * (alpha2 * float(x.square().sum(1).mean()) - 5 * (alpha2 + math.log1p(-alpha2)))
     assert gap == pytest.approx(0.01, rel=5e-3)
     assert found.beta_min == 1  # neighbours are far apart in five dimensions
@@ -58,7 +58,8 @@ def test_the_prior_gap_is_what_the_reason_says() -> None:
 
 def test_the_first_of_a_thousand_steps_adds_sigma_min() -> None:
     found = suggest(randn(3000, 2))
-    assert float(VP(found.beta_min, found.beta_max).sigma(1e-3)) == pytest.approx(found.sigma_min, rel=0.1)
+    first = VP(found.beta_min, found.beta_max).sigma(torch.tensor(1e-3, dtype=torch.float64))
+    assert float(first) == pytest.approx(found.sigma_min, rel=0.1)
 
 
 def test_a_thin_direction_asks_for_less_noise_and_for_ve() -> None:

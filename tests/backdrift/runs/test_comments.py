@@ -31,7 +31,7 @@ def test_comments_are_found_where_values_end():
     }
 
 
-def test_a_config_of_several_files_has_the_comments_of_all(tmp_path: Path):
+def test_a_config_of_several_files_has_the_comments_of_all(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "root.yaml").write_text("# not shown\ndefaults:\n  - shared\n  - train: small\nx: 1  # of the root\n")
     (tmp_path / "shared.yaml").write_text("width: 2  # of a file that it builds on\n")

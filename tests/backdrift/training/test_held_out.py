@@ -8,6 +8,7 @@ import pytest
 import torch
 from runs import trained
 
+from backdrift.runs.run import Run
 from backdrift.training import held_out
 from backdrift.training.held_out import HeldOutLoss, measure, recorded, sample_losses
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 SMALL = ("data=moons", "data.n=200", "data.test=50", "model.hidden=8", "model.depth=1", "train.batch=16")
 
 
-def untrained_on_normal_data(test: float = 0.5):
+def untrained_on_normal_data(test: float = 0.5) -> Run:
     """A run whose denoiser is exact: the network's output is 0, and the data are normal with the std it is told."""
     np.save("normal.npy", np.random.default_rng(0).normal(size=(4000, 2)))
     overrides = ("data=array", "data.path=normal.npy", f"data.test={test}", "train.steps=1", "train.batch=256")

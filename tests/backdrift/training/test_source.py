@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runs import denoiser
 from torch import Tensor
 
 from backdrift.data import Data, Moons, Record
@@ -37,7 +38,8 @@ class Weighted(Moons):
         super().__init__(n=200, test=50)
         self.weight = torch.full((200,), weight)
         if only is not None:
-            self.weight = weight * (self.train_labels == only).float()
+            assert self.train_labels is not None
+            self.weight = weight * self.train_labels.eq(only).float()
 
     def records(self, indices: Tensor) -> Record:
         return super().records(indices)._replace(weight=self.weight[indices])
@@ -73,7 +75,7 @@ def test_samples_without_weight_are_not_learnt() -> None:
     run = fitted(
         Weighted(2.0, only=0), "train.steps=400", "train.batch=64", "train.optimizer.lr=1e-2", "model.hidden=64"
     )
-    data, model = Moons(n=200, test=50), run.model("model")
+    data, model = Moons(n=200, test=50), denoiser(run, "model")
     # At much noise the denoiser is the mean of what was learnt.
     mean = model.denoise(torch.zeros(1, 2), torch.tensor(0.9))
     means = [data.to_model(data.train[data.train_labels == k]).mean(0) for k in (0, 1)]

@@ -1,5 +1,6 @@
 """The training loop: order, schedule, average and loss against what they should be."""
 
+import dataclasses
 import json
 import math
 import os
@@ -8,10 +9,11 @@ import sys
 
 import pytest
 import torch
-from runs import trained
+from runs import denoiser, trained
 from safetensors.torch import load_file
 
 from backdrift.cli import main
+from backdrift.models import DenoisingLoss
 from backdrift.runs.configuration import Job
 from backdrift.runs.processes import require_all_processes
 from backdrift.runs.run import Run
@@ -46,11 +48,11 @@ def test_seeds_of_steps_do_not_meet():
 
 
 def test_learning_rate_rises_and_falls():
-    recipe = Recipe(loss=None, optimizer=None, steps=100, batch=1, warmup=9, decay="cosine")
+    recipe = Recipe(loss=DenoisingLoss(), optimizer=torch.optim.Adam, steps=100, batch=1, warmup=9, decay="cosine")
     assert recipe.rate(0) == pytest.approx(0.1)
     assert recipe.rate(50) == pytest.approx(0.5)
     assert recipe.rate(99) == pytest.approx(0.5 * (1 + math.cos(0.99 * math.pi)))
-    constant = Recipe(loss=None, optimizer=None, steps=100, batch=1, decay="constant")
+    constant = dataclasses.replace(recipe, warmup=0, decay="constant")
     assert {constant.rate(step) for step in range(100)} == {1.0}
 
 
@@ -110,12 +112,12 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(capsys, empty_folder):
 
 def test_model_of_a_run_is_the_averaged_network(empty_folder):
     run = trained(*SMALL, "train.steps=5")
-    model = Run.open(run.path).model()
+    model = denoiser(Run.open(run.path))
     assert not model.training and model.data_std == pytest.approx(run.data().std)
     weights = load_file(run.latest_checkpoint().path / "ema.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in model.network.state_dict().items())
     x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(model.denoise(x, 0.5), Run.open(run.path).model("model").denoise(x, 0.5))
+    assert not torch.equal(model.denoise(x, 0.5), denoiser(Run.open(run.path), "model").denoise(x, 0.5))
     with pytest.raises(ValueError, match="expected ema or model"):
         run.model("best")
 
@@ -124,7 +126,7 @@ def test_labels_reach_a_conditional_network(empty_folder):
     run = trained(
         *SMALL, "model.classes=${event.classes}", "train.steps=300", "train.batch=64", "train.optimizer.lr=1e-2"
     )
-    model, data = run.model(), run.data()
+    model, data = denoiser(run), run.data()
     x = torch.zeros(1, 2).expand(2, 2)
     one_each = model.given(torch.tensor([0, 1])).denoise(x, 0.9)
     means = torch.stack([data.to_model(data.train[data.train_labels == k]).mean(0) for k in (0, 1)])
