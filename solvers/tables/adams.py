@@ -23,10 +23,18 @@ Start = Literal["corrector", "ramp", "runge_kutta"]
 
 HISTORY: tuple[tuple[float, float, int], ...] = ((14, 2.5, 2), (22, 3.5, 4), (60, 4.5, 5), (math.inf, 5, 5))
 """By default the history grows with the number of steps. Each entry is (steps, predictor, corrector): below so many
-steps, and not below those of the entry before, the predictor and the corrector use so many values."""
+steps, and not below those of the entry before, the predictor and the corrector use so many values.
+
+Fitted by `benchmarks/defaults.py history`. The other numbers of values that were tried give errors more than 5% larger.
+The exception is 4.5 and 5 from 14 steps on: the error is 2% smaller on average, but 1.7 times as large on the digits.
+Thresholds from 10 to 14, from 20 to 24 and from 40 to 60 change the error by less than 5%.
+"""
 
 FINE_OVER_REACH = 3.0
-"""c / (d `reach(steps)`), with c the width of the data's finer structure in the coordinates "rectified"."""
+"""c / (d `reach(steps)`), with c the width of the data's finer structure in the coordinates "rectified".
+
+Fitted by `benchmarks/defaults.py structure`. The error changes by less than 5% from 1.5 to 6.
+"""
 
 
 def by_budget(steps: int) -> tuple[float, int]:

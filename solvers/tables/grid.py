@@ -52,7 +52,11 @@ def karras_grid(sde: GaussianSDE, steps: int, first: float, last: float, rho: fl
 
 
 GRID_CENTRE, GRID_POWER = 1.1, 0.45
-"""Of the grid "angle": the best single choice for `Adams()` in our trials on closed-form mixtures."""
+"""The centre, in units of the data's width d, and the power of the grid "angle", see `spread_angle`.
+
+Fitted for `Adams()` by `benchmarks/defaults.py grid`. Its error changes by less than 5% for centres from 0.9 to 1.6
+and for powers from 0.425 to 0.5.
+"""
 
 
 def spread_angle(ratio: Tensor, data_std: float, centre: float = GRID_CENTRE, power: float = GRID_POWER) -> Tensor:
@@ -97,8 +101,12 @@ def angle_grid(
 
 
 REACH_POWER, REACH_SCALE = 4 / 3, 16.0
-"""Of `reach`: the power of the number of steps, and the factor of its inverse square, which is the less from 64 steps
-on."""
+"""The two numbers of `reach`, min(steps^-REACH_POWER, REACH_SCALE/steps^2). The second form is the smaller one above 64
+steps.
+
+Fitted for `Adams()` by `benchmarks/defaults.py reach`. Its error changes by less than 5% for powers from 1.2 to 1.5
+and for scales from 8 to 25.
+"""
 
 
 def reach(steps: int) -> float:
