@@ -33,13 +33,13 @@ def main(config: DictConfig) -> None:
         raise ValueError(f"likelihood: {broken} of {len(values)} values are NaN or infinite; increase likelihood.steps")
 
     folder = new_folder(run, f"likelihood-{config.split}", config)
-    scores.save(folder / "likelihood.csv", labels)
+    scores.save(folder / "likelihood.csv", labels, data.class_names)
     print(f"{config.split} set: {scores}")
     most_is = "high" if data.levels is None else "low"
     drawn = {
         "histogram.png": figures.likelihood_histogram({f"{config.split} set": scores.values}, scores.unit),
         "extremes.png": figures.most_and_least_likely(
-            readable_data(data.units, values), scores.values, scores.unit, most_is
+            readable_data(data.units, values), scores.values, scores.unit, most_is, columns=data.columns
         ),
     }
     save_figures(folder, "likelihood.csv", drawn)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 from omegaconf import DictConfig
 from torch import Tensor
 
-from backdrift.data.views import readable, readable_data, stored
+from backdrift.data.results import write_samples
+from backdrift.data.views import readable, readable_data
 from backdrift.evaluation import figures
 from backdrift.evaluation.sampling import draw
 from backdrift.runs.configuration import blamed, build, one_line
@@ -20,7 +20,8 @@ from backdrift.solvers import Solver
 def main(config: DictConfig) -> None:
     """Write `samples.npz` (in the data's own units) and `samples.png` into a new folder of the run.
 
-    The data set need not be there. If it is, the picture shows test samples beside the generated ones.
+    Samples of a table with names of columns are also written into `samples.csv`. The data set need not be there. If it
+    is, the picture shows test samples beside the generated ones.
 
     Raises:
         ValueError: if `n` is below 1, or some samples are not finite.
@@ -45,9 +46,10 @@ def main(config: DictConfig) -> None:
         )
 
     folder = new_folder(run, f"samples-{type(solver).__name__.lower()}-seed{config.seed}", config)
-    np.savez(folder / "samples.npz", x=stored(units, x))
-    figures.samples(readable(units, x), _real(run, max(64, config.n))).savefig(folder / "samples.png")
-    print(f"{config.n} samples by {solver} in {seconds:.1f} s\n{folder / 'samples.npz'}\n{folder / 'samples.png'}")
+    files = [*write_samples(folder, run.card, x), folder / "samples.png"]
+    real = _real(run, max(64, config.n))
+    figures.samples(readable(units, x), real, columns=run.card.columns).savefig(files[-1])
+    print(f"{config.n} samples by {solver} in {seconds:.1f} s", *files, sep="\n")
 
 
 def _real(run: Run, n: int) -> Tensor | None:

@@ -33,11 +33,13 @@ def draw_pictures(run: Run, model: ModelLike, data: Data, solver: Solver, n: int
     sde = model.sde
     path = sample(model, solver, (n, *sde.state_shape(data.shape)), seed=0, trajectory=True)
     real = readable_data(data.units, data.test[: max(n, 64)])
-    figures.samples(readable(data.units, sde.position(path.x).cpu()), real).savefig(run.path / "samples.png")
+    figures.samples(readable(data.units, sde.position(path.x).cpu()), real, columns=data.columns).savefig(
+        run.path / "samples.png"
+    )
     times, states = path.times.double(), torch.stack([sde.position(state) for state in path.states])
     times, states, ratio = _at_the_spread_of_the_data(model, data, times, states)
     drawn = torch.stack([readable(data.units, state) for state in states])
-    figures.trajectory(drawn, times.tolist(), real, ratio.tolist()).savefig(run.path / "trajectory.png")
+    figures.trajectory(drawn, times.tolist(), real, ratio.tolist(), data.columns).savefig(run.path / "trajectory.png")
     rows = [row for row in run.read_metrics() if "loss" in row]
     if rows:
         steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]

@@ -93,7 +93,9 @@ def score_test_set(run: Run, model: TrainedModel, data: Data) -> Scores:
     scores = score(model, data.units, values, **settings)
     figures.likelihood_histogram({"test set": scores.values}, scores.unit).savefig(run.path / "likelihood.png")
     most_is = "high" if data.levels is None else "low"
-    shown = figures.most_and_least_likely(readable_data(data.units, values), scores.values, scores.unit, most_is)
+    shown = figures.most_and_least_likely(
+        readable_data(data.units, values), scores.values, scores.unit, most_is, columns=data.columns
+    )
     shown.savefig(run.path / "extremes.png")
     return scores
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,16 +81,19 @@ class Scores:
             f"density at eps = {self.eps:.2g}; prior gap {self.prior_gap:.2g} nats"
         )
 
-    def save(self, path: Path, labels: Tensor | None = None) -> None:
+    def save(self, path: Path, labels: Tensor | None = None, class_names: Sequence[str] | None = None) -> None:
         """Write a csv table with a row for each sample.
 
         Args:
             path: the file.
             labels: the class of each sample, for a column of their own, or None.
+            class_names: the names of the classes, for another column, or None.
         """
-        columns = {"index": list(range(len(self.log_prob)))}
+        columns: dict[str, list[Any]] = {"index": list(range(len(self.log_prob)))}
         if labels is not None:
             columns["label"] = labels[: len(self.log_prob)].tolist()
+            if class_names is not None:
+                columns["class"] = [class_names[label] for label in columns["label"]]
         columns |= {
             "log_prob_nats": self.log_prob.tolist(),
             "standard_error_nats": self.standard_error.tolist(),
@@ -99,7 +102,7 @@ class Scores:
         }
         if self.levels is not None:
             columns["bits_per_dim"] = self.values.tolist()
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))

@@ -46,19 +46,29 @@ def image_grid(x: Tensor, columns: int, cell: int = 56, gap: int = 8) -> np.ndar
     return canvas
 
 
-def shared_coordinates(a: np.ndarray, b: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def shared_coordinates(
+    a: np.ndarray, b: np.ndarray, most: int, columns: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Two sets in at most `most` coordinates, with the names of the axes.
 
-    The coordinates are their own where these are few enough, otherwise the principal axes of the second set.
+    The coordinates are their own where these are few enough, otherwise the principal axes of the second set. Their own
+    coordinates have the names of the columns; without names they are x1, x2, …
     """
     d = b.shape[1]
     if d <= most:
-        return a, b, [f"x{k + 1}" for k in range(d)]
+        return a, b, [f"x{k + 1}" for k in range(d)] if columns is None else list(map(plain_label, columns))
     mean = b.mean(0)
     _, spread, axes = np.linalg.svd(b - mean, full_matrices=False)
     share = spread**2 / max((spread**2).sum(), 1e-300)
     labels = [f"axis {k + 1} ({100 * share[k]:.0f} % of variance)" for k in range(most)]
     return (a - mean) @ axes[:most].T, (b - mean) @ axes[:most].T, labels
+
+
+def plain_label(name: str, most: int = 24) -> str:
+    """A name of the user's as a label: no dollar sign begins a formula, and the middle of a long one is left out."""
+    if len(name) > most:
+        name = f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
+    return name.replace("$", r"\$")
 
 
 def padded_limits(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -42,7 +42,14 @@ def likelihood_histogram(values: Mapping[str, Tensor], unit: str) -> Figure:
     return figure
 
 
-def most_and_least_likely(x: Tensor, values: Tensor, unit: str, most_is: str = "low", n: int = 10) -> Figure:
+def most_and_least_likely(
+    x: Tensor,
+    values: Tensor,
+    unit: str,
+    most_is: str = "low",
+    n: int = 10,
+    columns: Sequence[str] | None = None,
+) -> Figure:
     """The `n` most and the `n` least likely samples of a set, each with its value.
 
     Args:
@@ -51,13 +58,14 @@ def most_and_least_likely(x: Tensor, values: Tensor, unit: str, most_is: str = "
         unit: of the values.
         most_is: whether the most likely samples have "low" values (bits/dim) or "high" ones (log-densities).
         n: how many samples are drawn at either end; at most half of the set.
+        columns: the names of the components of vectors.
     """
     order = values.argsort(descending=most_is == "high")
     n = min(n, len(order) // 2)
     groups = {f"most likely ({unit})": order[:n], f"least likely ({unit})": order.flip(0)[:n]}
     kind = x.ndim - 1
     if kind == 1:
-        return _marked(to_array(x), to_array(values), unit)
+        return _marked(to_array(x), to_array(values), unit, columns)
     figure = Figure(figsize=(0.85 * n + 0.4, 3.2), dpi=DPI)
     largest = max(float(values[chosen].abs().max()) for chosen in groups.values())
     decimals = max(0, 2 - math.floor(math.log10(max(largest, 1.0))))  # three digits of the largest, for all
@@ -75,9 +83,9 @@ def most_and_least_likely(x: Tensor, values: Tensor, unit: str, most_is: str = "
     return figure
 
 
-def _marked(x: np.ndarray, values: np.ndarray, unit: str) -> Figure:
+def _marked(x: np.ndarray, values: np.ndarray, unit: str, columns: Sequence[str] | None) -> Figure:
     """Vectors coloured by their value."""
-    points, _, labels = shared_coordinates(x, x, most=2)
+    points, _, labels = shared_coordinates(x, x, 2, columns)
     figure = Figure(figsize=(6, 4.6), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     y = points[:, 1] if points.shape[1] > 1 else values

@@ -22,7 +22,10 @@ from backdrift.evaluation.figures.drawing import (
 
 
 def samples(
-    generated: Tensor, real: Tensor | None = None, names: tuple[str, str] = ("generated", "real (test set)")
+    generated: Tensor,
+    real: Tensor | None = None,
+    names: tuple[str, str] = ("generated", "real (test set)"),
+    columns: Sequence[str] | None = None,
 ) -> Figure:
     """Generated samples beside real ones: grids of images, lines for series, scatters for vectors.
 
@@ -32,6 +35,7 @@ def samples(
         generated: `[n, ...]`.
         real: `[m, ...]`, samples of the same shape; without them the generated ones are drawn alone.
         names: titles of the two.
+        columns: the names of the components of vectors.
     """
     sets = [generated] if real is None else [generated, real]
     kind = generated.ndim - 1
@@ -40,7 +44,7 @@ def samples(
         return _pictures([image_grid(x[: rows * rows], rows) for x in sets], names)
     if kind == 2:
         return _lines(sets, names)
-    a, b, labels = shared_coordinates(to_array(generated), to_array(sets[-1]), most=4)
+    a, b, labels = shared_coordinates(to_array(generated), to_array(sets[-1]), 4, columns)
     clouds = [a] if real is None else [a, b]
     return _clouds(clouds, labels, names) if len(labels) == 2 else _pairs(clouds, labels, names)
 

@@ -21,7 +21,13 @@ from backdrift.evaluation.figures.drawing import (
 )
 
 
-def trajectory(path: Tensor, times: Sequence[float], real: Tensor, stds: Sequence[float] | None = None) -> Figure:
+def trajectory(
+    path: Tensor,
+    times: Sequence[float],
+    real: Tensor,
+    stds: Sequence[float] | None = None,
+    columns: Sequence[str] | None = None,
+) -> Figure:
     """Samples on their way from noise to data.
 
     Images are drawn as a strip for each sample, series as snapshots. Vectors are drawn as paths over the density of
@@ -32,6 +38,7 @@ def trajectory(path: Tensor, times: Sequence[float], real: Tensor, stds: Sequenc
         times: t of each state, `[k]`.
         real: data `[m, ...]`, drawn for comparison.
         stds: sigma/alpha of each state, written beneath the times if it is given.
+        columns: the names of the components of vectors.
     """
     titles = [f"t = {t:.2g}" for t in times]
     if stds is not None:
@@ -42,7 +49,7 @@ def trajectory(path: Tensor, times: Sequence[float], real: Tensor, stds: Sequenc
     shown = sorted({round(i * (len(titles) - 1) / 4) for i in range(5)})
     if kind == 2:
         return _snapshots_of_series(path, titles, shown)
-    both, reference, labels = shared_coordinates(to_array(path.flatten(0, 1)), to_array(real), most=2)
+    both, reference, labels = shared_coordinates(to_array(path.flatten(0, 1)), to_array(real), 2, columns)
     states = both.reshape(*path.shape[:2], -1)
     if states.shape[2] == 1:
         return _paths_on_a_line(states, reference, times, titles, shown, labels[0])
