@@ -27,11 +27,8 @@ def execute(path: Path) -> None:
 @pytest.fixture(scope="module")
 def executions(request: pytest.FixtureRequest) -> Iterator[dict[Path, Future[None]]]:
     """The runs of the notebooks that were selected, as many at once as there are processors, and at most four."""
-    chosen = [
-        item.callspec.params["path"]
-        for item in request.session.items
-        if "executions" in getattr(item, "fixturenames", ())
-    ]
+    selected = {item.name for item in request.session.items}
+    chosen = [path for path in NOTEBOOKS if f"test_notebook_runs[{name(path)}]" in selected]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
         patch.setenv("OMP_NUM_THREADS", "1")  # small tensors: more threads only wait for each other

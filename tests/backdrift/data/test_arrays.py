@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from present import present
 
 from backdrift.data import Data, Files
 from backdrift.data.arrays import read_npy, read_npz
@@ -73,9 +74,10 @@ def test_the_layout_that_was_asked_for_is_taken(tmp_path: Path) -> None:
 
 def test_an_option_that_does_not_concern_the_file_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, np.random.default_rng(0).normal(size=(20, 2)))
-    for option in ("header", "index"):
-        with pytest.raises(ValueError, match=f"{option}=True: this option is not for arrays"):
-            Files(str(path), **{option: True})
+    with pytest.raises(ValueError, match="header=True: this option is not for arrays"):
+        Files(str(path), header=True)
+    with pytest.raises(ValueError, match="index=True: this option is not for arrays"):
+        Files(str(path), index=True)
     with pytest.raises(ValueError, match="size=8: this option is not for arrays"):
         Files(str(path), size=8)
     with pytest.raises(ValueError, match=r"flip=true: expected pictures, got samples of shape \[2\]"):
@@ -119,8 +121,8 @@ def test_an_archive_gives_samples_labels_and_names(tmp_path: Path) -> None:
         class_names=["red", "green", "blue"],
     )
     found = read_npz(path)
-    assert np.array_equal(found.values.numpy(), X) and np.array_equal(found.test.numpy(), X[:2])
-    assert found.labels.tolist() == [0, 1, 2, 0, 1, 1] and found.test_labels.tolist() == [1, 0]
+    assert np.array_equal(found.values.numpy(), X) and np.array_equal(present(found.test).numpy(), X[:2])
+    assert present(found.labels).tolist() == [0, 1, 2, 0, 1, 1] and present(found.test_labels).tolist() == [1, 0]
     assert found.columns == ("mass", "height") and found.class_names == ("red", "green", "blue")
     assert found.notes == ("x_val in the archive are for validation and are left out",)
     card = Files(str(path)).card

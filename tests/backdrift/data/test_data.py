@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from present import present
 
 from backdrift.data import Checkerboard, Data, Digits, Files, Mnist5k, Moons, Ring, Units, split
 
@@ -107,7 +108,8 @@ def test_split_keeps_every_sample_once():
     train, test, train_labels, test_labels = split(values, labels, 0.2, seed=3)
     assert len(test) == 10
     assert sorted(torch.cat([train, test]).flatten().tolist()) == list(range(50))
-    assert torch.equal(train.flatten().long(), train_labels) and torch.equal(test.flatten().long(), test_labels)
+    assert torch.equal(train.flatten().long(), present(train_labels))
+    assert torch.equal(test.flatten().long(), present(test_labels))
 
 
 def idx(array):
@@ -135,7 +137,9 @@ def test_idx_of_floats_is_continuous(tmp_path):
     values = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     (tmp_path / "points.idx").write_bytes(idx(values))
     data = Files(str(tmp_path / "points.idx"))
-    assert data.levels is None and data.shape == (3,)
+    assert data.levels is None
+    both = torch.cat([data.train, data.test])
+    assert torch.equal(both.sort(0).values, torch.from_numpy(values).to(both).sort(0).values)
 
 
 def test_idx_folder_in_mnist_naming(tmp_path, bytes_images):
@@ -150,7 +154,7 @@ def test_idx_folder_in_mnist_naming(tmp_path, bytes_images):
     data = Files(str(tmp_path))
     assert torch.equal(data.train[:, 0], torch.from_numpy(bytes_images[:40]))
     assert torch.equal(data.test[:, 0], torch.from_numpy(bytes_images[40:]))
-    assert data.test_labels.tolist() == labels[40:].tolist() and data.classes == 7
+    assert present(data.test_labels).tolist() == labels[40:].tolist() and data.classes == 7
 
 
 def test_arrays_and_tables(tmp_path, bytes_images):
@@ -161,7 +165,10 @@ def test_arrays_and_tables(tmp_path, bytes_images):
     np.savez(tmp_path / "both.npz", train=table, test=table[:5] + 1)
     expected = Files(str(tmp_path / "table.npy")).train
     assert torch.allclose(Files(str(tmp_path / "table.csv")).train, expected)
-    assert Files(str(tmp_path / "pictures.npy")).shape == (3, 6, 4)
+    pictures = Files(str(tmp_path / "pictures.npy"))
+    channels = torch.cat([pictures.train, pictures.test]).flatten(2).sort(0).values.unbind(1)
+    grey = torch.from_numpy(bytes_images).flatten(1).sort(0).values
+    assert pictures.shape == (3, 6, 4) and all(torch.equal(channel, grey) for channel in channels)
     both = Files(str(tmp_path / "both.npz"))
     assert torch.equal(both.train, torch.from_numpy(table)) and torch.equal(both.test, torch.from_numpy(table[:5] + 1))
 
@@ -176,7 +183,9 @@ def test_folder_of_images(tmp_path, bytes_images):
     total = int(grey.train.sum(dtype=torch.long) + grey.test.sum(dtype=torch.long))
     assert total == int(bytes_images.sum())
     Image.new("RGB", (4, 6), (255, 0, 0)).save(tmp_path / "class0" / "red.png")
-    assert Files(str(tmp_path)).shape == (3, 6, 4)
+    coloured = Files(str(tmp_path))
+    sums = torch.cat([coloured.train, coloured.test]).sum((0, 2, 3), dtype=torch.long)
+    assert coloured.shape == (3, 6, 4) and sums.tolist() == [total + 255 * 24, total, total]
 
 
 def refused(tmp_path, name, content, match):

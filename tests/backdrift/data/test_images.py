@@ -1,11 +1,13 @@
 """Folders of images: splits, classes, and what their formats hold besides bytes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from present import present
 
 from backdrift.data import Files
 from backdrift.data.files import read
@@ -15,7 +17,7 @@ GREY = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
 COLOUR = np.random.default_rng(0).integers(256, size=(2, 3, 3), dtype=np.uint8)
 
 
-def save(path: Path, array: np.ndarray = GREY, **options: object) -> None:
+def save(path: Path, array: np.ndarray = GREY, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path, **options)
 
@@ -26,9 +28,9 @@ def test_folders_named_after_splits_are_splits(tmp_path: Path) -> None:
             save(tmp_path / split / name / "a.png", GREY + number)
     found = read_images(tmp_path)
     assert found.class_names == ("cat", "dog", "eel")
-    assert found.labels.tolist() == [0, 1, 2] and found.test_labels.tolist() == [1, 2]
+    assert present(found.labels).tolist() == [0, 1, 2] and present(found.test_labels).tolist() == [1, 2]
     assert np.array_equal(found.values[:, 0].numpy(), [GREY, GREY + 1, GREY + 2])
-    assert np.array_equal(found.test[:, 0].numpy(), [GREY, GREY + 1])
+    assert np.array_equal(present(found.test)[:, 0].numpy(), [GREY, GREY + 1])
     assert found.notes == ("images for validation that are left out: 1",)
 
 
@@ -37,7 +39,7 @@ def test_validation_images_are_the_test_set_if_there_is_no_other(tmp_path: Path)
     save(tmp_path / "valid" / "b.png", GREY + 1)
     found = read_images(tmp_path)
     assert found.labels is None and len(found.values) == 1
-    assert np.array_equal(found.test[0, 0].numpy(), GREY + 1)
+    assert np.array_equal(present(found.test)[0, 0].numpy(), GREY + 1)
     assert found.notes == ("images for validation that serve as the test set: 1",)
 
 
@@ -189,5 +191,5 @@ def test_flip_shows_every_picture_and_its_mirror_image_in_a_pass(tmp_path: Path)
     assert torch.equal(seen.index, torch.arange(12).flip(0))
     assert torch.equal(seen.sample.flip(0)[:6], plain.train)
     assert torch.equal(seen.sample.flip(0)[6:], plain.train.flip(-1))
-    assert torch.equal(seen.condition.flip(0), plain.train_labels.repeat(2))
+    assert torch.equal(present(seen.condition).flip(0), present(plain.train_labels).repeat(2))
     assert both.card.difference(plain.card) is None

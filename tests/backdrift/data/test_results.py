@@ -59,8 +59,8 @@ def test_sample_and_likelihood_write_names(empty_folder: Path, capsys: pytest.Ca
     run = trained("data=moons", "data.n=50", "data.test=20", *small)
     assert main(["likelihood", f"run={run.path}", "likelihood.steps=2"]) == 0
     with (run.path / "likelihood-test" / "likelihood.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["class"] for row in rows] == [("upper", "lower")[int(row["label"])] for row in rows]
+        scored = list(csv.DictReader(file))
+    assert [row["class"] for row in scored] == [("upper", "lower")[int(row["label"])] for row in scored]
 
 
 @pytest.mark.parametrize("names", [("$a$", "b_c"), (r"$\nonsense$", "a very long name of a column, in kilograms")])

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backdrift.data.samples import Samples
 from backdrift.data.tables import read_table
 
 ROWS = [[1.5, 20.0], [-2.25, 3000.0], [0.125, 4.0]]
 
 
-def read(tmp_path: Path, text: str | bytes, name: str = "a.csv", **options: bool):
+def read(tmp_path: Path, text: str | bytes, name: str = "a.csv", **options: bool) -> Samples:
     path = tmp_path / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return read_table(path, **options)
@@ -149,7 +150,7 @@ def test_what_is_assumed_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a,b\n1,2\n3,\n", r"row 3 is empty in column 2 \('b'\); 1 of its cells are missing"),
+        ("a,b\n1,2\n3,\n", r"row 3 is empty in column 2 \('b'\); 1 of its 2 cells is missing"),
         ("a,b\n1,2\nNA,5\n6,NA\n", r"row 3 holds 'NA', a missing value, in column 1 \('a'\)"),
         ("a,b\n1,2\n3,NaN\n", r"row 3 holds 'NaN', a missing value, in column 2 \('b'\)"),
         ("a,b\n1,NULL\n3,4\n", r"row 2 holds 'NULL', a missing value, in column 2 \('b'\)"),
