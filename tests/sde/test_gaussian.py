@@ -1,6 +1,7 @@
 """Gaussian processes: coefficients, marginals, transitions and bridges against what they must satisfy."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -46,8 +47,8 @@ def inside(sde: GaussianSDE, n: int = 200, dtype: torch.dtype = torch.float64) -
     return torch.cat([low, torch.linspace(1e-5, sde.T, n, dtype=torch.float64)]).clamp(max=sde.T).to(dtype)
 
 
-def derivative(function: object, t: Tensor) -> Tensor:
-    return torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]  # type: ignore[arg-type]
+def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    return torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
@@ -279,9 +280,9 @@ def test_dtype_follows_x() -> None:
         (lambda: OrnsteinUhlenbeck(rate="fast"), "rate"),  # type: ignore[arg-type]
     ],
 )
-def test_parameters_that_make_no_sense_are_named(make: object, name: str) -> None:
+def test_parameters_that_make_no_sense_are_named(make: Callable[[], GaussianSDE], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}: "):
-        make()  # type: ignore[operator]
+        make()
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 1, 5, 5)])

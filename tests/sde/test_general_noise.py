@@ -13,6 +13,7 @@ from torch import Tensor
 from backdrift.sde import SDE, CriticallyDamped, ReverseSDE, Time, as_time
 from backdrift.sde.process import NoiseType
 from backdrift.solvers import TorchSDE, sample
+from backdrift.solvers.stochastic.torchsde_solver import Method
 
 
 class Sheared(SDE):
@@ -205,7 +206,7 @@ class Scored:
 
 
 @pytest.mark.parametrize("method", ["euler", "milstein"])
-def test_torchsde_reverses_geometric_brownian_motion(method: str) -> None:
+def test_torchsde_reverses_geometric_brownian_motion(method: Method) -> None:
     sde, m, v, n = GeometricBrownian(), 0.2, 0.09, 10_000
 
     def score(x: Tensor, t: Time) -> Tensor:
@@ -214,7 +215,7 @@ def test_torchsde_reverses_geometric_brownian_motion(method: str) -> None:
 
     z = torch.randn(n, 1, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     x = torch.exp(m + sde.mu - sde.nu**2 / 2 + math.sqrt(v + sde.nu**2) * z)
-    solver = TorchSDE(method=method, steps=100, clock="t")  # type: ignore[arg-type]
+    solver = TorchSDE(method=method, steps=100, clock="t")
     log_x0 = sample(Scored(sde, score), solver, x_T=x, seed=1).log()
     assert abs(float(log_x0.mean()) - m) < 3 * math.sqrt(v / n) + 4e-3
     assert abs(float(log_x0.var()) - v) < 3 * v * math.sqrt(2 / n) + 4e-3

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backdrift.sde import VP, CriticallyDamped, GaussianSDE, LinearSDE, OrnsteinUhlenbeck, Time, check
 from backdrift.sde.linear import factor
+from backdrift.sde.schedule import Schedule
 
 A = [[-0.3, 1.2, 0.0], [-1.0, -0.5, 0.4], [0.1, 0.0, -0.8]]
 L = [[0.0, 0.2], [1.0, 0.0], [0.3, 0.7]]
@@ -32,8 +33,8 @@ def van_loan(a: np.ndarray, q: np.ndarray, tau: float) -> tuple[np.ndarray, np.n
 
 
 @pytest.mark.parametrize("schedule", [1.0, 3.0, VP(0.1, 20.0)], ids=["unit", "fast", "vp"])
-def test_moments_solve_their_differential_equations(schedule: object) -> None:
-    sde = LinearSDE(A, L, schedule=schedule, initial=torch.eye(3) * 0.1)  # type: ignore[arg-type]
+def test_moments_solve_their_differential_equations(schedule: Schedule | float) -> None:
+    sde = LinearSDE(A, L, schedule=schedule, initial=torch.eye(3) * 0.1)
     report = sde.check(tolerance=1e-7)
     assert report, report
 

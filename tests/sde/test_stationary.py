@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def rate_of_change(sde: StationarySDE, x: Tensor) -> Tensor:
     return -torch.func.vmap(divergence)(x) / sde.log_prob(x).exp()
 
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "langevin": {},
     "warm": {"temperature": 2.5},
     "scaled": {"diffusion": [0.5, 2.0]},
@@ -64,14 +65,14 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_current_of_the_density_has_no_divergence(name: str) -> None:
-    sde = StationarySDE(well, **CASES[name])  # type: ignore[arg-type]
+    sde = StationarySDE(well, **CASES[name])
     change = rate_of_change(sde, 0.8 * randn(6, 2))
     assert float(change.abs().max()) < 1e-11
 
 
 def test_leaving_out_a_divergence_would_be_seen() -> None:
     class Naive(StationarySDE):
-        def drift(self, x: Tensor, t: float) -> Tensor:  # type: ignore[override]
+        def drift(self, x: Tensor, t: Time) -> Tensor:
             return super().drift(x, t) - 0.5 * self.noise_divergence(x, t)
 
     assert float(rate_of_change(Naive(well, diffusion=noise), 0.8 * randn(6, 2)).abs().max()) > 0.1
@@ -129,7 +130,7 @@ def test_fokker_planck_finds_the_density_in_one_dimension(temperature: float, po
 
 @pytest.mark.parametrize("name", ["warm", "swirl", "matrix", "all"])
 def test_fokker_planck_finds_the_density_in_two_dimensions(name: str) -> None:
-    sde, errors = StationarySDE(well, **CASES[name]), []  # type: ignore[arg-type]
+    sde, errors = StationarySDE(well, **CASES[name]), []
     for n in (32, 64):
         cells = Cells([(-2.6, 2.6), (-4.5, 4.5)], (n, int(1.5 * n)))
         p = stationary(sde, cells)

@@ -21,9 +21,10 @@ from backdrift.sde import (
     as_time,
     tweedie,
 )
+from backdrift.sde.tweedie import Kind
 
 PROCESSES = [VP(), SubVP(), CosineVP(), VE(), Brownian(), Rectified(), OrnsteinUhlenbeck(std=2.0)]
-KINDS = ("denoised", "score", "noise", "velocity")
+KINDS: tuple[Kind, ...] = ("denoised", "score", "noise", "velocity")
 
 
 def by_definition(sde: GaussianSDE, x: Tensor, denoised: Tensor, t: Tensor) -> dict[str, Tensor]:
@@ -43,12 +44,12 @@ def case(sde: GaussianSDE) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 @pytest.mark.parametrize(("given", "wanted"), itertools.product(KINDS, KINDS))
-def test_each_from_each(sde: GaussianSDE, given: str, wanted: str) -> None:
+def test_each_from_each(sde: GaussianSDE, given: Kind, wanted: Kind) -> None:
     """To the rounding that D = (value - a x)/b and a' x + b' D must have, at any t."""
     x, denoised, t = case(sde)
     truth = by_definition(sde, x, denoised, t)
-    result = tweedie(truth[given], x, t, sde, given, wanted)  # type: ignore[arg-type]
-    (a, b), (a2, b2) = ((as_time(c, x) for c in affine(sde, t, kind)) for kind in (given, wanted))  # type: ignore[arg-type]
+    result = tweedie(truth[given], x, t, sde, given, wanted)
+    (a, b), (a2, b2) = ((as_time(c, x) for c in affine(sde, t, kind)) for kind in (given, wanted))
     if "velocity" in (given, wanted):  # f x and g^2/2 score cancel where sigma hardly grows any more
         terms = (as_time(sde.f(t).abs() + 0.5 * (sde.g(t) / sde.sigma(t)).square(), x) * x).abs()
         a, a2 = (terms / x if kind == "velocity" else c for kind, c in ((given, a), (wanted, a2)))
@@ -58,12 +59,12 @@ def test_each_from_each(sde: GaussianSDE, given: str, wanted: str) -> None:
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 @pytest.mark.parametrize("kind", KINDS)
-def test_round_trip(sde: GaussianSDE, kind: str) -> None:
+def test_round_trip(sde: GaussianSDE, kind: Kind) -> None:
     """D -> kind -> D: exact to what is lost when D is weighed down by noise, sigma/alpha."""
     x, denoised, t = case(sde)
-    there = tweedie(denoised, x, t, sde, "denoised", kind)  # type: ignore[arg-type]
-    back = tweedie(there, x, t, sde, kind, "denoised")  # type: ignore[arg-type]
-    a, b = (as_time(c, x) for c in affine(sde, t, kind))  # type: ignore[arg-type]
+    there = tweedie(denoised, x, t, sde, "denoised", kind)
+    back = tweedie(there, x, t, sde, kind, "denoised")
+    a, b = (as_time(c, x) for c in affine(sde, t, kind))
     condition = denoised.abs() + (a * x / b).abs()
     assert ((back - denoised).abs() <= 64 * torch.finfo(torch.float64).eps * condition).all()
 
@@ -85,12 +86,12 @@ def test_velocity_of_rectified_flow() -> None:
 
 @pytest.mark.parametrize("predicts", KINDS)
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
-def test_a_function_becomes_a_model(sde: GaussianSDE, predicts: str) -> None:
+def test_a_function_becomes_a_model(sde: GaussianSDE, predicts: Kind) -> None:
     """Whatever it predicts, the model made of it gives all four of the mixture it was taken from."""
     means = torch.tensor([[1.0, -1.0], [-0.5, 2.0]], dtype=torch.float64)
     mixture = GaussianMixture(means, 0.2, sde=sde)
     methods = {"denoised": "denoise", "score": "score", "noise": "noise", "velocity": "velocity"}
-    model = FunctionModel(getattr(mixture, methods[predicts]), sde, predicts)  # type: ignore[arg-type]
+    model = FunctionModel(getattr(mixture, methods[predicts]), sde, predicts)
     x = sde.prior.std * torch.randn(5, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64) * sde.T
     for method in methods.values():
