@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backdrift.solvers.density.divergence import products
+from backdrift.solvers.density.divergence import Mode, products
 from backdrift.solvers.density.path_integral import (
     PathIntegral,
     exact_divergence,
@@ -29,6 +29,7 @@ def adaptive_path_integral(
     atol: float,
     chunk: int | None,
     estimate_error: bool,
+    mode: Mode = "reverse",
 ) -> PathIntegral:
     """The path integral by Dormand and Prince's method.
 
@@ -41,13 +42,14 @@ def adaptive_path_integral(
         rtol, atol: tolerances for z, and for the integral in nats per component.
         chunk: how many products with the Jacobian are in memory at once; all by default.
         estimate_error: whether to make a second solve, with ten times the tolerances.
+        mode: how products with the Jacobian are found.
     """
     still = None if probes is None else probes.draw(probes.count)
 
     def rate(flow: Flow, z: Tensor, u: Any, which: Tensor) -> tuple[Tensor, Tensor]:
         if still is not None:
-            return products(velocity_at(flow, u), z, still[:, which], chunk)
-        value, along = exact_divergence(flow, z, u, chunk)
+            return products(velocity_at(flow, u), z, still[:, which], chunk, mode)
+        value, along = exact_divergence(flow, z, u, chunk, mode)
         return value, along.unsqueeze(0)
 
     k = 1 if still is None else len(still)

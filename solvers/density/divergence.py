@@ -1,9 +1,10 @@
-"""The divergence of a vector field: exact, or estimated from Jacobian-vector products."""
+"""The divergence of a vector field: exact, or estimated from products with its Jacobian."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,27 +13,46 @@ VectorField = Callable[[Tensor], Tensor]
 """A vector field, from `[batch, ...]` to the same shape. Its value at a sample depends on that sample alone."""
 
 
-def products(field: VectorField, z: Tensor, probes: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
-    """v(z), and the Jacobian of v between probes, e^T (dv/dz) e, in forward mode.
+Mode = Literal["reverse", "forward"]
+"""How products with a Jacobian are found: e^T J by a backward pass, or J e by forward differentiation."""
 
-    The mean of the products over random e with E[e e^T] = I is the divergence (Hutchinson 1990; Skilling 1989). Within
-    a chunk the field itself is evaluated once, however many probes there are.
+
+def products(
+    field: VectorField, z: Tensor, probes: Tensor, chunk: int | None = None, mode: Mode = "reverse"
+) -> tuple[Tensor, Tensor]:
+    """v(z), and the Jacobian of v between probes, e^T (dv/dz) e.
+
+    The mean of the products over random e with E[e e^T] = I is the divergence (Hutchinson 1990; Skilling 1989). The
+    field itself is evaluated once in reverse mode, however many probes there are, and once for each chunk in forward
+    mode.
 
     Args:
-        field: v, differentiable in forward mode.
+        field: v, differentiable in the mode.
         z: the points, `[batch, ...]`.
         probes: e, `[k, batch, ...]`, or `[k, 1, ...]` for probes that all samples share.
         chunk: how many of the k products are in memory at once; all by default.
+        mode: "reverse" or "forward".
 
     Returns:
         v `[batch, ...]` and the k products `[k, batch]`.
     """
-    value, slopes = derivatives(field, z, probes, chunk)
+    value, slopes = derivatives(field, z, probes, chunk, mode)
     return value, (slopes * probes).flatten(2).sum(2)
 
 
-def derivatives(field: VectorField, z: Tensor, directions: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
-    """v(z) `[batch, ...]`, and its derivatives in k directions, `[k, batch, ...]`. Arguments are as in `products`."""
+def derivatives(
+    field: VectorField, z: Tensor, directions: Tensor, chunk: int | None = None, mode: Mode = "reverse"
+) -> tuple[Tensor, Tensor]:
+    """v(z) `[batch, ...]`, and its products with k directions e, `[k, batch, ...]`. Arguments are as in `products`.
+
+    The products are e^T J in reverse mode and J e in forward mode. A field that keeps no graph, as under
+    `torch.no_grad`, is differentiated in forward mode.
+    """
+    if mode == "reverse":
+        point, value = with_graph(field, z)
+        if value.requires_grad:
+            parts = directions.expand(-1, *z.shape).split(chunk or len(directions))
+            return value.detach(), torch.cat([pulled_back(value, point, part) for part in parts])
 
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.jvp(field, (z,), (direction.expand_as(z),))[:2]
@@ -41,12 +61,41 @@ def derivatives(field: VectorField, z: Tensor, directions: Tensor, chunk: int | 
         value, slope = along(directions[0])
         return value, slope.unsqueeze(0)
     each = torch.func.vmap(along, out_dims=(None, 0))  # type: ignore[arg-type]
-    parts = [each(part) for part in directions.split(chunk or len(directions))]
-    return parts[0][0], torch.cat([slopes for _, slopes in parts])
+    pairs = [each(part) for part in directions.split(chunk or len(directions))]
+    return pairs[0][0], torch.cat([slopes for _, slopes in pairs])
+
+
+def with_graph(field: VectorField, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Points that a graph begins at, and v there."""
+    with torch.enable_grad():
+        point = z.detach().requires_grad_()
+        return point, field(point)
+
+
+def pulled_back(value: Tensor, point: Tensor, vectors: Tensor) -> Tensor:
+    """e^T J for each of k vectors e, `[k, batch, ...]`, by backward passes through the graph of `with_graph`.
+
+    All passes run at once. They run one after the other if an operation of the field cannot do that, as fused attention
+    and compiled networks cannot.
+    """
+    if len(vectors) > 1:
+        try:
+            return torch.autograd.grad(value, point, vectors, retain_graph=True, is_grads_batched=True)[0]
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            pass
+    return torch.stack([torch.autograd.grad(value, point, vector, retain_graph=True)[0] for vector in vectors])
 
 
 def deflated(
-    field: VectorField, z: Tensor, basis: Tensor, probes: Tensor, beside: Tensor, chunk: int | None = None
+    field: VectorField,
+    z: Tensor,
+    basis: Tensor,
+    probes: Tensor,
+    beside: Tensor,
+    chunk: int | None = None,
+    mode: Mode = "reverse",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""v(z) and unbiased estimates of div v that are exact on a subspace: Hutch++ (Meyer et al. 2021, algorithm 1).
 
@@ -66,12 +115,13 @@ def deflated(
     which Rademacher probes are exact.
 
     Args:
-        field: v, differentiable in forward mode.
+        field: v, differentiable in the mode.
         z: the points, `[batch, ...]`.
         basis: Q, `[q, batch, ...]`, orthonormal for each sample, with q below the size of a sample.
         probes: e, `[k, batch, ...]`.
         beside: more vectors whose products are wanted, `[m, batch, ...]`; m may be 0.
         chunk: how many of the q + k + m products are in memory at once; all by default.
+        mode: "reverse", where the basis follows J^T in place of J, or "forward".
 
     Returns:
         v `[batch, ...]`, the k estimates `[k, batch]`, the m products `[m, batch]`, and the next basis.
@@ -83,7 +133,7 @@ def deflated(
     length = probes.flatten(2).norm(dim=2).reshape(k, len(z), *(1,) * (z.ndim - 1))
     probes = probes * (math.sqrt(rest) / length)
     directions = torch.cat([basis, probes, beside])
-    value, slopes = derivatives(field, z, directions, chunk)
+    value, slopes = derivatives(field, z, directions, chunk, mode)
     along = (slopes * directions).flatten(2).sum(2)
     draws = along[:q].sum(0) + along[q : q + k]
     elsewhere = (along[q : q + k].mean(0) / rest).reshape(length[0].shape)
@@ -99,37 +149,36 @@ def orthonormal(vectors: Tensor) -> Tensor:
     return torch.linalg.qr(columns)[0].permute(2, 0, 1).reshape(vectors.shape)
 
 
-def divergence(field: VectorField, z: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+def divergence(
+    field: VectorField, z: Tensor, chunk: int | None = None, mode: Mode = "reverse"
+) -> tuple[Tensor, Tensor]:
     """v(z) and div v, exactly: the sum over the unit vectors e of e^T (dv/dz) e.
 
-    It works in reverse mode: the field is evaluated once, and the backward pass is repeated for all unit vectors of a
-    chunk at once. This takes half the time of forward mode for closed forms and MLPs, and the same time for
-    convolutions. A field that keeps no graph, as under `torch.no_grad`, is differentiated in forward mode.
+    In reverse mode the field is evaluated once, and the backward pass is repeated for all unit vectors of a chunk at
+    once. This takes half the time of forward mode for closed forms and MLPs, and the same time for convolutions. A
+    field that keeps no graph, as under `torch.no_grad`, is differentiated in forward mode.
 
     Args:
-        field: v, differentiable.
+        field: v, differentiable in the mode.
         z: the points, `[batch, ...]`.
         chunk: how many unit vectors are in memory at once; all by default.
+        mode: "reverse" or "forward".
 
     Returns:
         v `[batch, ...]` and div v `[batch]`.
     """
     size = z[0].numel()
     chunk = size if chunk is None else min(chunk, size)
-    with torch.enable_grad():
-        point = z.detach().requires_grad_()
-        value = field(point)
+    point, value = with_graph(field, z) if mode == "reverse" else (z, z)
+    forward = not value.requires_grad
     total = z.new_zeros(len(z))
     for start in range(0, size, chunk):
         units = torch.zeros(min(chunk, size - start), size, dtype=z.dtype, device=z.device)
         units.diagonal(start).fill_(1)
         units = units.reshape(-1, 1, *z.shape[1:])
-        if value.requires_grad:
-            (slopes,) = torch.autograd.grad(
-                value, point, units.expand(-1, *z.shape), retain_graph=True, is_grads_batched=True
-            )
-            along = (slopes * units).flatten(2).sum(2)
+        if forward:
+            value, along = products(field, z, units, mode="forward")
         else:
-            along = products(field, z, units)[1]
+            along = (pulled_back(value, point, units.expand(-1, *z.shape)) * units).flatten(2).sum(2)
         total = total + along.sum(0)
     return value.detach(), total

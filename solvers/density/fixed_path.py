@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from backdrift.solvers.density.divergence import products
+from backdrift.solvers.density.divergence import Mode, products
 from backdrift.solvers.density.noisy_sum import NoisySum
 from backdrift.solvers.density.path_integral import (
     PathIntegral,
@@ -45,6 +45,7 @@ class FixedPath:
         method: "score_corrected", or a name of `TABLEAUS`.
         chunk: how many products with the Jacobian are in memory at once; all by default.
         estimate_error: whether to make the coarser solve.
+        mode: how products with the Jacobian are found.
     """
 
     path: Flow
@@ -53,6 +54,7 @@ class FixedPath:
     method: str
     chunk: int | None
     estimate_error: bool
+    mode: Mode = "reverse"
 
     def integral(self, probes: DivergenceProbes | None, divergences: int | Literal["every"]) -> PathIntegral:
         """The path integral.
@@ -91,7 +93,7 @@ class FixedPath:
 
         def solve(nodes: Sequence[float], count: int) -> tuple[Tensor, Tensor, int]:
             rule = self.path.rule(count)
-            quadrature = Quadrature(rule, lambda z, u: exact_divergence(self.path, z, u, self.chunk)[1])
+            quadrature = Quadrature(rule, lambda z, u: exact_divergence(self.path, z, u, self.chunk, self.mode)[1])
             solved = self._solve(nodes, lambda z, u, weight, place: self.path.velocity(z, u), quadrature.visit)
             assert isinstance(quadrature.total, Tensor)
             return solved.z, quadrature.total + solved.addition, solved.nfe + count
@@ -108,12 +110,12 @@ class FixedPath:
         total, coarse_total = self.z.new_zeros(len(self.z)), self.z.new_zeros(len(self.z))
 
         def evaluate(z: Tensor, u: float, weight: float, place: float) -> Tensor:
-            value, along = exact_divergence(self.path, z, u, self.chunk)
+            value, along = exact_divergence(self.path, z, u, self.chunk, self.mode)
             total.add_(weight * along)
             return value
 
         def evaluate_coarse(z: Tensor, u: float, weight: float, place: float) -> Tensor:
-            value, along = exact_divergence(self.path, z, u, self.chunk)
+            value, along = exact_divergence(self.path, z, u, self.chunk, self.mode)
             coarse_total.add_(along, alpha=weight)
             return value
 
@@ -141,7 +143,7 @@ class FixedPath:
             return value
 
         def evaluate_coarse(z: Tensor, u: float, weight: float, place: float) -> Tensor:
-            value, along = products(velocity_at(self.path, u), z, still)
+            value, along = products(velocity_at(self.path, u), z, still, mode=self.mode)
             coarse_total.add_(along[0], alpha=weight)
             return value
 

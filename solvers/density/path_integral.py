@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backdrift.solvers.density.divergence import VectorField, divergence
+from backdrift.solvers.density.divergence import Mode, VectorField, divergence
 from backdrift.solvers.flows.flow import Flow
 
 
@@ -44,10 +44,10 @@ def velocity_at(path: Flow, u: Any) -> VectorField:
     return lambda z: path.velocity(z, u)
 
 
-def exact_divergence(path: Flow, z: Tensor, u: Any, chunk: int | None) -> tuple[Tensor, Tensor]:
+def exact_divergence(path: Flow, z: Tensor, u: Any, chunk: int | None, mode: Mode = "reverse") -> tuple[Tensor, Tensor]:
     """The velocity `[batch, ...]` and its divergence `[batch]`: in closed form if the flow has one, else exactly."""
     known = path.divergence(z, u)
-    return divergence(velocity_at(path, u), z, chunk) if known is None else (path.velocity(z, u), known)
+    return divergence(velocity_at(path, u), z, chunk, mode) if known is None else (path.velocity(z, u), known)
 
 
 def infinite_like(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from backdrift.solvers.density.divergence import VectorField, deflated, orthonormal, products
+from backdrift.solvers.density.divergence import Mode, VectorField, deflated, orthonormal, products
 from backdrift.solvers.noise import Noise
 
 ProbeKind = Literal["rademacher", "gaussian", "hutch++"]
@@ -22,12 +22,14 @@ class DivergenceProbes:
         count: products with the Jacobian in one evaluation.
         kind: the law of e, or "hutch++".
         noise: the streams, shaped like the state.
+        mode: how products with the Jacobian are found.
         basis: of the subspace on which "hutch++" is exact, `[count // 2, batch, ...]`. It is learnt along the path.
     """
 
     count: int
     kind: ProbeKind
     noise: Noise
+    mode: Mode = "reverse"
     basis: Tensor | None = None
 
     def draw(self, k: int) -> Tensor:
@@ -51,10 +53,10 @@ class DivergenceProbes:
             fixed vectors `[m, batch]`.
         """
         if self.kind != "hutch++":
-            value, along = products(field, z, torch.cat([self.draw(self.count), fixed]), chunk)
+            value, along = products(field, z, torch.cat([self.draw(self.count), fixed]), chunk, self.mode)
             return value, along[: self.count], along[self.count :]
         if self.basis is None:
             self.basis = orthonormal(self.draw(self.count // 2))
         fresh = self.draw(self.count - len(self.basis))
-        value, draws, along, self.basis = deflated(field, z, self.basis, fresh, fixed, chunk)
+        value, draws, along, self.basis = deflated(field, z, self.basis, fresh, fixed, chunk, self.mode)
         return value, draws, along

@@ -80,6 +80,11 @@ class AngleFlow:
         self.model, self.denoise = model, denoiser_of(model)
         self.posterior_variance = getattr(model, "posterior_variance", None)
 
+    def middle(self, z: Tensor) -> tuple[float, Tensor]:
+        u = min(max(math.log(self.data_std), self.first), self.last)
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+        return u, (z + noise.to(z)) / math.sqrt(2)  # at the angle of 45 degrees, half data and half noise
+
     def select(self, indices: Tensor) -> AngleFlow:
         chosen = select(self.model, indices)
         if chosen is self.model:

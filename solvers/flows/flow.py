@@ -65,6 +65,10 @@ class Flow(Protocol):
     def scale(self, u: float) -> float:
         """The factor x/z at u."""
 
+    def middle(self, z: Tensor) -> tuple[float, Tensor]:
+        """A time u in the middle of the path, and states like those of the path there, made of the states z at its
+        beginning."""
+
     def select(self, indices: Tensor) -> Flow:
         """The flow of the samples at `indices` only. It differs if the model holds a value for each sample."""
 

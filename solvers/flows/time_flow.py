@@ -59,6 +59,9 @@ class TimeFlow:
     def scale(self, u: float) -> float:
         return 1.0
 
+    def middle(self, z: Tensor) -> tuple[float, Tensor]:
+        return (self.first + self.last) / 2, z
+
     def select(self, indices: Tensor) -> TimeFlow:
         chosen = select(self.model, indices)
         return self if chosen is self.model else TimeFlow(chosen, self.eps)
