@@ -161,7 +161,8 @@ class GaussianSDE(SDE):
             ValueError: if any s > t.
         """
         s, t = self._ordered(s, t, x_s)
-        return self.alpha(t) / self.alpha(s) * x_s, self.sigma(t) * self._fresh(s, t).sqrt()
+        kept, std = self.alpha(t) / self.alpha(s), self.sigma(t) * self._fresh(s, t).sqrt()
+        return kept.to(x_s.dtype) * x_s, std.to(x_s.dtype)
 
     def bridge(self, x_t: Tensor, x0: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of x_s given x_t and x_0, for s <= t:
@@ -180,7 +181,8 @@ class GaussianSDE(SDE):
         s, t = self._ordered(s, t, x_t)
         h = self._fresh(s, t)
         kept = self.alpha(t) / self.alpha(s) * (self.sigma(s) / self.sigma(t)).square()
-        return kept * x_t + self.alpha(s) * h * x0, self.sigma(s) * h.sqrt()
+        pull, std = self.alpha(s) * h, self.sigma(s) * h.sqrt()
+        return kept.to(x_t.dtype) * x_t + pull.to(x_t.dtype) * x0, std.to(x_t.dtype)
 
     def _fresh(self, s: Tensor, t: Tensor) -> Tensor:
         """1 - SNR_t/SNR_s, the share of sigma_t^2 that was added after s, computed without cancellation."""
@@ -188,8 +190,12 @@ class GaussianSDE(SDE):
         return -torch.expm1(torch.where(s == t, 0.0, self.log_snr(t) - self.log_snr(s)).clamp(max=0))
 
     def _ordered(self, s: Time, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
-        """s and t, shaped to broadcast against x, after checking that s <= t."""
-        s, t = as_time(s, x), as_time(t, x)
+        """s and t, shaped to broadcast against x, after checking that s <= t.
+
+        They are in float64 where the device has it: the difference of two near times has few digits in float32.
+        """
+        like = wide(x.new_empty(())).expand(x.shape)  # one number, in the shape of x
+        s, t = as_time(s, like), as_time(t, like)
         if not torch.compiler.is_compiling() and bool((s > t).any()):
             raise ValueError(f"s, t: expected s <= t, got s = {s.flatten().tolist()}, t = {t.flatten().tolist()}")
         return s, t
