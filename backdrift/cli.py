@@ -18,6 +18,7 @@ COMMANDS = (
     "train",
     "resume",
     "runs",
+    "report",
     "sample",
     "likelihood",
     "solvers",

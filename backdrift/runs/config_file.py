@@ -8,6 +8,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from backdrift.runs.checkpoint import force
+
 NAME = "config.yaml"
 
 LARGEST, DEEPEST = 256_000, 50
@@ -34,6 +36,14 @@ def read(folder: Path) -> DictConfig:
     if not isinstance(config, DictConfig) or "event" not in config:
         raise ValueError(f"run={folder}: its {NAME} is not that of a training run")
     return config
+
+
+def write(folder: Path, config: DictConfig) -> None:
+    """Write the config of a run in place of the one that is there. The file is whole at every moment."""
+    hidden = folder / f".{NAME}"
+    hidden.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+    force(hidden)
+    hidden.replace(folder / NAME)
 
 
 def _require_plain(text: str, folder: Path) -> None:

@@ -15,7 +15,9 @@ from torch.optim import Optimizer
 
 from backdrift.data import Data, Source
 from backdrift.models import ConservativeDenoiser
+from backdrift.runs import checkpoint
 from backdrift.runs.configuration import build
+from backdrift.runs.listing import run_path
 from backdrift.runs.run import Run
 from backdrift.runs.trained_model import preconditioning
 from backdrift.training.batches import Batch, Batches
@@ -118,7 +120,20 @@ class Trainer:
             raise ValueError(f"model.classes={self.classes}: the data set {self.data.name} has {self.data.classes}")
 
     def new_run(self) -> Run:
-        """The run folder, the same one in every process."""
+        """The run folder, the same one in every process.
+
+        With `init_from` in the config the network begins with the averaged weights of the run there.
+
+        Raises:
+            ValueError: if there is no such run, or its weights are not those of such a network.
+        """
+        source = self.config.get("init_from")
+        if source is not None:
+            folder = run_path(source)
+            kept = checkpoint.found(folder / "checkpoints")
+            if not kept:
+                raise ValueError(f"init_from={source}: expected a run folder with a checkpoint")
+            kept[-1].load(self.network, "ema")
         path: list[Any] = [None]
         if self.accelerator.is_main_process:
             path = [Run.create(self.config, self.data.card).path]

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from backdrift.runs.configuration import one_line, resolve_names
 from backdrift.runs.listing import last_step
+from backdrift.runs.lock import locked
 from backdrift.runs.naming import register_resolver
-from backdrift.runs.sweeps.lock import locked
 from backdrift.runs.sweeps.table import Row, SweepTable, key_of_job
 
 Perform = Callable[[str, DictConfig], Any]

@@ -18,13 +18,13 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from backdrift.runs.configuration import Job, one_line
+from backdrift.runs.lock import locked
 from backdrift.runs.naming import key_of
 from backdrift.runs.overrides import as_read, quoted, shared
 from backdrift.runs.processes import number_of_processes
 from backdrift.runs.search_path import config_folder, own_configs
 from backdrift.runs.sweeps import study
 from backdrift.runs.sweeps.job import Perform, SweepJob
-from backdrift.runs.sweeps.lock import locked
 from backdrift.runs.sweeps.plan import checked_plan
 from backdrift.runs.sweeps.record import Sweep, is_sweep
 from backdrift.runs.sweeps.table import SweepTable

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from backdrift.runs.sweeps.lock import locked
+from backdrift.runs.lock import locked
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 """A job that was killed without notice stays "running" in the table until the sweep is resumed."""

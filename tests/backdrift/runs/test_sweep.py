@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from backdrift.cli import main
 from backdrift.runs.configuration import Job
+from backdrift.runs.lock import locked
 from backdrift.runs.run import Run
 from backdrift.runs.sweeps import resume_sweep, start_sweep
-from backdrift.runs.sweeps.lock import locked
 from backdrift.runs.sweeps.record import Sweep
 from backdrift.runs.sweeps.sweep import SweepInterrupted
 from backdrift.runs.sweeps.table import Row, SweepTable

@@ -12,6 +12,7 @@ import torch
 
 from backdrift.cli import main
 from backdrift.runs import checkpoint
+from backdrift.runs.lock import locked
 from backdrift.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -153,3 +154,61 @@ def test_what_a_run_folder_lacks_is_said(capsys, empty_folder):
     run.metrics.write_bytes(run.metrics.read_bytes() + b"3\n\xff{")
     assert main(["resume", f"run={run.path}"]) == 0
     assert [row["step"] for row in run.read_metrics()][-1] == 3
+
+
+def test_training_longer_is_as_training_so_long_from_the_step_on_with_a_constant_rate(capsys):
+    """Where the learning rate is constant, 100 steps and then 100 more are 200 to the bit."""
+    line = [part for part in LINE if not part.startswith("train.steps")]
+    line += ["train.decay=constant"]
+    assert main([*line, "train.steps=200", "runs=whole"]) == 0
+    assert main([*line, "train.steps=100", "runs=more"]) == 0
+    whole, more = only_run("whole"), only_run("more")
+    assert main(["resume", f"run={more.path}", "train.steps=200"]) == 0
+    one, other = (run.latest_checkpoint() for run in (whole, only_run("more")))
+    assert (one.step, other.step) == (200, 200)
+    assert all(torch.equal(value, other.weights("ema")[name]) for name, value in one.weights("ema").items())
+    assert only_run("more").config.train.steps == 200
+    # Fewer than are done is refused, as many is a finished run.
+    capsys.readouterr()
+    assert main(["resume", f"run={more.path}", "train.steps=50"]) == 1
+    assert "train.steps=50: expected at least the 200 steps that are done, or null" in capsys.readouterr().err
+    assert main(["resume", f"run={more.path}", "train.steps=200"]) == 0
+    assert "finished, all 200 steps are done" in capsys.readouterr().out
+
+
+def test_a_run_begins_with_the_weights_of_another(capsys):
+    short = [part for part in LINE if not part.startswith("train.steps")] + ["train.steps=25"]
+    assert main([*short, "runs=first"]) == 0
+    first = only_run("first")
+    assert main([*short, f"init_from={first.path}", "train.keep=5", "runs=second"]) == 0
+    begun = checkpoint.found(only_run("second").path / "checkpoints")[0]
+    assert begun.step == 0
+    expected = first.latest_checkpoint().weights("ema")
+    assert all(torch.equal(value, expected[name]) for name, value in begun.weights("model").items())
+    assert main([*short, "init_from=first", "runs=third"]) == 1
+    assert "init_from=first: expected a run folder with a checkpoint" in capsys.readouterr().err
+    assert not Path("third").exists()
+
+
+def test_a_second_process_on_the_same_run_is_refused(capsys):
+    short = [part for part in LINE if not part.startswith("train.steps")] + ["train.steps=25"]
+    assert main([*short, "runs=first"]) == 0
+    path = only_run("first").path
+    with locked(path / ".lock"):
+        capsys.readouterr()
+        assert main(["resume", f"run={path}", "train.steps=50"]) == 1
+        assert f"run={path}: another process is training this run" in capsys.readouterr().err
+    assert main(["resume", f"run={path}", "train.steps=50"]) == 0
+
+
+def test_the_report_of_a_stopped_run_is_written(monkeypatch, capsys):
+    monkeypatch.setattr("backdrift.evaluation.workload.WORK", 0)  # the fewest samples
+    short = [part for part in LINE if not part.startswith("train.steps")] + ["train.steps=25"]
+    assert main([*short, "runs=first"]) == 0
+    path = only_run("first").path
+    assert not (path / "report.md").exists()
+    capsys.readouterr()
+    assert main(["report", f"run={path}"]) == 0
+    assert str(path / "report.md") in capsys.readouterr().out
+    text = (path / "report.md").read_text()
+    assert "25 steps" in text and "## Likelihood" in text

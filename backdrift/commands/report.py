@@ -1,0 +1,19 @@
+"""Write the report of a run, whether or not its training is finished."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from backdrift.evaluation import report
+from backdrift.runs.run import Run
+
+
+def main(config: DictConfig) -> None:
+    """Write `report.md` and its pictures into the run's folder, from its newest checkpoint. It replaces an older one.
+
+    Raises:
+        ValueError, OSError: if the run cannot be opened, or its data set is not there or has changed.
+    """
+    run = Run.open(config.run, config.trust)
+    report.write(run)
+    print(run.path / "report.md")
