@@ -1,5 +1,7 @@
 """Command lines: what is wrong is said in one line, before anything is written."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -202,21 +204,22 @@ def test_names_and_folders_may_be_numbers(capsys, empty_folder):
     assert "data.path=2: there is no such file" in capsys.readouterr().err
 
 
+@functools.cache
+def configs(group):
+    """The config of a training with each option of a group, composed once for all tests."""
+    paths = (config_folder() / group).glob("*.yaml")
+    return [Job("train", (f"{group}={path.stem}",)).config() for path in paths]
+
+
 @pytest.mark.parametrize("group", ["sde", "solver"])
 def test_every_option_of_a_group_can_be_built(group):
-    for path in (config_folder() / group).glob("*.yaml"):
-        built = build(Job("train", (f"{group}={path.stem}",)).config(), group)
+    for config in configs(group):
+        built = build(config, group)
         assert type(built).__module__.split(".")[1] == {"sde": "sde", "solver": "solvers"}[group]
 
 
 def test_every_class_can_be_chosen():
     from backdrift import sde
-
-    def targets(group):
-        return {
-            Job("train", (f"{group}={path.stem}",)).config()[group]._target_
-            for path in (config_folder() / group).glob("*.yaml")
-        }
 
     concrete = {
         f"backdrift.sde.{name}"
@@ -225,7 +228,7 @@ def test_every_class_can_be_chosen():
         and issubclass(getattr(sde, name), sde.GaussianSDE)
         and getattr(sde, name) is not sde.GaussianSDE
     }
-    assert concrete <= targets("sde")
+    assert concrete <= {config.sde._target_ for config in configs("sde")}
 
 
 def test_config_is_resolved_and_runs_are_never_overwritten(empty_folder):
