@@ -61,8 +61,15 @@ def kind_of(cell: str) -> str:
     return "number" if NUMBER.fullmatch(_plain(cell)) or cell.lower().lstrip("+-") in ("inf", "infinity") else "word"
 
 
-def plain_numbers(cells: Sequence[str]) -> np.ndarray | None:
-    """The numbers of a column, if all of its cells are written as Python writes finite numbers, otherwise None."""
+def plain_numbers(cells: Sequence[str], decimal: str = ".") -> np.ndarray | None:
+    """The numbers of a column, if all of its cells are written as Python writes finite numbers, otherwise None.
+
+    Args:
+        cells: of the column.
+        decimal: the decimal mark in place of Python's.
+    """
+    if decimal == ",":
+        cells = [cell.replace(",", ".") if "." not in cell else "no" for cell in cells]
     try:
         values = np.array([float(cell) for cell in cells])
     except ValueError:
@@ -84,6 +91,8 @@ def decimal_mark(columns: Sequence[Sequence[str]], mark: str) -> tuple[str, str 
     shown: dict[str, str] = {}
     doubtful = None
     for cell in (cell for cells in columns for cell in cells if "," in cell or "." in cell):
+        if ("," in shown and "." not in cell) or ("." in shown and "," not in cell):
+            continue  # it shows nothing new
         found = NUMBER.fullmatch(_plain(cell))
         if found is None or DATE.fullmatch(cell):
             continue
@@ -122,7 +131,7 @@ def read_column(cells: Sequence[str], decimal: str, notes: list[str]) -> np.ndar
     values, units = np.empty(len(cells)), ""
     for row, (cell, kind) in enumerate(zip(cells, kinds, strict=True)):
         if kind != "number":
-            return Fault(row, _wrong(cell, kind, missing))
+            return Fault(row, _wrong(cell, kind, missing, len(cells)))
         read = _number(cell, decimal)
         if isinstance(read, str):
             return Fault(row, read)
@@ -164,11 +173,12 @@ def _number(cell: str, decimal: str) -> tuple[float, str] | str:
     return (-value if brackets or signs == ["-"] else value), (units[0] if units else "")
 
 
-def _wrong(cell: str, kind: str, missing: int) -> str:
+def _wrong(cell: str, kind: str, missing: int, rows: int) -> str:
     """What is wrong with a cell that holds no number."""
     if kind == "missing":
         what = f"holds {cell!r}, a missing value," if cell else "is empty"
-        return f"row {{row}} {what} in {{column}}; {missing} of its cells are missing: remove these rows or fill them"
+        how_many = f"{missing} of its {rows} cells {'is' if missing == 1 else 'are'} missing"
+        return f"row {{row}} {what} in {{column}}; {how_many}: remove these rows or fill the cells"
     if kind == "date":
         return f"row {{row}} holds the date {cell!r} in {{column}}; write it as a number, such as days since a day"
     return f"row {{row}} holds {cell!r} in {{column}}, expected numbers such as 1.5"

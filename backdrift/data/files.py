@@ -76,6 +76,8 @@ class Files(Data):
             train, held, train_labels, test_labels = split(samples.values, samples.labels, test, seed, found.name)
         else:
             train, held = samples.values, samples.test
+            said = f"the files have a test set of {len(held)} samples; data.test and data.seed change nothing"
+            print(f"data: {found.name}: {said}")
         super().__init__(
             train,
             held,
@@ -97,10 +99,11 @@ class Files(Data):
 
     def records(self, indices: Tensor) -> Record:
         """The training samples with numbers `indices`, `[batch]`. From `len(train)` on they are mirror images."""
-        number = indices % len(self.train)
-        record = super().records(number)
-        mirrored = (indices >= len(self.train)).reshape(-1, *(1,) * len(self.shape))
-        sample = torch.where(mirrored, record.sample.flip(-1), record.sample) if self.flip else record.sample
+        if not self.flip:
+            return super().records(indices)
+        mirrored = indices >= len(self.train)
+        record = super().records(torch.where(mirrored, indices - len(self.train), indices))
+        sample = torch.where(mirrored.reshape(-1, 1, 1, 1), record.sample.flip(-1), record.sample)
         return record._replace(sample=sample, index=indices)
 
 

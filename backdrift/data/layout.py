@@ -74,7 +74,8 @@ def _assumed(shape: tuple[int, ...], order: str, certain: bool) -> str:
     """What an array is taken for, in words."""
     channels, *rest = shape[1:] if order == "channels_first" else (shape[-1], *shape[1:-1])
     kind, sizes = KINDS.get(len(shape) - 1, "samples"), " x ".join(map(str, rest))
-    words = f"an array {list(shape)} is taken for {kind} of {channels} channels and size {sizes} ({order})"
+    counted = f"{channels} channel{'' if channels == 1 else 's'}"
+    words = f"an array {list(shape)} is taken for {kind} of {counted} and size {sizes} ({order})"
     if certain:
         return words
     other = "channels_last" if order == "channels_first" else "channels_first"

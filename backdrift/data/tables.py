@@ -186,7 +186,8 @@ def _values(
         for number, cells in enumerate(columns):
             if read[number] is None or decimal == ",":
                 said: list[str] = []
-                read[number] = read_column(cells, decimal, said)
+                plain = plain_numbers(cells, decimal)
+                read[number] = read_column(cells, decimal, said) if plain is None else plain
                 notes.extend(note.replace("{column}", column_name(number, names)) for note in said)
     faults = [(found.row, number, found.said) for number, found in enumerate(read) if isinstance(found, Fault)]
     if faults:

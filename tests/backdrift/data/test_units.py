@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from backdrift.data import Data, Units
+from backdrift.data import Data, Units, outliers
 from backdrift.data.views import readable, readable_data, stored
 
 
@@ -83,6 +83,16 @@ def test_the_outlier_of_a_column_that_is_mostly_zero_is_found() -> None:
     values[0, 1] = 1e6
     data = Data(values, values)
     assert data.units.shift[1] == 0 and float(data.units.scale[1]) == pytest.approx(1 / 4.653)
+
+
+def test_the_spread_of_many_values_is_that_of_a_part_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the values is drawn: its median and IQR are within 5 standard errors of those of the density."""
+    monkeypatch.setattr(outliers, "ENOUGH", 2000)
+    values = normal(20_000)
+    values[7, 1] = 1e6
+    units = Data(values, values).units
+    assert abs(float(units.shift[1])) < 5 * math.sqrt(math.pi / 2 / 2000)
+    assert abs(float(units.scale[1]) - 1) < 5 * 1.17 / math.sqrt(2000)
 
 
 def test_one_outlying_series_does_not_set_the_scale_of_all() -> None:
