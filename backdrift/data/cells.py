@@ -180,7 +180,7 @@ def _wrong(cell: str, kind: str, missing: int, rows: int) -> str:
         how_many = f"{missing} of its {rows} cells {'is' if missing == 1 else 'are'} missing"
         return f"row {{row}} {what} in {{column}}; {how_many}: remove these rows or fill the cells"
     if kind == "date":
-        return f"row {{row}} holds the date {cell!r} in {{column}}; write it as a number, such as days since a day"
+        return f"row {{row}} holds the date or time {cell!r} in {{column}}; write it as a number, such as seconds"
     return f"row {{row}} holds {cell!r} in {{column}}, expected numbers such as 1.5"
 
 

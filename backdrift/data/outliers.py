@@ -100,6 +100,14 @@ def _spread(features: np.ndarray) -> np.ndarray:
     return spread
 
 
+def range_of(train: Tensor, found: Sequence[Outliers]) -> tuple[float, float]:
+    """The smallest and the largest training value, without rare outliers where all components share one scale."""
+    for outliers in found:
+        if outliers.rare and outliers.feature is None:
+            train = train[(train.double() - outliers.median).abs() <= FAR * outliers.spread]
+    return float(train.min()), float(train.max())
+
+
 def bulk_of(x: Tensor, found: Sequence[Outliers]) -> Tensor:
     """The components of x `[n, ...]` in the model's units, flattened, without the rare outliers."""
     rare = [outliers for outliers in found if outliers.rare]

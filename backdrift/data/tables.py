@@ -23,9 +23,9 @@ def read_table(path: Path, header: bool | None = None, index: bool | None = None
     Args:
         path: the file.
         header: whether the first row holds the names of the columns. By default it does if it has words in it, or if it
-            counts up by one (0, 1, 2, … or 2019, 2020, …) while the others hold fractions.
+            counts up by one, from 0, from a year or, with three columns or more, from 1, while others hold fractions.
         index: whether to keep the first column. By default it is kept, unless it has no name, beside others that have
-            one, and numbers the rows, as a data frame writes it.
+            one, and numbers the rows from 0 or 1, as a data frame writes it.
 
     Raises:
         ValueError: naming the row and the column, if a cell is missing, infinite, a date or a word, or a row has
@@ -47,17 +47,18 @@ def _take_names(rows: Rows, header: bool | None, path: Path, notes: list[str]) -
     """The names of the columns, whose row is taken off the others, or None."""
     if not rows.cells:
         return None
-    first, below = rows.cells[0], rows.cells[1:]
+    first = rows.cells[0]
+    if header is None and rows.comments and rows.mark and not {"word", "date"} & set(map(kind_of, first)):
+        # numpy.savetxt writes the names into a comment.
+        words = [word.strip() for word in rows.comments[-1].split(rows.mark.strip(" ") or None)]
+        if len(words) == len(first) and all(kind_of(word) == "word" for word in words):
+            notes.append(f"the names of the columns are those of the comment {rows.comments[-1]!r}")
+            return words
     if header is None:
         header = _is_header(rows, path, notes)
     if header:
         del rows.cells[0], rows.lines[0]
         return first
-    if rows.comments and rows.mark and below:  # numpy.savetxt writes the names into a comment
-        words = [word.strip() for word in rows.comments[-1].split(None if rows.mark == " " else rows.mark)]
-        if len(words) == len(first) and all(kind_of(word) == "word" for word in words):
-            notes.append(f"the names of the columns are those of the comment {rows.comments[-1]!r}")
-            return words
     return None
 
 
@@ -83,10 +84,10 @@ def _is_header(rows: Rows, path: Path, notes: list[str]) -> bool:
         return True
     counting = first
     if first[0] in UNNAMED and len(first) > 1:
-        if len(below) > 1 and _counts_up([cells[0] for cells in below]):
+        if _numbers_rows([cells[0] for cells in below]):
             return True  # beside the column that numbers the rows
         counting = first[1:]
-    if not below or len(counting) < 2 or not _counts_up(counting) or not _is_start(counting[0]):
+    if not below or len(counting) < 2 or not _counts_up(counting) or not _is_start(counting[0], len(counting)):
         return False
     whole = all(cell.lstrip("+-").isdigit() or kind_of(cell) == "missing" for cells in below for cell in cells)
     if whole:
@@ -107,9 +108,14 @@ def _counts_up(cells: Sequence[str]) -> bool:
     return all(int(after) == int(before) + 1 for before, after in pairwise(cells))
 
 
-def _is_start(cell: str) -> bool:
-    """Whether names that are numbers may begin with this one: 0, 1 or a year."""
-    return int(cell) in (0, 1) or 1000 <= int(cell) < 3000
+def _numbers_rows(cells: Sequence[str]) -> bool:
+    """Whether a column numbers the rows, from 0 or 1. Of fewer than three rows that cannot be told."""
+    return len(cells) > 2 and cells[0] in ("0", "1") and _counts_up(cells)
+
+
+def _is_start(cell: str, columns: int) -> bool:
+    """Whether names that are numbers may begin with this one: 0, a year, or 1 if there are more than two."""
+    return int(cell) == 0 or 1000 <= int(cell) < 3000 or (int(cell) == 1 and columns > 2)
 
 
 def _check_lengths(rows: Rows, path: Path) -> None:
@@ -125,11 +131,12 @@ def _fit_names(rows: Rows, names: list[str] | None, path: Path) -> list[str] | N
     """Names, one for each column. R writes no name for the column that numbers the rows."""
     if names is None or not rows.cells or len(names) == len(rows.cells[0]):
         return names
-    if len(names) + 1 == len(rows.cells[0]) and _counts_up([cells[0] for cells in rows.cells]):
+    numbered = rows.mark != "," and _numbers_rows([cells[0] for cells in rows.cells])  # commas may be decimal marks
+    if len(names) + 1 == len(rows.cells[0]) and numbered:
         return ["", *names]
     raise ValueError(
         f"path={path}: the first row has {len(names)} names, the others {len(rows.cells[0])} values; "
-        "a line that is a comment begins with #"
+        "a line that is a comment begins with #, and values with decimal commas are in quotes or between semicolons"
     )
 
 
@@ -139,7 +146,7 @@ def _take_index(
     """The final names of the columns. The column that numbers the rows is taken off."""
     numbers = [cells[0] for cells in rows.cells]
     unnamed = names is not None and len(names) > 1 and names[0] in UNNAMED
-    counts = len(numbers) > 2 and _counts_up(numbers)
+    counts = _numbers_rows(numbers)
     if index is None and unnamed and numbers:
         if not counts:
             raise ValueError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backdrift.data.outliers import Outliers
+from backdrift.data.outliers import Outliers, range_of
 
 MOST_LEVELS = 65536
 """Discrete data have at most so many levels, those of 16 bits: the moments count each of them."""
@@ -35,7 +35,8 @@ class Units:
         levels: how many values a component takes, or None for continuous data.
         shift: float64, one number for each feature of vectors, otherwise one number for all components.
         scale: positive, of the same shape as `shift`.
-        low, high: the smallest and the largest training value v, which pictures are drawn black and white at.
+        low, high: the smallest and the largest training value v, which pictures are drawn black and white at. Rare
+            outliers are left out.
 
     Raises:
         ValueError: if the shapes do not fit, or a number is not finite or a scale not positive.
@@ -94,7 +95,7 @@ class Units:
                 shift[feature], scale[feature] = found.median, found.spread
         if not bool(scale.isfinite().all()):
             raise ValueError(f"values up to {float(values.abs().max()):.2g} are too large to square; rescale them")
-        return cls(tuple(train.shape[1:]), None, shift, scale, float(train.min()), float(train.max()))
+        return cls(tuple(train.shape[1:]), None, shift, scale, *range_of(train, outliers))
 
     @property
     def dim(self) -> int:

@@ -95,6 +95,18 @@ def test_names_that_are_numbers_are_no_sample(tmp_path: Path) -> None:
     assert found.columns == ("0",) and found.values.tolist() == [[1.5], [2.5], [0.5]]
 
 
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [("1,2\n3,4.5\n", None), ("#a,b,c\n0,1,2\n3,4.5,1\n", ("a", "b", "c")), ("# a b\n0 1\n3 4.5\n", ("a", "b"))],
+)
+def test_numbers_that_could_be_names_are_a_sample_where_they_hardly_are(
+    tmp_path: Path, text: str, columns: tuple[str, ...] | None
+) -> None:
+    """Two columns are seldom called 1 and 2, and a comment with the names of all columns leaves none to the row."""
+    found = read(tmp_path, text)
+    assert len(found.values) == 2 and found.columns == columns
+
+
 def test_whole_numbers_above_whole_numbers_are_a_sample_and_told(tmp_path: Path) -> None:
     found = read(tmp_path, "1,2,3\n4,5,6\n8,8,8\n")
     assert found.values.tolist() == [[1, 2, 3], [4, 5, 6], [8, 8, 8]] and found.columns is None
@@ -114,12 +126,14 @@ def test_the_column_that_numbers_the_rows_is_told_and_kept_if_asked(tmp_path: Pa
     assert "column 1 has no name and numbers the rows, and is left out" in found.notes[0]
     found = read(tmp_path, frame, index=True)
     assert found.columns == ("index", "x") and found.values[:, 0].tolist() == [0, 1, 2]
-    named = "id,x\n7,1.5\n8,2.5\n9,0.5\n"
+    named = "id,x\n1,1.5\n2,2.5\n3,0.5\n"
     assert read(tmp_path, named).columns == ("id", "x")
     assert "column 1 ('id') numbers the rows and is kept; data.index=false leaves it out" in read(tmp_path, named).notes
     assert read(tmp_path, named, index=False).values.tolist() == [[1.5], [2.5], [0.5]]
     with pytest.raises(ValueError, match="column 1 has no name and does not number the rows"):
         read(tmp_path, ",x\n3,1.5\n1,2.5\n2,0.5\n")
+    with pytest.raises(ValueError, match="column 1 has no name and does not number the rows"):
+        read(tmp_path, ",x\n2001,1.5\n2002,2.5\n2003,0.5\n")
     with pytest.raises(ValueError, match="index=false leaves out the only column"):
         read(tmp_path, "x\n1.5\n2.5\n", index=False)
 
@@ -159,9 +173,13 @@ def test_what_is_assumed_is_told(tmp_path: Path) -> None:
         ("a,b\n1,2\n3,1e999\n", r"row 3 holds '1e999' in column 2 \('b'\), expected a finite number"),
         ("a,b\n1,2\n3,1_000\n", r"row 3 holds '1_000' in column 2 \('b'\), expected numbers such as 1.5"),
         ("a,b\n1,2\n3,0x1F\n", r"row 3 holds '0x1F' in column 2 \('b'\)"),
-        ("day,b\n2020-01-31,2\n", r"row 2 holds the date '2020-01-31' in column 1 \('day'\); write it as a number"),
-        ("day;b\n31.1.2020;2,5\n", r"row 2 holds the date '31.1.2020' in column 1 \('day'\)"),
-        ("day,b\n01/31/2020 12:30,2\n", r"row 2 holds the date '01/31/2020 12:30' in column 1"),
+        (
+            "day,b\n2020-01-31,2\n",
+            r"row 2 holds the date or time '2020-01-31' in column 1 \('day'\); write it as a number",
+        ),
+        ("day;b\n31.1.2020;2,5\n", r"row 2 holds the date or time '31.1.2020' in column 1 \('day'\)"),
+        ("t,b\n12:30,2\n", r"row 2 holds the date or time '12:30' in column 1 \('t'\); write it as a number"),
+        ("day,b\n01/31/2020 12:30,2\n", r"row 2 holds the date or time '01/31/2020 12:30' in column 1"),
         ("a,b\n5%,2\n7,3\n", r"row 3 holds '7' in column 1 \('a'\), expected % as above it"),
         ("a,b\n5,2\n7 €,3\n", r"row 3 holds '7 €' in column 1 \('a'\), expected no unit as above it"),
         ("a,b\ntrue,2\n1,3\n", r"row 2 holds 'true' in column 1 \('a'\), expected numbers"),
@@ -171,6 +189,7 @@ def test_what_is_assumed_is_told(tmp_path: Path) -> None:
         ("a,b\n9007199254740993,2\n", "row 2 holds '9007199254740993' in column 1 .*beyond 2\\^53"),
         ("a,b\n1,2\n3,4,5\n", "row 3 has 3 values, those before 2: '3,4,5'"),
         ("a,b\n1,2,3\n4,5,6\n", "the first row has 2 names, the others 3 values"),
+        ("x\n1,5\n2,5\n3,5\n", "the first row has 1 names, the others 2 values; .*decimal commas are in quotes"),
         ("a,b,a\n1,2,3\n", "two columns have the name 'a'; rename one"),
         ("1.5,x\n2.5,3\n", "row 1 holds 'x' beside '1.5'; data.header=true makes it the names"),
         ("1.5,cat\n2.5,dog\n", "row 1 holds 'cat' in column 2, expected numbers"),

@@ -100,6 +100,8 @@ def test_one_outlying_series_does_not_set_the_scale_of_all() -> None:
     values[5, 0, 3] = 1e6
     data = Data(values, values)
     assert float(data.units.scale) == pytest.approx(1, abs=0.1) and data.std == pytest.approx(1, abs=0.1)
+    others = values[values < 1e6]
+    assert (data.units.low, data.units.high) == (float(others.min()), float(others.max()))
 
 
 @pytest.mark.parametrize("split", ["training", "test"])
