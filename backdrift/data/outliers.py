@@ -53,9 +53,16 @@ class Outliers(NamedTuple):
         return f"{found}; the standard deviation sets the scale. The logarithm of such values is easier to learn"
 
 
-def column_name(number: int, columns: Sequence[str] | None) -> str:
-    """A column in messages: its number from 1, with its name if it has one."""
-    return f"column {number + 1}" if columns is None else f"column {number + 1} ({columns[number]!r})"
+def column_name(number: int, columns: Sequence[str] | None, left_out: int = 0) -> str:
+    """A column in messages: its number from 1, with its name if it has one.
+
+    Args:
+        number: from 0, among the columns that are kept.
+        columns: the names of these, or None.
+        left_out: how many columns stand before them in the file.
+    """
+    place = f"column {number + 1 + left_out}"
+    return place if columns is None else f"{place} ({columns[number]!r})"
 
 
 ENOUGH = 100_000

@@ -168,6 +168,7 @@ def test_what_is_assumed_is_told(tmp_path: Path) -> None:
         ("a,b\n1,2\nNA,5\n6,NA\n", r"row 3 holds 'NA', a missing value, in column 1 \('a'\)"),
         ("a,b\n1,2\n3,NaN\n", r"row 3 holds 'NaN', a missing value, in column 2 \('b'\)"),
         ("a,b\n1,NULL\n3,4\n", r"row 2 holds 'NULL', a missing value, in column 2 \('b'\)"),
+        (",a\n0,1\n1,x\n2,3\n", r"row 3 holds 'x' in column 2 \('a'\)"),
         ("1,2\n3,#N/A\n", "row 2 holds '#N/A', a missing value, in column 2;"),
         ("a,b\n1,2\n3,-inf\n", r"row 3 holds '-inf' in column 2 \('b'\), expected a finite number"),
         ("a,b\n1,2\n3,1e999\n", r"row 3 holds '1e999' in column 2 \('b'\), expected a finite number"),
