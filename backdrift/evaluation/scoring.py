@@ -113,6 +113,11 @@ def density_of(sde: SDE) -> Callable[..., Likelihood | PositionLikelihood]:
     return position_log_likelihood if sde.has_velocity else log_likelihood
 
 
+def _resolved(result: Any) -> dict[str, Any]:
+    """What the integrator chose where it was not told."""
+    return {"probes": result.probes} if hasattr(result, "probes") else {}
+
+
 def score(model: ModelLike, units: Units, values: Tensor, seed: int = 0, **settings: Any) -> Scores:
     """Log-likelihoods of samples v of a data set, in its own units.
 
@@ -147,5 +152,5 @@ def score(model: ModelLike, units: Units, values: Tensor, seed: int = 0, **setti
         eps=parts[0].eps,
         dim=units.dim,
         levels=units.levels,
-        settings={**settings, "seed": seed},
+        settings={**settings, **_resolved(parts[0]), "seed": seed},
     )

@@ -206,6 +206,16 @@ def test_probe_intervals_cover(settings: dict[str, Any]) -> None:
     assert 0.9 <= coverage(settings, 200) <= 0.99
 
 
+def test_the_divergence_is_exact_by_default_in_few_dimensions() -> None:
+    """Up to eight components the default gives what "exact" gives; beyond, what one probe gives."""
+    for dim, probes in ((2, "exact"), (8, "exact"), (9, 1)):
+        model = mixture(VP(), dim=dim)
+        x = states(model, 3)
+        found, expected = log_likelihood(model, x, steps=4), log_likelihood(model, x, steps=4, probes=probes)  # type: ignore[arg-type]
+        assert found.probes == probes
+        assert torch.equal(found.log_prob, expected.log_prob)
+
+
 def coverage(settings: dict[str, Any], trials: int) -> float:
     """How often a 95% interval holds the value that the exact divergence gives on the same grid."""
     model = mixture(VP(), dim=8)
@@ -213,7 +223,7 @@ def coverage(settings: dict[str, Any], trials: int) -> float:
     same: dict[str, Any] = {"steps": 16, "estimate_error": False, "divergences": "every"}
     exact = log_likelihood(model, x, probes="exact", **same | _method(settings))
     found = log_likelihood(
-        model, x.expand(trials, -1), **({"steps": 16, "estimate_error": False, "seed": 1} | settings)
+        model, x.expand(trials, -1), **({"steps": 16, "estimate_error": False, "seed": 1, "probes": 1} | settings)
     )
     width = found.interval()[1] - found.log_prob
     return float(((found.log_prob - exact.log_prob).abs() <= width).double().mean())
@@ -459,7 +469,7 @@ def test_bits_rows_and_files(tmp_path: Any) -> None:
         ({"method": "euler"}, "method"),
         ({"probe_kind": "sphere"}, "probe_kind"),
         ({"steps": 0}, "steps"),
-        ({"divergences": 8}, "divergences"),
+        ({"divergences": 8, "probes": 1}, "divergences"),
         ({"probes": "exact", "divergences": 0}, "divergences"),
         ({"probes": "exact", "divergences": 8, "method": "adaptive"}, "divergences"),
         ({"calibration": 0.0}, "calibration"),
