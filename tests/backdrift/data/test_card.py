@@ -168,6 +168,17 @@ def test_other_data_are_told_apart_and_copies_are_not() -> None:
     assert "shape was (2,), is now (1, 1, 2)" in str(card.difference(pictures().card))
 
 
+def test_rounding_of_a_large_variance_is_no_difference() -> None:
+    values = table().train.clone()
+    values[3, 1] = 1e12
+    card = Data(values, values).card
+    assert isinstance(card.variance, tuple) and card.variance[1] > 1e15
+    rounded = dataclasses.replace(card, variance=tuple(value * (1 + 1e-12) for value in card.variance))
+    assert card.difference(rounded) is None
+    changed = dataclasses.replace(card, variance=tuple(value * (1 + 1e-5) for value in card.variance))
+    assert "the mean or the variance" in str(card.difference(changed))
+
+
 def test_records_are_the_samples_asked_for_in_that_order() -> None:
     data = Moons(n=50, test=20)
     index = torch.tensor([7, 3, 7, 49])
