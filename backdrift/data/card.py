@@ -111,8 +111,8 @@ class DataCard:
             if was != now:
                 return f"its {what} was {was}, is now {now}"
         moved = [(theirs.shift - mine.shift) / mine.scale, theirs.scale / mine.scale - 1]
-        for was, now in ((self.mean, other.mean), (self.variance, other.variance)):
-            before, after = (torch.as_tensor(value, dtype=torch.float64) for value in (was, now))
+        for moments in ((self.mean, other.mean), (self.variance, other.variance)):
+            before, after = (torch.as_tensor(moment, dtype=torch.float64) for moment in moments)
             moved.append((after - before) / before.abs().clamp(min=1))  # outliers make them large
         same = all(float(change.abs().max()) < 1e-6 for change in moved)
         return None if same else "the mean or the variance of its training samples has changed"
