@@ -134,20 +134,21 @@ def test_labels_reach_a_conditional_network(empty_folder):
     assert (one_each - means).norm(dim=1).max() < 0.5 * (means[0] - means[1]).norm()
 
 
-def launch(*launcher: str, overrides: list[str]) -> subprocess.CompletedProcess[str]:
-    """`backdrift train` with these overrides, started by a launcher of several processes."""
+def launch(*launcher: str, overrides: list[str]) -> subprocess.Popen[str]:
+    """`backdrift train` with these overrides, started by a launcher of several processes, as it begins."""
     command = [sys.executable, "-m", *launcher, "-m", "backdrift", "train", *overrides]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_processes_share_one_global_batch(empty_folder):
     """Two processes give the loss curve of one, to rounding."""
     overrides = [*SMALL, "train.steps=20", "train.log_every=1"]
+    process = launch("torch.distributed.run", "--nproc_per_node", "2", overrides=[*overrides, "runs=launched"])
     alone = trained(*overrides).read_metrics()
-    done = launch("torch.distributed.run", "--nproc_per_node", "2", overrides=[*overrides, "runs=launched"])
-    assert done.returncode == 0, done.stderr
-    assert "2 x cpu" in done.stdout
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "2 x cpu" in out
     (path,) = (empty_folder / "launched").iterdir()
     together = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in together] == [row["step"] for row in alone]
@@ -158,10 +159,11 @@ def test_processes_share_one_global_batch(empty_folder):
 def test_two_processes_of_accelerate_on_cpus_are_refused_with_what_to_do(empty_folder):
     """It would start one and say nothing: each run would be that of one process."""
     overrides = [*SMALL, "train.steps=1"]
-    done = launch("accelerate.commands.launch", "--num_processes", "2", "--cpu", overrides=overrides)
-    assert done.returncode != 0
+    process = launch("accelerate.commands.launch", "--num_processes", "2", "--cpu", overrides=overrides)
+    _, err = process.communicate()
+    assert process.returncode != 0
     advice = " ".join(["torchrun --nproc_per_node 2 -m backdrift train", *overrides])
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("backdrift: error: ")]
+    (said,) = [line for line in err.splitlines() if line.startswith("backdrift: error: ")]
     assert "accelerate launch starts one process on CPUs" in said and said.endswith(advice)
     assert not any(empty_folder.iterdir())
 
