@@ -135,13 +135,24 @@ def loaded() -> set[str]:
 
 @pytest.mark.usefixtures("loaded")
 def test_importing_costs_no_more_than_torch() -> None:
-    """sde and solvers on top of torch: at most 0.2 s of processor time, the median of three fresh interpreters.
+    """sde and solvers on top of torch: at most 0.15 s of processor time, the median of three processes that have torch.
 
-    Processor time is wall time on a quiet machine, and does not see the neighbours on a busy one.
+    Processor time is wall time on a quiet machine, and does not see the neighbours on a busy one. The garbage collector
+    is off: whether it looks through the objects of torch just then, for 0.08 s, depends on their number.
     """
-    clock = "time.process_time()"
-    script = f"import time, torch; s = {clock}; import backdrift.sde, backdrift.solvers; print({clock} - s)"
-    assert statistics.median(float(python(script)) for _ in range(3)) < 0.2
+    script = (
+        "import gc, os, time, torch\n"
+        "gc.disable()\n"
+        "for _ in range(3):\n"
+        "    if os.fork() == 0:\n"
+        "        start = time.process_time()\n"
+        "        import backdrift.sde, backdrift.solvers\n"
+        "        print(time.process_time() - start, flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()\n"
+    )
+    seconds = [float(line) for line in python(script).split()]
+    assert len(seconds) == 3 and statistics.median(seconds) < 0.15
 
 
 def test_heavy_packages_wait_until_they_are_used(loaded: set[str]) -> None:
