@@ -7,7 +7,7 @@ import math
 from omegaconf import DictConfig
 
 from backdrift.evaluation import figures
-from backdrift.evaluation.information import information_curves
+from backdrift.evaluation.information_curves import information_curves
 from backdrift.runs.output import chosen, new_folder, save_figures
 from backdrift.runs.run import Run
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from backdrift.data import Source, Units
 from backdrift.models.times import stratified_uniform
-from backdrift.training.order import Order, mixed
 from backdrift.training.recipe import Recipe
+from backdrift.training.shuffle import Shuffle, mixed
 
 
 class Batch(NamedTuple):
@@ -62,7 +62,7 @@ class Batches:
     ) -> None:
         self.source, self.units, self.state_shape, self.classes = source, units, state_shape, classes
         self.recipe, self.device = recipe, device
-        self.order = Order(len(source), recipe.batch, recipe.seed)
+        self.order = Shuffle(len(source), recipe.batch, recipe.seed)
         self.generator = torch.Generator(device)
 
     def draw(self, step: int) -> Batch:

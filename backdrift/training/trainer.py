@@ -22,9 +22,9 @@ from backdrift.runs.run import Run
 from backdrift.runs.trained_model import preconditioning
 from backdrift.training.batches import Batch, Batches
 from backdrift.training.journal import Journal
-from backdrift.training.order import mixed, seed_device
 from backdrift.training.recipe import Recipe
 from backdrift.training.rehearsal import rehearse
+from backdrift.training.shuffle import mixed, seed_device
 from backdrift.training.state import TrainingState
 
 

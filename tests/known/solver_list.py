@@ -6,7 +6,6 @@ from backdrift.solvers import (
     Adaptive,
     AnnealedLangevin,
     DPMSolverPP2M,
-    LangevinCorrector,
     MetropolisCorrector,
     OrnsteinUhlenbeckCorrector,
     PredictorCorrector,

@@ -7,7 +7,7 @@ import math
 from matplotlib.figure import Figure
 
 from backdrift.evaluation.figures.drawing import DPI, GENERATED, PALE
-from backdrift.evaluation.information import InformationCurves
+from backdrift.evaluation.information_curves import InformationCurves
 from backdrift.evaluation.metrics import Estimate
 
 

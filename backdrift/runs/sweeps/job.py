@@ -19,7 +19,7 @@ from backdrift.runs.configuration import one_line, resolve_names
 from backdrift.runs.listing import last_step
 from backdrift.runs.lock import locked
 from backdrift.runs.naming import register_resolver
-from backdrift.runs.sweeps.table import Row, SweepTable, key_of_job
+from backdrift.runs.sweeps.job_table import Row, SweepTable, key_of_job
 
 Perform = Callable[[str, DictConfig], Any]
 """Runs a command with its config, and returns its objective: a number, or None."""

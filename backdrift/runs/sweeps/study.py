@@ -10,7 +10,7 @@ from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
 from backdrift.runs.overrides import quoted
-from backdrift.runs.sweeps.table import Row
+from backdrift.runs.sweeps.job_table import Row
 
 
 def is_optuna(hydra: HydraConf) -> bool:

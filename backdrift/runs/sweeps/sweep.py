@@ -25,9 +25,9 @@ from backdrift.runs.processes import number_of_processes
 from backdrift.runs.search_path import config_folder, own_configs
 from backdrift.runs.sweeps import study
 from backdrift.runs.sweeps.job import Perform, SweepJob
+from backdrift.runs.sweeps.job_table import SweepTable
 from backdrift.runs.sweeps.plan import checked_plan
 from backdrift.runs.sweeps.record import Sweep, is_sweep
-from backdrift.runs.sweeps.table import SweepTable
 from backdrift.runs.sweeps.trust import require_trusted_sweep
 
 

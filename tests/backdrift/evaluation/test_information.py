@@ -12,8 +12,8 @@ from torch import Tensor
 
 from backdrift.cli import main
 from backdrift.data import Data
-from backdrift.evaluation import agreement, information
-from backdrift.evaluation.information import information_curves
+from backdrift.evaluation import agreement
+from backdrift.evaluation.information_curves import information_curves
 from backdrift.evaluation.metrics import Estimate
 from backdrift.evaluation.scoring import score
 from backdrift.models import GaussianMixture
@@ -78,7 +78,7 @@ def test_it_does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> Non
     data, covariance = normal(10)
     model = seen_by_the_model(data, covariance)
     whole = information_curves(model, data, data.test, levels=2, strata=2)
-    monkeypatch.setattr(information, "BATCH", 3)
+    monkeypatch.setattr("backdrift.evaluation.information_curves.BATCH", 3)
     parts = information_curves(model, data, data.test, levels=2, strata=2)
     for a, b in zip((whole.entropy, *whole.mmse), (parts.entropy, *parts.mmse), strict=True):
         assert b.value == pytest.approx(a.value, rel=1e-5)

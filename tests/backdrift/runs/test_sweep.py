@@ -18,9 +18,9 @@ from backdrift.runs.configuration import Job
 from backdrift.runs.lock import locked
 from backdrift.runs.run import Run
 from backdrift.runs.sweeps import resume_sweep, start_sweep
+from backdrift.runs.sweeps.job_table import Row, SweepTable
 from backdrift.runs.sweeps.record import Sweep
 from backdrift.runs.sweeps.sweep import SweepInterrupted
-from backdrift.runs.sweeps.table import Row, SweepTable
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 SMALL = (

@@ -17,8 +17,8 @@ from backdrift.models import DenoisingLoss
 from backdrift.runs.configuration import Job
 from backdrift.runs.processes import require_all_processes
 from backdrift.runs.run import Run
-from backdrift.training.order import Order, mixed
 from backdrift.training.recipe import Recipe
+from backdrift.training.shuffle import Shuffle, mixed
 from backdrift.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -34,13 +34,13 @@ SMALL = (
 
 
 def test_every_sample_is_seen_once_a_pass_whatever_the_batch():
-    order = Order(10, 4, seed=0)
+    order = Shuffle(10, 4, seed=0)
     seen = torch.cat([order(step) for step in range(15)])
     for start in range(0, 60, 10):
         assert sorted(seen[start : start + 10].tolist()) == list(range(10))
     assert not torch.equal(seen[:10], seen[10:20])
-    assert torch.equal(Order(10, 4, seed=0)(7), order(7))
-    assert len(Order(3, 8, seed=0)(5)) == 8
+    assert torch.equal(Shuffle(10, 4, seed=0)(7), order(7))
+    assert len(Shuffle(3, 8, seed=0)(5)) == 8
 
 
 def test_seeds_of_steps_do_not_meet():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class Order:
+class Shuffle:
     """Which samples each step sees: shuffled passes over all samples, one after the other, cut into batches.
 
     Args:
