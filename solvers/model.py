@@ -120,18 +120,21 @@ class Checked:
             raise TypeError(f"model: {expected}, but {self.name}(x, t) returned {list(value.shape)} of {value.dtype}")
 
 
-def recomputed(field: Field) -> Field:
-    """The same field, with its activations computed again in the backward pass instead of being kept.
+def recomputed(field: Field, model: ModelLike, x: Tensor) -> Field:
+    """The field itself; or, if gradients are wanted, a field that does not store its activations for the backward pass.
 
-    A differentiable solve then keeps a few states for each step, and not the activations of the whole network.
+    The backward pass computes the activations again. A differentiable solve then keeps a few states for each step and
+    not the activations of the network.
+
+    Args:
+        field: of the model.
+        model: gradients are wanted if one of its tensors, or x, requires them and they are enabled.
+        x: the state at the start.
     """
-
-    def wrapped(x: Tensor, t: Time) -> Tensor:
-        if not torch.is_grad_enabled():
-            return field(x, t)
-        return cast(Tensor, checkpoint(field, x, t, use_reentrant=False))
-
-    return wrapped
+    wanted = x.requires_grad or any(tensor.requires_grad for tensor in _tensors(model, set(), depth=4))
+    if not (torch.is_grad_enabled() and wanted):
+        return field
+    return lambda x, t: cast(Tensor, checkpoint(field, x, t, use_reentrant=False))
 
 
 def select(model: AnyModel, indices: Tensor) -> AnyModel:

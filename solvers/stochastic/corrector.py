@@ -93,7 +93,7 @@ class LangevinCorrector(Corrector):
         require_positive(snr=self.snr)
 
     def correct(self, model: Denoises, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
-        score, alpha, variance = recomputed(score_of(model)), model.sde.alpha(t), model.sde.sigma(t).square()
+        score, alpha, variance = recomputed(score_of(model), model, x), model.sde.alpha(t), model.sde.sigma(t).square()
         total = variance + (alpha * data_std_of(model, self.data_std)).square()
         for _ in range(self.steps):
             s = score(x, t)
@@ -131,7 +131,7 @@ class OrnsteinUhlenbeckCorrector(Corrector):
         require_positive(h=self.h)
 
     def correct(self, model: Denoises, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
-        denoise = recomputed(denoiser_of(model))
+        denoise = recomputed(denoiser_of(model), model, x)
         rho = math.exp(-self.h)
         alpha, sigma = model.sde.alpha(t), model.sde.sigma(t)
         signal = (alpha * data_std_of(model, self.data_std)).square()

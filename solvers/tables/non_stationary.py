@@ -81,7 +81,7 @@ class NonStationary(Solver):
     def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         self.require_process(model.sde)
         table = self.table(cast(GaussianSDE, model.sde))
-        return execute(table, recomputed(denoiser_of(model)), x, noise, on_step)
+        return execute(table, recomputed(denoiser_of(model), model, x), x, noise, on_step)
 
 
 def non_stationary_rows(

@@ -129,7 +129,7 @@ class TableSolver(Solver):
     def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         self.require_process(model.sde)
         table = self.for_model(model).table(cast(GaussianSDE, model.sde))
-        return execute(table, recomputed(denoiser_of(model)), x, noise, on_step)
+        return execute(table, recomputed(denoiser_of(model), model, x), x, noise, on_step)
 
     def for_model(self, model: ModelLike) -> TableSolver:
         """This solver with `data_std` taken from the model if it was not given."""

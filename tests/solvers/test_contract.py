@@ -199,7 +199,10 @@ def test_a_corrector_around_the_default_solver_corrects_once_at_each_time() -> N
 
 
 class Labelled:
-    """Normal data whose mean is the label of the sample, so each sample has another known D."""
+    """Normal data whose mean is the label of the sample, and which are narrower where the label is large.
+
+    D is known. It is another for each sample, and so is the number of steps that an adaptive solver takes.
+    """
 
     def __init__(self, labels: Tensor, sde: GaussianSDE) -> None:
         self.labels, self.sde = labels, sde
@@ -214,7 +217,8 @@ class Labelled:
         assert self.sde.eps * (1 - 1e-6) <= float(t.min()) and float(t.max()) <= self.sde.T
         time = as_time(t, x)
         alpha, variance = self.sde.alpha(time), self.sde.sigma(time).square()
-        gain = alpha * STD**2 / (variance + (alpha * STD).square())
+        std = (STD / (1 + self.labels.abs()).square())[:, None]
+        gain = alpha * std**2 / (variance + (alpha * std).square())
         return self.labels[:, None] + gain * (x - alpha * self.labels[:, None])
 
 
