@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,8 @@ from backdrift.data import Data
 from backdrift.models.times import stratified_uniform
 from backdrift.runs.configuration import build
 from backdrift.runs.run import Run
+from backdrift.runs.trained_model import TrainedModel
+from backdrift.solvers.model import place_of
 from backdrift.training.recipe import Recipe
 
 FILE = "held_out.json"
@@ -94,7 +95,7 @@ def recorded(run: Run) -> HeldOutLoss | None:
 
 
 @torch.no_grad()
-def sample_losses(model: Any, recipe: Recipe, data: Data, seed: int = SEED) -> Tensor:
+def sample_losses(model: TrainedModel, recipe: Recipe, data: Data, seed: int = SEED) -> Tensor:
     """The loss of every test sample under every draw, `[samples, draws]`, float64.
 
     For each draw the times of the samples are one from each of n equal parts of (0, 1), in a random order: their
@@ -108,7 +109,7 @@ def sample_losses(model: Any, recipe: Recipe, data: Data, seed: int = SEED) -> T
     """
     values = data.test[:SAMPLES]
     n, state = len(values), model.sde.state_shape(data.shape)
-    device = next(model.parameters()).device
+    device, _ = place_of(model)
     labels = None if data.test_labels is None or not _classes(model) else data.test_labels[:SAMPLES].to(device)
     generator, columns = torch.Generator().manual_seed(seed), []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -131,5 +132,5 @@ def sample_losses(model: Any, recipe: Recipe, data: Data, seed: int = SEED) -> T
     return torch.stack(columns, dim=1)
 
 
-def _classes(model: Any) -> int:
+def _classes(model: TrainedModel) -> int:
     return int(getattr(getattr(model.network, "conditioning", None), "classes", 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -35,16 +35,15 @@ class _Clocked(torch.nn.Module):
         self.noise_type = "additive" if additive else reverse.noise_type
         self.steps = steps
         if clock == "log_snr":
-            assert isinstance(forward, GaussianSDE)
-            self.first, self.last = float(forward.log_snr(forward.T)), float(forward.log_snr(eps))
+            gaussian = cast(GaussianSDE, forward)
+            self.first, self.last = float(gaussian.log_snr(forward.T)), float(gaussian.log_snr(eps))
 
     def time(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """t(u) and -dt/du."""
         if self.clock == "t":
             span = (self.reverse.T - self.eps) / self.steps
             return self.reverse.T - span * u, span * torch.ones_like(u)
-        sde = self.forward_sde
-        assert isinstance(sde, GaussianSDE)
+        sde = cast(GaussianSDE, self.forward_sde)
         step = (self.last - self.first) / self.steps
         t = sde.t_from_log_snr(self.first + step * u).clamp(self.eps, sde.T)
         return t, step * (sde.sigma(t) / sde.g(t)).square()  # d log_snr/dt = -g^2/sigma^2
