@@ -33,8 +33,9 @@ EPILOG = """\
 overrides (Hydra's language):
   sde=ve                   choose an option of a config group
   train.steps=2000         change a value; +key=value adds one, ~key removes one
-  -m sde=vp,ve             a run for each combination, in a sweep that a kill only interrupts
-  -m … hydra/launcher=joblib   side by side;  hydra/sweeper=optuna searches (pip install 'backdrift[sweeps]')
+  -m sde=vp,ve             a sweep: one run for each combination; it can be resumed after an interruption
+  -m … hydra/launcher=joblib   runs the jobs side by side (pip install 'backdrift[sweeps]')
+  -m … hydra/sweeper=optuna    searches for the best values
 
 An error is one line; HYDRA_FULL_ERROR=1 shows where it came from."""
 
@@ -65,7 +66,9 @@ def parser(command: str) -> argparse.ArgumentParser:
     made.add_argument("-h", "--help", action="store_true", help="this text, the config groups and every default")
     made.add_argument("-m", "--multirun", action="store_true", help="several runs, from comma-separated values")
     made.add_argument("--config-dir", "-cd", metavar="DIR", help="a folder with configs of your own, before ours")
-    made.add_argument("--trust", metavar="PACKAGE", action="append", help="make classes of it that a run folder names")
+    made.add_argument(
+        "--trust", metavar="PACKAGE", action="append", help="a package whose classes the run folder may name"
+    )
     made.add_argument("--cfg", choices=["job"], help="print the composed config and stop")
     made.add_argument("overrides", nargs="*", help="group=option and key=value")
     return made
