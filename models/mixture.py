@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backdrift.sde import GaussianSDE, Model, Time, as_time
+from backdrift.sde import GaussianSDE, Model, Moments, Time, as_time
 
 
 class GaussianMixture(Model):
@@ -33,6 +33,8 @@ class GaussianMixture(Model):
         ValueError: if shapes do not agree, a weight is negative, or a covariance is not symmetric and positive
             semi-definite.
     """
+
+    exact = True
 
     def __init__(
         self,
@@ -74,12 +76,18 @@ class GaussianMixture(Model):
             self.sde = sde
 
     @property
-    def data_std(self) -> float:
-        """Standard deviation of the data: the root of the mean variance of a sample's components."""
+    def moments(self) -> Moments:  # type: ignore[override]
+        """The mean and the variance of each component of the data, shaped like a sample."""
         weights = self.log_weights.exp()[:, None]
         mean = (weights * self.means).sum(0)
-        variance = (weights * (self.means - mean).square()).sum(0).mean() + (weights * self.variances).sum(0).mean()
-        return float(variance.sqrt())
+        within = self.variances if self.axes is None else torch.einsum("kde,ke->kd", self.axes.square(), self.variances)
+        variance = (weights * ((self.means - mean).square() + within)).sum(0)
+        return Moments(mean.reshape(self.shape), variance.reshape(self.shape))
+
+    @property
+    def data_std(self) -> float:
+        """Standard deviation of the data: the root of the mean variance of a sample's components."""
+        return float(self.moments.variance.mean().sqrt())
 
     def under(self, sde: GaussianSDE) -> GaussianMixture:
         """The same density for the times of another process."""

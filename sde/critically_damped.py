@@ -66,23 +66,6 @@ class CriticallyDamped(LinearSDE):
         phi, _ = self.moments(0.0, t)
         return phi[..., 0, 0], self.covariance_at(t)[..., 0, 0].sqrt()
 
-    def prior_gap(self, x: Tensor, eps: float) -> float:
-        """KL(N(m, v) | prior) in nats for the mean and variances that positions x have in the state at T:
-
-            sum_i [ q m_i^2 + q v_i - log(1 + q v_i) ] / 2,    q = phi^T C^{-1} phi,
-
-        where phi is the part of Phi that carries the position from eps to T, and C is the prior's covariance.
-
-        Args:
-            x: positions at time eps, `[batch, ...]`. A single sample has no known variance, which is then taken as 0.
-            eps: the time of `x`.
-        """
-        phi, _ = self.moments(eps, self.T)
-        q = float(phi[:, 0] @ torch.linalg.solve(self.prior.covariance, phi[:, 0]))
-        x = x.reshape(len(x), -1).double()
-        excess = q * x.var(0, correction=0)
-        return 0.5 * float((q * x.mean(0).square() + excess - excess.log1p()).sum())
-
     def lift(self, x: Tensor) -> Tensor:
         """The state (x, 0) `[batch, 2, ...]` of data x `[batch, ...]`, which `marginal` takes as x_0."""
         return torch.stack([x, torch.zeros_like(x)], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable
@@ -11,8 +12,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from backdrift.sde.prior import Prior
-from backdrift.sde.process import SDE, Time, as_time, wide
+from backdrift.sde.prior import Moments, Prior
+from backdrift.sde.process import (
+    SDE,
+    Time,
+    as_time,
+    extremes,
+    require_numbers,
+    require_shape,
+    require_state,
+    require_times,
+    wide,
+)
 
 COEFFICIENTS = ("alpha", "sigma", "f", "g", "log_snr", "t_from_log_snr")
 """The methods of a `GaussianSDE` that take a time, or a log-SNR, and that may be called with a plain number."""
@@ -20,13 +31,33 @@ COEFFICIENTS = ("alpha", "sigma", "f", "g", "log_snr", "t_from_log_snr")
 
 # The arguments are Any: a subclass writes `alpha(self, t: Tensor)`, narrower than what callers may give.
 def takes_numbers(coefficient: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
-    """Let a coefficient that is written for tensors be called with a number too, which becomes float64."""
+    """Let a coefficient that is written for floating-point tensors be called with numbers and integers too.
+
+    They become float64. Times are checked to lie in [0, T], and a log-SNR not to be nan, see `require_times`.
+    """
+    if hasattr(coefficient, "takes_numbers"):  # it is wrapped already
+        return coefficient
+    (name,) = list(inspect.signature(coefficient).parameters)[1:]
+    of_time = coefficient.__name__ != "t_from_log_snr"
 
     @functools.wraps(coefficient)
     def wrapped(self: Any, t: Time) -> Tensor:
-        return coefficient(self, t if isinstance(t, Tensor) else torch.tensor(float(t), dtype=torch.float64))
+        if of_time:
+            require_times(t, self.T, name)
+        else:
+            _require_no_nan(t, name)
+        return coefficient(self, t if isinstance(t, Tensor) and t.is_floating_point() else wide(t))
 
+    wrapped.takes_numbers = True  # type: ignore[attr-defined]
     return wrapped
+
+
+def _require_no_nan(value: Time, name: str) -> None:
+    """Raise unless `value` holds numbers, and no nan as far as that can be seen without waiting."""
+    require_numbers(name, value)
+    found = extremes(value)
+    if found is not None and found[0] != found[0]:
+        raise ValueError(f"{name}: expected numbers, got nan")
 
 
 def value_and_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,37 +151,42 @@ class GaussianSDE(SDE):
         """alpha(t) and sigma(t), each shaped like `t`. The whole state is the data's part."""
         return self.alpha(t), self.sigma(t)
 
-    def prior_gap(self, x: Tensor, eps: float) -> float:
-        """KL(N(m, v) | N(0, sigma_T^2)) in nats, for the mean and variances that data x have at T:
+    def prior_for(self, moments: Moments | None) -> Prior:
+        """N(alpha_T m, alpha_T^2 v + sigma_T^2), with m and v the mean and the variance of each component of the data.
 
-            sum_i [ m_i^2 + r_i - log(1 + r_i) ] / 2,    both m_i^2 and r_i in units of sigma_T^2.
-
-        Args:
-            x: data at time eps, `[batch, ...]`. A single sample has no known variance, which is then taken as 0.
-            eps: the time of `x`.
+        It has the mean and the variances of p_T. Without moments it is `prior`.
         """
-        kept = float(self.alpha(self.T)) / float(self.alpha(eps)) / float(self.sigma(self.T))
-        x = kept * x.reshape(len(x), -1).double()
-        excess = x.var(0, correction=0)
-        return 0.5 * float((x.mean(0).square() + excess - excess.log1p()).sum())
+        if moments is None:
+            return self.prior
+        end = torch.tensor(self.T, dtype=torch.float64)
+        alpha, sigma = float(self.alpha(end)), float(self.sigma(end))
+        mean, variance = (torch.as_tensor(value).double() for value in moments)
+        return Prior((alpha**2 * variance + sigma**2).sqrt(), alpha * mean)
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """f(t) x."""
-        return self.f(as_time(t, x)) * x
+        return self.f(as_time(t, x, self.T)) * x
 
     def diffusion(self, x: Tensor, t: Time) -> Tensor:
         """g(t), broadcasting against x."""
-        return self.g(as_time(t, x))
+        return self.g(as_time(t, x, self.T))
 
     def marginal(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Mean alpha(t) x_0 `[batch, ...]` and standard deviation sigma(t) of x_t given x_0."""
-        t = as_time(t, x0)
+        t = as_time(t, x0, self.T)
         return self.alpha(t) * x0, self.sigma(t)
 
     def perturb(self, x0: Tensor, t: Time, noise: Tensor | None = None) -> Tensor:
-        """A draw of x_t given x_0, alpha(t) x_0 + sigma(t) eps, where `noise` is eps, drawn from N(0, I) by default."""
+        """A draw of x_t given x_0, alpha(t) x_0 + sigma(t) eps, where `noise` is eps, drawn from N(0, I) by default.
+
+        Raises:
+            ValueError: if `noise` does not have the shape of x_0.
+        """
         mean, std = self.marginal(x0, t)
-        return mean + std * (torch.randn_like(x0) if noise is None else noise)
+        if noise is None:
+            noise = torch.randn_like(x0)
+        require_shape("noise", noise, x0)
+        return mean + std * noise
 
     def transition(self, x_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of x_t given x_s, for s <= t (Kingma et al. 2021, appendix A.1):
@@ -178,6 +214,7 @@ class GaussianSDE(SDE):
         Raises:
             ValueError: if any s > t.
         """
+        require_shape("x0", x0, x_t)
         s, t = self._ordered(s, t, x_t)
         h = self._fresh(s, t)
         kept = self.alpha(t) / self.alpha(s) * (self.sigma(s) / self.sigma(t)).square()
@@ -194,6 +231,9 @@ class GaussianSDE(SDE):
 
         They are in float64 where the device has it: the difference of two near times has few digits in float32.
         """
+        require_state(x)
+        require_times(s, self.T, "s")
+        require_times(t, self.T)
         like = wide(x.new_empty(())).expand(x.shape)  # one number, in the shape of x
         s, t = as_time(s, like), as_time(t, like)
         if not torch.compiler.is_compiling() and bool((s > t).any()):

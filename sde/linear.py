@@ -13,8 +13,18 @@ from backdrift.sde.check_report import CheckReport
 from backdrift.sde.checks import is_number, require_number, require_positive
 from backdrift.sde.linear_check import check_linear
 from backdrift.sde.matrix import apply, factor
-from backdrift.sde.prior import MatrixPrior
-from backdrift.sde.process import SDE, NoiseType, Time, as_time, wide
+from backdrift.sde.prior import MatrixPrior, Moments
+from backdrift.sde.process import (
+    SDE,
+    NoiseType,
+    Time,
+    as_time,
+    extremes,
+    require_shape,
+    require_state,
+    require_times,
+    wide,
+)
 from backdrift.sde.schedule import ConstantSchedule, Schedule
 
 Matrix = Tensor | float | Sequence[float] | Sequence[Sequence[float]]
@@ -96,11 +106,11 @@ class LinearSDE(SDE):
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """beta(t) A x."""
-        return self.schedule.beta(as_time(t, x)) * apply(self.A, x)
+        return self.schedule.beta(as_time(t, x, self.T)) * apply(self.A, x)
 
     def diffusion(self, x: Tensor, t: Time) -> Tensor:
         """sqrt(beta(t)) L, `[batch, d, m]`, which is the same for every copy."""
-        rate = self.schedule.beta(as_time(t, x)).reshape(-1, 1, 1)
+        rate = self.schedule.beta(as_time(t, x, self.T)).reshape(-1, 1, 1)
         return (rate.sqrt() * self.L.to(x)).expand(len(x), -1, -1)
 
     def noise_shape(self, x: Tensor) -> tuple[int, ...]:
@@ -109,15 +119,22 @@ class LinearSDE(SDE):
 
     def apply_noise(self, x: Tensor, t: Time, z: Tensor) -> Tensor:
         """sqrt(beta(t)) L z along axis 1."""
-        return self.schedule.beta(as_time(t, x)).sqrt() * apply(self.L, z)
+        return self.schedule.beta(as_time(t, x, self.T)).sqrt() * apply(self.L, z)
 
     def apply_diffusion(self, x: Tensor, t: Time, v: Tensor) -> Tensor:
         """beta(t) L L^T v."""
-        return self.schedule.beta(as_time(t, x)) * apply(self.L @ self.L.mT, v)
+        return self.schedule.beta(as_time(t, x, self.T)) * apply(self.L @ self.L.mT, v)
 
     def moments(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
-        """Phi and Sigma of the step from s to t >= s, `[..., d, d]` in float64 for times of shape `[...]`."""
+        """Phi and Sigma of the step from s to t >= s, `[..., d, d]` in float64 for times of shape `[...]`.
+
+        Raises:
+            ValueError: if a time lies outside [0, T], or any s > t.
+        """
+        require_times(s, self.T, "s")
+        require_times(t, self.T)
         s, t = wide(s), wide(t)
+        _require_order(s, t)
         return self.moments_after(self.schedule.integrated_beta(t) - self.schedule.integrated_beta(s))
 
     def moments_after(self, tau: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,14 +171,22 @@ class LinearSDE(SDE):
 
     def marginal(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Mean Phi x_0 `[batch, d, ...]` and the factor F `[d, d]` or `[batch, d, d]` of x_t given x_0."""
+        require_state(x0, "x0")
         t = _times(t, x0)
         phi, _ = self.moments(0.0, t)
         return apply(phi, x0), factor(self.covariance_at(t)).to(x0)
 
     def perturb(self, x0: Tensor, t: Time, noise: Tensor | None = None) -> Tensor:
-        """A draw of x_t given x_0, Phi x_0 + F eps, where `noise` is eps, drawn from N(0, I) by default."""
+        """A draw of x_t given x_0, Phi x_0 + F eps, where `noise` is eps, drawn from N(0, I) by default.
+
+        Raises:
+            ValueError: if `noise` does not have the shape of x_0.
+        """
         mean, root = self.marginal(x0, t)
-        return mean + apply(root, torch.randn_like(x0) if noise is None else noise)
+        if noise is None:
+            noise = torch.randn_like(x0)
+        require_shape("noise", noise, x0)
+        return mean + apply(root, noise)
 
     def transition(self, x_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """Mean Phi x_s and the factor of Sigma of x_t given x_s, for s <= t.
@@ -184,6 +209,7 @@ class LinearSDE(SDE):
         Raises:
             ValueError: if any s > t.
         """
+        require_shape("x0", x0, x_t)
         s, t = _ordered(s, t, x_t)
         start, _ = self.moments(0.0, s)
         p = self.covariance_at(s)
@@ -201,6 +227,21 @@ class LinearSDE(SDE):
     def prior(self) -> MatrixPrior:
         """N(0, Cov(x_T given x_0)), which is p_T without what is left of x_0."""
         return MatrixPrior(self.covariance_at(self.T))
+
+    def prior_for(self, moments: Moments | None) -> MatrixPrior:
+        """N(Phi m, Phi V Phi^T + Cov(x_T given x_0)) for data with the mean m and the variances V.
+
+        V is averaged over the copies, which share one covariance. Without moments it is `prior`.
+        """
+        if moments is None:
+            return self.prior
+        phi, _ = self.moments(0.0, self.T)
+        mean, variance = (self.lift(torch.as_tensor(value).double().unsqueeze(0)) for value in moments)
+        if mean.shape[1:2] != (self.dim,) or variance.shape[1:2] != (self.dim,):
+            raise ValueError(f"moments: expected those of a state [{self.dim}, ...], got {list(mean.shape[1:])}")
+        spread = variance.flatten(2).mean(2)[0] if variance.ndim > 2 else variance[0]
+        covariance = self.covariance_at(self.T) + phi @ spread.to(phi).diag() @ phi.mT
+        return MatrixPrior(covariance, apply(phi, mean)[0])
 
     @functools.cached_property
     def stationary_covariance(self) -> Tensor:
@@ -258,7 +299,14 @@ def _times(t: Time, x: Tensor) -> Tensor:
 
 def _ordered(s: Time, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
     """s and t as `_times` gives them, after checking that s <= t."""
+    require_state(x)
     s, t = _times(s, x), _times(t, x)
-    if not torch.compiler.is_compiling() and bool((s > t).any()):
-        raise ValueError(f"s, t: expected s <= t, got s = {s.tolist()}, t = {t.tolist()}")
+    _require_order(s, t)
     return s, t
+
+
+def _require_order(s: Tensor, t: Tensor) -> None:
+    """Raise unless s <= t everywhere, as far as that can be seen without waiting for a device."""
+    found = extremes(t - s)
+    if found is not None and found[0] < 0:
+        raise ValueError(f"s, t: expected s <= t, got s = {s.tolist()}, t = {t.tolist()}")

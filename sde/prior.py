@@ -5,12 +5,26 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from backdrift.sde.matrix import apply, factor
+
+
+class Moments(NamedTuple):
+    """The mean and the variance of each component of the data x_0.
+
+    With them the prior has the mean and the variances that the data have at T, see `SDE.prior_for`.
+
+    Attributes:
+        mean: m, shaped like a sample, or one number for all components.
+        variance: v, like `mean`, not negative.
+    """
+
+    mean: Tensor
+    variance: Tensor
 
 
 class PriorDensity(Protocol):
@@ -33,15 +47,17 @@ class PriorDensity(Protocol):
         """The log-density in nats, `[batch]` for `x` `[batch, ...]`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prior:
-    """The normal density N(0, std^2 I).
+    """The normal density N(mean, std^2), independent for each component.
 
     Args:
-        std: standard deviation, in the units of x_T.
+        std: standard deviation in the units of x_T: one number for all components, or a tensor shaped like a sample.
+        mean: in the same units, a number or a tensor shaped like a sample.
     """
 
-    std: float
+    std: float | Tensor
+    mean: float | Tensor = 0.0
 
     def sample(
         self,
@@ -55,24 +71,28 @@ class Prior:
         return self.from_noise(torch.randn(shape, generator=generator, dtype=dtype, device=device))
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """std eps for standard normal eps `[batch, ...]`."""
-        return self.std * noise
+        """mean + std eps for standard normal eps `[batch, ...]`."""
+        return _like(self.mean, noise) + _like(self.std, noise) * noise
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log N(x; 0, std^2 I) in nats, `[batch]` for `x` `[batch, ...]`."""
-        x = x.flatten(1)
-        return -0.5 * (x / self.std).square().sum(1) - x.shape[1] * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
+        """log N(x; mean, std^2) in nats, `[batch]` for `x` `[batch, ...]`."""
+        std = _like(self.std, x)
+        z = ((x - _like(self.mean, x)) / std).flatten(1)
+        log_std = std.log().expand(x.shape[1:]).sum()
+        return -0.5 * z.square().sum(1) - log_std - 0.5 * z.shape[1] * math.log(2 * math.pi)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MatrixPrior:
-    """The normal density N(0, C) along axis 1 of the state. The entries along the axes after it are independent.
+    """The normal density N(mean, C) along axis 1 of the state. The entries along the axes after it are independent.
 
     Args:
         covariance: C, `[d, d]`, positive definite.
+        mean: shaped like a state `[d, ...]`, or a number.
     """
 
     covariance: Tensor
+    mean: float | Tensor = 0.0
 
     @functools.cached_property
     def factor(self) -> Tensor:
@@ -91,13 +111,19 @@ class MatrixPrior:
         return self.from_noise(torch.randn(shape, generator=generator, dtype=dtype, device=device))
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """F eps for standard normal eps `[batch, d, ...]`."""
-        return apply(self.factor, noise)
+        """mean + F eps for standard normal eps `[batch, d, ...]`."""
+        return _like(self.mean, noise) + apply(self.factor, noise)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log N(x; 0, C) in nats, `[batch]` for `x` `[batch, d, ...]`."""
+        """log N(x; mean, C) in nats, `[batch]` for `x` `[batch, d, ...]`."""
         f = self.factor.to(x)
+        x = x - _like(self.mean, x)
         z = torch.linalg.solve_triangular(f, x.reshape(*x.shape[:2], -1), upper=False)
         copies = z.shape[2]
         log_det = f.diagonal().log().sum()
         return -0.5 * z.square().sum((1, 2)) - copies * (log_det + 0.5 * len(f) * math.log(2 * math.pi))
+
+
+def _like(value: float | Tensor, x: Tensor) -> Tensor:
+    """`value` as a tensor with the dtype and the device of x."""
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)

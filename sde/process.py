@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from numbers import Real
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_non_negative
-from backdrift.sde.prior import PriorDensity
+from backdrift.sde.prior import Moments, PriorDensity
 
 Time = Tensor | float
 """A time: a number, a 0-d tensor, or one value per sample, `[batch]`."""
@@ -21,28 +21,102 @@ NoiseType = Literal["diagonal", "scalar", "general"]
 """How the diffusion g acts on the Brownian motions, in torchsde's words; see `SDE`."""
 
 
-def as_time(t: Time, x: Tensor) -> Tensor:
+def as_time(t: Time, x: Tensor, T: float | None = None) -> Tensor:
     """`t` on the device and in the dtype of `x`, shaped to broadcast against it.
 
     Args:
         t: a number, a 0-d tensor, or one time per sample, `[batch]`.
         x: the state, `[batch, ...]`.
+        T: the end time. Where it is given, `t` must lie in [0, T], see `require_times`.
 
     Returns:
         A 0-d tensor, or one of shape `[batch, 1, ...]`.
 
     Raises:
-        ValueError: if `t` is neither a scalar nor one value per sample of `x`.
+        ValueError: if `t` is neither a scalar nor one value per sample of `x`, or outside [0, T]; or if x has no axis.
+        TypeError: if `t` does not hold numbers, or x is not a floating-point tensor.
     """
+    require_state(x)
+    if T is not None:
+        require_times(t, T)
     t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
     if t.ndim == 0:
         return t
-    if t.ndim == 1 and x.ndim >= 1 and t.shape[0] == x.shape[0]:
+    if t.ndim == 1 and t.shape[0] == x.shape[0]:
         return t.reshape(-1, *(1,) * (x.ndim - 1))
     raise ValueError(
-        f"t: expected a scalar or one time per sample ([{x.shape[0] if x.ndim else 0}] for x of "
-        f"shape {list(x.shape)}), got shape {list(t.shape)}"
+        f"t: expected a scalar or one time per sample ([{x.shape[0]}] for x of shape {list(x.shape)}), "
+        f"got shape {list(t.shape)}"
     )
+
+
+def require_state(x: Tensor, name: str = "x") -> None:
+    """Raise unless `x` is a state: `TypeError` if it is no floating-point tensor, `ValueError` if it has no axis.
+
+    A time would be rounded to a whole number in the dtype of a state of integers.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{name}: expected a floating-point tensor [batch, ...], got {got}")
+    if x.ndim == 0:
+        raise ValueError(f"{name}: expected a tensor [batch, ...], got one without axes")
+
+
+def require_shape(name: str, value: Tensor, like: Tensor) -> None:
+    """Raise `ValueError` unless `value` has the shape of `like`. Another shape might broadcast without a word."""
+    if value.shape != like.shape:
+        raise ValueError(f"{name}: expected the shape {list(like.shape)}, got {list(value.shape)}")
+
+
+def require_times(t: Time, T: float, name: str = "t") -> None:
+    """Raise unless every time lies in [0, T], up to the rounding of its dtype.
+
+    Only numbers and tensors on the host are looked at: to look at a tensor on another device is to wait for it. Inside
+    of `torch.compile` and `torch.func.vmap` there is nothing to look at.
+
+    Raises:
+        ValueError: if a time is nan or lies outside.
+        TypeError: if `t` is neither a number nor a tensor of numbers.
+    """
+    if torch.compiler.is_compiling():
+        return
+    require_numbers(name, t)
+    found = extremes(t)
+    if found is None:
+        return
+    low, high = found
+    rounding = 4 * torch.finfo(t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float32).eps
+    if not (low >= 0 and high <= T * (1 + rounding)):
+        raise ValueError(f"{name}: expected times in [0, T = {T:g}], got {high if low >= 0 else low:g}")
+
+
+def require_numbers(name: str, value: object) -> None:
+    """Raise `TypeError` unless `value` is a number or a tensor of numbers. A bool is not a number."""
+    if isinstance(value, Tensor):
+        if value.dtype == torch.bool or value.is_complex():
+            raise TypeError(f"{name}: expected a number or a tensor of numbers, got a tensor of {value.dtype}")
+    elif not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a number or a tensor of numbers, got {value!r}")
+
+
+def extremes(value: Time) -> tuple[float, float] | None:
+    """The least and the greatest number in `value`, or None where they cannot be seen without waiting.
+
+    A tensor on another device than the host has to be waited for, an empty one has none, and inside of
+    `torch.func.vmap` and `torch.compile` there are no numbers yet.
+    """
+    if not isinstance(value, Tensor):
+        return float(value), float(value)
+    if torch.compiler.is_compiling() or value.device.type != "cpu" or value.numel() == 0:
+        return None
+    try:
+        if value.ndim == 0:
+            only = value.item()
+            return only, only
+        low, high = value.detach().aminmax()
+        return low.item(), high.item()
+    except RuntimeError:
+        return None
 
 
 def wide(t: Time) -> Tensor:
@@ -68,7 +142,7 @@ class SDE(ABC):
     `noise_divergence`. The default True is always right. Nothing here can detect a False that is wrong.
 
     A process answers questions about itself, so that no solver, likelihood or command asks for its class.
-    Those are the attributes below, `eps`, `prior`, `prior_gap` and `position_marginal`.
+    Those are the attributes below, `eps`, `prior`, `prior_for` and `position_marginal`.
 
     Attributes:
         T: the end time, where the state is noise.
@@ -138,19 +212,17 @@ class SDE(ABC):
             f"position_marginal: {type(self).__name__} has no marginal N(alpha x_0, sigma^2 I) in closed form"
         )
 
-    def prior_gap(self, x: Tensor, eps: float) -> float:
-        """The Kullback-Leibler divergence in nats from the prior to a normal density at T. That density has the mean
-        and the variances that the data have at T, given that they are `x` at time eps.
+    def prior_for(self, moments: Moments | None) -> PriorDensity | None:
+        """The density that replaces p_T where the moments of the data are known.
 
         Args:
-            x: data at time eps, `[batch, ...]`, without the velocities that a process may add (see `position`). A
-                single sample has no known variance, which is then taken as 0.
-            eps: the time of `x`.
+            moments: of the data, or None where they are not known.
 
         Returns:
-            The divergence, or nan where the process does not know it.
+            `prior` without moments. With them, a normal density with the mean and the variances that the data have at
+            T; or `prior` where the process does not know those.
         """
-        return math.nan
+        return self.prior
 
     def covariance(self, x: Tensor, t: Time) -> Tensor:
         """g g^T at every sample of `x` `[batch, ...]`, as a matrix `[batch, d, d]` of its d components, flattened."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import SDE
-from backdrift.solvers.model import ModelLike, place_of, require_model
+from backdrift.solvers.model import ModelLike, place_of, prior_of, require_model
 from backdrift.solvers.noise import PRIOR, STEPS, Noise
 
 OnStep = Callable[[Tensor, Tensor], Tensor]
@@ -190,7 +190,8 @@ def sample(
 ) -> Tensor | Trajectory:
     """Draw samples of a model with a solver.
 
-    Starting points are drawn from the process's prior at T, and the solver carries them to the data. Random numbers
+    Starting points are drawn from the prior at T, and the solver carries them to the data. The prior has the moments of
+    the data if the model knows them; otherwise it is the process's own. Random numbers
     are drawn for each sample separately, so sample i of a seed is the same in a batch of any size.
 
     Args:
@@ -264,7 +265,7 @@ def start(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Tensor:
-    """Return the starting points: `x_T` if it is given, else draws from the process's prior.
+    """Return the starting points: `x_T` if it is given, else draws from the prior of the model.
 
     The arguments and errors are those of `sample`. It also raises `ValueError` if the process has no prior.
     """
@@ -280,7 +281,7 @@ def start(
     own_device, own_dtype = place_of(model)
     device, dtype = own_device if device is None else device, own_dtype if dtype is None else dtype
     eps = Noise(seed, tuple(shape), first=first, stream=PRIOR, dtype=dtype, device=device)()
-    prior = model.sde.prior
+    prior = prior_of(model)
     if prior is None:
         raise ValueError(f"x_T: expected starting points, since {type(model.sde).__name__} has no prior to draw from")
     return prior.from_noise(eps)

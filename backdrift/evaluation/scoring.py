@@ -34,7 +34,8 @@ class Scores:
         standard_error: of each value over the random probes of the divergence, in nats, `[n]`.
         solver_error: an estimate of each value's integration error, in nats, `[n]`.
         nfe: network evaluations for each sample, `[n]`.
-        prior_gap: an estimate of the divergence of p_T from the prior, in nats.
+        prior_error: how far log p_T is from the prior's log-density, a standard deviation in nats, `[n]`. Where the
+            score is exact, the density of the data differs from the model's by so much.
         eps: the time at which the density is given.
         dim: components of a sample.
         levels: of discrete data, or None.
@@ -45,7 +46,7 @@ class Scores:
     standard_error: Tensor
     solver_error: Tensor
     nfe: Tensor
-    prior_gap: float
+    prior_error: Tensor
     eps: float
     dim: int
     levels: int | None
@@ -78,7 +79,7 @@ class Scores:
         return (
             f"{what}; {len(self.log_prob)} samples; {float(self.nfe.double().mean()):.4g} NFE each ({integrator}); "
             f"mean error of one sample: probes {probes:.2g} nats, solver {solver:.2g} nats; "
-            f"density at eps = {self.eps:.2g}; prior gap {self.prior_gap:.2g} nats"
+            f"prior {float(self.prior_error.mean()):.2g} nats; density of the model at eps = {self.eps:.2g}"
         )
 
     def save(self, path: Path, labels: Tensor | None = None, class_names: Sequence[str] | None = None) -> None:
@@ -98,6 +99,7 @@ class Scores:
             "log_prob_nats": self.log_prob.tolist(),
             "standard_error_nats": self.standard_error.tolist(),
             "solver_error_nats": self.solver_error.tolist(),
+            "prior_error_nats": self.prior_error.tolist(),
             "nfe": self.nfe.tolist(),
         }
         if self.levels is not None:
@@ -142,13 +144,12 @@ def score(model: ModelLike, units: Units, values: Tensor, seed: int = 0, **setti
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(part, name).detach().cpu().reshape(-1) for part in parts])
 
-    weights = [len(part.log_prob) / len(x) for part in parts]
     return Scores(
         log_prob=joined("log_prob").double() + units.log_jacobian,
         standard_error=joined("standard_error"),
         solver_error=joined("solver_error"),
         nfe=joined("nfe"),
-        prior_gap=sum(w * part.prior_gap for w, part in zip(weights, parts, strict=True)),
+        prior_error=joined("prior_error"),
         eps=parts[0].eps,
         dim=units.dim,
         levels=units.levels,

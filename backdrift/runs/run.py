@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from backdrift.data import Data, DataCard
 from backdrift.runs import checkpoint, config_file, data_file
+from backdrift.runs.atomic import naming, write_text
+from backdrift.runs.building import build_network
 from backdrift.runs.checkpoint import Checkpoint
 from backdrift.runs.configuration import build
 from backdrift.runs.listing import run_path
@@ -24,6 +26,8 @@ from backdrift.runs.trained_model import TrainedModel, preconditioning
 from backdrift.runs.trust import require_trusted
 from backdrift.runs.versions import versions
 from backdrift.solvers.model import Denoises
+
+T = TypeVar("T")
 
 
 class Run:
@@ -44,6 +48,7 @@ class Run:
 
     def __init__(self, path: Path, config: DictConfig, card: DataCard | None = None) -> None:
         self.path, self.config, self._card = path, config, card
+        self._passed_over: set[Path] = set()  # damaged checkpoints
 
     @classmethod
     def create(cls, config: DictConfig, card: DataCard | None = None) -> Run:
@@ -57,15 +62,29 @@ class Run:
 
         Raises:
             ValueError: if the name is empty or has a slash in it, or if no folder can be made there.
+            OSError: naming the file, if the folder cannot be written into. It is removed then.
         """
         if not str(config.name) or {"/", "\\", "\0"} & set(str(config.name)):
             raise ValueError(f"name={config.name}: expected a name without slashes")
         planned = config.get("folder") or f"{config.runs}/{datetime.now():%Y-%m-%d-%H%M%S}-{config.name}"
         path = claim_folder(Path(str(planned)).expanduser(), config)
-        if card is not None:
-            data_file.write(path, card)
-        (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
-        return cls(path, config, card)
+        run = cls(path, config, card)
+        try:
+            if card is not None:
+                data_file.write(path, card)
+            write_text(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        except OSError:
+            run.discard()
+            raise
+        return run
+
+    def discard(self) -> None:
+        """Remove a run that could not begin: what `create` made, and the folder if nothing else is in it."""
+        for name in ("config.yaml", "data.json", "versions.json", "metrics.jsonl", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            (self.path / "checkpoints").rmdir()
+            self.path.rmdir()
 
     @classmethod
     def open(cls, path: str | int | Path, trust: Sequence[str] = ()) -> Run:
@@ -101,16 +120,26 @@ class Run:
         """All checkpoints that are kept, oldest first."""
         return checkpoint.found(self.path / "checkpoints")
 
+    def newest(self, read: Callable[[Checkpoint], T]) -> T:
+        """What `read` makes of the newest checkpoint that is whole, see `checkpoint.newest`."""
+        return checkpoint.newest(self.path / "checkpoints", read, f"run={self.path}", self._passed_over)
+
     def latest_checkpoint(self) -> Checkpoint:
-        """The newest checkpoint.
+        """The newest checkpoint, without those that were found to be damaged so far.
 
         Raises:
             ValueError: if there is none.
         """
-        kept = self.checkpoints()
-        if not kept:
-            raise ValueError(f"run={self.path}: the run folder has no checkpoint; train it first")
-        return kept[-1]
+        return self.newest(lambda kept: kept)
+
+    def whole_checkpoint(self) -> Checkpoint:
+        """The newest checkpoint all of whose files are as they were written.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        self.newest(Checkpoint.require_whole)
+        return self.latest_checkpoint()
 
     @property
     def card(self) -> DataCard:
@@ -147,26 +176,15 @@ class Run:
             device: where to.
 
         Raises:
-            ValueError: if the checkpoint is damaged, or does not hold the weights of the config's network.
+            ValueError: if no checkpoint is whole, or it does not hold the weights of the config's network, or they are
+                not finite.
+            OSError: if a checkpoint cannot be read.
         """
-        newest = self.latest_checkpoint()
-        network = self._network(newest, weights)
+        network = self.newest(lambda kept: build_network(self.config, kept, weights))
         model = preconditioning(self.config)(network, build(self.config, "sde"), self.config.event.std)
+        if self._card is not None:  # a folder of format 1 keeps the prior that it was made with
+            model.moments = self._card.moments
         return model.to(device).eval().requires_grad_(False)
-
-    def _network(self, newest: Checkpoint, weights: str) -> nn.Module:
-        """The network with its weights. A config that asks for another size than the checkpoint has is refused before
-        it takes memory."""
-        with torch.device("meta"):
-            try:
-                planned = build(self.config, "model")
-            except (ValueError, NotImplementedError):  # a network that computes while it is made
-                planned = None
-        if planned is not None and weights in ("ema", "model"):
-            newest.require_fit(planned, weights)
-        network: nn.Module = build(self.config, "model")
-        newest.load(network, weights)
-        return network
 
     def gaussian_model(self, weights: str = "ema") -> Denoises:
         """`model`, for what asks for a log-SNR.
@@ -183,7 +201,7 @@ class Run:
 
     def log(self, step: int, **values: float) -> None:
         """Add a line to `metrics.jsonl`."""
-        with self.metrics.open("a") as file:
+        with naming(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -202,10 +220,7 @@ class Run:
     def forget_after(self, step: int) -> None:
         """Drop the metrics of later steps, which are about to be made again."""
         kept = [row for row in self.read_metrics() if row["step"] <= step]
-        hidden = self.path / ".metrics.jsonl"
-        hidden.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        checkpoint.force(hidden)
-        hidden.replace(self.metrics)
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def claim_folder(planned: Path, config: DictConfig) -> Path:
@@ -225,10 +240,22 @@ def claim_folder(planned: Path, config: DictConfig) -> Path:
         text = OmegaConf.to_yaml(config, resolve=True)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            with (path / "config.yaml").open("x", encoding="utf-8") as file:
-                file.write(text)
+            _write_new(path / "config.yaml", text)
             return path
         except FileExistsError:  # another run's folder, or a file of that name
             continue
         except OSError as error:
+            with suppress(OSError):
+                path.rmdir()  # unless it held something before
             raise ValueError(f"runs={config.runs}: no folder can be made there ({error.strerror})") from error
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that must not be there yet. Nothing is left of one that cannot be written."""
+    with path.open("x", encoding="utf-8") as file:
+        try:
+            file.write(text)
+            file.flush()
+        except OSError:
+            path.unlink()
+            raise

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
-from backdrift.sde import as_time
+from backdrift.sde import GaussianSDE, as_time
 from backdrift.solvers.density.arguments import gaussian_flow, require_batch
 from backdrift.solvers.density.denoising_error import denoise_at
 from backdrift.solvers.density.monte_carlo import MonteCarlo, Sampling, stratified_integral
@@ -72,10 +72,19 @@ def elbo(
         found = stratified_integral(gap, x, path.first, path.last, **sampling, evaluations=2)
     norm = y.flatten(1).square().sum(1)
     spread = norm + dim * (end - start)  # E|y_T|^2
-    prior = (sde.prior.std / float(sde.alpha(sde.T))) ** 2  # its variance in y
 
     def log_normal(square: Tensor, variance: float) -> Tensor:
         return -0.5 * (square / variance + dim * math.log(2 * math.pi * variance))
 
-    known = log_normal(norm, d2 + start) + log_normal(spread, prior) - log_normal(spread, d2 + end)
+    known = log_normal(norm, d2 + start) + _expected_log_prior(model, y, end - start) - log_normal(spread, d2 + end)
     return replace(found, value=known + found.value - dim * math.log(float(sde.alpha(path.eps))))
+
+
+def _expected_log_prior(model: ModelLike, y: Tensor, variance: float) -> Tensor:
+    """E log pi(y + delta e), `[batch]`, where pi is the prior's density of y = x/alpha_T and delta^2 = `variance`."""
+    sde = cast(GaussianSDE, model.sde)
+    prior, alpha = sde.prior_for(getattr(model, "moments", None)), float(sde.alpha(sde.T))
+    std = torch.as_tensor(prior.std, dtype=y.dtype, device=y.device).expand(y.shape[1:]) / alpha
+    mean = torch.as_tensor(prior.mean, dtype=y.dtype, device=y.device) / alpha
+    square = ((y - mean).square() + variance) / std.square()
+    return -0.5 * (square + (2 * math.pi * std.square()).log()).flatten(1).sum(1)

@@ -13,11 +13,13 @@ from backdrift.solvers.density.arguments import require_batch, require_grid
 from backdrift.solvers.density.derivative_check import derivative_mode
 from backdrift.solvers.density.divergence import Mode
 from backdrift.solvers.density.fixed_path import FixedPath
+from backdrift.solvers.density.path_integral import unknown_like
+from backdrift.solvers.density.prior_error import prior_error
 from backdrift.solvers.density.probes import DivergenceProbes, ProbeKind
 from backdrift.solvers.density.result import Likelihood
 from backdrift.solvers.flows.fixed_grid import TABLEAUS
 from backdrift.solvers.flows.flow import flow
-from backdrift.solvers.model import ModelLike, require_model
+from backdrift.solvers.model import ModelLike, prior_of, require_model
 from backdrift.solvers.noise import PROBES, Noise
 from backdrift.solvers.tables.grid import Grid
 
@@ -72,6 +74,10 @@ def log_likelihood(
     This is the instantaneous change of variables of Chen et al. (2018, theorem 1) as Song et al. (2021, section 4.3)
     use it. The divergence is exact, or Hutchinson's estimate from random probes (Grathwohl et al. 2019, eq. 7).
 
+    The number is the log-density of the generative model: of the samples that the flow makes of draws of the prior. For
+    a model whose score is exact it is log p_eps of the data as well, but for the prior in the place of p_T, and
+    `prior_error` says how far they are apart.
+
     Every sample is solved by itself. Its probes are those of (seed, first + its place in the batch), and its adaptive
     steps are its own.
 
@@ -88,8 +94,8 @@ def log_likelihood(
                                                   with probes="exact", or with several probes
     ================= ===================== ===== ==========================================================
 
-    The error estimate costs half as many evaluations again on a fixed grid. An exact divergence costs `dim` products
-    with the Jacobian, a random probe costs one.
+    The error estimate costs half as many evaluations again on a fixed grid, and one for the prior. An exact divergence
+    costs `dim` products with the Jacobian, a random probe costs one.
 
     Main arguments:
         model: has `sde` and `denoise(x, t)`, differentiable in x. Where `sde` is not Gaussian, it has `score(x, t)`,
@@ -117,7 +123,8 @@ def log_likelihood(
         rtol, atol: tolerances of the adaptive solver for z, and for log p in nats per component. Fixed grids do not
             use them.
         eps: end time at the data; the process's own by default.
-        prior: stands for p_T; the process's own prior by default.
+        prior: stands for p_T. By default it has the mean and the variances of the data at T, where the model knows
+            `moments`; otherwise it is the process's own.
         data_std: d; the model's own by default, or else 1.
         estimate_error: whether to spend evaluations on `solver_error`. It is the difference from a coarser solve: one
             with half the steps and divergences, or with ten times the tolerances and steps of up to twice the length,
@@ -181,14 +188,16 @@ def log_likelihood(
     latent, end_scale = path.leave(solved.z)
     terminal = prior.log_prob(latent)
     coarse = prior.log_prob(path.leave(solved.coarse_z)[0]) + solved.coarse_gain
+    gap = prior_error(model, latent, prior) if estimate_error else unknown_like(terminal)
     return Likelihood(
         log_prob=terminal + x[0].numel() * (scale - end_scale) + solved.integral,
         standard_error=solved.variance.sqrt(),
         degrees=solved.degrees,
         solver_error=calibration * ((terminal - coarse).abs() + solved.margin),
-        nfe=solved.nfe,
+        prior_error=gap,
+        density="data" if getattr(model, "exact", False) else "model",
+        nfe=solved.nfe + (1 if estimate_error else 0),
         latent=latent,
-        prior_gap=model.sde.prior_gap(model.sde.position(x), path.eps),
         eps=path.eps,
         seed=seed,
         probes=probes,
@@ -199,8 +208,8 @@ def log_likelihood(
 
 
 def _prior(model: ModelLike, prior: TerminalDensity | None) -> TerminalDensity:
-    """The density that stands for p_T: as given, or the process's own."""
-    chosen = model.sde.prior if prior is None else prior
+    """The density that stands for p_T: as given, or that of the model."""
+    chosen = prior_of(model) if prior is None else prior
     if chosen is None:
         raise ValueError(f"prior: expected an object with log_prob(x), since {type(model.sde).__name__} has no prior")
     if not hasattr(chosen, "log_prob"):

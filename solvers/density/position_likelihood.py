@@ -30,7 +30,8 @@ class PositionLikelihood:
         solver_error: estimate of the integration's own error, nats, `[batch]`: that of the draws, averaged by their
             weights.
         nfe: evaluations of the model for a sample, over all its draws, `[batch]`.
-        prior_gap: KL(N(m, v) | prior) in nats for the mean and variances of these samples: what is left of them at T.
+        prior_error: standard deviation of log p_T - log prior, nats, `[batch]`: that of the draws, averaged by their
+            weights.
         bound: the mean over draws of log p(x, v)/q(v), the bound of Dockhorn et al. (2022), nats, `[batch]`.
         joint: the result for the states (x, v), `[batch draws]`, sample by sample.
     """
@@ -38,8 +39,8 @@ class PositionLikelihood:
     log_prob: Tensor
     standard_error: Tensor
     solver_error: Tensor
+    prior_error: Tensor
     nfe: Tensor
-    prior_gap: float
     bound: Tensor
     joint: Likelihood
 
@@ -100,7 +101,10 @@ def position_log_likelihood(
     if joint.probes != "exact":
         log_prob, weights, terms = log_ratio.mean(1), torch.full_like(log_ratio, 1 / draws), log_ratio
     spread = terms.std(1) if draws > 1 else torch.full_like(log_prob, math.nan)
-    solver_error = (weights * joint.solver_error.reshape(len(x), draws)).sum(1)
+    solver_error, prior_error = (
+        (weights * error.reshape(len(x), draws)).sum(1) for error in (joint.solver_error, joint.prior_error)
+    )
     nfe = joint.nfe.reshape(len(x), draws).sum(1)
-    gap = sde.prior_gap(x, eps)
-    return PositionLikelihood(log_prob, spread / math.sqrt(draws), solver_error, nfe, gap, log_ratio.mean(1), joint)
+    return PositionLikelihood(
+        log_prob, spread / math.sqrt(draws), solver_error, prior_error, nfe, log_ratio.mean(1), joint
+    )

@@ -6,13 +6,19 @@ import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_integer, require_positive
+from backdrift.sde.checks import require_choice, require_integer, require_positive
 from backdrift.solvers.density.monte_carlo import student
+
+Density = Literal["model", "data"]
+
+DENSITIES = {"model": "density of the model, which starts from its prior", "data": "p_eps of the data"}
+"""What each of the two densities is called in words."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +26,19 @@ class Likelihood:
     """Log-densities and how far to trust them.
 
     Attributes:
-        log_prob: log p_eps(x) in nats, `[batch]`.
+        log_prob: the log-density of the generative model in nats, `[batch]`: that of the samples which the flow makes
+            of draws of the prior.
         standard_error: of `log_prob` over the random probes, nats, `[batch]`; 0 for an exact divergence.
         degrees: degrees of freedom behind `standard_error`, `[batch]`; infinite for an exact divergence.
         solver_error: estimate of the integration's own error, times `calibration`, nats, `[batch]`; nan if it was not
             asked for.
+        prior_error: standard deviation of log p_T - log prior at the latent state, nats, `[batch]`, see
+            `solvers.density.prior_error`. Where the score is exact, log p_eps of the data differs from `log_prob` by
+            so much. nan if it was not asked for, or is not known.
+        density: which density `interval` is for where it is not told: "data" if the model's score is exact, and "model"
+            for networks, whose own error nothing here can see.
         nfe: evaluations of the model for a sample, `[batch]`, those for the error estimate included.
         latent: the state at T, shaped like x.
-        prior_gap: KL(N(m, v) | prior) in nats, for the mean and variances that these samples have at T and the prior
-            of the process. The flow cannot see this gap.
         eps: the time of the density.
         seed: of the probes.
         probes: products with the Jacobian in one evaluation, or "exact".
@@ -41,9 +51,10 @@ class Likelihood:
     standard_error: Tensor
     degrees: Tensor
     solver_error: Tensor
+    prior_error: Tensor
+    density: Density
     nfe: Tensor
     latent: Tensor
-    prior_gap: float
     eps: float
     seed: int
     probes: int | Literal["exact"]
@@ -56,15 +67,28 @@ class Likelihood:
         """Components of a sample."""
         return self.latent[0].numel()
 
-    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+    def interval(self, level: float = 0.95, density: Density | None = None) -> tuple[Tensor, Tensor]:
         """The ends of a confidence interval for each log-density, `[batch]` each.
 
         Half its width is that of Student's t for the error of the probes, plus the solver's error if it was estimated.
+        For the density of the data it holds the normal error of the prior as well, added to that of the probes in
+        squares.
+
+        Args:
+            level: the probability that the interval holds the log-density.
+            density: "model" for the density of the generative model, "data" for p_eps of the data, which needs an
+                exact score; by default as the attribute `density` says.
 
         Raises:
-            ValueError: if `level` is not between 0 and 1.
+            ValueError: if `level` is not between 0 and 1, or `density` is none of the two.
         """
-        width = student(level, self.degrees) * self.standard_error + self.solver_error.nan_to_num(0.0)
+        density = self.density if density is None else density
+        require_choice("density", density, get_args(Density))
+        width = student(level, self.degrees) * self.standard_error
+        if density == "data":
+            quantile = student(level, torch.full_like(self.degrees, math.inf))
+            width = torch.hypot(width, quantile * self.prior_error.nan_to_num(0.0))
+        width = width + self.solver_error.nan_to_num(0.0)
         return self.log_prob - width, self.log_prob + width
 
     def bits_per_dim(self, levels: int | None = None, width: float = 1.0) -> Tensor:
@@ -93,7 +117,8 @@ class Likelihood:
             f"log p = {float(self.log_prob.mean()):.5g} ± {spread:.2g} nats "
             f"({float(self.bits_per_dim().mean()):.5g} bits/dim) over {n} samples; "
             f"each: probes ± {probe:.2g}, solver ± {float(self.solver_error.mean()):.2g}{factor}; "
-            f"prior gap {self.prior_gap:.2g}, eps {self.eps:.2g}, {float(self.nfe.double().mean()):.4g} NFE, "
+            f"prior ± {float(self.prior_error.mean()):.2g}; {DENSITIES[self.density]}; "
+            f"eps {self.eps:.2g}, {float(self.nfe.double().mean()):.4g} NFE, "
             f"seed {self.seed}"
         )
 
@@ -103,6 +128,7 @@ class Likelihood:
             "log_prob": self.log_prob,
             "standard_error": self.standard_error,
             "solver_error": self.solver_error,
+            "prior_error": self.prior_error,
             "bits_per_dim": self.bits_per_dim(),
             "nfe": self.nfe,
         }
@@ -124,7 +150,7 @@ class Likelihood:
                 writer.writerows(rows)
         elif path.suffix == ".npz":
             columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-            settings = {"prior_gap": self.prior_gap, "eps": self.eps, "seed": self.seed, "probes": str(self.probes)}
+            settings = {"density": self.density, "eps": self.eps, "seed": self.seed, "probes": str(self.probes)}
             np.savez(path, latent=self.latent.cpu().numpy(), method=self.method, **columns, **settings)  # type: ignore
         else:
             raise ValueError(f"path: expected a name that ends in .csv or .npz, got {path.name}")

@@ -95,7 +95,7 @@ def test_the_likelihood_is_read_from_what_a_report_says(levels):
     import torch
 
     values = torch.linspace(-3.0, -1.0, 5, dtype=torch.float64)
-    scores = Scores(values, 0 * values, 0 * values, values.int(), 0.0, 1e-3, 2, levels, {})
+    scores = Scores(values, 0 * values, 0 * values, 0 * values, values.int(), 1e-3, 2, levels, {})
     folder = make_run("runs/a", 1, report=f"# a\n\n## Likelihood\n\nTest set: {scores}.\n")
     number, unit = summarise(folder).likelihood.split()
     assert unit == ("nats" if levels is None else "bits/dim")

@@ -101,7 +101,7 @@ def test_converges_to_the_data(name: str, sde: GaussianSDE) -> None:
     The error is no larger than that of the prior, whose mean and variance are those of the noise alone.
     """
     solver, std = SOLVERS[name], math.sqrt(VARIANCE)
-    alpha, prior = float(sde.alpha(sde.T)), sde.prior.std
+    alpha, prior = float(sde.alpha(sde.T)), float(sde.prior.std)
     gap = 1.05 * alpha * MEAN / prior
     few, many = (made(dataclasses.replace(solver, steps=n), sde, None, (0.0, prior)) for n in (50, 200))
     for (coarse, fine), limit in (
@@ -147,7 +147,7 @@ def test_few_steps_of_any_shape_and_dtype(name: str, sde: GaussianSDE) -> None:
                 dataclasses.replace(SOLVERS[name], steps=1)
             continue
         solver = dataclasses.replace(SOLVERS[name], steps=steps)
-        mean, variance = made(solver, sde, None, (0.0, sde.prior.std))
+        mean, variance = made(solver, sde, None, (0.0, float(sde.prior.std)))
         for k, shape in enumerate(((3, 5), (2, 1, 4, 4), (2, 2, 3, 7))):
             dtype = (torch.float32, torch.float64)[(steps + k) % 2]
             model = GaussianMixture(torch.full((1, *shape[1:]), MEAN, dtype=dtype), VARIANCE, sde=sde)
@@ -242,7 +242,7 @@ def test_endings_are_their_formulas(sde: GaussianSDE) -> None:
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 def test_one_step_is_the_denoiser(sde: GaussianSDE) -> None:
     """From T a half step would keep half of the noise. For normal data it is more accurate than D below sqrt(8) d."""
-    model, x = mixture(sde), sde.prior.std * torch.ones(1, 2).double()
+    model, x = mixture(sde), float(sde.prior.std) * torch.ones(1, 2).double()
     finals: tuple[Final, ...] = ("denoise", "half_step")
     for final in finals:
         one = sample(model, DDIM(steps=1, final=final), x_T=x)
