@@ -15,7 +15,12 @@ def apply(matrix: Tensor, x: Tensor) -> Tensor:
 
     Returns:
         M x, `[batch, d, ...]`.
+
+    Raises:
+        ValueError: if axis 1 of x does not have m entries.
     """
+    if x.ndim < 2 or x.shape[1] != matrix.shape[-1]:
+        raise ValueError(f"x: expected a state [batch, {matrix.shape[-1]}, ...], got shape {list(x.shape)}")
     return (matrix.to(x) @ x.reshape(*x.shape[:2], -1)).reshape(x.shape[0], matrix.shape[-2], *x.shape[2:])
 
 

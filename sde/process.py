@@ -69,7 +69,7 @@ def require_shape(name: str, value: Tensor, like: Tensor) -> None:
 
 
 def require_times(t: Time, T: float, name: str = "t") -> None:
-    """Raise unless every time lies in [0, T], up to the rounding of its dtype.
+    """Raise unless every time lies in [0, T], up to the rounding with which times are computed.
 
     Only numbers and tensors on the host are looked at: to look at a tensor on another device is to wait for it. Inside
     of `torch.compile` and `torch.func.vmap` there is nothing to look at.
@@ -85,7 +85,7 @@ def require_times(t: Time, T: float, name: str = "t") -> None:
     if found is None:
         return
     low, high = found
-    rounding = 4 * torch.finfo(t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float32).eps
+    rounding = 32 * torch.finfo(t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float32).eps
     if not (low >= 0 and high <= T * (1 + rounding)):
         raise ValueError(f"{name}: expected times in [0, T = {T:g}], got {high if low >= 0 else low:g}")
 

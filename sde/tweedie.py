@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backdrift.sde.checks import require_choice
 from backdrift.sde.gaussian import GaussianSDE
-from backdrift.sde.process import Time, as_time
+from backdrift.sde.process import Time, as_time, extremes, require_shape
 
 Kind = Literal["denoised", "score", "noise", "velocity"]
 """The four forms. A network may be trained to predict any of them."""
@@ -59,12 +59,32 @@ def tweedie(value: Tensor, x: Tensor, t: Time, sde: GaussianSDE, given: Kind, wa
         The wanted quantity, shaped like `x`.
 
     Raises:
-        ValueError: if `given` or `wanted` is none of the four, or `t` is neither a scalar nor one time per sample.
+        ValueError: if `given` or `wanted` is none of the four, `value` does not have the shape of `x`, `t` is outside
+            [0, T] or neither a scalar nor one time per sample, or sigma(t) = 0 and more than the denoiser is wanted.
+            There the denoiser is x/alpha, and says nothing about the score.
     """
+    require_choice("given", given, get_args(Kind))
+    require_choice("wanted", wanted, get_args(Kind))
+    require_shape("value", value, x)
+    t = as_time(t, x, sde.T)
     if given == wanted:
         return value
-    t = as_time(t, x)
-    a, b = affine(sde, t, given)
-    denoised = (value - a * x) / b
+    denoised = value if given == "denoised" else _denoised(value, x, t, sde, given)
+    if wanted == "denoised":
+        return denoised
+    least = extremes(sde.sigma(t))
+    if least is not None and least[0] == 0:
+        raise ValueError(f"t: expected a time at which sigma is positive, since {given} gives no {wanted} at sigma = 0")
     a, b = affine(sde, t, wanted)
     return a * x + b * denoised
+
+
+def _denoised(value: Tensor, x: Tensor, t: Tensor, sde: GaussianSDE, given: Kind) -> Tensor:
+    """The denoiser, in forms that are x/alpha where sigma = 0; see `affine` for the symbols."""
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    if given == "noise":
+        return (x - sigma * value) / alpha
+    if given == "score":
+        return (x + sigma.square() * value) / alpha
+    a, b = affine(sde, t, given)
+    return torch.where(sigma == 0, x / alpha, (value - a * x) / b)
