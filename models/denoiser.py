@@ -7,8 +7,13 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from backdrift.models.labels import require_labels
 from backdrift.sde import GaussianSDE, Model, Time, as_time
 from backdrift.sde.checks import require_positive
+from backdrift.sde.process import require_shape
+
+LEAST_NOISE = -25.0
+"""The least c_noise that a network is asked at: noise of e^-100 of the data's unit, below what float32 can hold."""
 
 
 class Denoiser(nn.Module, Model):
@@ -31,7 +36,7 @@ class Denoiser(nn.Module, Model):
     Attributes:
         network, sde, data_std: the arguments.
         label: the classes that `given` sets, None without.
-        moments: the mean and the variance of each component of the data, None without. The prior follows from them.
+        data_moments: the mean and the variance of each component of the data, None without. The prior follows from them.
 
     Raises:
         ValueError: if the process is not Gaussian, or `data_std` is not positive.
@@ -56,7 +61,14 @@ class Denoiser(nn.Module, Model):
         return other
 
     def given(self, label: Tensor | None) -> Denoiser:
-        """The same network, with shared weights and a fixed class for each sample, `[batch]`, or one for all, `[]`."""
+        """The same network, with shared weights and a fixed class for each sample, `[batch]`, or one for all, `[]`.
+
+        Raises:
+            TypeError: if `label` is neither None nor a tensor of integers.
+            ValueError: if it has more than one axis, or the network has no such class.
+        """
+        if label is not None:
+            require_labels(label, getattr(getattr(self.network, "conditioning", None), "classes", None))
         other = copy.copy(self)
         other.label = label
         return other
@@ -70,13 +82,15 @@ class Denoiser(nn.Module, Model):
     def coefficients(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """c_skip/alpha, c_out, c_in/alpha and c_noise, in forms that stay finite where alpha vanishes.
 
-        Each is 0-d for a scalar t, and broadcasts against `x` for one time per sample.
+        Each is 0-d for a scalar t, and broadcasts against `x` for one time per sample. c_noise is at least `LEAST_NOISE`,
+        so that the network's output is finite where sigma = 0. There c_out = 0, and the denoiser is x/alpha.
         """
-        t = as_time(t, x)
+        t = as_time(t, x, self.sde.T)
         alpha, sigma, d = self.sde.alpha(t), self.sde.sigma(t), self.data_std
         total = sigma.square() + (alpha * d).square()  # the variance of x_t
         root = total.rsqrt()
-        return alpha * d * d / total, sigma * d * root, root, -0.125 * self.sde.log_snr(t)
+        c_noise = (-0.125 * self.sde.log_snr(t)).clamp(min=LEAST_NOISE)
+        return alpha * d * d / total, sigma * d * root, root, c_noise
 
     def forward(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
         """D(x, t), shaped like `x` `[batch, ...]`.
@@ -91,7 +105,17 @@ class Denoiser(nn.Module, Model):
         return torch.addcmul(skip * x, out.expand_as(x), raw.to(x.dtype))
 
     def raw(self, z: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """F(z, c_noise), the output of the network itself, shaped like `z`."""
+        """F(z, c_noise), the output of the network itself, shaped like `z`.
+
+        Raises:
+            ValueError: if the network returns another shape, which might broadcast against `z` without a word.
+        """
+        value = self._called(z, c_noise, label)
+        require_shape("network", value, z)
+        return value
+
+    def _called(self, z: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
+        """The network at z, given a class where there is one."""
         label = self.label if label is None else label
         return self.network(z, c_noise) if label is None else self.network(z, c_noise, label)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backdrift.models.times import stratified_uniform
-from backdrift.sde import CriticallyDamped, Moments, Time, as_time
+from backdrift.sde import CriticallyDamped, DataMoments, Time, as_time
 from backdrift.sde.checks import require_positive
 from backdrift.sde.matrix import apply, factor
 from backdrift.sde.process import wide
@@ -57,10 +57,10 @@ class HybridScore(nn.Module):
         ValueError: if the process has no velocities, or `data_std` is not positive.
 
     Attributes:
-        moments: the mean and the variance of each component of the data, or None where they are not known.
+        data_moments: the mean and the variance of each component of the data, or None where they are not known.
     """
 
-    moments: Moments | None = None
+    data_moments: DataMoments | None = None
 
     def __init__(self, network: nn.Module, sde: CriticallyDamped, data_std: float = 1.0) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backdrift.sde import GaussianSDE, Model, Moments, Time, as_time
+from backdrift.sde import GaussianSDE, Model, DataMoments, Time, as_time
 
 
 class GaussianMixture(Model):
@@ -76,18 +76,18 @@ class GaussianMixture(Model):
             self.sde = sde
 
     @property
-    def moments(self) -> Moments:  # type: ignore[override]
+    def data_moments(self) -> DataMoments:  # type: ignore[override]
         """The mean and the variance of each component of the data, shaped like a sample."""
         weights = self.log_weights.exp()[:, None]
         mean = (weights * self.means).sum(0)
         within = self.variances if self.axes is None else torch.einsum("kde,ke->kd", self.axes.square(), self.variances)
         variance = (weights * ((self.means - mean).square() + within)).sum(0)
-        return Moments(mean.reshape(self.shape), variance.reshape(self.shape))
+        return DataMoments(mean.reshape(self.shape), variance.reshape(self.shape))
 
     @property
     def data_std(self) -> float:
         """Standard deviation of the data: the root of the mean variance of a sample's components."""
-        return float(self.moments.variance.mean().sqrt())
+        return float(self.data_moments.variance.mean().sqrt())
 
     def under(self, sde: GaussianSDE) -> GaussianMixture:
         """The same density for the times of another process."""

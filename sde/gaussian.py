@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from backdrift.sde.prior import Moments, Prior
+from backdrift.sde.prior import DataMoments, Prior
 from backdrift.sde.process import (
     SDE,
     Time,
@@ -151,7 +151,7 @@ class GaussianSDE(SDE):
         """alpha(t) and sigma(t), each shaped like `t`. The whole state is the data's part."""
         return self.alpha(t), self.sigma(t)
 
-    def prior_for(self, moments: Moments | None) -> Prior:
+    def prior_for(self, moments: DataMoments | None) -> Prior:
         """N(alpha_T m, alpha_T^2 v + sigma_T^2), with m and v the mean and the variance of each component of the data.
 
         It has the mean and the variances of p_T. Without moments it is `prior`.

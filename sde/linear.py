@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from backdrift.sde.arguments import checked
 from backdrift.sde.check_report import CheckReport
-from backdrift.sde.checks import is_number, require_number, require_positive
+from backdrift.sde.checks import is_number, require_number
 from backdrift.sde.linear_check import check_linear
 from backdrift.sde.matrix import apply, factor
-from backdrift.sde.prior import MatrixPrior, Moments
+from backdrift.sde.prior import MatrixPrior, DataMoments
 from backdrift.sde.process import (
     SDE,
     NoiseType,
@@ -26,6 +27,7 @@ from backdrift.sde.process import (
     wide,
 )
 from backdrift.sde.schedule import ConstantSchedule, Schedule
+from backdrift.sde.value_types import NonNegative, Positive
 
 Matrix = Tensor | float | Sequence[float] | Sequence[Sequence[float]]
 """A matrix `[d, m]`, or a number for d = m = 1."""
@@ -70,16 +72,16 @@ class LinearSDE(SDE):
     noise_type: NoiseType = "general"
     state_dependent = False
 
+    @checked
     def __init__(
         self,
         A: Matrix,
         L: Matrix,
-        schedule: Schedule | float = 1.0,
-        T: float = 1.0,
-        eps: float | None = None,
+        schedule: Schedule | Positive = 1.0,
+        T: Positive = 1.0,
+        eps: NonNegative | None = None,
         initial: Matrix | None = None,
     ) -> None:
-        require_positive(T=T)
         self.A, self.L = _matrix("A", A), _matrix("L", L)
         d = len(self.A)
         if self.A.shape != (d, d):
@@ -228,7 +230,7 @@ class LinearSDE(SDE):
         """N(0, Cov(x_T given x_0)), which is p_T without what is left of x_0."""
         return MatrixPrior(self.covariance_at(self.T))
 
-    def prior_for(self, moments: Moments | None) -> MatrixPrior:
+    def prior_for(self, moments: DataMoments | None) -> MatrixPrior:
         """N(Phi m, Phi V Phi^T + Cov(x_T given x_0)) for data with the mean m and the variances V.
 
         V is averaged over the copies, which share one covariance. Without moments it is `prior`.

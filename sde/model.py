@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backdrift.sde.checks import require_choice
 from backdrift.sde.gaussian import GaussianSDE
-from backdrift.sde.prior import Moments
+from backdrift.sde.prior import DataMoments
 from backdrift.sde.process import SDE, Time
 from backdrift.sde.tweedie import Kind, tweedie
 
@@ -38,13 +38,13 @@ class Model(ABC):
 
     Attributes:
         sde: the process that the times t belong to.
-        moments: the mean and the variance of each component of the data, or None where they are not known. The prior
+        data_moments: the mean and the variance of each component of the data, or None where they are not known. The prior
             follows from them.
         exact: whether the score is that of a density known in closed form, and not an approximation of one.
     """
 
     sde: GaussianSDE
-    moments: Moments | None = None
+    data_moments: DataMoments | None = None
     exact: bool = False
 
     @abstractmethod
@@ -72,10 +72,10 @@ class FunctionModel(Model):
             a tensor like x. It may be a method, or a module with the weights of a network.
         sde: the process that x_t comes from.
         predicts: what the function returns: "denoised", "score", "noise" or "velocity".
-        moments: the mean and the variance of each component of the data, where they are known.
+        data_moments: the mean and the variance of each component of the data, where they are known.
 
     Attributes:
-        function, sde, predicts, moments: the arguments. The device and the dtype of the model are those of `function`.
+        function, sde, predicts, data_moments: the arguments. The device and the dtype of the model are those of `function`.
 
     Raises:
         ValueError: if `function` cannot be called, or `predicts` is none of the four.
@@ -86,12 +86,12 @@ class FunctionModel(Model):
         function: Callable[[Tensor, Time], Tensor],
         sde: GaussianSDE,
         predicts: Kind = "denoised",
-        moments: Moments | None = None,
+        data_moments: DataMoments | None = None,
     ) -> None:
         if not callable(function):
             raise ValueError(f"function: expected a function of (x, t), got {type(function).__name__}")
         require_choice("predicts", predicts, get_args(Kind))
-        self.function, self.sde, self.predicts, self.moments = function, sde, predicts, moments
+        self.function, self.sde, self.predicts, self.data_moments = function, sde, predicts, data_moments
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
         return tweedie(self.function(x, t), x, t, self.sde, self.predicts, "denoised")

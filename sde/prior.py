@@ -13,7 +13,7 @@ from torch import Tensor
 from backdrift.sde.matrix import apply, factor
 
 
-class Moments(NamedTuple):
+class DataMoments(NamedTuple):
     """The mean and the variance of each component of the data x_0.
 
     With them the prior has the mean and the variances that the data have at T, see `SDE.prior_for`.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_non_negative
-from backdrift.sde.prior import Moments, PriorDensity
+from backdrift.sde.prior import DataMoments, PriorDensity
 
 Time = Tensor | float
 """A time: a number, a 0-d tensor, or one value per sample, `[batch]`."""
@@ -212,7 +212,7 @@ class SDE(ABC):
             f"position_marginal: {type(self).__name__} has no marginal N(alpha x_0, sigma^2 I) in closed form"
         )
 
-    def prior_for(self, moments: Moments | None) -> PriorDensity | None:
+    def prior_for(self, moments: DataMoments | None) -> PriorDensity | None:
         """The density that replaces p_T where the moments of the data are known.
 
         Args:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from backdrift.sde import SDE, GaussianSDE, HasScore, Moments, PriorDensity, Time, tweedie
+from backdrift.sde import SDE, GaussianSDE, HasScore, DataMoments, PriorDensity, Time, tweedie
 
 Field = Callable[[Tensor, Time], Tensor]
 """A function of a state x `[batch, ...]` and a time t, a 0-d tensor or `[batch]`. Its value is shaped like x."""
@@ -25,7 +25,7 @@ class Denoises(Protocol):
     each sample. D has the shape and the dtype of x. A model may also have:
 
     - `data_std`, the standard deviation of the data. Time grids and coordinates depend on it. Without it they use 1.
-    - `moments`, the mean and the variance of each component of the data. The prior that samples start from and
+    - `data_moments`, the mean and the variance of each component of the data. The prior that samples start from and
       likelihoods end at has them; without them it is the process's own. See `prior_of`.
     - `exact`, which is true where the score is that of a density known in closed form. Likelihoods then say how far
       they are from that density.
@@ -154,7 +154,7 @@ def data_std_of(model: ModelLike, data_std: float | None = None) -> float:
 
 def prior_of(model: ModelLike) -> PriorDensity | None:
     """The density that replaces p_T: with the moments of the data where the model has them, else the process's own."""
-    return model.sde.prior_for(getattr(model, "moments", None))
+    return model.sde.prior_for(getattr(model, "data_moments", None))
 
 
 def place_of(model: object) -> tuple[torch.device, torch.dtype]:
@@ -174,7 +174,7 @@ def _tensors(holder: object, seen: set[int], depth: int) -> Iterator[Tensor]:
     if isinstance(holder, Tensor):
         yield holder
         return
-    if depth == 0 or id(holder) in seen or isinstance(holder, (SDE, Moments, str, int, float, type, ModuleType)):
+    if depth == 0 or id(holder) in seen or isinstance(holder, (SDE, DataMoments, str, int, float, type, ModuleType)):
         return
     seen.add(id(holder))
     if isinstance(holder, nn.Module):

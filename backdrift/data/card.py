@@ -10,7 +10,7 @@ import torch
 
 from backdrift.data.fingerprint import Fingerprint
 from backdrift.data.units import Units
-from backdrift.sde import Moments
+from backdrift.sde import DataMoments
 
 Moment = float | tuple[float, ...]
 """One number for all components of a sample, or one for each in the order of the flattened sample."""
@@ -47,12 +47,12 @@ class DataCard:
     conditions: None = None
 
     @property
-    def moments(self) -> Moments:
+    def moments(self) -> DataMoments:
         """`mean` and `variance`, each shaped like a sample."""
         mean, variance = (torch.as_tensor(moment, dtype=torch.float64) for moment in (self.mean, self.variance))
         if mean.ndim == 0:
-            return Moments(mean.expand(self.units.shape), variance.expand(self.units.shape))
-        return Moments(mean.reshape(self.units.shape), variance.reshape(self.units.shape))
+            return DataMoments(mean.expand(self.units.shape), variance.expand(self.units.shape))
+        return DataMoments(mean.reshape(self.units.shape), variance.reshape(self.units.shape))
 
     def to_dict(self) -> dict[str, Any]:
         """The card in lists, numbers and words, which JSON holds."""

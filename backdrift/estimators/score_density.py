@@ -17,7 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from backdrift.estimators.held_out import HeldOut
 from backdrift.models import MLP, Denoiser, DenoisingLoss, LogNormalTimes
-from backdrift.sde import VP, GaussianSDE, Moments
+from backdrift.sde import VP, GaussianSDE, DataMoments
 from backdrift.sde.checks import require_integer, require_non_negative, require_number, require_positive
 from backdrift.solvers import Noise, decode, log_likelihood
 
@@ -209,7 +209,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         for first in range(0, n_samples, BATCH):
             shape = (min(BATCH, n_samples - first), self.n_features_in_)
             noise = Noise(seed, shape, first=first, dtype=torch.float64)()
-            latent = self.model_.sde.prior_for(self.model_.moments).from_noise(noise)
+            latent = self.model_.sde.prior_for(self.model_.data_moments).from_noise(noise)
             parts.append(decode(self.model_, latent, steps=2 * self.ode_steps, eps=eps) / alpha)
         standard = np.linalg.solve(self.whitening_, torch.cat(parts).numpy().T).T
         return standard * self.scale_ + self.mean_
@@ -230,7 +230,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):
             torch.default_generator.manual_seed(seed)
             network = MLP(z.shape[1], self.hidden, self.depth, dropout=self.dropout)
             model = Denoiser(network, VP() if self.sde is None else self.sde, data_std=1.0)
-            model.moments = Moments(z.mean(0), z.var(0))
+            model.data_moments = DataMoments(z.mean(0), z.var(0))
             average = copy.deepcopy(model).eval().requires_grad_(False)
             best, self.gain_, kept = copy.deepcopy(average.state_dict()), 0.0, 0
             held_out = HeldOut(checked, model.sde, self.noise, generator)

@@ -183,7 +183,7 @@ class Run:
         network = self.newest(lambda kept: build_network(self.config, kept, weights))
         model = preconditioning(self.config)(network, build(self.config, "sde"), self.config.event.std)
         if self._card is not None:  # a folder of format 1 keeps the prior that it was made with
-            model.moments = self._card.moments
+            model.data_moments = self._card.moments
         return model.to(device).eval().requires_grad_(False)
 
     def gaussian_model(self, weights: str = "ema") -> Denoises:

@@ -124,7 +124,7 @@ def log_likelihood(
             use them.
         eps: end time at the data; the process's own by default.
         prior: stands for p_T. By default it has the mean and the variances of the data at T, where the model knows
-            `moments`; otherwise it is the process's own.
+            `data_moments`; otherwise it is the process's own.
         data_std: d; the model's own by default, or else 1.
         estimate_error: whether to spend evaluations on `solver_error`. It is the difference from a coarser solve: one
             with half the steps and divergences, or with ten times the tolerances and steps of up to twice the length,

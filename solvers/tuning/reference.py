@@ -48,7 +48,7 @@ class Reference:
         """
         device, dtype = place_of(model)
         noise = Noise(seed, (3 * batch, *shape), stream=PRIOR, dtype=dtype, device=device)
-        x = model.sde.prior_for(getattr(model, "moments", None)).from_noise(noise())
+        x = model.sde.prior_for(getattr(model, "data_moments", None)).from_noise(noise())
         solver = RungeKutta(steps=steps + 1, grid="log_snr", final="half_step")
         with torch.no_grad():
             exact = solver.solve(model, x)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backdrift.sde import SDE, VP, CriticallyDamped, LinearSDE, Moments, ReverseSDE, Time
+from backdrift.sde import SDE, VP, CriticallyDamped, LinearSDE, DataMoments, ReverseSDE, Time
 
 VP_PRIOR = VP().prior
 
@@ -43,7 +43,7 @@ def test_a_process_that_says_nothing_has_the_safe_answers() -> None:
     sde = OrdinaryBrownian()
     assert (sde.eps, sde.prior, sde.time_power) == (0.0, None, 1)
     assert not sde.has_denoiser and not sde.has_velocity
-    assert sde.prior_for(Moments(torch.zeros(2), torch.ones(2))) is None
+    assert sde.prior_for(DataMoments(torch.zeros(2), torch.ones(2))) is None
     with pytest.raises(NotImplementedError, match=r"^position_marginal: OrdinaryBrownian has no marginal"):
         sde.position_marginal(0.5)
 

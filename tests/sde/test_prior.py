@@ -16,7 +16,7 @@ from backdrift.sde import (
     CriticallyDamped,
     GaussianSDE,
     LinearSDE,
-    Moments,
+    DataMoments,
     OrnsteinUhlenbeck,
     Rectified,
     SubVP,
@@ -54,9 +54,9 @@ def test_moments_of_a_mixture_are_those_of_its_draws() -> None:
     model = GaussianMixture(draws(3, 2) + 1, root @ root.mT, torch.tensor([0.2, 0.5, 0.3]))
     x = model.sample(200_000, torch.Generator().manual_seed(1))
     error = 4.5 * x.std(0) / len(x) ** 0.5
-    assert bool(((x.mean(0) - model.moments.mean).abs() < error).all())
-    square = (x - model.moments.mean).square()
-    assert bool(((square.mean(0) - model.moments.variance).abs() < 4.5 * square.std(0) / len(x) ** 0.5).all())
+    assert bool(((x.mean(0) - model.data_moments.mean).abs() < error).all())
+    square = (x - model.data_moments.mean).square()
+    assert bool(((square.mean(0) - model.data_moments.variance).abs() < 4.5 * square.std(0) / len(x) ** 0.5).all())
 
 
 def test_a_model_without_moments_has_the_prior_of_its_process() -> None:
@@ -68,15 +68,15 @@ def test_a_model_without_moments_has_the_prior_of_its_process() -> None:
 
 def test_numbers_stand_for_all_components() -> None:
     sde, x = VP(beta_max=5.0), draws(4, 3, 2)
-    one = sde.prior_for(Moments(torch.tensor(2.0), torch.tensor(0.5)))
-    each = sde.prior_for(Moments(torch.full((3, 2), 2.0), torch.full((3, 2), 0.5)))
+    one = sde.prior_for(DataMoments(torch.tensor(2.0), torch.tensor(0.5)))
+    each = sde.prior_for(DataMoments(torch.full((3, 2), 2.0), torch.full((3, 2), 0.5)))
     torch.testing.assert_close(one.log_prob(x), each.log_prob(x), rtol=1e-12, atol=0)
 
 
 def test_positions_with_velocities() -> None:
     """Positions of mean m and variance v leave phi m and phi phi^T v in the state at T, beside its covariance."""
     sde, variance = CriticallyDamped(schedule=1.0), 0.7
-    prior = sde.prior_for(Moments(MEAN, torch.full((3,), variance, dtype=torch.float64)))
+    prior = sde.prior_for(DataMoments(MEAN, torch.full((3,), variance, dtype=torch.float64)))
     phi, _ = sde.moments(0.0, sde.T)
     column, x = phi[:, 0], draws(5, 2, 3)
     covariance = sde.covariance_at(sde.T) + variance * torch.outer(column, column)
@@ -90,13 +90,13 @@ def test_positions_with_velocities() -> None:
 def test_a_linear_process_without_velocities() -> None:
     """Each component of the state has its own variance, and no other axis follows."""
     sde = LinearSDE([[-1.0, 0.5], [0.0, -2.0]], [[1.0, 0.0], [0.0, 1.0]], schedule=1.0, T=0.5)
-    prior = sde.prior_for(Moments(MEAN[:2], VARIANCE[:2]))
+    prior = sde.prior_for(DataMoments(MEAN[:2], VARIANCE[:2]))
     phi, sigma = sde.moments(0.0, sde.T)
     x = draws(5, 2)
     expected = MultivariateNormal(phi @ MEAN[:2], phi @ VARIANCE[:2].diag() @ phi.mT + sigma).log_prob(x)
     torch.testing.assert_close(prior.log_prob(x), expected, rtol=1e-11, atol=0)
     with pytest.raises(ValueError, match=r"^moments: expected those of a state \[2, \.\.\.\], got \[3\]"):
-        sde.prior_for(Moments(MEAN, VARIANCE))
+        sde.prior_for(DataMoments(MEAN, VARIANCE))
 
 
 @pytest.mark.parametrize("sde", [VP(beta_max=2.0), Brownian(T=1.0)], ids=repr)

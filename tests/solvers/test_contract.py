@@ -34,7 +34,15 @@ from backdrift.solvers.model import place_of
 from backdrift.solvers.tables.table_solver import Final
 
 EVERY = pytest.mark.parametrize("name", SOLVERS)
-COMBINE_CORRECTIONS = ("adams", "adams_stopped", "adams_velocity_3", "dpm_solver_pp_3m", "sa_solver", "unipc")
+COMBINE_CORRECTIONS = (
+    "adams",
+    "adams_stopped",
+    "adams_noise_3",
+    "adams_velocity_3",
+    "dpm_solver_pp_3m",
+    "sa_solver",
+    "unipc",
+)
 MEAN, STD = 0.3, 0.5
 
 

@@ -34,7 +34,7 @@ def test_another_covariance_is_twice_the_variance() -> None:
     sde = VP(beta_max=8.0)
     covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]]).double()
     model = GaussianMixture(torch.zeros(1, 2).double(), covariance[None], sde=sde)
-    prior = sde.prior_for(model.moments)
+    prior = sde.prior_for(model.data_moments)
     alpha, sigma = float(sde.alpha(torch.tensor(sde.T).double())), float(sde.prior.std)
     total = alpha**2 * covariance + sigma**2 * torch.eye(2).double()
     x = noise(20_000, 2) @ torch.linalg.cholesky(total).mT
