@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from backdrift.models.denoiser import Denoiser
 from backdrift.models.energy import gradient
-from backdrift.sde import Time, as_time
+from backdrift.models.unet import without_fused_attention
+from backdrift.sde import GaussianSDE, Time, as_time
+from backdrift.sde.process import extremes
 
 
 class Potential(nn.Module):
@@ -54,10 +56,17 @@ class ConservativeDenoiser(Denoiser):
         ValueError: as `Denoiser`.
     """
 
+    def __init__(self, network: nn.Module, sde: GaussianSDE, data_std: float = 0.5) -> None:
+        super().__init__(network, sde, data_std)
+        without_fused_attention(network)
+
     def _potential(self, z: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
         """psi, `[batch]`."""
-        psi = super().raw(z, c_noise, label)
-        return psi.squeeze(-1) if psi.shape == (len(z), 1) else psi
+        psi = self._called(z, c_noise, label)
+        psi = psi.squeeze(-1) if psi.shape == (len(z), 1) else psi
+        if psi.shape != (len(z),):
+            raise ValueError(f"network: expected one number for each sample, [{len(z)}], got {list(psi.shape)}")
+        return psi
 
     def raw(self, z: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """grad_z psi, shaped like `z`."""
@@ -72,9 +81,16 @@ class ConservativeDenoiser(Denoiser):
         return torch.func.grad(lambda z: potential(z).sum())(z)
 
     def log_prob(self, x: Tensor, t: Time) -> Tensor:
-        """log p_t(x) up to a constant that depends on t, in nats, `[batch]` for x `[batch, ...]`."""
+        """log p_t(x) up to a constant that depends on t, in nats, `[batch]` for x `[batch, ...]`.
+
+        Raises:
+            ValueError: if sigma(t) = 0, where the network's part of the density has no limit.
+        """
         _, _, scale, c_noise = self.coefficients(x, t)
         t = as_time(t, x)
+        least = extremes(self.sde.sigma(t))
+        if least is not None and least[0] == 0:
+            raise ValueError("t: expected a time at which sigma is positive, got one at which it is 0")
         weight = self.sde.alpha(t) * self.data_std / self.sde.sigma(t)
         z = scale * x
         psi = self._potential(z, c_noise.flatten().expand(len(x)), None)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from backdrift.models.unet import without_fused_attention
 from backdrift.sde.checks import require_positive
 
 Function = Callable[[Tensor], Tensor]
@@ -107,6 +108,7 @@ class Energy(nn.Module):
     def __init__(self, network: nn.Module, temperature: float = 1.0) -> None:
         super().__init__()
         require_positive(temperature=temperature)
+        without_fused_attention(network)
         self.network = network
         self.temperature = float(temperature)
 

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backdrift.models.labels import require_labels
+from backdrift.sde.process import require_state
+
 __all__ = ["MLP", "Conditioning"]
 
 
@@ -61,23 +64,19 @@ class Conditioning(nn.Module):
             batch: number of samples.
 
         Raises:
-            ValueError: if a shape does not fit the batch, or an unconditional network is given a label.
+            ValueError: if a shape does not fit the batch, a label is out of range, or an unconditional network is given one.
             TypeError: if a label does not hold integers.
         """
         if c_noise.shape not in ((), (1,), (batch,)):
             raise ValueError(f"c_noise has shape {list(c_noise.shape)}: expected [] or [{batch}], one for each sample")
         c = c_noise.to(self.frequencies).reshape(-1, 1) * self.frequencies
         embedding = self.noise(torch.cat((c.cos(), c.sin()), dim=-1)).expand(batch, -1)
+        if label is not None:
+            require_labels(label, self.classes, batch)
         if self.label is None:
-            if label is not None:
-                raise ValueError("label was given to an unconditional network: build it with classes > 0")
             return embedding
         if label is None:
             label = torch.full((), self.classes, device=embedding.device)
-        if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
-            raise TypeError(f"label has dtype {label.dtype}: expected integer class indices")
-        if label.shape not in ((), (batch,)):
-            raise ValueError(f"label has shape {list(label.shape)}: expected [] or [{batch}], one for each sample")
         return embedding + self.label(label)
 
 
@@ -133,9 +132,10 @@ class MLP(nn.Module):
             label: class indices, `[]` or `[batch]`. None and the index `classes` mean no class.
 
         Raises:
-            ValueError: if a shape does not fit.
-            TypeError: if a label does not hold integers.
+            ValueError: if a shape does not fit, or a label is out of range.
+            TypeError: if x does not hold floating-point numbers, or a label integers.
         """
+        require_state(x)
         if tuple(x.shape[1:]) != self.event or x.ndim < 2:
             raise ValueError(f"x has shape {list(x.shape)}: expected [batch, {', '.join(map(str, self.event))}]")
         e = functional.silu(self.conditioning(c_noise, label, len(x)))

@@ -8,9 +8,11 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
 
 from backdrift.models.mlp import Conditioning
+from backdrift.sde.process import require_state
 
 __all__ = ["UNet"]
 
@@ -93,9 +95,10 @@ class UNet(nn.Module):
             label: class indices, `[]` or `[batch]`. None and the index `classes` mean no class.
 
         Raises:
-            ValueError: if a shape does not fit.
-            TypeError: if a label does not hold integers.
+            ValueError: if a shape does not fit, or a label is out of range.
+            TypeError: if x does not hold floating-point numbers, or a label integers.
         """
+        require_state(x)
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"x has shape {list(x.shape)}: expected [batch, {self.channels}, height, width]")
         height, width = x.shape[2:]
@@ -162,19 +165,40 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention over the pixels, in plain matrix products: the fused kernel has no forward-mode derivative."""
+    """Self-attention over the pixels, softmax(q^T k / sqrt(c)) v for heads of c channels (Vaswani et al. 2017, eq. 1).
+
+    It runs in torch's fused kernel, which never holds the weights of all pairs of pixels. The kernel has no
+    forward-mode derivative, so plain matrix products are taken where one is asked for, and where `fused` is False.
+
+    Attributes:
+        fused: whether the fused kernel may be used.
+    """
 
     def __init__(self, width: int, head: int = 32) -> None:
         super().__init__()
+        self.fused = True
         self.heads = max(1, width // head)
         self.norm = nn.GroupNorm(_groups(width), width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.outer = _zero(nn.Conv2d(width, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)
-        weights = (q.mT @ k / math.sqrt(q.shape[-2])).softmax(dim=-1)
-        return x + self.outer((v @ weights.mT).reshape(x.shape))
+        q, k, v = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).mT.unbind(1)
+        if self.fused and unpack_dual(q).tangent is None:
+            h = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            h = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1) @ v
+        return x + self.outer(h.mT.reshape(x.shape))
+
+
+def without_fused_attention(network: nn.Module) -> None:
+    """Let the attention of every U-Net in `network` run in plain matrix products.
+
+    The fused kernel has no second derivative. A network is trained with one where its own derivative is in the loss.
+    """
+    for module in network.modules():
+        if isinstance(module, _Attention):
+            module.fused = False
 
 
 def _groups(width: int) -> int:
