@@ -1,19 +1,36 @@
-"""Checkpoints, which stay whole if the process is killed at any moment."""
+"""Checkpoints, which stay whole if the process is killed at any moment, and tell if they are not."""
 
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import shutil
+import sys
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from backdrift.data.fingerprint import sha256_of
+from backdrift.runs.atomic import force, naming
+from backdrift.runs.listing import CHECKPOINT
+
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt")
+"""The files whose checksums `state.json` holds."""
+
+LARGEST_STATE = 65536
+"""Bytes of a `state.json` that are read. Ours have some 300."""
+
+T = TypeVar("T")
+
+
+class Damaged(ValueError):
+    """A checkpoint is not what was written. The one before it may be whole."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +39,10 @@ class Checkpoint:
 
     - `model.safetensors`, `ema.safetensors`: the network's weights as trained, and their running average;
     - `optimizer.pt`: the state of the optimiser and of a loss scaler, read with `weights_only=True`;
-    - `state.json`: the step. Random numbers are a function of the seed and the step, so none of their state is kept.
+    - `state.json`: the step, and the SHA-256 of each of these files. Those before version 0.2 hold the step alone.
+
+    Random numbers are a function of the seed and the step, so none of their state is kept. A file is compared with its
+    checksum before it is used.
     """
 
     path: Path
@@ -36,27 +56,33 @@ class Checkpoint:
         """The network's state dict; `kind` is "ema" or "model".
 
         Raises:
-            ValueError: if `kind` is neither, or the file is damaged.
+            ValueError: if `kind` is neither.
+            Damaged: if the file is not what was written.
+            OSError: if it cannot be read.
         """
-        if kind not in ("ema", "model"):
-            raise ValueError(f"weights={kind}: expected ema or model")
-        file = self.path / f"{kind}.safetensors"
+        file = self._intact(_weights_file(kind))
         try:
             return load_file(file, device=str(device))
         except (SafetensorError, OSError) as error:
-            raise self._damaged(file, error) from error
+            raise _damaged(file, error) from error
 
     def load(self, network: nn.Module, kind: str) -> None:
         """Load the weights into `network`.
 
         Raises:
-            ValueError: as `weights` does, or if they are not the weights of such a network.
+            ValueError: as `weights` does, or if they are not the weights of such a network, or are not finite.
         """
         try:
             network.load_state_dict(self.weights(kind))
         except RuntimeError as error:
             what = str(error).splitlines()[1:2] or [str(error)]
             raise ValueError(f"{self.path}: not the weights of the config's network: {what[0].strip()}") from error
+        for name, value in network.named_parameters():
+            if not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"{self.path}: the weights in {_weights_file(kind)} hold NaN or infinite values, the first in "
+                    f"{name}: the training has diverged; without this folder the checkpoint before it is taken"
+                )
 
     def require_fit(self, network: nn.Module, kind: str) -> None:
         """Compare the shapes of a network's weights with those in the file, whose head alone is read.
@@ -66,14 +92,10 @@ class Checkpoint:
             kind: "ema" or "model".
 
         Raises:
-            ValueError: if the weights are not those of such a network, or the file is damaged.
+            ValueError: if the weights are not those of such a network.
+            Damaged: if the file is damaged.
         """
-        file = self.path / f"{kind}.safetensors"
-        try:
-            with safe_open(file, framework="pt") as opened:
-                held = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise self._damaged(file, error) from error
+        held = self.shapes(kind)
         expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         for name in sorted(held.keys() | expected.keys()):
             if held.get(name) != expected.get(name):
@@ -82,27 +104,104 @@ class Checkpoint:
                     f"the file and {expected.get(name)} in the network"
                 )
 
+    def shapes(self, kind: str) -> dict[str, tuple[int, ...]]:
+        """The shapes of the weights by their names, from the head of the file.
+
+        Raises:
+            Damaged, OSError: as `weights` does.
+        """
+        file = self.path / _weights_file(kind)
+        _require_readable(file)
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise _damaged(file, error) from error
+
     def optimizer(self) -> dict[str, Any]:
         """The state dicts of the optimiser and the loss scaler, by name.
 
         Raises:
-            ValueError: if the file is damaged, or holds anything that would execute code.
+            Damaged: if the file is not what was written, or holds anything that would execute code.
+            OSError: if it cannot be read.
         """
         file = self.path / "optimizer.pt"
+        _require_readable(file)
+        _require_no_bomb(file)
+        self._intact(file.name)
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-            raise self._damaged(file, error) from error
+        except Exception as error:  # damaged bytes can raise anything in torch's reader
+            raise _damaged(file, error) from error
 
-    def _damaged(self, file: Path, error: Exception) -> ValueError:
-        why = str(error).splitlines()[:1] or ["it is empty"]
-        return ValueError(f"{file} is damaged ({why[0]}); without {self.path.name} the checkpoint before it is taken")
+    def require_whole(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            Damaged, OSError: as `weights` does.
+        """
+        for name in FILES:
+            self._intact(name)
+
+    def _intact(self, name: str) -> Path:
+        """The file `name`, once it is found to be what was written."""
+        file, sums = self.path / name, self._checksums()
+        _require_readable(file)
+        if sums is not None and sha256_of(file) != sums[name]:
+            raise _damaged(file, "its checksum is another than when it was written")
+        return file
+
+    def _checksums(self) -> dict[str, str] | None:
+        """The checksums in `state.json`, or None for a checkpoint that was written before there were any."""
+        file = self.path / "state.json"
+        _require_readable(file)
+        with file.open("rb") as opened:
+            content = opened.read(LARGEST_STATE + 1)
+        try:
+            state = json.loads(content)
+            sums = state.pop("sha256", None)
+            right = state == {"step": self.step} and (sums is None or sums.keys() == set(FILES))
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise _damaged(file, error) from error
+        if not right or len(content) > LARGEST_STATE:
+            raise _damaged(file, "it does not hold the step and the checksums")
+        return sums
+
+
+def newest(folder: Path, read: Callable[[Checkpoint], T], what: str, passed_over: set[Path] | None = None) -> T:
+    """What `read` makes of the newest checkpoint that is whole. A warning names each one that is passed over.
+
+    Args:
+        folder: `checkpoints` of a run.
+        read: called with a checkpoint; where it raises `Damaged`, the checkpoint before it is tried.
+        what: the argument by which the user named the run, for messages, such as "run=runs/a".
+        passed_over: the folders of checkpoints that are known to be damaged, to which those found now are added.
+
+    Raises:
+        ValueError: if there is no checkpoint, or none that is whole, or as `read` does.
+        OSError: if a checkpoint cannot be read.
+    """
+    passed_over = set() if passed_over is None else passed_over
+    last: Damaged | None = None
+    while kept := [each for each in found(folder) if each.path not in passed_over]:
+        try:
+            return read(kept[-1])
+        except Damaged as error:
+            if not kept[-1].path.exists():  # a training that goes on beside us has removed it, as newer ones are there
+                continue
+            passed_over.add(kept[-1].path)
+            last = error
+            if len(kept) > 1:
+                print(f"warning: {error}; {kept[-2].path.name} is taken in its place", file=sys.stderr)
+    if last is None and not passed_over:
+        raise ValueError(f"{what}: the run folder has no checkpoint; train it first")
+    raise ValueError(f"{what}: no checkpoint is whole: {last or min(passed_over)}") from last
 
 
 def save(
     folder: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor], optimizer: dict[str, Any], keep: int
 ) -> Checkpoint:
-    """Write a checkpoint into `folder`, and remove all but the newest `keep`.
+    """Write a checkpoint into `folder`, and remove all but the newest `keep` up to this step.
 
     It is written under a hidden name, forced to the disk, and renamed once it is whole.
 
@@ -113,39 +212,94 @@ def save(
         ema: their running average.
         optimizer: the state of the optimiser and of a loss scaler.
         keep: how many checkpoints are kept.
+
+    Raises:
+        OSError: naming the checkpoint, if it cannot be written. Nothing of it is left then.
     """
-    folder.mkdir(exist_ok=True)
-    for leftover in folder.glob(".writing-*"):
-        shutil.rmtree(leftover)
     hidden, final = folder / f".writing-{step:08d}", folder / f"step-{step:08d}"
-    hidden.mkdir()
-    save_file({name: value.detach().contiguous().cpu() for name, value in model.items()}, hidden / "model.safetensors")
-    save_file({name: value.detach().contiguous().cpu() for name, value in ema.items()}, hidden / "ema.safetensors")
-    torch.save(optimizer, hidden / "optimizer.pt")
-    (hidden / "state.json").write_text(json.dumps({"step": step}) + "\n")
-    for file in hidden.iterdir():
-        force(file)
-    force(hidden)
-    if final.exists():  # the same step, written before a kill and made again since
-        shutil.rmtree(final)
-    hidden.rename(final)
-    force(folder)
-    for old in found(folder)[:-keep]:
+    try:
+        with naming(final):
+            folder.mkdir(exist_ok=True)
+            for leftover in folder.glob(".writing-*"):
+                shutil.rmtree(leftover)
+            hidden.mkdir()
+            _write_parts(hidden, step, model, ema, optimizer)
+            if final.exists():  # the same step, written before a kill and made again since
+                shutil.rmtree(final)
+            hidden.rename(final)
+            force(folder)
+    except BaseException:
+        shutil.rmtree(hidden, ignore_errors=True)  # on a full disk it takes the room that is missing
+        raise
+    # Later ones were passed over as damaged. To count them would leave too few that are whole.
+    for old in [kept for kept in found(folder) if kept.step <= step][:-keep]:
         shutil.rmtree(old.path)
     return Checkpoint(final)
 
 
+def _write_parts(
+    hidden: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor], optimizer: dict[str, Any]
+) -> None:
+    for name, state in ((FILES[0], model), (FILES[1], ema)):
+        try:
+            save_file({key: value.detach().contiguous().cpu() for key, value in state.items()}, hidden / name)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+    with (hidden / FILES[2]).open("wb") as file:  # of a file that torch opens itself it does not tell the cause
+        torch.save(optimizer, file)
+    sums = {name: sha256_of(hidden / name) for name in FILES}
+    (hidden / "state.json").write_text(json.dumps({"step": step, "sha256": sums}) + "\n")
+    for path in hidden.iterdir():
+        force(path)
+    force(hidden)
+
+
 def found(folder: Path) -> list[Checkpoint]:
-    """The checkpoints in `folder`, oldest first."""
-    return [Checkpoint(path) for path in sorted(folder.glob("step-*")) if (path / "state.json").is_file()]
+    """The checkpoints in `folder`, oldest first, whole or not.
 
-
-def force(path: Path) -> None:
-    """Have the system write a file or a folder to the disk now. Windows cannot do so for folders."""
-    if os.name == "nt" and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY)
+    Raises:
+        OSError: if the folder cannot be read.
+    """
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        inside = list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    kept = [Checkpoint(path) for path in inside if CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    return sorted(kept, key=lambda each: each.step)
+
+
+def _weights_file(kind: str) -> str:
+    if kind not in ("ema", "model"):
+        raise ValueError(f"weights={kind}: expected ema or model")
+    return f"{kind}.safetensors"
+
+
+def _require_readable(file: Path) -> None:
+    """Tell a file that may not be read from one that is damaged. The readers of its content mix them up.
+
+    Raises:
+        Damaged: if there is no such file.
+        OSError: if it cannot be opened.
+    """
+    try:
+        file.open("rb").close()
+    except FileNotFoundError as error:
+        raise _damaged(file, "it is missing") from error
+    except OSError as error:
+        raise OSError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _require_no_bomb(file: Path) -> None:
+    """Refuse an archive that grows when it is unpacked. What torch writes is not compressed."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except Exception as error:  # as in `optimizer`
+        raise _damaged(file, error) from error
+    if unpacked > file.stat().st_size:
+        raise _damaged(file, f"it would grow to {unpacked} bytes")
+
+
+def _damaged(file: Path, error: Exception | str) -> Damaged:
+    why = str(error).splitlines()[:1] or ["it is empty"]
+    return Damaged(f"{file} is damaged ({why[0]})")

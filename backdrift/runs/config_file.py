@@ -8,7 +8,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from backdrift.runs.checkpoint import force
+from backdrift.runs.atomic import write_text
 
 NAME = "config.yaml"
 
@@ -40,10 +40,7 @@ def read(folder: Path) -> DictConfig:
 
 def write(folder: Path, config: DictConfig) -> None:
     """Write the config of a run in place of the one that is there. The file is whole at every moment."""
-    hidden = folder / f".{NAME}"
-    hidden.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-    force(hidden)
-    hidden.replace(folder / NAME)
+    write_text(folder / NAME, OmegaConf.to_yaml(config, resolve=True))
 
 
 def _require_plain(text: str, folder: Path) -> None:

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 from backdrift.data import DataCard
-from backdrift.runs.checkpoint import force
+from backdrift.runs.atomic import write_text
 
 NAME = "data.json"
+
+LARGEST = 16_000_000
+"""Bytes of a file that is read. Moments and names of some 10,000 components have a tenth of them."""
 
 FORMAT = 2
 """The format of a run folder, kept in `data.json`. Format 1 had no such file: its data set had to be read again."""
@@ -16,12 +19,9 @@ FORMAT = 2
 
 def write(folder: Path, card: DataCard) -> None:
     """Write the card of a run's data set. The file appears whole or not at all."""
-    hidden = folder / f".{NAME}"
     values = {"format": FORMAT, **card.to_dict()}
     lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()]
-    hidden.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    force(hidden)
-    hidden.replace(folder / NAME)
+    write_text(folder / NAME, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read(folder: Path) -> DataCard | None:
@@ -33,12 +33,14 @@ def read(folder: Path) -> DataCard | None:
     file = folder / NAME
     if not file.exists():
         return None
+    if file.stat().st_size > LARGEST:
+        raise ValueError(f"run={folder}: its {NAME} has {file.stat().st_size} bytes, expected at most {LARGEST}")
     try:
         values = json.loads(file.read_text())
         if not isinstance(values, dict):
             raise ValueError("expected keys with values")
         found = values.pop("format")
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         raise ValueError(f"run={folder}: its {NAME} is damaged: {error}") from error
     if found != FORMAT:
         raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backdrift.data import Data
 from backdrift.models.times import stratified_uniform
+from backdrift.runs.atomic import write_text
 from backdrift.runs.configuration import build
 from backdrift.runs.run import Run
 from backdrift.runs.trained_model import TrainedModel
@@ -79,9 +80,7 @@ def measure(run: Run, device: torch.device | str = "cpu") -> HeldOutLoss:
         raise ValueError(f"run={run.path}: the held-out loss is {mean}; lower train.optimizer.lr or train.clip")
     samples, draws = losses.shape
     result = HeldOutLoss(mean, spread / math.sqrt(samples), samples, draws, run.latest_checkpoint().step)
-    hidden = run.path / f".{FILE}"
-    hidden.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-    hidden.replace(run.path / FILE)
+    write_text(run.path / FILE, json.dumps(asdict(result), indent=2) + "\n")
     return result
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -64,15 +64,29 @@ class TrainingState:
         """Go back to a checkpoint.
 
         Raises:
-            ValueError: if it is damaged, or is not of such a network.
+            ValueError: if it is not of such a network and optimiser, or its weights are not finite.
+            Damaged: if it is not what was written.
         """
+        memory = kept.optimizer()
         kept.load(self.network, "model")
         kept.load(self.average, "ema")
-        memory = kept.optimizer()
-        self.optimizer.load_state_dict(memory["optimizer"])
-        if self.scaler is not None and memory["scaler"]:
-            self.scaler.load_state_dict(memory["scaler"])
+        try:
+            self.optimizer.load_state_dict(memory["optimizer"])
+            self._require_fit()
+            if self.scaler is not None and memory["scaler"]:
+                self.scaler.load_state_dict(memory["scaler"])
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+            raise ValueError(f"{kept.path}: optimizer.pt is not of the config's optimizer ({error})") from error
         self.step = kept.step
+
+    def _require_fit(self) -> None:
+        """Raise `ValueError` where the optimiser remembers a tensor of another shape than the weight it is about."""
+        for weight, memory in self.optimizer.state.items():
+            for name, value in memory.items():
+                if not isinstance(value, Tensor) or value.ndim != weight.ndim:
+                    continue
+                if any(length not in (1, full) for length, full in zip(value.shape, weight.shape, strict=True)):
+                    raise ValueError(f"{name} has the shape {list(value.shape)}, its weight {list(weight.shape)}")
 
     def save(self, folder: Path, keep: int) -> None:
         """Write a checkpoint into a folder, where the newest `keep` of them stay."""

@@ -12,7 +12,7 @@ from runs import trained
 from backdrift.cli import main
 from backdrift.data.views import stored
 from backdrift.evaluation.sampling import draw
-from backdrift.runs import data_file
+from backdrift.runs import atomic, data_file
 from backdrift.runs.run import Run
 from backdrift.solvers import DDIM
 
@@ -124,7 +124,7 @@ def test_a_kill_while_the_data_file_is_written_leaves_none(run: Run, monkeypatch
     def kill(path: Path) -> None:
         raise Killed
 
-    monkeypatch.setattr(data_file, "force", kill)
+    monkeypatch.setattr(atomic, "force", kill)
     with pytest.raises(Killed):
         data_file.write(folder, run.card)
     assert data_file.read(folder) is None
