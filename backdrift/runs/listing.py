@@ -13,6 +13,9 @@ from typing import Any
 
 import yaml
 
+CHECKPOINT = re.compile(r"step-(\d{8,18})")
+"""How the folders of checkpoints are called. Others beside them are somebody else's, and are left alone."""
+
 DEPTH = 3
 """How many folders deep runs are looked for: those of a sweep lie in the folder of the sweep."""
 
@@ -65,8 +68,8 @@ def created(path: Path) -> tuple[float, str]:
 
 def last_step(path: Path) -> int | None:
     """Optimiser steps in the newest whole checkpoint of a run folder, None without one."""
-    steps = [int(found.parent.name.removeprefix("step-")) for found in (path / "checkpoints").glob("step-*/state.json")]
-    return max(steps, default=None)
+    names = (found.parent.name for found in (path / "checkpoints").glob("step-*/state.json"))
+    return max((int(found[1]) for name in names if (found := CHECKPOINT.fullmatch(name))), default=None)
 
 
 def run_path(path: str | int | Path) -> Path:
