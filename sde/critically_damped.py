@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_positive
+from backdrift.sde.arguments import checked
 from backdrift.sde.linear import LinearSDE, Schedule
 from backdrift.sde.process import Time
+from backdrift.sde.value_types import NonNegative, Positive
 
 
 class CriticallyDamped(LinearSDE):
@@ -38,15 +39,15 @@ class CriticallyDamped(LinearSDE):
     has_velocity = True
     time_power = 2  # the noise in the position grows like t^3, which asks for short steps near the data
 
+    @checked
     def __init__(
         self,
-        friction: float = 1.0,
-        velocity: float = 0.04,
-        schedule: Schedule | float = 4.0,
-        T: float = 1.0,
-        eps: float | None = None,
+        friction: Positive = 1.0,
+        velocity: Positive = 0.04,
+        schedule: Schedule | Positive = 4.0,
+        T: Positive = 1.0,
+        eps: NonNegative | None = None,
     ) -> None:
-        require_positive(friction=friction, velocity=velocity)
         self.friction, self.mass, self.velocity = float(friction), friction**2 / 4, float(velocity)
         super().__init__(
             A=[[0.0, 1 / self.mass], [-1.0, -self.friction / self.mass]],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_positive
-from backdrift.sde.gaussian import GaussianSDE
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.gaussian import GaussianSDE, takes_numbers
+from backdrift.sde.value_types import Range
 
 
 @dataclass(frozen=True)
@@ -27,27 +29,31 @@ class Rectified(GaussianSDE):
         ValueError: if T is not between 0 and 1.
     """
 
-    T: float = 0.999
+    T: Annotated[float, Range(above=0, below=1)] = 0.999
 
     def __post_init__(self) -> None:
-        require_positive(T=self.T)
-        if self.T >= 1:
-            raise ValueError(f"T: expected a time below 1, where alpha vanishes, got {self.T}")
+        check_fields(self)
 
+    @takes_numbers
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
 
+    @takes_numbers
     def sigma(self, t: Tensor) -> Tensor:
         return t.clone()
 
+    @takes_numbers
     def f(self, t: Tensor) -> Tensor:
         return -1 / (1 - t)
 
+    @takes_numbers
     def g(self, t: Tensor) -> Tensor:
         return (2 * t / (1 - t)).sqrt()
 
+    @takes_numbers
     def log_snr(self, t: Tensor) -> Tensor:
         return 2 * (torch.log1p(-t) - t.log())
 
+    @takes_numbers
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-0.5 * log_snr)

@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_positive
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.value_types import Positive
 
 
 class Schedule(Protocol):
@@ -35,10 +36,10 @@ class ConstantSchedule:
         ValueError: if `rate` is not positive.
     """
 
-    rate: float = 1.0
+    rate: Positive = 1.0
 
     def __post_init__(self) -> None:
-        require_positive(rate=self.rate)
+        check_fields(self)
 
     def beta(self, t: Tensor) -> Tensor:
         return torch.full_like(t, self.rate)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from backdrift.sde.arguments import checked
 from backdrift.sde.checks import require_positive
 from backdrift.sde.linear import factor
 from backdrift.sde.process import SDE, Time
+from backdrift.sde.value_types import Positive
 
 Function = Callable[[Tensor], Tensor]
 """A function of x `[batch, ...]`."""
@@ -60,16 +62,16 @@ class StationarySDE(SDE):
             is not skew-symmetric.
     """
 
+    @checked
     def __init__(
         self,
         log_density: Function,
-        temperature: float = 1.0,
+        temperature: Positive = 1.0,
         diffusion: Constant | Function = 1.0,
         curl: Constant | Function | None = None,
         score: Function | None = None,
-        T: float = 1.0,
+        T: Positive = 1.0,
     ) -> None:
-        require_positive(temperature=temperature, T=T)
         self.log_density, self.temperature, self.T = log_density, float(temperature), float(T)
         self.score = score or torch.func.grad(lambda x: log_density(x).sum())
         self.matrix: Function | None = None

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_positive
-from backdrift.sde.gaussian import GaussianSDE
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.gaussian import GaussianSDE, takes_numbers
+from backdrift.sde.value_types import Positive
 
 
 @dataclass(frozen=True)
@@ -25,26 +26,32 @@ class Brownian(GaussianSDE):
         ValueError: if T is not positive.
     """
 
-    T: float = 2500.0
+    T: Positive = 2500.0
 
     def __post_init__(self) -> None:
-        require_positive(T=self.T)
+        check_fields(self)
 
+    @takes_numbers
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
+    @takes_numbers
     def sigma(self, t: Tensor) -> Tensor:
         return t.sqrt()
 
+    @takes_numbers
     def f(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
+    @takes_numbers
     def g(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
+    @takes_numbers
     def log_snr(self, t: Tensor) -> Tensor:
         return -t.log()
 
+    @takes_numbers
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         return torch.exp(-log_snr)
 
@@ -66,12 +73,12 @@ class VE(GaussianSDE):
         ValueError: if a parameter is not positive, or sigma_max is not above sigma_min.
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    T: float = 1.0
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    T: Positive = 1.0
 
     def __post_init__(self) -> None:
-        require_positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max, T=self.T)
+        check_fields(self)
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"sigma_max: expected more than sigma_min = {self.sigma_min}, got {self.sigma_max}")
 
@@ -80,20 +87,26 @@ class VE(GaussianSDE):
         """d log(sigma)/dt, per unit time."""
         return math.log(self.sigma_max / self.sigma_min) / self.T
 
+    @takes_numbers
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
+    @takes_numbers
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min * torch.exp(self._growth * t)
 
+    @takes_numbers
     def f(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
+    @takes_numbers
     def g(self, t: Tensor) -> Tensor:
         return self.sigma(t) * math.sqrt(2 * self._growth)
 
+    @takes_numbers
     def log_snr(self, t: Tensor) -> Tensor:
         return -2 * (math.log(self.sigma_min) + self._growth * t)
 
+    @takes_numbers
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         return ((-0.5 * log_snr - math.log(self.sigma_min)) / self._growth).clamp(min=0)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from backdrift.sde.checks import require_positive
-from backdrift.sde.gaussian import GaussianSDE
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.gaussian import GaussianSDE, takes_numbers
+from backdrift.sde.value_types import Positive, Range
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,12 @@ class LinearBeta(GaussianSDE):
         ValueError: if a parameter is not positive, or beta_max is below beta_min.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    T: float = 1.0
+    beta_min: Positive = 0.1
+    beta_max: Positive = 20.0
+    T: Positive = 1.0
 
     def __post_init__(self) -> None:
-        require_positive(beta_min=self.beta_min, beta_max=self.beta_max, T=self.T)
+        check_fields(self)
         if self.beta_max < self.beta_min:
             raise ValueError(f"beta_max: expected at least beta_min = {self.beta_min}, got {self.beta_max}")
 
@@ -50,9 +52,11 @@ class LinearBeta(GaussianSDE):
         slope = (self.beta_max - self.beta_min) / self.T
         return 2 * b / (self.beta_min + (self.beta_min**2 + 2 * slope * b).sqrt())
 
+    @takes_numbers
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-0.5 * self.integrated_beta(t))
 
+    @takes_numbers
     def f(self, t: Tensor) -> Tensor:
         return -0.5 * self.beta(t)
 
@@ -64,15 +68,19 @@ class VP(LinearBeta):
     The continuous limit of DDPM's chain; Song et al. (2021), eq. 11 and 33.
     """
 
+    @takes_numbers
     def sigma(self, t: Tensor) -> Tensor:
         return (-torch.expm1(-self.integrated_beta(t))).sqrt()
 
+    @takes_numbers
     def g(self, t: Tensor) -> Tensor:
         return self.beta(t).sqrt()
 
+    @takes_numbers
     def log_snr(self, t: Tensor) -> Tensor:
         return -torch.expm1(self.integrated_beta(t)).log()
 
+    @takes_numbers
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         return self.t_from_integrated_beta(softplus(-log_snr, threshold=50.0))
 
@@ -84,16 +92,20 @@ class SubVP(LinearBeta):
     Song et al. (2021), eq. 12 and 29. Its noise is below that of VP at every t > 0.
     """
 
+    @takes_numbers
     def sigma(self, t: Tensor) -> Tensor:
         return -torch.expm1(-self.integrated_beta(t))
 
+    @takes_numbers
     def g(self, t: Tensor) -> Tensor:
         return (-self.beta(t) * torch.expm1(-2 * self.integrated_beta(t))).sqrt()
 
+    @takes_numbers
     def log_snr(self, t: Tensor) -> Tensor:
         b = self.integrated_beta(t)
         return -b - 2 * (-torch.expm1(-b)).log()
 
+    @takes_numbers
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         # sigma/alpha = exp(B/2) - exp(-B/2) = 2 sinh(B/2)
         return self.t_from_integrated_beta(2 * torch.asinh(0.5 * torch.exp(-0.5 * log_snr)))
@@ -114,13 +126,11 @@ class CosineVP(GaussianSDE):
         ValueError: if a parameter is not positive, or T is not below 1.
     """
 
-    offset: float = 0.008
-    T: float = 0.9946
+    offset: Positive = 0.008
+    T: Annotated[float, Range(above=0, below=1)] = 0.9946
 
     def __post_init__(self) -> None:
-        require_positive(offset=self.offset, T=self.T)
-        if self.T >= 1:
-            raise ValueError(f"T: expected a time below 1, where alpha vanishes, got {self.T}")
+        check_fields(self)
 
     @property
     def _start(self) -> float:
@@ -131,20 +141,25 @@ class CosineVP(GaussianSDE):
         """The angle a(t), in radians."""
         return 0.5 * math.pi / (1 + self.offset) * t + self._start
 
+    @takes_numbers
     def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(self._angle(t)) / math.cos(self._start)
 
+    @takes_numbers
     def sigma(self, t: Tensor) -> Tensor:
         # cos^2 a(0) - cos^2 a(t) = sin(a(t) - a(0)) sin(a(t) + a(0)), which loses no digits near t = 0.
         advance = 0.5 * math.pi / (1 + self.offset) * t
         return (torch.sin(advance) * torch.sin(advance + 2 * self._start)).sqrt() / math.cos(self._start)
 
+    @takes_numbers
     def f(self, t: Tensor) -> Tensor:
         return -0.5 * math.pi / (1 + self.offset) * torch.tan(self._angle(t))
 
+    @takes_numbers
     def g(self, t: Tensor) -> Tensor:
         return (-2 * self.f(t)).sqrt()
 
+    @takes_numbers
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         # With the angles a at t and a0 at 0, sin(a - a0) sin(a + a0) = cos^2(a0) sigma^2 gives sin(a - a0).
         alpha, variance = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr)
@@ -173,27 +188,33 @@ class OrnsteinUhlenbeck(GaussianSDE):
         ValueError: if a parameter is not positive.
     """
 
-    rate: float = 1.0
-    std: float = 1.0
-    T: float = 5.0
+    rate: Positive = 1.0
+    std: Positive = 1.0
+    T: Positive = 5.0
 
     def __post_init__(self) -> None:
-        require_positive(rate=self.rate, std=self.std, T=self.T)
+        check_fields(self)
 
+    @takes_numbers
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-self.rate * t)
 
+    @takes_numbers
     def sigma(self, t: Tensor) -> Tensor:
         return self.std * (-torch.expm1(-2 * self.rate * t)).sqrt()
 
+    @takes_numbers
     def f(self, t: Tensor) -> Tensor:
         return torch.full_like(t, -self.rate)
 
+    @takes_numbers
     def g(self, t: Tensor) -> Tensor:
         return torch.full_like(t, self.std * math.sqrt(2 * self.rate))
 
+    @takes_numbers
     def log_snr(self, t: Tensor) -> Tensor:
         return -torch.expm1(2 * self.rate * t).log() - 2 * math.log(self.std)
 
+    @takes_numbers
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         return softplus(-log_snr - 2 * math.log(self.std), threshold=50.0) / (2 * self.rate)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import SDE
-from backdrift.sde.checks import require_integer, require_positive
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.value_types import Count, NonNegative, Positive, Tolerance
 from backdrift.solvers.flows.angle_flow import AngleFlow
 from backdrift.solvers.flows.dormand_prince import AdaptiveSolution, Control, DensePath, adaptive
-from backdrift.solvers.flows.flow import interior, require_save_at
+from backdrift.solvers.flows.flow import SaveAt, interior
 from backdrift.solvers.model import Denoises, ModelLike, denoiser_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver, require_gaussian
@@ -54,18 +55,16 @@ class Adaptive(Solver):
             The message names the sample and the time.
     """
 
-    rtol: float = 1e-4
-    atol: float = 1e-4
-    eps: float | None = None
+    rtol: Tolerance = 1e-4
+    atol: Tolerance = 1e-4
+    eps: NonNegative | None = None
     denoise: bool = True
-    data_std: float | None = None
-    max_steps: int = 1000
-    save_at: int | Sequence[float] = 32
+    data_std: Positive | None = None
+    max_steps: Count = 1000
+    save_at: SaveAt = 32
 
     def __post_init__(self) -> None:
-        require_positive(rtol=self.rtol, atol=self.atol)
-        require_integer("max_steps", self.max_steps, least=1)
-        require_save_at(self.save_at)
+        check_fields(self)
 
     def require_process(self, sde: SDE) -> None:
         require_gaussian(self, sde)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 from torch import Tensor
 
-from backdrift.sde.checks import is_integer
+from backdrift.sde.value_types import Range
 from backdrift.solvers.flows.angle_flow import AngleFlow
 from backdrift.solvers.flows.time_flow import TimeFlow
 from backdrift.solvers.model import Denoises, ModelLike
@@ -95,7 +95,11 @@ def flow(model: ModelLike, data_std: float | None = None, eps: float | None = No
     return TimeFlow(model, eps)
 
 
-def interior(path: Flow, save_at: int | Sequence[float]) -> list[float]:
+SaveAt = Annotated[int, Range(least=1, most=100_000)] | Sequence[float]
+"""Where a trajectory has states: at so many times of the flow's own grid, or at a list of times."""
+
+
+def interior(path: Flow, save_at: SaveAt) -> list[float]:
     """The values of u at which an adaptive solver calls `on_step`. They fall from below `last` to `first`.
 
     Args:
@@ -114,10 +118,3 @@ def interior(path: Flow, save_at: int | Sequence[float]) -> list[float]:
         interval = f"[eps = {path.eps:.6g}, T = {path.time(path.last):.6g})"
         raise ValueError(f"save_at: expected times that fall within {interval}, got {times}")
     return [*(path.at_time(t) for t in times if t > path.eps), path.first]
-
-
-def require_save_at(save_at: Any) -> None:
-    """Raise `ValueError` unless `save_at` is an integer of at least 1 or a sequence of times."""
-    counted = is_integer(save_at) and save_at >= 1
-    if not counted and (isinstance(save_at, str) or not isinstance(save_at, Sequence)):
-        raise ValueError(f"save_at: expected an integer of at least 1 or a list of times, got {save_at!r}")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_choice, require_integer, require_positive
-from backdrift.solvers.flows.flow import flow, interior, require_save_at
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.value_types import Count, NonNegative, Tolerance
+from backdrift.solvers.flows.flow import SaveAt, flow, interior
 from backdrift.solvers.flows.time_flow import TimeFlow
 from backdrift.solvers.model import ModelLike, denoiser_of
 from backdrift.solvers.noise import Noise
@@ -51,18 +52,15 @@ class ScipyODE(Solver):
     """
 
     method: Method = "RK45"
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    eps: float | None = None
+    rtol: Tolerance = 1e-5
+    atol: Tolerance = 1e-5
+    eps: NonNegative | None = None
     denoise: bool = True
-    max_steps: int = 1000
-    save_at: int | Sequence[float] = 32
+    max_steps: Count = 1000
+    save_at: SaveAt = 32
 
     def __post_init__(self) -> None:
-        require_choice("method", self.method, get_args(Method))
-        require_positive(rtol=self.rtol, atol=self.atol)
-        require_integer("max_steps", self.max_steps, least=1)
-        require_save_at(self.save_at)
+        check_fields(self)
 
     def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         plain = TimeFlow(model, self.eps)

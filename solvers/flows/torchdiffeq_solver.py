@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_choice, require_integer, require_positive
-from backdrift.solvers.flows.flow import Flow, flow, interior, require_save_at
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.value_types import Count, NonNegative, Positive, Tolerance
+from backdrift.solvers.flows.flow import Flow, SaveAt, flow, interior
 from backdrift.solvers.model import ModelLike, denoiser_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver
+from backdrift.solvers.tables.table_solver import Steps
 
 Method = Literal[
     "dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "euler", "midpoint", "heun2", "heun3", "rk4"
@@ -56,21 +57,17 @@ class TorchDiffEq(Solver):
     """
 
     method: Method = "dopri5"
-    rtol: float = 1e-4
-    atol: float = 1e-4
-    steps: int = 32
-    eps: float | None = None
+    rtol: Tolerance = 1e-4
+    atol: Tolerance = 1e-4
+    steps: Steps = 32
+    eps: NonNegative | None = None
     denoise: bool = True
-    data_std: float | None = None
-    max_steps: int = 1000
-    save_at: int | Sequence[float] = 32
+    data_std: Positive | None = None
+    max_steps: Count = 1000
+    save_at: SaveAt = 32
 
     def __post_init__(self) -> None:
-        require_choice("method", self.method, get_args(Method))
-        require_positive(rtol=self.rtol, atol=self.atol)
-        require_integer("steps", self.steps, 1)
-        require_integer("max_steps", self.max_steps, 1)
-        require_save_at(self.save_at)
+        check_fields(self)
 
     def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         path = flow(model, self.data_std, self.eps)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor
 
 from backdrift.sde import SDE
-from backdrift.sde.checks import require_integer, require_positive
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.value_types import Positive, Range
 from backdrift.solvers.model import Denoises, ModelLike, data_std_of, denoiser_of, recomputed, score_of
 from backdrift.solvers.noise import ACCEPT, Noise
 from backdrift.solvers.solver import OnStep, Solver, require_gaussian, require_noise
@@ -40,11 +41,11 @@ class Corrector(ABC):
         ValueError: if `steps` is below 1.
     """
 
-    steps: int = 1
+    steps: Annotated[int, Range(least=1, most=10_000)] = 1
     differentiable = True
 
     def __post_init__(self) -> None:
-        require_integer("steps", self.steps, 1)
+        check_fields(self)
 
     @abstractmethod
     def correct(self, model: Denoises, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
@@ -85,12 +86,8 @@ class LangevinCorrector(Corrector):
         ValueError: if `snr` is not positive, or `steps` is below 1.
     """
 
-    snr: float = 0.16
-    data_std: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(snr=self.snr)
+    snr: Positive = 0.16
+    data_std: Positive | None = None
 
     def correct(self, model: Denoises, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
         score, alpha, variance = recomputed(score_of(model), model, x), model.sde.alpha(t), model.sde.sigma(t).square()
@@ -123,12 +120,8 @@ class OrnsteinUhlenbeckCorrector(Corrector):
         ValueError: if `h` is not positive, or `steps` is below 1.
     """
 
-    h: float = 0.1
-    data_std: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(h=self.h)
+    h: Positive = 0.1
+    data_std: Positive | None = None
 
     def correct(self, model: Denoises, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
         denoise = recomputed(denoiser_of(model), model, x)
@@ -168,12 +161,8 @@ class MetropolisCorrector(Corrector):
         ValueError: if `h` is not positive, or `steps` is below 1.
     """
 
-    h: float = 0.1
+    h: Positive = 0.1
     differentiable = False  # a step is either accepted or rejected, which has no gradient
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(h=self.h)
 
     def correct(self, model: Denoises, x: Tensor, t: Tensor, noise: Noise, accept: Noise) -> Tensor:
         score = score_of(model)
@@ -205,6 +194,9 @@ class PredictorCorrector(Solver):
     predictor: TableSolver = field(default_factory=EulerMaruyama)
     corrector: Corrector = field(default_factory=LangevinCorrector)
     stochastic = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def differentiable(self) -> bool:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Annotated, Literal, cast
 
 import torch
 from torch import Tensor
 
 from backdrift.sde import SDE, LinearSDE
-from backdrift.sde.checks import require_choice, require_integer
+from backdrift.sde.arguments import check_fields
 from backdrift.sde.linear import apply, factor
+from backdrift.sde.value_types import NonNegative, OneOf
 from backdrift.solvers.model import ModelLike, score_of
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver, end_time, require_noise
-from backdrift.solvers.tables.grid import Grid, time_grid
+from backdrift.solvers.tables.grid import time_grid
+from backdrift.solvers.tables.table_solver import Steps
 
 Inner = Literal["euler", "midpoint"]
 
@@ -48,16 +51,13 @@ class SymmetricSplitting(Solver):
 
     stochastic = True
 
-    steps: int = 50
-    grid: Grid = "uniform"
+    steps: Steps = 50
+    grid: Annotated[str, OneOf(("uniform", "quadratic"))] | Sequence[float] | Tensor | Callable[..., Tensor] = "uniform"
     inner: Inner = "euler"
-    eps: float | None = None
+    eps: NonNegative | None = None
 
     def __post_init__(self) -> None:
-        require_integer("steps", self.steps, 1)
-        if isinstance(self.grid, str) and self.grid not in ("uniform", "quadratic"):
-            raise ValueError(f"grid: expected uniform, quadratic, times or a function, got {self.grid!r}")
-        require_choice("inner", self.inner, get_args(Inner))
+        check_fields(self)
 
     @property
     def nfe(self) -> int:

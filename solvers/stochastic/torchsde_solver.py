@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from backdrift.sde import SDE, GaussianSDE
-from backdrift.sde.checks import require_choice, require_integer
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.value_types import NonNegative, OneOf
 from backdrift.solvers.model import ModelLike, denoiser_of, score_of
 from backdrift.solvers.noise import STEPS, Noise
 from backdrift.solvers.solver import OnStep, Solver, end_time, require_noise
+from backdrift.solvers.tables.table_solver import Steps
 
 Method = Literal["euler", "milstein", "srk", "midpoint", "heun", "reversible_heun", "euler_heun", "log_ode"]
 ITO = ("euler", "milstein", "srk")
@@ -121,20 +123,16 @@ class TorchSDE(Solver):
         ValueError: if the method is for Stratonovich SDEs, or if the method or the clock does not fit the process.
     """
 
-    method: Method = "srk"
-    steps: int = 100
-    stochasticity: float = 1.0
+    method: Annotated[Method, OneOf(ITO)] = "srk"
+    steps: Steps = 100
+    stochasticity: NonNegative = 1.0
     clock: Literal["log_snr", "t"] | None = None
-    eps: float | None = None
+    eps: NonNegative | None = None
     denoise: bool = True
     stochastic = True
 
     def __post_init__(self) -> None:
-        require_integer("steps", self.steps, 1)
-        require_choice("method", self.method, get_args(Method))
-        if self.method not in ITO:
-            raise ValueError(f"method: expected {', '.join(ITO)}, got {self.method!r}, which is for Stratonovich SDEs")
-        require_choice("clock", self.clock, ("log_snr", "t", None))
+        check_fields(self)
 
     def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         import torchsde  # slow to import, and only here

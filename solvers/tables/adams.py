@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_choice
+from backdrift.sde.value_types import NonNegative, OneOf
 from backdrift.solvers.tables.grid import Grid, Points, reach
 from backdrift.solvers.tables.multistep import Clock, clock_of, integrate, listed, ramp, require_history
-from backdrift.solvers.tables.prediction import Coordinates, Predict, coordinates, require_predict
+from backdrift.solvers.tables.prediction import Coordinates, Predict, coordinates
 from backdrift.solvers.tables.runge_kutta import EXPLICIT, runge_kutta_rows
 from backdrift.solvers.tables.table import Number, Row, by_step, correction
 from backdrift.solvers.tables.table_solver import Final, TableSolver
@@ -91,23 +91,18 @@ class Adams(TableSolver):
             no Runge-Kutta method of this order to start with. The message names the argument.
     """
 
-    order: float | None = None
-    corrector: int | None = None
+    order: Annotated[float, OneOf((1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5))] | None = None
+    corrector: Annotated[int, OneOf((0, 2, 3, 4, 5))] | None = None
     predict: Predict = "rectified"
     clock: Clock | None = None
     start: Start = "corrector"
     grid: Grid = "angle"
     final: Final = "half_step"
-    eps: float | Literal["auto"] | None = "auto"
+    eps: NonNegative | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice("order", self.order, (None, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5))
         require_history(self.order, self.steps)
-        require_choice("corrector", self.corrector, (None, 0, 2, 3, 4, 5))
-        require_predict(self.predict)
-        require_choice("clock", self.clock, (None, *get_args(Clock)))
-        require_choice("start", self.start, get_args(Start))
         if self.start == "runge_kutta" and self.values[0] not in (1, *EXPLICIT):
             raise ValueError(f"start: expected order 1, 2, 3 or 4 with 'runge_kutta', got {self.values[0]:g}")
 

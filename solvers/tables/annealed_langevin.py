@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
-from backdrift.sde.checks import require_integer, require_positive
+from backdrift.sde.value_types import Range
 from backdrift.solvers.tables.grid import Grid, Points
 from backdrift.solvers.tables.table import Row
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -44,17 +45,10 @@ class AnnealedLangevin(TableSolver):
     """
 
     grid: Grid = "log_snr"
-    repeats: int = 20
-    ratio: float = 0.1
+    repeats: Annotated[int, Range(least=1, most=10_000)] = 20
+    ratio: Annotated[float, Range(above=0, below=2)] = 0.1
     stochastic = True
     claimed_order = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(ratio=self.ratio)
-        if not self.ratio < 2:
-            raise ValueError(f"ratio: expected a number below 2, from where steps diverge, got {self.ratio!r}")
-        require_integer("repeats", self.repeats, 1)
 
     def rows(self, points: Points) -> Iterable[Row]:
         return list(self._rows(points))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 from torch import Tensor
 
-from backdrift.sde.checks import require_choice, require_number
+from backdrift.sde.value_types import Range
 from backdrift.solvers.tables.grid import Points, fresh_share
 from backdrift.solvers.tables.table import Row, one_evaluation_rows
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -35,12 +35,8 @@ class DDIM(TableSolver):
         ValueError: if `eta` is not in [0, 1].
     """
 
-    eta: float = 0.0
+    eta: Annotated[float, Range(least=0, most=1)] = 0.0
     claimed_order = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number("eta", self.eta, least=0, most=1)
 
     @property
     def stochastic(self) -> bool:
@@ -76,10 +72,6 @@ class Ancestral(TableSolver):
     variance: Variance = "beta_tilde"
     claimed_order = 1
     stochastic = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("variance", self.variance, get_args(Variance))
 
     def rows(self, points: Points) -> Iterable[Row]:
         t, s = points.steps()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_choice
+from backdrift.sde.value_types import OneOf
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.table import Row, by_step
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -45,11 +46,7 @@ class DPMSolver(TableSolver):
         ValueError: if `order` is neither 2 nor 3.
     """
 
-    order: int = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("order", self.order, (2, 3))
+    order: Annotated[int, OneOf((2, 3))] = 3
 
     @property
     def claimed_order(self) -> int:

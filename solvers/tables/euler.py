@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from backdrift.sde import affine
-from backdrift.sde.checks import require_non_negative
+from backdrift.sde.value_types import NonNegative
 from backdrift.solvers.tables.grid import Points, fresh_share
 from backdrift.solvers.tables.table import Row, one_evaluation_rows
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -48,12 +48,8 @@ class EulerMaruyama(TableSolver):
         ValueError: if `stochasticity` is negative.
     """
 
-    stochasticity: float = 1.0
+    stochasticity: NonNegative = 1.0
     claimed_order = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_non_negative(stochasticity=self.stochasticity)
 
     @property
     def stochastic(self) -> bool:

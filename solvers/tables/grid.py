@@ -9,15 +9,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from backdrift.sde import GaussianSDE
-
-Grid = str | Sequence[float] | Tensor | Callable[[GaussianSDE, int, float, float], Tensor]
-"""The name of a grid, a list of times, or a function of (sde, steps, first, last) that returns the times."""
+from backdrift.sde.value_types import OneOf
 
 
 def uniform_grid(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
@@ -123,6 +121,11 @@ GRIDS: dict[str, Callable[..., Tensor]] = {
     "karras": karras_grid,
     "angle": angle_grid,
 }
+
+Grid = (
+    Annotated[str, OneOf(tuple(GRIDS))] | Sequence[float] | Tensor | Callable[[GaussianSDE, int, float, float], Tensor]
+)
+"""The name of a grid, a list of times, or a function of (sde, steps, first, last) that returns the times."""
 
 
 def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float, data_std: float = 1.0) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from backdrift.sde.checks import require_non_negative
+from backdrift.sde.value_types import NonNegative, Range
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.table import Row, by_step
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -41,15 +42,16 @@ class Heun(TableSolver):
         ValueError: if `churn` is negative.
     """
 
-    churn: float = 0.0
-    s_min: float = 0.0
-    s_max: float = math.inf
-    s_noise: float = 1.0
+    churn: NonNegative = 0.0
+    s_min: NonNegative = 0.0
+    s_max: Annotated[float, Range(least=0, infinite=True)] = math.inf
+    s_noise: NonNegative = 1.0
     claimed_order = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_non_negative(churn=self.churn)
+        if self.s_max < self.s_min:
+            raise ValueError(f"s_max: expected at least s_min = {self.s_min}, got {self.s_max}")
 
     @property
     def stochastic(self) -> bool:

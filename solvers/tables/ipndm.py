@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
-from backdrift.sde.checks import require_choice
+from backdrift.sde.value_types import OneOf
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.table import Row, by_step
 from backdrift.solvers.tables.table_solver import TableSolver
@@ -37,11 +38,7 @@ class IPNDM(TableSolver):
         ValueError: if `order` is not one of 1, 2, 3 and 4.
     """
 
-    order: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("order", self.order, (1, 2, 3, 4))
+    order: Annotated[int, OneOf((1, 2, 3, 4))] = 4
 
     @property
     def claimed_order(self) -> int:

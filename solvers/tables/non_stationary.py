@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import SDE, GaussianSDE
+from backdrift.sde.arguments import check_fields
 from backdrift.solvers.model import ModelLike, denoiser_of, recomputed
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver, require_gaussian
@@ -47,6 +48,7 @@ class NonStationary(Solver):
     weights: Sequence[Sequence[float]]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         n = len(self.ratios)
         if not n or any(b > a for a, b in pairwise(self.ratios)) or self.ratios[-1] <= 0:
             raise ValueError(f"ratios: expected positive numbers that do not rise, got {list(self.ratios)}")

@@ -23,12 +23,11 @@ A method is exact if the value is constant along the flow, so it matters which d
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_choice
 from backdrift.solvers.tables.grid import Points
 
 Predict = Literal["denoised", "noise", "velocity", "rectified"]
@@ -57,11 +56,6 @@ class Coordinates(NamedTuple):
     slope: Tensor
     factor: Tensor
     density: Tensor
-
-
-def require_predict(predict: str) -> None:
-    """Raise `ValueError` unless `predict` names a kind of prediction."""
-    require_choice("predict", predict, get_args(Predict))
 
 
 def coordinates(points: Points, predict: Predict, data_std: float = 1.0, fine: float = FINE) -> Coordinates:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from backdrift.sde.checks import require_positive
+from backdrift.sde.value_types import Positive, Range
 from backdrift.solvers.model import ModelLike
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.heun import Heun
@@ -46,14 +47,13 @@ class Restart(TableSolver):
     """
 
     base: TableSolver = field(default_factory=Heun)
-    s_min: float = 0.1
-    s_max: float = 0.3
-    repeats: int = 2
+    s_min: Positive = 0.1
+    s_max: Positive = 0.3
+    repeats: Annotated[int, Range(least=1, most=10_000)] = 2
     stochastic = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(s_min=self.s_min, s_max=self.s_max, repeats=self.repeats)
         if self.s_max <= self.s_min:
             raise ValueError(f"s_max: expected more than s_min = {self.s_min}, got {self.s_max}")
         if self.base.stochastic:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
-from backdrift.sde.checks import require_choice
+from backdrift.sde.value_types import OneOf
 from backdrift.solvers.tables.grid import Points
-from backdrift.solvers.tables.prediction import FINE, Predict, coordinates, lambda_at, require_predict
+from backdrift.solvers.tables.prediction import FINE, Predict, coordinates, lambda_at
 from backdrift.solvers.tables.table import Row, by_step
 from backdrift.solvers.tables.table_solver import TableSolver
 from backdrift.solvers.tables.tableau import HEUN, KUTTA, RALSTON, Tableau
@@ -66,13 +67,8 @@ class RungeKutta(TableSolver):
         ValueError: if `order` or `predict` is not one of these.
     """
 
-    order: int = 4
+    order: Annotated[int, OneOf((2, 3, 4))] = 4
     predict: Predict = "velocity"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("order", self.order, EXPLICIT)
-        require_predict(self.predict)
 
     @property
     def claimed_order(self) -> int:

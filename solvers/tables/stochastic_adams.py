@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_choice, require_non_negative
+from backdrift.sde.value_types import NonNegative, OneOf
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.multistep import Clock, clock_of, integrate, ramp, require_history
 from backdrift.solvers.tables.table import Row, by_step, correction
@@ -51,18 +51,14 @@ class StochasticAdams(TableSolver):
             single step. The message names the argument.
     """
 
-    order: int = 2
-    stochasticity: float = 1.0
+    order: Annotated[int, OneOf((1, 2, 3))] = 2
+    stochasticity: NonNegative = 1.0
     scale: Scale = "power"
-    clock: Clock = "log_snr"
+    clock: Annotated[Clock, OneOf(("log_snr", "sigma", "time"))] = "log_snr"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice("order", self.order, (1, 2, 3))
         require_history(self.order, self.steps)
-        require_non_negative(stochasticity=self.stochasticity)
-        require_choice("scale", self.scale, get_args(Scale))
-        require_choice("clock", self.clock, ("log_snr", "sigma", "time"))
 
     @property
     def stochastic(self) -> bool:
@@ -125,11 +121,7 @@ class SASolver(StochasticAdams):
         ValueError: as for `StochasticAdams`, and if `corrector_order` is not one of 1, 2 and 3.
     """
 
-    corrector_order: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("corrector_order", self.corrector_order, (1, 2, 3))
+    corrector_order: Annotated[int, OneOf((1, 2, 3))] = 2
 
     @property
     def claimed_order(self) -> int:

@@ -8,13 +8,14 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Literal, cast, get_args
+from typing import Annotated, Literal, cast
 
 import torch
 from torch import Tensor
 
 from backdrift.sde import SDE, GaussianSDE
-from backdrift.sde.checks import require_choice, require_integer
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.value_types import NonNegative, Positive, Range
 from backdrift.solvers.model import ModelLike, data_std_of, denoiser_of, recomputed
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver, require_gaussian
@@ -22,6 +23,9 @@ from backdrift.solvers.tables.grid import Grid, Points, reach, time_grid
 from backdrift.solvers.tables.table import Row, Table, by_step, execute
 
 Final = Literal["denoise", "stop", "half_step"]
+
+Steps = Annotated[int, Range(least=1, most=100_000)]
+"""How many steps a solver may take. A table of more rows would not fit in the memory of many machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +55,11 @@ class TableSolver(Solver):
         ValueError: if an argument has a value that is not allowed. The message names it.
     """
 
-    steps: int = 20
+    steps: Steps = 20
     grid: Grid = "karras"
     final: Final = "denoise"
-    eps: float | Literal["auto"] | None = None
-    data_std: float | None = None
+    eps: NonNegative | Literal["auto"] | None = None
+    data_std: Positive | None = None
 
     @property
     def claimed_order(self) -> int:
@@ -70,10 +74,7 @@ class TableSolver(Solver):
         require_gaussian(self, sde)
 
     def __post_init__(self) -> None:
-        require_choice("final", self.final, get_args(Final))
-        require_integer("steps", self.steps, 1)
-        if isinstance(self.eps, str) and self.eps != "auto":
-            raise ValueError(f"eps: expected a time, 'auto' or None, got {self.eps!r}")
+        check_fields(self)
 
     @abstractmethod
     def rows(self, points: Points) -> Iterable[Row]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_choice
+from backdrift.sde.value_types import OneOf
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.multistep import ramp
 from backdrift.solvers.tables.prediction import coordinates
@@ -50,16 +50,10 @@ class UniPC(TableSolver):
         ValueError: if an argument is not one of its choices. The message names it.
     """
 
-    order: int = 3
+    order: Annotated[int, OneOf((1, 2, 3, 4))] = 3
     predict: Literal["denoised", "noise"] = "denoised"
     variant: Variant = "B2"
     corrector: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("order", self.order, (1, 2, 3, 4))
-        require_choice("predict", self.predict, ("denoised", "noise"))
-        require_choice("variant", self.variant, get_args(Variant))
 
     @property
     def claimed_order(self) -> int:

@@ -300,5 +300,5 @@ def test_a_sample_that_needs_too_many_steps_is_named() -> None:
 @pytest.mark.parametrize("name", ["rtol", "atol", "max_steps"])
 @pytest.mark.parametrize("value", [0, -1, True, float("nan"), "tight"])
 def test_what_makes_no_sense_is_named(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^{name}: expected (a positive number|an integer of at least 1), got"):
+    with pytest.raises(ValueError, match=rf"^{name}: expected (a number between 0 and 1|a positive integer), got"):
         Adaptive(**{name: value})
