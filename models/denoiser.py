@@ -82,8 +82,9 @@ class Denoiser(nn.Module, Model):
     def coefficients(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """c_skip/alpha, c_out, c_in/alpha and c_noise, in forms that stay finite where alpha vanishes.
 
-        Each is 0-d for a scalar t, and broadcasts against `x` for one time per sample. c_noise is at least `LEAST_NOISE`,
-        so that the network's output is finite where sigma = 0. There c_out = 0, and the denoiser is x/alpha.
+        Each is 0-d for a scalar t, and broadcasts against `x` for one time per sample. c_noise is at least
+        `LEAST_NOISE`, so that the network's output is finite where sigma = 0. There c_out = 0, and the denoiser is
+        x/alpha.
         """
         t = as_time(t, x, self.sde.T)
         alpha, sigma, d = self.sde.alpha(t), self.sde.sigma(t), self.data_std

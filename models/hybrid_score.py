@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from backdrift.models.times import stratified_uniform
+from backdrift.models.times import uniform_numbers
 from backdrift.sde import CriticallyDamped, DataMoments, Time, as_time
 from backdrift.sde.checks import require_positive
 from backdrift.sde.matrix import apply, factor
-from backdrift.sde.process import wide
+from backdrift.sde.process import extremes, require_shape, wide
 
 
 class Coefficients(NamedTuple):
@@ -70,7 +70,14 @@ class HybridScore(nn.Module):
         self.network, self.sde, self.data_std = network, sde, float(data_std)
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """The coefficients at the times `t`, which may have any shape."""
+        """The coefficients at the times `t`, which may have any shape.
+
+        Raises:
+            ValueError: if a time is outside (0, T]. At 0 the position has no noise, and they have no limit.
+        """
+        least = extremes(t)
+        if least is not None and least[0] == 0:
+            raise ValueError("t: expected a time above 0, where the position has noise, got 0")
         phi, _ = self.sde.moments(0.0, t)
         own = self.sde.covariance_at(t)
         root = factor(own, definite=True)
@@ -88,8 +95,9 @@ class HybridScore(nn.Module):
         """The output of the network itself, `[batch, ...]` for the state u `[batch, 2, ...]`."""
         z = apply(parts.whiten, u).flatten(1, 2)
         c_noise = parts.c_noise.to(u).flatten().expand(len(u))
-        z = self.network(z, c_noise) if label is None else self.network(z, c_noise, label)
-        return z.unflatten(1, (2, -1))[:, 1].to(u.dtype)
+        value = self.network(z, c_noise) if label is None else self.network(z, c_noise, label)
+        require_shape("network", value, z)
+        return value.unflatten(1, (2, -1))[:, 1].to(u.dtype)
 
     def guessed(self, u: Tensor, parts: Coefficients) -> Tensor:
         """w . u, the prediction that is right for normal data, `[batch, ...]`."""
@@ -142,12 +150,13 @@ class HybridLoss:
             generator: the source of `u` and `noise` where they are drawn here.
 
         Raises:
-            ValueError: if the model is of another kind.
+            ValueError: if the model is of another kind, or `u` or `noise` has another shape or range.
+            TypeError: if x_0 is not a floating-point tensor.
         """
         if not isinstance(model, HybridScore):
             raise ValueError(f"model: expected HybridScore (preconditioning=hybrid), got {type(model).__name__}")
         sde = model.sde
-        u = stratified_uniform(len(x0), generator, x0.device) if u is None else u
+        u = uniform_numbers(x0, u, generator)
         t = sde.eps + (sde.T - sde.eps) * u
         if noise is None:
             shape = (len(x0), 2, *x0.shape[1:])

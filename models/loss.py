@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backdrift.models.score_matching import implicit, sliced
-from backdrift.models.times import LogNormalTimes, TimeDistribution, stratified_uniform
+from backdrift.models.importance_weights import require_useful
+from backdrift.models.times import LogNormalTimes, TimeDistribution, uniform_numbers
+from backdrift.models.unet import without_fused_attention
+from backdrift.models.weighting import Weighting, weight
 from backdrift.sde import GaussianSDE, Time, as_time, tweedie
 from backdrift.sde.checks import require_choice, require_count
-
-Weighting = Literal["edm", "likelihood", "snr", "noise", "uniform"]
-"""The weightings of the denoiser's squared error; see `weight`."""
+from backdrift.sde.process import require_shape
 
 
 class Trainable(Protocol):
@@ -32,37 +33,6 @@ class Trainable(Protocol):
 
     def __call__(self, x: Tensor, t: Time, label: Tensor | None) -> Tensor:
         """D(x, t), shaped like `x` `[batch, ...]`, for one time per sample and a class for each, or None."""
-
-
-def weight(weighting: Weighting, sde: GaussianSDE, t: Tensor, data_std: float) -> Tensor:
-    """The weight w(t) of the denoiser's squared error |D(x_t, t) - x_0|^2, shaped like `t`. With s = sigma/alpha:
-
-    - edm: (s^2 + d^2)/(s d)^2, with which the preconditioned network has a loss of order one at every s (Karras et al.
-      2022);
-    - likelihood: g^2/2 (alpha/sigma^2)^2, which is the score's squared error weighted by g^2/2. Its integral over t
-      bounds KL(data | model) up to constants (Song, Durkan, Murray & Ermon 2021, theorem 1);
-    - snr: 1/s^2;
-    - noise: 1/s^2 too, because |D - x_0|^2/s^2 is the squared error |eps_hat - eps|^2 of the predicted noise, the
-      simple loss of the lecture (Ho et al. 2020, eq. 14; the identity is in Salimans & Ho 2022, section 4). The notes
-      after Bishop call the negative of it the loss, as a part of a bound that is to be maximised;
-    - uniform: 1.
-
-    Args:
-        weighting: which one.
-        sde: the process.
-        t: times, of any shape.
-        data_std: d, the standard deviation of the data.
-
-    Raises:
-        ValueError: if `weighting` is none of these.
-    """
-    require_choice("weighting", weighting, get_args(Weighting))
-    snr = sde.log_snr(t).exp()
-    if weighting == "edm":
-        return snr + data_std**-2
-    if weighting == "likelihood":
-        return 0.5 * snr * (sde.g(t) / sde.sigma(t)).square()
-    return torch.ones_like(t) if weighting == "uniform" else snr
 
 
 def unwrapped(model: Trainable) -> Trainable:
@@ -114,10 +84,14 @@ class DenoisingLoss:
             generator: the source of `u` and `noise` where they are drawn here.
 
         Raises:
-            ValueError: if the process of the model is not Gaussian.
+            ValueError: if the process of the model is not Gaussian, `u` or `noise` has another shape or range, or the
+                importance weights are useless, see `importance_weights.require_useful`.
+            TypeError: if x_0 is not a floating-point tensor.
         """
         x, t, w = self.noised(model, x0, u, noise, generator)
-        return (as_time(w, x0) * (model(x, t, label) - x0).square()).flatten(1).mean(1)
+        denoised = model(x, t, label)
+        require_shape("model", denoised, x0)
+        return (as_time(w, x0) * (denoised - x0).square()).flatten(1).mean(1)
 
     def noised(
         self, model: Trainable, x0: Tensor, u: Tensor | None, noise: Tensor | None, generator: torch.Generator | None
@@ -125,17 +99,18 @@ class DenoisingLoss:
         """x_t `[batch, ...]`, t `[batch]` and w(t) `[batch]`, for the arguments of a call.
 
         Raises:
-            ValueError: if the process is not Gaussian.
+            ValueError, TypeError: as a call.
         """
         denoiser = unwrapped(model)
         if not denoiser.sde.has_denoiser:
             raise ValueError(f"model: expected one of a GaussianSDE, got one of {type(denoiser.sde).__name__}")
-        u = stratified_uniform(len(x0), generator, x0.device) if u is None else u
+        u = uniform_numbers(x0, u, generator)
         if noise is None:
             noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         t, importance = self.times(u, denoiser.sde)
         w = weight(self.weighting, denoiser.sde, t, denoiser.data_std)
         if self.importance:
+            require_useful(self.weighting, self.times, denoiser.sde, denoiser.data_std)
             w = w * importance
         t = t.to(x0)
         return denoiser.sde.perturb(x0, t, noise), t, w
@@ -177,6 +152,8 @@ class ImplicitLoss(DenoisingLoss):
     ) -> Tensor:
         """The loss of each sample, `[batch]`. The arguments are those of `DenoisingLoss`."""
         sde = unwrapped(model).sde
+        if isinstance(model, nn.Module):
+            without_fused_attention(model)  # the loss holds a derivative, and training takes its derivative
         x, t, w = self.noised(model, x0, u, noise, generator)
 
         def score(x: Tensor) -> Tensor:

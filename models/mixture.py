@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from backdrift.sde import GaussianSDE, Model, DataMoments, Time, as_time
+from backdrift.sde import DataMoments, GaussianSDE, Model, Time, as_time
+from backdrift.sde.checks import require_integer
+from backdrift.sde.process import extremes, require_state
+
+NUMBERS = 2**22
+"""Numbers `[batch, K, d]` that a call has in memory at once, up to a few copies of them: 32 MB each in float64."""
+
+Method = TypeVar("Method", bound=Callable[..., Tensor])
+
+
+def in_chunks(method: Method) -> Method:
+    """Run a method of (x, t) on parts of the batch that have `NUMBERS` numbers each, so that its memory is bounded."""
+
+    @functools.wraps(method)
+    def wrapped(self: GaussianMixture, x: Tensor, t: Time | None = None) -> Tensor:
+        rows = max(1, NUMBERS // self.means.numel())
+        if not isinstance(x, Tensor) or x.ndim == 0 or len(x) <= rows:
+            return method(self, x, t)
+        parts = x.split(rows)
+        one_each = isinstance(t, Tensor) and t.shape == x.shape[:1]
+        times = cast(Tensor, t).split(rows) if one_each else [t] * len(parts)
+        return torch.cat([method(self, part, when) for part, when in zip(parts, times, strict=True)])
+
+    return cast(Method, wrapped)
 
 
 class GaussianMixture(Model):
@@ -106,9 +131,9 @@ class GaussianMixture(Model):
 
     def _coefficients(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """alpha and sigma^2, `[batch, 1, 1]`, or `[1, 1, 1]` for a scalar t."""
-        t = as_time(t, x).reshape(-1, 1, 1)
         if not hasattr(self, "sde"):
             raise ValueError("sde: this mixture has no process; give one with `under(sde)`")
+        t = as_time(t, x, self.sde.T).reshape(-1, 1, 1)
         return self.sde.alpha(t), self.sde.sigma(t).square()
 
     def _parts(self, x: Tensor, alpha: Tensor, sigma2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,7 +142,14 @@ class GaussianMixture(Model):
         Returns:
             x - alpha m_k and the variances of S_k, both along the axes of S_k, `[batch, K, d]`; and
             log(w_k N(x; alpha m_k, S_k)), `[batch, K]`.
+
+        Raises:
+            ValueError: if the samples do not have the size of the means.
         """
+        require_state(x)
+        if x.ndim < 2 or math.prod(x.shape[1:]) != self.means.shape[1]:
+            expected = ", ".join(["batch", *map(str, self.shape)])
+            raise ValueError(f"x: expected [{expected}], as the means have it, got shape {list(x.shape)}")
         offset = x.flatten(1).unsqueeze(1) - alpha * self.means
         if self.axes is not None:
             offset = torch.einsum("kde,bkd->bke", self.axes, offset)
@@ -130,24 +162,48 @@ class GaussianMixture(Model):
         parts = log_joint.softmax(-1).unsqueeze(-1) * parts
         return parts.sum(1) if self.axes is None else torch.einsum("kde,bke->bd", self.axes, parts)
 
-    def log_prob(self, x: Tensor, t: Time | None = None) -> Tensor:
-        """log p_t(x) in nats, `[batch]`, for `x` `[batch, ...]`. Without t it is log p_0(x), the data's own."""
-        if t is None:
-            zero = x.new_zeros(1, 1, 1)
-            return self._parts(x, zero + 1, zero)[2].logsumexp(-1)
-        return self._parts(x, *self._coefficients(x, t))[2].logsumexp(-1)
+    def _require_density(self, sigma2: Tensor) -> None:
+        """Raise unless p_t has a density. It has none where there is no noise and a covariance is singular."""
+        least = extremes(sigma2)
+        if least is not None and least[0] == 0 and bool((self.variances == 0).any()):
+            raise ValueError("t: expected a time at which sigma is positive, since a covariance here is singular")
 
+    @in_chunks
+    def log_prob(self, x: Tensor, t: Time | None = None) -> Tensor:
+        """log p_t(x) in nats, `[batch]`, for `x` `[batch, ...]`. Without t it is log p_0(x), the data's own.
+
+        Raises:
+            ValueError: if x has another size than the means, t is outside [0, T], or a covariance is singular and there
+                is no noise.
+        """
+        if t is None:
+            require_state(x)
+            one = x.new_ones(1, 1, 1)
+            alpha, sigma2 = one, 0 * one
+        else:
+            alpha, sigma2 = self._coefficients(x, t)
+        self._require_density(sigma2)
+        return self._parts(x, alpha, sigma2)[2].logsumexp(-1)
+
+    @in_chunks
     def denoise(self, x: Tensor, t: Time) -> Tensor:
-        """E[x_0 | x_t = x], with the shape and the dtype of `x` `[batch, ...]`; t is a scalar or `[batch]`."""
+        """E[x_0 | x_t = x], with the shape and the dtype of `x` `[batch, ...]`; t is a scalar or `[batch]`.
+
+        Where sigma = 0 it is x/alpha, also for singular covariances.
+        """
         alpha, sigma2 = self._coefficients(x, t)
         offset, variance, log_joint = self._parts(x, alpha, sigma2)
         responsibilities = log_joint.softmax(-1)
         shift = self._mix(alpha * self.variances / variance * offset, log_joint)
-        return (responsibilities @ self.means + shift).reshape(x.shape).to(x.dtype)
+        denoised = (responsibilities @ self.means + shift).reshape(x.shape).to(x.dtype)
+        along = (-1, *(1,) * (x.ndim - 1))
+        return torch.where(sigma2.reshape(along) == 0, x / alpha.reshape(along), denoised)
 
+    @in_chunks
     def posterior_variance(self, x: Tensor, t: Time) -> Tensor:
         """tr Cov[x_0 | x_t = x], `[batch]`. The trace of the Jacobian of D is alpha/sigma^2 times it (Efron 2011)."""
         alpha, sigma2 = self._coefficients(x, t)
+        self._require_density(sigma2)
         offset, variance, log_joint = self._parts(x, alpha, sigma2)
         responsibilities = log_joint.softmax(-1)
         shift = alpha * self.variances / variance * offset
@@ -155,16 +211,30 @@ class GaussianMixture(Model):
         apart = (means - (responsibilities.unsqueeze(-1) * means).sum(1, keepdim=True)).square().sum(-1)
         return (responsibilities * ((self.variances * sigma2 / variance).sum(-1) + apart)).sum(-1)
 
+    @in_chunks
     def score(self, x: Tensor, t: Time) -> Tensor:
-        """grad log p_t(x), with the shape and the dtype of `x` `[batch, ...]`; t is a scalar or `[batch]`."""
-        offset, variance, log_joint = self._parts(x, *self._coefficients(x, t))
+        """grad log p_t(x), with the shape and the dtype of `x` `[batch, ...]`; t is a scalar or `[batch]`.
+
+        Raises:
+            ValueError: as `log_prob`.
+        """
+        alpha, sigma2 = self._coefficients(x, t)
+        self._require_density(sigma2)
+        offset, variance, log_joint = self._parts(x, alpha, sigma2)
         return self._mix(-offset / variance, log_joint).reshape(x.shape).to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` exact draws of the data, `[n, ...]`."""
+        """`n` exact draws of the data, `[n, ...]`.
+
+        Raises:
+            ValueError: if `n` is not a positive integer.
+        """
+        require_integer("n", n, 1)
         kind = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
         z = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device)
         z = self.variances[kind].sqrt() * z
         if self.axes is not None:
-            z = torch.einsum("bde,be->bd", self.axes[kind], z)
+            for k in kind.unique().tolist():  # to gather a matrix for each draw would take n d^2 numbers
+                chosen = kind == k
+                z[chosen] = z[chosen] @ self.axes[k].mT
         return (self.means[kind] + z).reshape(n, *self.shape)

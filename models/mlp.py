@@ -64,11 +64,12 @@ class Conditioning(nn.Module):
             batch: number of samples.
 
         Raises:
-            ValueError: if a shape does not fit the batch, a label is out of range, or an unconditional network is given one.
+            ValueError: if a shape does not fit the batch, a label is out of range, or an unconditional network is given
+                one.
             TypeError: if a label does not hold integers.
         """
         if c_noise.shape not in ((), (1,), (batch,)):
-            raise ValueError(f"c_noise has shape {list(c_noise.shape)}: expected [] or [{batch}], one for each sample")
+            raise ValueError(f"c_noise: expected shape [] or [{batch}], one for each sample, got {list(c_noise.shape)}")
         c = c_noise.to(self.frequencies).reshape(-1, 1) * self.frequencies
         embedding = self.noise(torch.cat((c.cos(), c.sin()), dim=-1)).expand(batch, -1)
         if label is not None:
@@ -137,7 +138,7 @@ class MLP(nn.Module):
         """
         require_state(x)
         if tuple(x.shape[1:]) != self.event or x.ndim < 2:
-            raise ValueError(f"x has shape {list(x.shape)}: expected [batch, {', '.join(map(str, self.event))}]")
+            raise ValueError(f"x: expected shape [batch, {', '.join(map(str, self.event))}], got {list(x.shape)}")
         e = functional.silu(self.conditioning(c_noise, label, len(x)))
         h = self.first(x.flatten(1).to(self.first.weight.dtype))
         for block in self.blocks:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import GaussianSDE
+from backdrift.sde.process import extremes, require_shape, require_state
 from backdrift.sde.checks import require_number, require_positive
 
 
@@ -29,6 +30,22 @@ def stratified_uniform(n: int, generator: torch.Generator | None = None, device:
     return (torch.arange(n, dtype=torch.float64, device=device) + jitter) / n
 
 
+def uniform_numbers(x0: Tensor, u: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """The numbers in (0, 1) that choose a time for each sample of a loss, `[batch]`: `u`, or stratified ones.
+
+    Raises:
+        ValueError: if x_0 is not `[batch, ...]`, or `u` is not `[batch]` with numbers from 0 to 1.
+        TypeError: if x_0 is not a floating-point tensor.
+    """
+    require_state(x0, "x0")
+    if x0.ndim < 2:
+        raise ValueError(f"x0: expected [batch, ...] with at least two axes, got shape {list(x0.shape)}")
+    if u is None:
+        return stratified_uniform(len(x0), generator, x0.device)
+    require_shape("u", u, x0.flatten(1)[:, 0])
+    return u
+
+
 class TimeDistribution(ABC):
     """A density q of times on [eps, T].
 
@@ -45,7 +62,14 @@ class TimeDistribution(ABC):
         """q(t), per unit of time, shaped like `t`."""
 
     def __call__(self, u: Tensor, sde: GaussianSDE) -> tuple[Tensor, Tensor]:
-        """Times and importance weights for numbers `u` in (0, 1), both shaped like `u`."""
+        """Times and importance weights for numbers `u` in (0, 1), both shaped like `u`.
+
+        Raises:
+            ValueError: if a number is not from 0 to 1.
+        """
+        found = extremes(u)
+        if found is not None and not 0 <= found[0] <= found[1] <= 1:
+            raise ValueError(f"u: expected numbers from 0 to 1, got {found[0]:g} to {found[1]:g}")
         t = self.times(u, sde)
         return t, 1 / ((sde.T - sde.eps) * self.density(t, sde))
 

@@ -100,7 +100,7 @@ class UNet(nn.Module):
         """
         require_state(x)
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"x has shape {list(x.shape)}: expected [batch, {self.channels}, height, width]")
+            raise ValueError(f"x: expected shape [batch, {self.channels}, height, width], got {list(x.shape)}")
         height, width = x.shape[2:]
         e = functional.silu(self.conditioning(c_noise, label, len(x)))
         unit = self.patch * 2 ** len(self.coarsen)

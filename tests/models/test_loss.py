@@ -21,6 +21,7 @@ from backdrift.models import (
     TimeDistribution,
     UniformTimes,
 )
+from backdrift.models.importance_weights import effective_share
 from backdrift.models.loss import Weighting, weight
 from backdrift.models.times import stratified_uniform
 from backdrift.sde import VE, VP, Brownian, CosineVP, GaussianSDE, OrnsteinUhlenbeck, Rectified, SubVP, Time, as_time
@@ -213,6 +214,7 @@ def test_log_normal_times_survive_the_far_tails() -> None:
     torch.testing.assert_close(distance, tail * (sde.T - sde.eps) * importance, rtol=1e-3, atol=2e-12)
 
 
+@pytest.mark.filterwarnings("ignore:importance")  # the variance of some is large, and is part of the tolerance
 @pytest.mark.parametrize("sde", [VP(), Rectified()], ids=repr)
 @pytest.mark.parametrize("times", TIMES, ids=repr)
 def test_importance_sampling_keeps_the_expectation(sde: GaussianSDE, times: TimeDistribution) -> None:
@@ -227,6 +229,7 @@ def test_importance_sampling_keeps_the_expectation(sde: GaussianSDE, times: Time
     assert float(loss.mean()) == pytest.approx(exact, abs=4.5 * float(loss.std()) / math.sqrt(n))
 
 
+@pytest.mark.filterwarnings("ignore:importance")  # of the plain loss, whose variance is what is measured
 @pytest.mark.parametrize(("sde", "factor"), [(VP(), 50), (CosineVP(), 30), (Rectified(), 6), (SubVP(), 4)], ids=repr)
 def test_likelihood_times_take_the_variance_away(sde: GaussianSDE, factor: float) -> None:
     """Same expectation as uniform times, a small part of the variance."""
@@ -319,3 +322,53 @@ def test_implicit_loss_trains_the_denoisers_score() -> None:
     difference = found[0] - found[1]
     assert abs(float(difference.mean())) < 6 * float(difference.std()) / math.sqrt(40)
     assert float(difference.std()) / math.sqrt(40) < 0.1 * abs(float(found[0].mean()))
+
+
+@pytest.mark.parametrize("d", [0.5, 2.0])
+def test_effective_share_of_draws_is_that_of_many_draws(d: float) -> None:
+    """Kong's effective sample size, (sum r)^2/(n sum r^2) of the weighted losses r at a million stratified draws."""
+    sde = VP()
+    u = (torch.arange(10**6, dtype=torch.float64) + 0.5) / 10**6
+    for weighting, times in (("snr", LogNormalTimes()), ("edm", UniformTimes()), ("likelihood", LikelihoodTimes())):
+        t, importance = times(u, sde)
+        s2 = (-sde.log_snr(t)).exp()
+        r = weight(weighting, sde, t, d) * importance * s2 * d * d / (s2 + d * d)  # type: ignore[arg-type]
+        drawn = float(r.sum().square() / r.square().sum()) / 10**6
+        assert effective_share(weighting, times, sde, d) == pytest.approx(drawn, rel=2e-3)  # type: ignore[arg-type]
+
+
+def test_useless_importance_weights_are_refused() -> None:
+    """Log-normal times seldom come near T, where nearly all of the loss is. Times even in log-SNR give the loss, 1."""
+    sde, n = VP(), 100_000
+    x0 = torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    eps = torch.randn(n, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u = torch.rand(n, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    model = Known(lambda x, t: 0 * x, sde, 1.0)  # its loss is E x_0^2 = 1 at each t
+    with pytest.raises(ValueError, match=r"^importance: [\d,]+ draws of LogNormalTimes are worth one"):
+        DenoisingLoss("uniform", LogNormalTimes(), importance=True)(model, x0, u, eps)
+    kept = DenoisingLoss("uniform", LikelihoodTimes(), importance=True)(model, x0, u, eps)
+    assert float(kept.mean()) == pytest.approx(1, abs=4.5 * float(kept.std()) / math.sqrt(n))
+
+
+def test_poor_importance_weights_are_told() -> None:
+    x0 = torch.zeros(4, 1)
+    with pytest.warns(UserWarning, match=r"^importance: 1\d\d draws of LogNormalTimes are worth one"):
+        DenoisingLoss("likelihood", LogNormalTimes(), importance=True)(Known(lambda x, t: x, VP(), 0.5), x0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x0": torch.zeros(4)}, r"^x0: expected \[batch, \.\.\.\] with at least two axes"),
+        ({"x0": torch.zeros(4, 2, dtype=torch.long)}, "^x0: expected a floating-point tensor"),
+        ({"u": torch.zeros(3)}, r"^u: expected the shape \[4\], got \[3\]"),
+        ({"u": torch.full((4,), 1.5)}, "^u: expected numbers from 0 to 1, got 1.5 to 1.5"),
+        ({"u": torch.full((4,), math.nan)}, "^u: expected numbers from 0 to 1, got nan"),
+        ({"noise": torch.zeros(4, 1)}, r"^noise: expected the shape \[4, 2\], got \[4, 1\]"),
+        ({"model": Known(lambda x, t: x[:, :1], VP(), 1.0)}, r"^model: expected the shape \[4, 2\], got \[4, 1\]"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_and_not_broadcast(arguments: dict, message: str) -> None:
+    given = {"model": Known(lambda x, t: x, VP(), 1.0), "x0": torch.zeros(4, 2), **arguments}
+    with pytest.raises((ValueError, TypeError), match=message):
+        DenoisingLoss()(**given)

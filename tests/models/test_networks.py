@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from backdrift.models import MLP, UNet
+from backdrift.models import MLP, ConservativeDenoiser, Denoiser, DenoisingLoss, ImplicitLoss, Potential, UNet
 from backdrift.models.mlp import Conditioning
+from backdrift.models.unet import _Attention, without_fused_attention
+from backdrift.sde import VP
 
 Build = Callable[..., nn.Module]
 
@@ -209,6 +213,50 @@ def test_conditioning_tells_noise_levels_apart() -> None:
     assert torch.cdist(e, e).add(torch.eye(40)).min() > 1e-2
 
 
+def test_fused_attention_is_attention() -> None:
+    """softmax(q^T k/sqrt(c)) v written out, with the weights of checkpoints from before; the gradients agree too."""
+    network = awake(unet).double()
+    x, c = (v.double() for v in images())
+    plain = copy.deepcopy(network)
+    without_fused_attention(plain)
+    torch.testing.assert_close(network(x, c), plain(x, c), rtol=1e-12, atol=1e-13)
+    gradients = [torch.func.grad(lambda x, n=n: n(x, c).square().sum())(x) for n in (network, plain)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-10)
+    attention = network.get_submodule("down.1.blocks.0.attention")
+    assert isinstance(attention, _Attention)
+    h = torch.randn(2, 32, 2, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    q, k, v = attention.qkv(attention.norm(h)).flatten(2).split(32, dim=1)  # one head of 32 channels
+    weights = (torch.einsum("bci,bcj->bij", q, k) / math.sqrt(32)).softmax(-1)
+    expected = h + attention.outer(torch.einsum("bij,bcj->bci", weights, v).reshape(h.shape))
+    torch.testing.assert_close(attention(h), expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("second", ["conservative", "implicit"])
+def test_losses_with_second_derivatives_take_plain_attention(second: str) -> None:
+    """The gradient of the loss in a weight is its finite difference. The fused kernel would raise an error."""
+    network = awake(unet).double()
+    model: Denoiser = Denoiser(network, VP())
+    loss: DenoisingLoss = ImplicitLoss()
+    if second == "conservative":
+        model, loss = ConservativeDenoiser(Potential(network), VP()), DenoisingLoss()
+    x, u = images()[0].double(), torch.linspace(0.2, 0.8, 4, dtype=torch.float64)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    weight = network.get_parameter("down.1.blocks.0.attention.qkv.bias")
+
+    def value() -> Tensor:
+        return loss(model, x, u, noise, generator=torch.Generator().manual_seed(7)).sum()
+
+    (slope,) = torch.autograd.grad(value(), weight)
+    h, i = 1e-6, int(slope.abs().argmax())
+    with torch.no_grad():
+        weight[i] += h
+    up = value().detach()
+    with torch.no_grad():
+        weight[i] -= 2 * h
+    assert float(slope[i].abs()) > 1e-4
+    torch.testing.assert_close(slope[i], (up - value().detach()) / (2 * h), rtol=1e-5, atol=1e-8)
+
+
 @each
 def test_refuses_by_name(build: Build) -> None:
     network = build(classes=3)
@@ -218,12 +266,17 @@ def test_refuses_by_name(build: Build) -> None:
         "c_noise": lambda: network(x, c[:3]),
         "label": lambda: network(x, c, torch.zeros(3, dtype=torch.long)),
     }.items():
-        with pytest.raises(ValueError, match=rf"^{argument} has shape .* expected"):
+        with pytest.raises(ValueError, match=rf"^{argument}: expected shape .*, got \["):
             call()
-    with pytest.raises(TypeError, match=r"^label has dtype torch.float32: expected"):
+    with pytest.raises(TypeError, match=r"^label: expected integer class indices, got a tensor of torch.float32"):
         network(x, c, torch.zeros(4))
-    with pytest.raises(ValueError, match="label was given to an unconditional network"):
+    for wrong in (-1, 4):
+        with pytest.raises(ValueError, match=rf"^label: expected indices from 0 to 3 .*, got {wrong}$"):
+            network(x, c, torch.tensor([0, 1, wrong, 2]))
+    with pytest.raises(ValueError, match=r"^label: expected none, since the network is unconditional"):
         build()(x, c, torch.zeros(4, dtype=torch.long))
+    with pytest.raises(TypeError, match=r"^x: expected a floating-point tensor \[batch, \.\.\.\], got torch.int64"):
+        network(x.long(), c)
 
 
 @pytest.mark.parametrize(
