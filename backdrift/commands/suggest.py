@@ -20,7 +20,7 @@ def main(config: DictConfig) -> None:
     """
     data: Data = build(config, "data")
     units = data.units
-    found = suggest((data.train.double() - units.shift) / units.scale, config.seed)
+    found = suggest(units.standardised(data.train), config.seed)
     chosen = found.overrides()
     if config.save is not None:
         file = Path(config.save).expanduser() / "sde" / "suggested.yaml"
@@ -29,6 +29,8 @@ def main(config: DictConfig) -> None:
         chosen = ["--config-dir", config.save, "sde=suggested"]
     own = data.levels is None and bool((units.scale == 1).all()) and bool((units.shift == 0).all())
     map_to = "the data's own" if own else "(v - shift)/scale of data v"
+    if units.transform is not None:
+        map_to = "(h(v) - shift)/scale of data v with maps h of its columns"
     print(f"{data}\nin the model's units, {map_to}: {found}\n")
     print(shlex.join(["backdrift", "train", f"data={config.name}", *_changed(config), *chosen]))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from backdrift.data.fingerprint import Fingerprint
+from backdrift.data.transform import Transform
 from backdrift.data.units import Units
 from backdrift.sde import DataMoments
 
@@ -64,6 +65,7 @@ class DataCard:
             "shift": units.shift.tolist(),
             "scale": units.scale.tolist(),
             "range": [units.low, units.high],
+            "transform": None if units.transform is None else units.transform.to_list(),
             "samples": self.samples,
             "std": self.std,
             "mean": _listed(self.mean),
@@ -115,6 +117,33 @@ class DataCard:
             ("shape", mine.shape, theirs.shape),
             ("number of levels", mine.levels, theirs.levels),
             ("number of training samples", self.samples, other.samples),
+        for what, names, others in (
+            ("columns", self.columns, other.columns),
+            ("classes", self.classes, other.classes),
+        ):
+            if names is not None and others is not None and names != others:
+                changed = next(place for place, name in enumerate(names) if others[place] != name)
+                return f"one of its {what} was {names[changed]}, is now {others[changed]}"
+        return None
+
+    def difference(self, other: DataCard) -> str | None:
+        """What tells two data sets apart, in words, or None if nothing does.
+
+        Numbers may differ by rounding. The name, and the names and times of the files are not compared: a copy has
+        others. Their contents are, if both cards know them.
+        """
+        misfit = self.misfit(other)
+        if misfit is not None:
+            return misfit
+        mine, theirs = self.units, other.units
+        if self.samples != other.samples:
+            return f"its number of training samples was {self.samples}, is now {other.samples}"
+        contents = [None if card.fingerprint is None else card.fingerprint.contents for card in (self, other)]
+        if None not in contents and contents[0] != contents[1]:
+            return "the contents of its files have changed"
+        kinds = [None if units.transform is None else units.transform.kinds for units in (mine, theirs)]
+        if kinds[0] != kinds[1]:
+            return "the maps of its columns have changed"
             ("number of classes", len(self.classes or ()), len(other.classes or ())),
         ):
             if was != now:
@@ -123,7 +152,11 @@ class DataCard:
         for moments in ((self.mean, other.mean), (self.variance, other.variance)):
             before, after = (torch.as_tensor(moment, dtype=torch.float64) for moment in moments)
             moved.append((after - before) / before.abs().clamp(min=1))  # outliers make them large
-        same = all(float(change.abs().max()) < 1e-6 for change in moved)
+        tolerance = 1e-6
+        if mine.transform is not None and theirs.transform is not None:
+            moved.append(mine.transform.difference(theirs.transform))
+            tolerance = 5e-3  # the numbers of a map are rounded to three digits
+        same = all(float(change.abs().max()) < tolerance for change in moved)
         return None if same else "the mean or the variance of its training samples has changed"
 
 
@@ -133,7 +166,9 @@ def _units(values: Mapping[str, Any]) -> Units:
         return Units.of_levels(shape, int(values["levels"]))
     shift, scale = (torch.tensor(values[key], dtype=torch.float64) for key in ("shift", "scale"))
     low, high = values["range"]
-    return Units(shape, None, shift, scale, float(low), float(high))
+    maps = values.get("transform")  # runs from before there were maps have none
+    transform = None if maps is None else Transform.from_list(maps)
+    return Units(shape, None, shift, scale, float(low), float(high), transform)
 
 
 def _moment(value: float | list[float]) -> Moment:

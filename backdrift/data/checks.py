@@ -86,7 +86,7 @@ def check_spread(name: str, train: Tensor, columns: Sequence[str] | None) -> Non
 
 def check_magnitude(name: str, split: str, values: Tensor, units: Units, columns: Sequence[str] | None) -> None:
     """Continuous samples have components that a model can square, in the units x that it works in."""
-    x = ((values.double() - units.shift) / units.scale).abs()
+    x = units.standardised(values).abs()
     if bool((x <= LARGEST).all()):
         return
     place = torch.unravel_index(x.argmax(), x.shape)

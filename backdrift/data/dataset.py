@@ -23,6 +23,8 @@ from backdrift.data.fingerprint import Fingerprint
 from backdrift.data.moments import moments, standard_deviation
 from backdrift.data.outliers import Outliers, find_outliers
 from backdrift.data.record import Record
+from backdrift.data.transform import Transform
+from backdrift.data.transform_fit import fit_transform
 from backdrift.data.units import Units
 
 
@@ -44,13 +46,16 @@ class Data:
 
     Attributes:
         units: the map between v and the model's x.
+        transform: "auto" for a monotone map of each column of continuous vectors that has heavy tails, skewness or
+            outliers, see `fit_transform`; "none" for no maps. Other samples never have maps.
         std: standard deviation of x over all samples and components, which preconditioning asks for. Rare outliers are
             left out.
         classes: number of classes, 0 without labels.
 
     Raises:
         ValueError: where there is nothing to learn from: an empty set, NaN or inf, a column of one value, values that
-            are not whole numbers in 0..levels-1, shapes that differ, labels or names that do not fit.
+            are not whole numbers in 0..levels-1, shapes that differ, labels or names that do not fit; or for an unknown
+            `transform`.
     """
 
     def __init__(
@@ -67,7 +72,10 @@ class Data:
     ) -> None:
         check_levels(name, train, levels)
         check_shapes(name, train, test)
+        transform: str = "none",
         for split, values in (("train", train), ("test", test)):
+        if transform not in TRANSFORMS:
+            raise ValueError(f"transform={transform}: expected {' or '.join(TRANSFORMS)}")
             check_samples(name, split, values, levels)
         check_labels(name, {"train": train, "test": test}, {"train": train_labels, "test": test_labels})
         self.name, self.fingerprint = name, fingerprint
@@ -81,7 +89,7 @@ class Data:
         self.class_names = names_of(name, "class_names", class_names, self.classes)
         if self.class_names is None and self.classes:
             self.class_names = tuple(map(str, range(self.classes)))
-        self._measure(levels)
+        self._measure(levels, transform == "auto" and train.ndim == 2)
 
     def _measure(self, levels: int | None) -> None:
         """Set the units and the standard deviation; tell of outliers.
@@ -94,14 +102,17 @@ class Data:
         if levels is None:
             check_spread(name, train, self.columns)
             outliers = find_outliers(train)
+        transform: Transform | None = None
         elif bool((train == train[:1]).all()):
             raise ValueError(f"{name}: all training samples are the same; there is nothing to learn")
         try:
+            transform = fit_transform(train, outliers) if may_map else None
             discrete = None if levels is None else Units.of_levels(tuple(train.shape[1:]), levels)
-            self.units = discrete or Units.standardising(train, outliers)
+            self.units = discrete or Units.standardising(train, outliers, transform)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        self.std = standard_deviation(train, self.units, outliers)
+        mapped = [] if transform is None else transform.mapped
+        self.std = standard_deviation(train, self.units, [found for found in outliers if found.feature not in mapped])
         if not 0 < self.std < math.inf:
             largest = float(train.abs().max())
             raise ValueError(f"{name}: values up to {largest:.2g} are too small to square; rescale them")
@@ -109,7 +120,9 @@ class Data:
             for split, values in (("training", train), ("test", self.test)):
                 check_magnitude(name, split, values, self.units, self.columns)
         for found in outliers:
-            print(found.told(name, self.columns, len(train)))
+            print("data:", found.told(name, self.columns, len(train), found.feature in mapped))
+        if transform is not None and transform.told(self.columns):
+            print(f"data: {name}: {transform.told(self.columns)}; data.transform=none leaves them as they are")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -49,6 +49,10 @@ class Files(Data):
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
+        transform: of vectors: "auto" for a monotone map of each column with heavy tails, skewness or outliers, "none"
+            for no maps, see `Data`.
+        fingerprint: what is kept of the files to know them again: "quick" for names, sizes and times, "full" for their
+            contents as well. Then a run refuses to go on with any other content.
         ValueError: if it is empty or damaged, an argument does not concern it, or what `Data` raises.
     """
 
@@ -68,6 +72,8 @@ class Files(Data):
         samples = read(found, layout=layout, header=header, index=index, size=size)
         for note in samples.notes:
             print(f"data: {found.name}: {note}")
+        fingerprint: Literal["quick", "full"] = "quick",
+        transform: Literal["auto", "none"] = "none",
         if levels is None:
             levels = samples.levels
             _tell_of_whole_numbers(samples, found.name)
@@ -87,7 +93,8 @@ class Files(Data):
             name=found.name,
             columns=samples.columns,
             class_names=samples.class_names if train_labels is not None else None,
-            fingerprint=fingerprint(found),
+            fingerprint=fingerprint_of(found, fingerprint),
+            transform=transform,
         )
         if flip and len(self.shape) != 3:
             raise ValueError(f"flip=true: expected pictures, got samples of shape {list(self.shape)}")

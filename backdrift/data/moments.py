@@ -25,7 +25,7 @@ def standard_deviation(train: Tensor, units: Units, outliers: Sequence[Outliers]
     That of discrete data includes the dequantisation. Rare outliers are left out.
     """
     if units.levels is None:
-        return float(bulk_of((train.double() - units.shift) / units.scale, outliers).std())
+        return float(bulk_of(units.standardised(train), outliers).std())
     counts = torch.bincount(train.flatten().int(), minlength=units.levels).double()
     share, level = counts / counts.sum(), torch.arange(units.levels, dtype=torch.float64)
     variance = float((share * (level - (share * level).sum()).square()).sum())
@@ -43,7 +43,7 @@ def moments(train: Tensor, units: Units) -> tuple[Moment, Moment]:
 
     def chunks() -> Iterator[Tensor]:
         for part in train.split(CHUNK):
-            yield ((part.double() + middle - units.shift) / units.scale).flatten(1)
+            yield units.standardised(part.double() + middle).flatten(1)
 
     each = units.dim <= PER_COMPONENT
     axes, n = ((0,), len(train)) if each else ((0, 1), len(train) * units.dim)

@@ -40,14 +40,23 @@ class Outliers(NamedTuple):
     spread: float
     rare: bool
 
-    def told(self, name: str, columns: Sequence[str] | None, total: int) -> str:
-        """What is done about them, in a line for the user of the data set `name` of `total` training samples."""
+    def told(self, name: str, columns: Sequence[str] | None, total: int, mapped: bool = False) -> str:
+        """What they are and what is done about them, in a line for the user.
+
+        Args:
+            name: of the data set.
+            columns: the names of its columns, or None.
+            total: its number of training samples.
+            mapped: whether a map of the column brings them near.
+        """
         what = name if self.feature is None else f"{name}, {column_name(self.feature, columns)}"
         found = (
-            f"data: {what}: {self.samples} of {total} training samples are more than {FAR:g} times the spread of the "
+            f"{what}: {self.samples} of {total} training samples are more than {FAR:g} times the spread of the "
             f"bulk away from the median (farthest {self.farthest:.6g}, median {self.median:.6g}, spread "
             f"{self.spread:.4g} by the interquartile range)"
         )
+        if mapped:
+            return f"{found}; a map of the column brings them near. Remove these samples if they are errors"
         if self.rare:
             return f"{found}; the median and this spread set the scale. Remove these samples if they are errors"
         return f"{found}; the standard deviation sets the scale. The logarithm of such values is easier to learn"
@@ -81,7 +90,7 @@ def find_outliers(train: Tensor) -> list[Outliers]:
     if len(features) > ENOUGH:
         seen = features[np.random.default_rng(0).integers(len(features), size=ENOUGH)]
     with np.errstate(over="ignore", invalid="ignore"):  # values near the largest float64 overflow to inf, which is far
-        median, spread = np.median(seen, axis=0), _spread(seen)
+        median, spread = np.median(seen, axis=0), spread_of(seen)
         distance = np.maximum(features.max(0) - median, median - features.min(0))
     found = []
     for number in np.flatnonzero((distance > FAR * spread) & (spread > 0)).tolist():
@@ -95,7 +104,7 @@ def find_outliers(train: Tensor) -> list[Outliers]:
     return found
 
 
-def _spread(features: np.ndarray) -> np.ndarray:
+def spread_of(features: np.ndarray) -> np.ndarray:
     """The spread of the bulk of each column of `[n, d]`: the first of `QUANTILES` that are apart; 0 if none are."""
     spread = np.zeros(features.shape[1])
     for level, deviations in QUANTILES:

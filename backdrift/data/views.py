@@ -22,7 +22,7 @@ def readable_data(units: Units, values: Tensor) -> Tensor:
     if not units.is_picture:
         return values.double() if len(units.shape) <= 2 else values.double().flatten(1)
     if units.levels is None:
-        return units.to_pixels((values.double() - units.shift) / units.scale).float()
+        return units.to_pixels(units.standardised(values)).float()
     # A level sits in the middle of its bin: no rounding may push it into the next one.
     return units.to_pixels((values.float() + 0.5 - units.shift) / units.scale)
 

@@ -64,9 +64,10 @@ def compare(
     x = data.to_model(values, torch.Generator().manual_seed(seed))[:n].to(*place_of(model))
     unit = 1.0 if data.levels is None else data.units.dim * math.log(2)
     flow = -scores.log_prob[: len(x)].double() / unit
+    log_jacobian = data.units.log_jacobian(values[: len(x)])
 
     def answer(method: str, log_prob: Tensor, nfe: int) -> Answer:
-        value = -(log_prob.cpu().double() + data.units.log_jacobian) / unit
+        value = -(log_prob.cpu().double() + log_jacobian) / unit
         return Answer(method, _mean(value), _mean(value - flow), nfe)
 
     nfe = round(float(scores.nfe.double().mean()))

@@ -141,9 +141,10 @@ def information_curves(
         return in_batches(measure, model, x)
 
     def negative_log_density(model: Denoises, x: Tensor, first: int) -> Tensor:
-        return -entropy(model, x, first=first, **integral).samples.value
+        of_x = -entropy(model, x, first=first, **integral).samples.value
+        return of_x.cpu().double() - log_jacobian[first : first + len(x)]
+    log_jacobian = data.units.log_jacobian(values)
 
-    of_x = in_batches(negative_log_density, model, x)  # that of v differs by the Jacobian
     return InformationCurves(
         t=times,
         log_snr=log_snr.tolist(),
@@ -151,7 +152,7 @@ def information_curves(
         gaussian=(variances / (1 + snr * variances)).mean(1).tolist(),
         information=[information_at(t) for t in times],
         gaussian_information=(0.5 * torch.log1p(snr * variances).sum(1)).tolist(),
-        entropy=Estimate(of_x.value - data.units.log_jacobian, of_x.standard_error),
+        entropy=in_batches(negative_log_density, model, x, work, "entropy", strata * draws),
         dim=data.units.dim,
         levels=data.levels,
         n=len(x),

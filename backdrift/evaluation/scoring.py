@@ -141,16 +141,23 @@ def score(model: ModelLike, units: Units, values: Tensor, seed: int = 0, **setti
         for indices in torch.arange(len(x)).split(BATCH)
     ]
 
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(part, name).detach().cpu().reshape(-1) for part in parts])
+    def scored(indices: Tensor) -> Batch:
+        result = log_density(select(model, indices), x[indices], seed=seed, first=int(indices[0]), **settings)
+        same = result.log_prob.new_ones(len(indices), dtype=torch.float64)  # numbers that all samples share
+        probes = getattr(result, "probes", None)
+        own = {"log_jacobian": units.log_jacobian(values[indices])}
+        known = {} if probes is None else {"probes": same * (EXACT if probes == "exact" else probes)}
+        return {**{name: getattr(result, name).reshape(-1) for name in VALUES}, "eps": same * result.eps, **known, **own}
+
+    return collected(work(scored, len(x), x[0].numel(), stage=STAGE), units, {**settings, "seed": seed})
 
     return Scores(
-        log_prob=joined("log_prob").double() + units.log_jacobian,
-        standard_error=joined("standard_error"),
-        solver_error=joined("solver_error"),
-        nfe=joined("nfe"),
-        prior_error=joined("prior_error"),
-        eps=parts[0].eps,
+        log_prob=found["log_prob"].double() + found["log_jacobian"],
+        standard_error=found["standard_error"],
+        solver_error=found["solver_error"],
+        nfe=found["nfe"],
+        prior_error=found["prior_error"],
+        eps=float(found["eps"][0]),
         dim=units.dim,
         levels=units.levels,
         settings={**settings, **_resolved(parts[0]), "seed": seed},

@@ -98,7 +98,7 @@ def label(solver: Budgeted) -> str:
 
 def comparable(units: Units, values: Tensor) -> Tensor:
     """Readable values in which every feature of vectors has the same weight."""
-    return values if units.is_picture else ((values - units.shift.to(values)) / units.scale.to(values)).float()
+    return values if units.is_picture else units.standardised(values).float()
 
 
 def distances(x: Tensor, test: Tensor) -> Comparison:

@@ -29,7 +29,7 @@ class Loaded:
 
     @property
     def units(self) -> Units:
-        """The map between the data's own units v and the model's x: `to_model(v)`, `to_data(x)`, `log_jacobian`."""
+        """The map between the data's own units v and the model's x: `to_model(v)`, `to_data(x)`, `log_jacobian(v)`."""
         return self.card.units
 
 
