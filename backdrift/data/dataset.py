@@ -27,6 +27,9 @@ from backdrift.data.transform import Transform
 from backdrift.data.transform_fit import fit_transform
 from backdrift.data.units import Units
 
+TRANSFORMS = ("auto", "none")
+"""What may be asked for: a map for each column of vectors that has heavy tails, skewness or outliers, or none."""
+
 
 class Data:
     """Training and test samples v in their own units, and what is known of them.
@@ -71,11 +74,11 @@ class Data:
         fingerprint: Fingerprint | None = None,
     ) -> None:
         check_levels(name, train, levels)
+        if transform not in TRANSFORMS:
+            raise ValueError(f"transform={transform}: expected {' or '.join(TRANSFORMS)}")
         check_shapes(name, train, test)
         transform: str = "none",
         for split, values in (("train", train), ("test", test)):
-        if transform not in TRANSFORMS:
-            raise ValueError(f"transform={transform}: expected {' or '.join(TRANSFORMS)}")
             check_samples(name, split, values, levels)
         check_labels(name, {"train": train, "test": test}, {"train": train_labels, "test": test_labels})
         self.name, self.fingerprint = name, fingerprint
