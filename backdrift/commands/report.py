@@ -14,6 +14,6 @@ def main(config: DictConfig) -> None:
     Raises:
         ValueError, OSError: if the run cannot be opened, or its data set is not there or has changed.
     """
-    run = Run.open(config.run, config.trust)
+    run = Run.open(config.run, config.trust, config.data.changed)
     report.write(run)
     print(run.path / "report.md")

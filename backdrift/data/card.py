@@ -107,16 +107,16 @@ class DataCard:
             raise ValueError(f"conditions: expected null, got {card.conditions!r}")
         return card
 
-    def difference(self, other: DataCard) -> str | None:
-        """What tells two data sets apart, in words, or None if nothing does.
-
-        Numbers may differ by rounding. Names and fingerprints are not compared: a copy of the files has others.
-        """
+    def misfit(self, other: DataCard) -> str | None:
+        """What keeps a model of this data set from being used on another one, in words, or None if nothing does."""
         mine, theirs = self.units, other.units
         for what, was, now in (
             ("shape", mine.shape, theirs.shape),
             ("number of levels", mine.levels, theirs.levels),
-            ("number of training samples", self.samples, other.samples),
+            ("number of classes", len(self.classes or ()), len(other.classes or ())),
+        ):
+            if was != now:
+                return f"its {what} was {was}, is now {now}"
         for what, names, others in (
             ("columns", self.columns, other.columns),
             ("classes", self.classes, other.classes),
@@ -144,10 +144,6 @@ class DataCard:
         kinds = [None if units.transform is None else units.transform.kinds for units in (mine, theirs)]
         if kinds[0] != kinds[1]:
             return "the maps of its columns have changed"
-            ("number of classes", len(self.classes or ()), len(other.classes or ())),
-        ):
-            if was != now:
-                return f"its {what} was {was}, is now {now}"
         moved = [(theirs.shift - mine.shift) / mine.scale, theirs.scale / mine.scale - 1]
         for moments in ((self.mean, other.mean), (self.variance, other.variance)):
             before, after = (torch.as_tensor(moment, dtype=torch.float64) for moment in moments)

@@ -42,8 +42,12 @@ def check_samples(name: str, split: str, values: Tensor, levels: int | None) -> 
             f"{name}: {int(bad.sum())} of {len(values)} {split} samples hold NaN or inf, "
             f"the first is number {int(bad.nonzero()[0])}: remove or fill them first"
         )
-    if levels is None:
-        return
+    if levels is not None:
+        check_levels_of(name, split, values, levels)
+
+
+def check_levels_of(name: str, split: str, values: Tensor, levels: int) -> None:
+    """Samples of discrete data are whole numbers from 0 to levels - 1."""
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > levels - 1 or not bool((values == values.round()).all()):
         raise ValueError(
@@ -89,7 +93,7 @@ def check_magnitude(name: str, split: str, values: Tensor, units: Units, columns
     x = units.standardised(values).abs()
     if bool((x <= LARGEST).all()):
         return
-    place = torch.unravel_index(x.argmax(), x.shape)
+    place = torch.unravel_index(x.nan_to_num(torch.inf, torch.inf).argmax(), x.shape)
     where = f", {column_name(int(place[1]), columns)}" if x.ndim == 2 else ""
     value, scale = float(values[place]), units.scale.expand(values.shape[1:])[place[1:]]
     raise ValueError(

@@ -46,11 +46,11 @@ class Data:
         columns: the names of the components of vectors.
         class_names: the names of the classes; by default their numbers.
         fingerprint: of the files that the samples were read from.
+        transform: "auto" for a monotone map of each column of continuous vectors that has heavy tails, skewness or
+            outliers, see `fit_transform`; "none" for no maps. Other samples never have maps.
 
     Attributes:
         units: the map between v and the model's x.
-        transform: "auto" for a monotone map of each column of continuous vectors that has heavy tails, skewness or
-            outliers, see `fit_transform`; "none" for no maps. Other samples never have maps.
         std: standard deviation of x over all samples and components, which preconditioning asks for. Rare outliers are
             left out.
         classes: number of classes, 0 without labels.
@@ -72,12 +72,12 @@ class Data:
         columns: Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
         fingerprint: Fingerprint | None = None,
+        transform: str = "none",
     ) -> None:
-        check_levels(name, train, levels)
         if transform not in TRANSFORMS:
             raise ValueError(f"transform={transform}: expected {' or '.join(TRANSFORMS)}")
+        check_levels(name, train, levels)
         check_shapes(name, train, test)
-        transform: str = "none",
         for split, values in (("train", train), ("test", test)):
             check_samples(name, split, values, levels)
         check_labels(name, {"train": train, "test": test}, {"train": train_labels, "test": test_labels})
@@ -94,22 +94,22 @@ class Data:
             self.class_names = tuple(map(str, range(self.classes)))
         self._measure(levels, transform == "auto" and train.ndim == 2)
 
-    def _measure(self, levels: int | None) -> None:
-        """Set the units and the standard deviation; tell of outliers.
+    def _measure(self, levels: int | None, may_map: bool) -> None:
+        """Set the units and the standard deviation; tell of outliers and maps.
 
         Raises:
             ValueError: if a column has one value, or values are too large or too small to square.
         """
         name, train = self.name, self.train
         outliers: list[Outliers] = []
+        transform: Transform | None = None
         if levels is None:
             check_spread(name, train, self.columns)
             outliers = find_outliers(train)
-        transform: Transform | None = None
+            transform = fit_transform(train, outliers) if may_map else None
         elif bool((train == train[:1]).all()):
             raise ValueError(f"{name}: all training samples are the same; there is nothing to learn")
         try:
-            transform = fit_transform(train, outliers) if may_map else None
             discrete = None if levels is None else Units.of_levels(tuple(train.shape[1:]), levels)
             self.units = discrete or Units.standardising(train, outliers, transform)
         except ValueError as error:
@@ -152,6 +152,18 @@ class Data:
             classes=self.class_names,
             fingerprint=self.fingerprint,
         )
+
+    def take_units(self, card: DataCard) -> None:
+        """Take the units and the standard deviation of another data set, which a model was trained on, for its own.
+
+        Raises:
+            ValueError: if a value is too large in these units to be squared.
+        """
+        if card.units.levels is None:
+            for split, values in (("training", self.train), ("test", self.test)):
+                check_magnitude(self.name, split, values, card.units, self.columns)
+        self.units, self.std = card.units, card.std
+        self.__dict__.pop("card", None)
 
     def __len__(self) -> int:
         """Number of training samples."""

@@ -47,7 +47,8 @@ def read_images(folder: Path, size: int | None = None) -> Samples:
     notes = _left_out(folder, files, images)
     parts = _splits(folder, images, notes)
     counted: Counter[str] = Counter()
-    pictures = _read(folder, [file for part in parts.values() for file in part], size, counted)
+    files = [file for part in parts.values() for file in part]
+    pictures = _read(folder, files, size, counted)
     notes += [f"{what}: {count}" for what, count in counted.items()]
     n = len(parts["train"])
     train, test = pictures[:n], pictures[n:]
@@ -60,6 +61,7 @@ def read_images(folder: Path, size: int | None = None) -> Samples:
         labels.get("test"),
         layout="channels_first",
         notes=notes,
+        places=[file.relative_to(folder).as_posix() for file in files],
     )
 
 

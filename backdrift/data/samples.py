@@ -30,6 +30,8 @@ class Samples:
         columns: the names of the components of vectors, or None.
         class_names: the names of the classes, or None.
         notes: what was assumed or left out, in words for the user.
+        places: the number of the row of each sample in a table, or the path of its image, those of `test` last; None
+            for arrays.
     """
 
     values: Tensor
@@ -40,6 +42,7 @@ class Samples:
     columns: tuple[str, ...] | None = None
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    places: tuple[int | str, ...] | None = None
 
     @staticmethod
     def of(
@@ -53,6 +56,7 @@ class Samples:
         class_names: Sequence[str] | None = None,
         layout: str | None = None,
         notes: Sequence[str] = (),
+        places: Sequence[int | str] | None = None,
     ) -> Samples:
         """Arrays `[n, ...]` as samples. Arrays of bytes with two or three axes for each sample are pictures.
 
@@ -66,6 +70,7 @@ class Samples:
             class_names: see `labels.encode`.
             layout: where the channels are, see `layout.layout_of`.
             notes: what the reader has to say.
+            places: see `Samples`.
 
         Raises:
             ValueError: if an array does not hold finite numbers, or holds no samples, if labels do not fit or only one
@@ -90,6 +95,7 @@ class Samples:
             None if columns is None else tuple(columns),
             None if encoded is None else encoded.names,
             tuple(said),
+            None if places is None else tuple(places),
         )
 
 

@@ -39,7 +39,7 @@ def read_table(path: Path, header: bool | None = None, index: bool | None = None
     columns = list(zip(*rows.cells, strict=True))
     labels = [column_name(number, names, width - len(columns)) for number in range(len(columns))]
     values = _values(columns, rows, labels, path, notes)
-    return Samples.of(values, path, columns=names, notes=notes)
+    return Samples.of(values, path, columns=names, notes=notes, places=rows.lines)
 
 
 def _check_lengths(rows: Rows, path: Path) -> None:

@@ -17,7 +17,7 @@ class Estimate:
     standard_error: float
 
     def __str__(self) -> str:
-        digits = 3 if not self.standard_error > 0 else max(0, 1 - math.floor(math.log10(self.standard_error)))
+        digits = 3 if not 0 < self.standard_error < math.inf else max(0, 1 - math.floor(math.log10(self.standard_error)))
         return f"{self.value:.{digits}f} ± {self.standard_error:.{digits}f}"
 
 

@@ -19,6 +19,7 @@ from backdrift.runs import checkpoint, config_file, data_file
 from backdrift.runs.atomic import naming, write_text
 from backdrift.runs.building import build_network
 from backdrift.runs.checkpoint import Checkpoint
+from backdrift.runs.command_line import command_line
 from backdrift.runs.configuration import build
 from backdrift.runs.listing import run_path
 from backdrift.runs.migration import migrate
@@ -29,6 +30,9 @@ from backdrift.solvers.model import Denoises
 
 T = TypeVar("T")
 
+CHANGED = ("refuse", "allow")
+"""What may be done where the data set of a run has changed since the run began."""
+
 
 class Run:
     """A run folder, `runs/<date-time>-<name>/`. It holds all that is needed to use the model without the data set:
@@ -37,17 +41,26 @@ class Run:
     - `data.json`: the format of the folder and the `DataCard` of the data set, its units among them;
     - `checkpoints/step-…/`: see `Checkpoint`;
     - `metrics.jsonl`: a line for each logged step, and `tensorboard/` if that is installed;
-    - `report.md` and the pictures, once training is done.
+    - `report.md` and the pictures, once training is done;
+    - `log.txt`: what was allowed that is refused by default, where something was.
 
     Args:
         path: the folder.
         config: what `config.yaml` holds.
         card: what `data.json` holds. Folders of format 1 have no such file: their data set is loaded when its card is
             asked for.
+        changed: what is done where the data set has changed since the run began, one of `CHANGED`: it is refused, or
+            taken in the run's own units, with a line in `log.txt`. Another shape, other columns, levels or classes are
+            refused in any case.
+
+    Raises:
+        ValueError: if `changed` is neither.
     """
 
-    def __init__(self, path: Path, config: DictConfig, card: DataCard | None = None) -> None:
-        self.path, self.config, self._card = path, config, card
+    def __init__(self, path: Path, config: DictConfig, card: DataCard | None = None, changed: str = "refuse") -> None:
+        if changed not in CHANGED:
+            raise ValueError(f"data.changed={changed}: expected {' or '.join(CHANGED)}")
+        self.path, self.config, self._card, self.changed = path, config, card, changed
         self._passed_over: set[Path] = set()  # damaged checkpoints
 
     @classmethod
@@ -87,7 +100,7 @@ class Run:
             self.path.rmdir()
 
     @classmethod
-    def open(cls, path: str | int | Path, trust: Sequence[str] = ()) -> Run:
+    def open(cls, path: str | int | Path, trust: Sequence[str] = (), changed: str = "refuse") -> Run:
         """The run in an existing folder; `latest` stands for the newest run in `runs`, `<folder>/latest` in `<folder>`.
 
         A folder is data: opening one from a stranger runs none of its code, see `runs.trust`.
@@ -95,6 +108,7 @@ class Run:
         Args:
             path: the folder.
             trust: packages whose classes the folder may name, besides ours and the listed ones of torch and diffusers.
+            changed: "refuse" or "allow" a data set that has changed, see `Run`.
 
         Raises:
             FileNotFoundError: if there is no such folder.
@@ -107,7 +121,7 @@ class Run:
         config = config_file.read(path)
         migrate(config)
         require_trusted(config, path, trust)
-        run = cls(path, config, data_file.read(path))
+        run = cls(path, config, data_file.read(path), changed)
         run.latest_checkpoint()
         return run
 
@@ -159,14 +173,36 @@ class Run:
     @functools.cached_property
     def _data(self) -> Data:
         data: Data = build(self.config, "data")
-        self.require_same_data(data.card)
+        difference = self.require_same_data(data.card)
+        if self._card is not None and difference is not None:
+            data.take_units(self._card)
+            said = f"the data set has changed and is taken in the units of the run (data.changed=allow): {difference}"
+            print(f"data: {said}")
+            self.note(said)
         return data
 
-    def require_same_data(self, card: DataCard) -> None:
-        """Raise `ValueError` if a data set is another than the run's: the model would see it in the wrong units."""
+    def require_same_data(self, card: DataCard) -> str | None:
+        """Compare a data set with the run's. In other units than its own the model would see it wrongly.
+
+        Returns:
+            What tells them apart, where that is allowed, or None if nothing does.
+
+        Raises:
+            ValueError: if it is another and that is not allowed, or the model cannot be used on it.
+        """
         difference = None if self._card is None else self._card.difference(card)
-        if difference is not None:
-            raise ValueError(f"run={self.path}: the data set has changed since the run began: {difference}")
+        if self._card is None or difference is None:
+            return None
+        if self.changed == "allow" and self._card.misfit(card) is None:
+            return difference
+        advice = "" if self._card.misfit(card) else "; data.changed=allow takes it in the units of the run"
+        raise ValueError(f"run={self.path}: the data set has changed since the run began: {difference}{advice}")
+
+    def note(self, text: str) -> None:
+        """Add a line to `log.txt`: the time, the command line, and what there is to say."""
+        line = f"{datetime.now():%Y-%m-%d %H:%M:%S} {command_line()}: {text}\n"
+        with naming(self.path / "log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(line)
 
     def model(self, weights: str = "ema", device: torch.device | str = "cpu") -> TrainedModel:
         """The trained model in evaluation mode, from the newest checkpoint. The data need not be there.

@@ -132,6 +132,24 @@ def test_a_fingerprint_changes_with_content_and_name_and_only_then(tmp_path: Pat
     assert fingerprint(folder) != renamed
 
 
+def test_the_full_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
+    """The SHA-256 of "abc" is in FIPS 180-2, appendix B.1. A touch leaves it as it is, a flipped bit does not."""
+    file = tmp_path / "a.npy"
+    file.write_bytes(b"abc")
+    full = fingerprint(file, "full")
+    assert full.contents == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert fingerprint(file).contents is None
+    os.utime(file, ns=(0, 0))
+    assert fingerprint(file, "full") != full and fingerprint(file, "full").contents == full.contents
+    before = fingerprint(tmp_path, "full").contents
+    file.rename(tmp_path / "b.npy")
+    assert fingerprint(tmp_path, "full").contents != before and fingerprint(tmp_path / "b.npy", "full").contents
+    (tmp_path / "b.npy").write_bytes(b"abb")
+    assert fingerprint(tmp_path / "b.npy", "full").contents != full.contents
+    with pytest.raises(ValueError, match="fingerprint=some: expected quick or full"):
+        fingerprint(file, "some")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -1,6 +1,7 @@
 """A run folder is enough to use its model: the data set may be gone, but it may not have changed."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -92,6 +93,86 @@ def test_data_that_were_copied_elsewhere_are_the_same(run: Run) -> None:
     Path("table.csv").write_text(content)  # another modification time
     assert Run.open(run.path).data().card.fingerprint != run.card.fingerprint
     assert main(["likelihood", f"run={run.path}", "n=2", "likelihood.steps=2"]) == 0
+
+
+def test_data_that_have_changed_are_taken_in_the_units_of_the_run_where_that_is_allowed(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each value is 4 spreads of its column higher: so are the numbers that the model sees, and the log tells of it."""
+    before = run.data()
+    other = table(100) + 4 * run.card.units.scale.numpy()
+    np.savetxt("table.csv", other, delimiter=",", header="mass,height", comments="", fmt="%.17g")
+    data = Run.open(run.path, changed="allow").data()
+    x = torch.cat([data.to_model(data.train), data.to_model(data.test)]).double()
+    expected = (torch.from_numpy(table(100)) - before.units.shift) / before.units.scale + 4
+    torch.testing.assert_close(x.sort(0).values, expected.sort(0).values, atol=1e-5, rtol=0)
+    assert data.std == before.std
+    assert "data: the data set has changed and is taken in the units of the run" in capsys.readouterr().out
+    (said,) = (run.path / "log.txt").read_text().splitlines()
+    assert "(data.changed=allow): its number of training samples was 72, is now 90" in said
+
+
+@pytest.mark.parametrize("command", ["likelihood", "information", "report", "resume"])
+def test_each_command_that_reads_the_data_takes_the_key(
+    run: Run, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("backdrift.evaluation.workload.WORK", 0)
+    config = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(config.replace("  steps: 2", "  steps: 3"))
+    np.savetxt("table.csv", table(seed=1), delimiter=",", header="mass,height", comments="")
+    line = [command, f"run={run.path}"]
+    line += ["n=2"] if command in ("likelihood", "information") else []
+    line += ["likelihood.steps=2"] if command == "likelihood" else []
+    assert main(line) == 1
+    assert "data.changed=allow takes it in the units of the run" in capsys.readouterr().err
+    assert main([*line, "data.changed=some"]) == 1
+    assert "data.changed" in capsys.readouterr().err
+    assert main([*line, "data.changed=allow"]) == 0
+    assert f"backdrift {command} " in (run.path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "said"),
+    [
+        ("mass,height,age", 3, "its shape was (2,), is now (3,)"),
+        ("height,mass", 2, "one of its columns was mass, is now height"),
+    ],
+)
+def test_data_that_the_model_does_not_fit_are_refused_in_any_case(
+    run: Run, header: str, columns: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.random.default_rng(0).normal(size=(80, columns))
+    np.savetxt("table.csv", values, delimiter=",", header=header, comments="")
+    assert main(["likelihood", f"run={run.path}", "data.changed=allow"]) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and "data.changed=allow takes" not in error
+
+
+def test_contents_are_compared_where_their_fingerprint_is_full(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two rows that change places leave all moments as they are: by default nobody sees it. A touch is no change."""
+    np.savetxt("table.csv", table(), delimiter=",", header="mass,height", comments="")
+    quick = trained("data=array", "data.path=table.csv", *SMALL)
+    full = trained("data=array", "data.path=table.csv", "data.fingerprint=full", *SMALL)
+    os.utime("table.csv", ns=(0, 0))
+    line = ["n=2", "likelihood.steps=2"]
+    for run in (quick, full):
+        assert main(["likelihood", f"run={run.path}", *line]) == 0
+    rows = Path("table.csv").read_text().splitlines()
+    index = [rows.index(row) for row in rows[1:]]
+    card = quick.card
+    for one in index:  # a pair within the training set, whatever the split is
+        changed = [rows[0], *rows[1:]]
+        changed[1], changed[one] = changed[one], changed[1]
+        Path("table.csv").write_text("\n".join(changed) + "\n")
+        if one > 1 and card.difference(Run.open(quick.path).data().card) is None:
+            break
+    assert main(["likelihood", f"run={quick.path}", *line]) == 0
+    capsys.readouterr()
+    assert main(["likelihood", f"run={full.path}", *line]) == 1
+    assert "the contents of its files have changed; data.changed=allow" in capsys.readouterr().err
+    assert main(["likelihood", f"run={full.path}", *line, "data.changed=allow"]) == 0
 
 
 @pytest.mark.parametrize(
