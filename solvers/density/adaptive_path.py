@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backdrift.solvers.density.divergence import Mode, products
 from backdrift.solvers.density.path_integral import (
+    FINER,
     PathIntegral,
     exact_divergence,
     infinite_like,
@@ -18,6 +19,9 @@ from backdrift.solvers.density.path_integral import (
 from backdrift.solvers.density.probes import DivergenceProbes
 from backdrift.solvers.flows.dormand_prince import AdaptiveSolution, Control, adaptive
 from backdrift.solvers.flows.flow import Flow
+
+ROUNDINGS = 4
+"""Tolerances below this many roundings of the dtype cannot be kept."""
 
 
 def adaptive_path_integral(
@@ -41,7 +45,9 @@ def adaptive_path_integral(
         probes: of the divergence; an exact divergence by default.
         rtol, atol: tolerances for z, and for the integral in nats per component.
         chunk: how many products with the Jacobian are in memory at once; all by default.
-        estimate_error: whether to make a second solve, with ten times the tolerances.
+        estimate_error: whether to make a second solve. With exact divergences it has a tenth of the tolerances
+            and half the longest step, where the dtype allows it. Otherwise it has ten times the tolerances, which
+            costs less.
         mode: how products with the Jacobian are found.
     """
     still = None if probes is None else probes.draw(probes.count)
@@ -63,11 +69,14 @@ def adaptive_path_integral(
     if still is not None:
         variance = end.integral.var(0) / k if k > 1 else unknown_like(variance)
         degrees = torch.full_like(degrees, k - 1)
-    coarse_z, gain, margin, nfe = end.z, unknown_like(integral), unknown_like(integral), end.nfe
+    check_z, gain, margin, nfe = end.z, unknown_like(integral), unknown_like(integral), end.nfe
+    finer = still is None and min(rtol, atol) / 10 > ROUNDINGS * torch.finfo(z.dtype).eps
     if estimate_error:
-        # The errors of single steps miss what an error in z does later on, which a second solve with looser tolerances
-        # shows. Its longer steps show it also where the tolerances are so loose that they limit no step.
-        loose = solve(Control(10 * rtol, 10 * atol, longest=0.2))
-        coarse_z, gain, nfe = loose.z, (loose.integral - end.integral).mean(0), nfe + loose.nfe
-        margin = end.integral_error.mean(0)
-    return PathIntegral(end.z, integral, variance, degrees, coarse_z, gain, margin, nfe)
+        # The errors of single steps miss what an error in z does later on, which a second solve with other tolerances
+        # shows. Its other longest step shows it also where the tolerances are so loose that they limit no step.
+        control = Control(rtol / 10, atol / 10, longest=0.05) if finer else Control(10 * rtol, 10 * atol, longest=0.2)
+        check = solve(control)
+        check_z, gain, nfe = check.z, (check.integral - end.integral).mean(0), nfe + check.nfe
+        margin = torch.zeros_like(integral) if finer else end.integral_error.mean(0)
+    factor = FINER if finer else 1.0
+    return PathIntegral(end.z, integral, variance, degrees, check_z, gain, factor, margin, nfe)

@@ -31,6 +31,10 @@ LEAST = 24
 SMALL = 8
 """Components up to which the divergence is exact by default."""
 
+STILL = 8
+"""Random probes along an adaptive solve by default. They do not change along the path, so that only their own spread
+shows their error: with 8 a 95% interval is 2.4 standard errors wide, with 2 it is 12.7."""
+
 NUMBERS = 2**18
 """Numbers in the products with the Jacobian that are in memory at once by default."""
 
@@ -94,8 +98,9 @@ def log_likelihood(
                                                   with probes="exact", or with several probes
     ================= ===================== ===== ==========================================================
 
-    The error estimate costs half as many evaluations again on a fixed grid, and one for the prior. An exact divergence
-    costs `dim` products with the Jacobian, a random probe costs one.
+    The error estimate costs twice as many evaluations again with exact divergences, half as many with random probes on
+    a fixed grid, and one for the prior. An exact divergence costs `dim` products with the Jacobian, a random probe
+    costs one.
 
     Main arguments:
         model: has `sde` and `denoise(x, t)`, differentiable in x. Where `sde` is not Gaussian, it has `score(x, t)`,
@@ -104,10 +109,10 @@ def log_likelihood(
         steps: of a fixed grid; 64 by default with "score_corrected", else 32. "adaptive" does not use it.
         method: see the table.
         probes: products with the Jacobian in one evaluation, or "exact". By default "exact" for up to 8 components,
-            and 1 for more: for an MLP exact ones took 1.0, 1.3, 1.8, 2.9 and 5.1 times as long as one random probe in
-            2, 4, 8, 16 and 32 dimensions. Random probes are fresh at each evaluation of a fixed grid, so
-            that their errors average out along the path. They stay the same along an adaptive solve, so that there is a
-            smooth path to follow.
+            and 1 for more, or 8 with "adaptive": for an MLP exact ones took 1.0, 1.3, 1.8, 2.9 and 5.1 times as long as
+            one random probe in 2, 4, 8, 16 and 32 dimensions. Random probes are fresh at each evaluation of a fixed
+            grid, so that their errors average out along the path. They stay the same along an adaptive solve, so that
+            there is a smooth path to follow, and there must be at least 2, whose spread is the error.
         seed: of the probes.
 
     Other arguments:
@@ -126,11 +131,13 @@ def log_likelihood(
         prior: stands for p_T. By default it has the mean and the variances of the data at T, where the model knows
             `data_moments`; otherwise it is the process's own.
         data_std: d; the model's own by default, or else 1.
-        estimate_error: whether to spend evaluations on `solver_error`. It is the difference from a coarser solve: one
-            with half the steps and divergences, or with ten times the tolerances and steps of up to twice the length,
-            where the errors of the single steps are added. It is meant as a bound, not as a standard deviation. On
-            mixtures it held the true error of 93 to 99% of the samples, and was 4 to 50 times that error on average,
-            most where the error falls fastest. On networks, which are less smooth, it may hold fewer.
+        estimate_error: whether to spend evaluations on `solver_error`, which is a bound and not a standard deviation.
+            With exact divergences it is twice the difference from a finer solve: one with every step halved and twice
+            the divergences, or with a tenth of the tolerances. It holds wherever the finer error is at most half the
+            error, and is about twice the error. With random probes it is the difference from a coarser solve, which
+            costs less: one with half the steps, or with ten times the tolerances, where the errors of the single steps
+            are added. It is 4 to 50 times the error, but seldom as large as the noise of the probes.
+            `benchmarks/results/coverage.md` shows how often the intervals hold.
         calibration: a factor of `solver_error`. 1 leaves the bound as it is. `solvers.calibrate` finds the factor that
             makes it an interval, once for a model and its settings.
         first: index of the first sample of x in the data set that x is a part of.
@@ -159,7 +166,8 @@ def log_likelihood(
     if steps is None:
         steps = 64 if method == "score_corrected" else 32
     if probes is None:
-        probes = "exact" if isinstance(x, Tensor) and x.ndim > 1 and x[:1].numel() <= SMALL else 1
+        few = isinstance(x, Tensor) and x.ndim > 1 and x[:1].numel() <= SMALL
+        probes = "exact" if few else STILL if method == "adaptive" else 1
     _require(x, steps, method, probes, probe_kind, rtol, atol, calibration, differentiation)
     require_grid(model, method, grid)
     if method == "score_corrected" and not model.sde.has_denoiser:
@@ -187,13 +195,13 @@ def log_likelihood(
         solved = fixed.integral(random, divergences)
     latent, end_scale = path.leave(solved.z)
     terminal = prior.log_prob(latent)
-    coarse = prior.log_prob(path.leave(solved.coarse_z)[0]) + solved.coarse_gain
+    check = prior.log_prob(path.leave(solved.check_z)[0]) + solved.check_gain
     gap = prior_error(model, latent, prior) if estimate_error else unknown_like(terminal)
     return Likelihood(
         log_prob=terminal + x[0].numel() * (scale - end_scale) + solved.integral,
         standard_error=solved.variance.sqrt(),
         degrees=solved.degrees,
-        solver_error=calibration * ((terminal - coarse).abs() + solved.margin),
+        solver_error=calibration * (solved.factor * (terminal - check).abs() + solved.margin),
         prior_error=gap,
         density="data" if getattr(model, "exact", False) else "model",
         nfe=solved.nfe + (1 if estimate_error else 0),
@@ -255,6 +263,11 @@ def _require(
     require_choice("differentiation", differentiation, get_args(Mode))
     require_positive(rtol=rtol, atol=atol, calibration=calibration)
     require_count("probes", probes, "exact")
+    if method == "adaptive" and probes == 1:
+        raise ValueError(
+            "probes: expected 'exact' or at least 2 with method 'adaptive', whose probes stay the same along the path "
+            "and show their error by their spread, got 1"
+        )
     require_integer("steps", steps, 1)
     if probe_kind == "hutch++" and probes != "exact":
         if method == "adaptive":

@@ -87,9 +87,9 @@ def test_errors_of_either_sign_count_alike(sign: int) -> None:
     n = int(chosen.sum())
     assert n > 60
     factor = calibrate(model, x[chosen], **settings)
-    held = off[chosen].abs() <= factor * stated.solver_error[chosen]
-    # The finer solve stands for the truth: a sample or two at the edge may fall on the other side.
-    assert abs(int(held.sum()) - math.ceil(0.95 * (n + 1))) <= 2
+    # The finer solve that stands for the truth has itself some hundredths of the error.
+    fewer, more = (int((off[chosen].abs() <= s * factor * stated.solver_error[chosen]).sum()) for s in (0.95, 1.05))
+    assert fewer <= math.ceil(0.95 * (n + 1)) <= more
 
 
 def covered(model: Any, x: Tensor, true: Tensor, **settings: Any) -> tuple[float, float, float]:

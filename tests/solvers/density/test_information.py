@@ -38,7 +38,7 @@ def within(value: float, expected: float, error: float, times: float = 4.0) -> b
 def test_the_true_score_makes_the_bound_an_equality(sde: GaussianSDE) -> None:
     model = mixture(sde)
     x = draws(model, 300, noisy=True)
-    found = elbo(model, x, strata=32)
+    found = elbo(model, x)
     off, error = found.value - model.log_prob(x, sde.eps), found.standard_error
     assert within(float(off.mean()), 0.0, float(error.square().mean() / 300) ** 0.5)
     # The error is what it says: E[off^2] = E[error^2]. (One by one they are skewed: where a rare draw is missing,
