@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from backdrift.runs.command_line import as_command_line
+from backdrift.runs.interruption import exit_status, sigterm_interrupts
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -137,20 +140,26 @@ def perform(command: str, config: DictConfig) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; an error is one line on stderr and status 1."""
+    """Run the command line. An error is one line on stderr and status 1, Ctrl-C status 130, and SIGTERM status 143."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return run(arguments)
+        with sigterm_interrupts(), as_command_line(arguments):
+            return run(arguments)
     except KeyboardInterrupt as interrupt:
-        advice = str(interrupt) or "interrupted; backdrift resume run=latest goes on from the last checkpoint"
-        print(advice, file=sys.stderr)
-        return 130
+        if _is_first():
+            print(str(interrupt) or "interrupted", file=sys.stderr)
+        return exit_status(interrupt)
     except BrokenPipeError:  # the reader of our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
             raise
-        if int(os.environ.get("RANK", "0")) == 0:
+        if _is_first():
             print(f"backdrift: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+
+
+def _is_first() -> bool:
+    """Whether this is the first of the processes that train together, the one that speaks."""
+    return int(os.environ.get("RANK", "0")) == 0

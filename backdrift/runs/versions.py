@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from backdrift.runs.command_line import command_line
 
 REPORTED = ("backdrift", "torch", "numpy", "scipy", "accelerate", "safetensors", "hydra-core", "torchsde")
 """Packages whose versions are kept, if they are installed."""
@@ -24,7 +25,7 @@ def versions() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "command": " ".join(["backdrift", *sys.argv[1:]]),
+        "command": command_line(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),

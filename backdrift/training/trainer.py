@@ -17,6 +17,7 @@ from backdrift.data import Data, Source
 from backdrift.models import ConservativeDenoiser
 from backdrift.runs import checkpoint
 from backdrift.runs.configuration import build
+from backdrift.runs.interruption import Pending, signals_held
 from backdrift.runs.listing import run_path
 from backdrift.runs.run import Run
 from backdrift.runs.trained_model import preconditioning
@@ -130,10 +131,10 @@ class Trainer:
         source = self.config.get("init_from")
         if source is not None:
             folder = run_path(source)
-            kept = checkpoint.found(folder / "checkpoints")
-            if not kept:
+            if not checkpoint.found(folder / "checkpoints"):
                 raise ValueError(f"init_from={source}: expected a run folder with a checkpoint")
-            kept[-1].load(self.network, "ema")
+            network = self.network
+            checkpoint.newest(folder / "checkpoints", lambda kept: kept.load(network, "ema"), f"init_from={source}")
         path: list[Any] = [None]
         if self.accelerator.is_main_process:
             path = [Run.create(self.config, self.data.card).path]
@@ -142,13 +143,17 @@ class Trainer:
     def fit(self, run: Run) -> None:
         """Train from the newest checkpoint of `run`, or from the start, to the end.
 
+        Ctrl-C and SIGTERM wait for the end of the step, and for a checkpoint of it.
+
         Raises:
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, with what is kept and how to go on.
             Diverged: if the loss or a weight becomes NaN or infinite; the last checkpoint is a good one.
-            ValueError: if the data set is another than the run's, or the newest checkpoint is damaged.
+            ValueError: if the data set is another than the run's, or no checkpoint is whole.
+            OSError: naming the path, if a checkpoint cannot be read or written; training goes on from the last one.
         """
         recipe, accelerator = self.recipe, self.accelerator
         state = self.restore(run)
-        if state.step == 0:
+        if not run.checkpoints():
             self.save(state, run)
         # The network alone is wrapped: half precision ends there, and gradients are averaged there.
         network, optimizer = accelerator.prepare(self.network, self.optimizer)
@@ -156,16 +161,31 @@ class Trainer:
         source: Source = self.data
         batches = Batches(source, self.data.units, self.state_shape, self.classes, recipe, accelerator.device)
         losses: list[Tensor] = []
-        with Journal(run, state.step, recipe.steps, accelerator.is_main_process) as journal:
+        with Journal(run, state.step, recipe.steps, accelerator.is_main_process) as journal, signals_held() as pending:
             while state.step < recipe.steps:
                 losses.append(self.step(state, model, optimizer, batches.draw(state.step)))
                 saves = state.step % recipe.checkpoint_every == 0 or state.step == recipe.steps
-                if saves or state.step % recipe.log_every == 0:
+                logs = saves or state.step % recipe.log_every == 0
+                stops = self._stops(pending, logs)
+                if logs or stops:
                     mean = self._mean(losses, state.step, run)
                     journal.write(state.step, mean, self.optimizer.param_groups[0]["lr"])
                     losses.clear()
-                if saves:
+                if saves or stops:
                     self.save(state, run)
+                if stops:
+                    again = f"backdrift resume run={run.path} goes on from there"
+                    raise pending.interrupt(f"interrupted; step {state.step} is kept, and {again}")
+
+    def _stops(self, pending: Pending, logs: bool) -> bool:
+        """Whether a signal asks to stop after this step. Several processes agree on that, where they log a loss."""
+        stops = pending.number is not None
+        if self.accelerator.num_processes == 1:
+            return stops
+        if not logs:
+            return False
+        asked = torch.tensor(float(stops), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, reduction="sum") > 0)
 
     def step(self, state: TrainingState, model: nn.Module, optimizer: Optimizer, batch: Batch) -> Tensor:
         """One optimiser step.
@@ -203,12 +223,12 @@ class Trainer:
         """The state in the newest checkpoint of `run`, or that before the first step if it has none.
 
         Raises:
-            ValueError: if the data set is another than the run's, or the checkpoint is damaged.
+            ValueError: if the data set is another than the run's, or no checkpoint is whole.
         """
         run.require_same_data(self.data.card)
         state = TrainingState.start(self.network.train(), self.optimizer, self.accelerator.scaler)
         if run.checkpoints():
-            state.restore(run.latest_checkpoint())
+            run.newest(state.restore)
         return state
 
     def save(self, state: TrainingState, run: Run) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from backdrift.runs.command_line import as_command_line
 from backdrift.runs.configuration import one_line, resolve_names
 from backdrift.runs.listing import last_step
 from backdrift.runs.lock import locked
@@ -87,7 +87,7 @@ class SweepJob:
             with suppress(OSError):  # Hydra has made the folder, and nothing will be in it
                 output.rmdir()
         try:
-            with _command_line([self.command, *row.overrides]):
+            with as_command_line([self.command, *row.overrides]):
                 if resumes:
                     answer = self.perform("resume", OmegaConf.create({"run": str(path), "trust": list(self.trust)}))
                 else:
@@ -125,14 +125,3 @@ def _keep_paths(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None:
             OmegaConf.update(config, key, to_absolute_path(str(Path(str(value)).expanduser())))
-
-
-@contextmanager
-def _command_line(arguments: list[str]) -> Iterator[None]:
-    """The command line of a job alone, which its run folder records."""
-    before = sys.argv
-    sys.argv = [before[0] if before else "backdrift", *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before
