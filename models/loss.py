@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from backdrift.models.score_matching import implicit, sliced
 from backdrift.models.importance_weights import require_useful
+from backdrift.models.score_matching import implicit, sliced
 from backdrift.models.times import LogNormalTimes, TimeDistribution, uniform_numbers
 from backdrift.models.unet import without_fused_attention
 from backdrift.models.weighting import Weighting, weight
 from backdrift.sde import GaussianSDE, Time, as_time, tweedie
-from backdrift.sde.checks import require_choice, require_count
+from backdrift.sde.arguments import check_fields
 from backdrift.sde.process import require_shape
+from backdrift.sde.value_types import Count
 
 
 class Trainable(Protocol):
@@ -60,9 +61,7 @@ class DenoisingLoss:
     importance: bool = False
 
     def __post_init__(self) -> None:
-        require_choice("weighting", self.weighting, get_args(Weighting))
-        if not callable(self.times):
-            raise ValueError(f"times: expected a distribution of times, got {self.times!r}")
+        check_fields(self)
 
     def __call__(
         self,
@@ -135,11 +134,7 @@ class ImplicitLoss(DenoisingLoss):
         ValueError: if `probes` is neither, or as `DenoisingLoss`.
     """
 
-    probes: int | Literal["exact"] = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_count("probes", self.probes, "exact")
+    probes: Count | Literal["exact"] = 1
 
     def __call__(
         self,

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from backdrift.models.labels import require_labels
+from backdrift.sde.arguments import checked
 from backdrift.sde.process import require_state
+from backdrift.sde.value_types import Count, Range, Share
 
 __all__ = ["MLP", "Conditioning"]
+
+Width = Annotated[int, Range(least=1, most=65_536)]
+"""The width of a layer. The weights of a larger one would not fit in the memory of a machine."""
+Depth = Annotated[int, Range(least=1, most=10_000)]
+Classes = Annotated[int, Range(least=0, most=1_000_000)]
 
 
 class Conditioning(nn.Module):
@@ -39,15 +47,9 @@ class Conditioning(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, width: int, classes: int = 0, frequencies: int = 16) -> None:
+    @checked
+    def __init__(self, width: Count, classes: Classes = 0, frequencies: Depth = 16) -> None:
         super().__init__()
-        for name, value, least in (
-            ("width", width, 1),
-            ("classes", classes, 0),
-            ("frequencies", frequencies, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name}={value}: expected an integer of at least {least}")
         self.classes = classes
         ladder = torch.logspace(-3, 3, frequencies, base=2.0)
         self.register_buffer("frequencies", 2 * math.pi * ladder, persistent=False)
@@ -101,21 +103,17 @@ class MLP(nn.Module):
         ValueError: if a size is too small, which it names.
     """
 
+    @checked
     def __init__(
         self,
-        dim: int | Sequence[int],
-        hidden: int = 128,
-        depth: int = 3,
-        classes: int = 0,
-        dropout: float = 0.0,
+        dim: Count | Sequence[Count],
+        hidden: Width = 128,
+        depth: Depth = 3,
+        classes: Classes = 0,
+        dropout: Share = 0.0,
     ) -> None:
         super().__init__()
         self.event = (dim,) if isinstance(dim, int) else tuple(dim)
-        if any(n < 1 for n in self.event):
-            raise ValueError(f"dim={dim}: expected a positive length, or a shape of positive lengths")
-        for name, value in (("hidden", hidden), ("depth", depth)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: expected an integer of at least 1")
         size = math.prod(self.event)
         self.conditioning = Conditioning(hidden, classes)
         self.first = nn.Linear(size, hidden)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from backdrift.models.energy import Function, LogDensity
 from backdrift.models.mixture import GaussianMixture
-from backdrift.sde.checks import require_integer, require_number, require_positive
+from backdrift.sde.arguments import checked
+from backdrift.sde.checks import require_positive
+from backdrift.sde.value_types import Positive, Range
+
+Dimension = Annotated[int, Range(least=1, most=10_000)]
+"""The dimension of an example. Whitening keeps a square matrix of this size for each chain."""
 
 
 class ExampleDensity(LogDensity):
@@ -94,9 +100,8 @@ class IllConditionedGaussian(ExampleDensity):
         ValueError: if `dim` is not a positive integer, or `condition` is not positive.
     """
 
-    def __init__(self, dim: int = 10, condition: float = 100.0) -> None:
-        require_integer("dim", dim, 1)
-        require_positive(condition=condition)
+    @checked
+    def __init__(self, dim: Dimension = 10, condition: Positive = 100.0) -> None:
         variance = torch.logspace(0, math.log10(condition), dim, dtype=torch.float64)
         super().__init__(
             "gaussian",
@@ -121,8 +126,8 @@ class Mixture(ExampleDensity):
         ValueError: if `distance` is not positive.
     """
 
-    def __init__(self, distance: float = 4.0) -> None:
-        require_positive(distance=distance)
+    @checked
+    def __init__(self, distance: Positive = 4.0) -> None:
         f64 = torch.float64
         weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=f64)
         means = distance * torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]], dtype=f64)
@@ -156,10 +161,8 @@ class Funnel(ExampleDensity):
         ValueError: if `dim` is not an integer of at least 2, or `scale` is not positive.
     """
 
-    def __init__(self, dim: int = 10, scale: float = 3.0) -> None:
-        require_integer("dim", dim, 2)
-        require_positive(scale=scale)
-
+    @checked
+    def __init__(self, dim: Annotated[int, Range(least=2, most=10_000)] = 10, scale: Positive = 3.0) -> None:
         def log_prob(x: Tensor) -> Tensor:
             v, rest = x[..., 0], x[..., 1:]
             return -0.5 * ((v / scale).square() + rest.square().sum(-1) * (-v).exp() + (dim - 1) * v)
@@ -194,10 +197,8 @@ class Banana(ExampleDensity):
         ValueError: if `width` is not positive, or `bend` is not a number.
     """
 
-    def __init__(self, width: float = 3.0, bend: float = 0.3) -> None:
-        require_positive(width=width)
-        require_number("bend", bend)
-
+    @checked
+    def __init__(self, width: Positive = 3.0, bend: float = 0.3) -> None:
         def log_prob(x: Tensor) -> Tensor:
             a, b = x.unbind(-1)
             return -0.5 * ((a / width).square() + (b - bend * (a.square() - width**2)).square())
@@ -232,8 +233,8 @@ class LogisticRegression(ExampleDensity):
             fit.
     """
 
-    def __init__(self, prior_std: float = 1.0, features: Tensor | None = None, labels: Tensor | None = None) -> None:
-        require_positive(prior_std=prior_std)
+    @checked
+    def __init__(self, prior_std: Positive = 1.0, features: Tensor | None = None, labels: Tensor | None = None) -> None:
         if (features is None) != (labels is None):
             raise ValueError("features, labels: expected both or none")
         if features is None or labels is None:

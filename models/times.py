@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from backdrift.sde import GaussianSDE
+from backdrift.sde.arguments import check_fields
 from backdrift.sde.process import extremes, require_shape, require_state
-from backdrift.sde.checks import require_number, require_positive
+from backdrift.sde.value_types import Positive, Range
 
 
 def stratified_uniform(n: int, generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
@@ -126,10 +128,10 @@ class EDMLikelihoodTimes(TimeDistribution):
         ValueError: if `data_std` is not positive.
     """
 
-    data_std: float = 0.5
+    data_std: Positive = 0.5
 
     def __post_init__(self) -> None:
-        require_positive(data_std=self.data_std)
+        check_fields(self)
 
     def _log_sine(self, t: float, sde: GaussianSDE) -> float:
         """log(sin(phi)) at the time `t`."""
@@ -160,11 +162,10 @@ class LogNormalTimes(TimeDistribution):
     """
 
     mean: float = -1.2
-    std: float = 1.2
+    std: Positive = 1.2
 
     def __post_init__(self) -> None:
-        require_number("mean", self.mean)
-        require_positive(std=self.std)
+        check_fields(self)
 
     def _ends(self, sde: GaussianSDE) -> tuple[float, float]:
         """The normal distribution function at eps and at T."""
@@ -198,10 +199,10 @@ class MixedTimes(TimeDistribution):
 
     first: TimeDistribution = field(default_factory=LogNormalTimes)
     second: TimeDistribution = field(default_factory=EDMLikelihoodTimes)
-    share: float = 0.5
+    share: Annotated[float, Range(above=0, below=1)] = 0.5
 
     def __post_init__(self) -> None:
-        require_number("share", self.share, above=0, below=1)
+        check_fields(self)
 
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
         chosen = u < self.share

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
 
-from backdrift.models.mlp import Conditioning
+from backdrift.models.mlp import Classes, Conditioning, Width
+from backdrift.sde.arguments import checked
 from backdrift.sde.process import require_state
+from backdrift.sde.value_types import Filled, NonNegativeCount, Range, Share
 
 __all__ = ["UNet"]
 
@@ -47,25 +50,21 @@ class UNet(nn.Module):
         ValueError: if a size is too small, which it names, or `attention` names a level that there is not.
     """
 
+    @checked
     def __init__(
         self,
-        channels: int,
-        widths: Sequence[int] = (64, 128),
-        blocks: int = 2,
-        attention: Sequence[int] = (),
-        classes: int = 0,
-        dropout: float = 0.0,
-        fourier: Sequence[float] = (),
-        patch: int = 1,
+        channels: Width,
+        widths: Annotated[Sequence[Width], Filled()] = (64, 128),
+        blocks: Annotated[int, Range(least=1, most=1_000)] = 2,
+        attention: Sequence[NonNegativeCount] = (),
+        classes: Classes = 0,
+        dropout: Share = 0.0,
+        fourier: Sequence[Annotated[float, Range(least=-20, most=20)]] = (),
+        patch: Annotated[int, Range(least=1, most=1_000)] = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("blocks", blocks), ("patch", patch)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: expected an integer of at least 1")
-        if not widths or any(width < 1 for width in widths):
-            raise ValueError(f"widths={widths}: expected a positive number of channels for each level")
-        if any(not 0 <= level < len(widths) for level in attention):
-            raise ValueError(f"attention={attention}: expected levels from 0 to {len(widths) - 1}")
+        if any(level >= len(widths) for level in attention):
+            raise ValueError(f"attention: expected levels from 0 to {len(widths) - 1}, got {list(attention)}")
         self.channels = channels
         self.fourier = tuple(fourier)
         self.patch = patch

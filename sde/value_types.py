@@ -14,6 +14,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeGuard, TypeVar, Union, get_args, get_origin
 
 LARGEST_INTEGER = 2**63 - 1
@@ -119,6 +120,8 @@ Tolerance = Annotated[float, Range(above=0, below=1)]
 Count = Annotated[int, Range(least=1, most=LARGEST_INTEGER)]
 NonNegativeCount = Annotated[int, Range(least=0, most=LARGEST_INTEGER)]
 Seed = NonNegativeCount
+Text = Annotated[str | int, Filled("text")]
+"""A name or a path. One that is a whole number may come as that, as it does from a command line."""
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -211,7 +214,7 @@ def is_object(kind: Any) -> bool:
         return any(map(is_object, inner))
     if kind in (Any, object) or origin is collections.abc.Callable or kind is Callable:
         return True
-    plain = kind in (None, type(None), float, int, bool, str) or origin is Literal or _is_sequence(kind)
+    plain = kind in (None, type(None), float, int, bool, str, Path) or origin is Literal or _is_sequence(kind)
     return not plain
 
 

@@ -16,11 +16,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sde": set(),
     "models": {"sde"},
     "solvers": {"sde"},
-    "data": set(),
+    "data": {"sde"},
     "runs": {"sde", "models", "solvers", "data"},
     "evaluation": {"sde", "models", "solvers", "data", "runs"},
     "training": {"sde", "models", "solvers", "data", "runs", "evaluation"},
-    "estimators": {"sde", "models", "solvers"},
+    "estimators": {"sde", "models", "solvers", "data"},
     "commands": {"sde", "models", "solvers", "data", "runs", "evaluation", "training"},
 }
 """For each room of the package `backdrift`, the other rooms that its files may import. None may import `commands`."""
@@ -35,7 +35,7 @@ MAY_IMPORT_IN_SOLVERS: dict[str, set[str]] = {
 }
 """The same for the rooms of `solvers`. Each of them may import the files that lie beside the rooms, `BESIDE`."""
 
-BESIDE = {"model", "noise", "quadrature", "solver"}
+BESIDE = {"model", "noise", "philox", "quadrature", "solver"}
 """Files in `solvers/` that every room of it may import, and that import no room."""
 
 

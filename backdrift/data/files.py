@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from backdrift.data.arrays import read_npy, read_npz
 from backdrift.data.dataset import Data
-from backdrift.data.fingerprint import fingerprint, visible_files
+from backdrift.data.fingerprint import fingerprint as fingerprint_of
+from backdrift.data.fingerprint import visible_files
 from backdrift.data.idx import read_idx_file, read_idx_folder
 from backdrift.data.images import IMAGES, read_images
 from backdrift.data.record import Record
@@ -18,6 +20,8 @@ from backdrift.data.samples import Samples
 from backdrift.data.splits import split
 from backdrift.data.tables import read_table
 from backdrift.data.units import MOST_LEVELS
+from backdrift.sde.arguments import checked
+from backdrift.sde.value_types import Filled, Range, Seed
 
 TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 
@@ -45,35 +49,36 @@ class Files(Data):
         size: of images: the height and width they are scaled and cropped to, see `image_file.read_image`.
         flip: of pictures: whether training also sees the mirror image of each, from left to right. The mirror images
             have numbers of their own, so that every pass sees each picture both ways.
-        index: of tables: whether to keep the first column, if it numbers the rows; by default see `tables.read_table`.
-
-    Raises:
-        FileNotFoundError: if there is nothing at `path`.
         transform: of vectors: "auto" for a monotone map of each column with heavy tails, skewness or outliers, "none"
             for no maps, see `Data`.
         fingerprint: what is kept of the files to know them again: "quick" for names, sizes and times, "full" for their
             contents as well. Then a run refuses to go on with any other content.
+        index: of tables: whether to keep the first column, if it numbers the rows; by default see `tables.read_table`.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
         ValueError: if it is empty or damaged, an argument does not concern it, or what `Data` raises.
     """
 
+    @checked
     def __init__(
         self,
-        path: str,
-        test: float = 0.1,
-        seed: int = 0,
-        levels: int | None = None,
-        layout: str | None = None,
+        path: Annotated[str | int | Path, Filled("text")],
+        test: Annotated[float, Range(above=0, below=1)] = 0.1,
+        seed: Seed = 0,
+        levels: Annotated[int, Range(least=2, most=MOST_LEVELS)] | None = None,
+        layout: Literal["channels_first", "channels_last"] | None = None,
         header: bool | None = None,
         index: bool | None = None,
-        size: int | None = None,
+        size: Annotated[int, Range(least=1, most=65_536)] | None = None,
         flip: bool = False,
+        fingerprint: Literal["quick", "full"] = "quick",
+        transform: Literal["auto", "none"] = "none",
     ) -> None:
         found = Path(str(path)).expanduser()  # a name that is a number comes as one
         samples = read(found, layout=layout, header=header, index=index, size=size)
         for note in samples.notes:
             print(f"data: {found.name}: {note}")
-        fingerprint: Literal["quick", "full"] = "quick",
-        transform: Literal["auto", "none"] = "none",
         if levels is None:
             levels = samples.levels
             _tell_of_whole_numbers(samples, found.name)
@@ -146,6 +151,17 @@ def read(path: Path, **options: object) -> Samples:
     if strange:
         raise ValueError(f"{strange[0]}={given[strange[0]]}: this option is not for {kind}, which path={path} holds")
     return reader(path, **given)
+
+
+def takes(path: Path, option: str) -> bool:
+    """Whether an option of `Files` concerns files of the kind that `path` holds.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read` does.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"path={path}: there is no such file or folder")
+    return option in _reader(path)[2]
 
 
 def _reader(path: Path) -> tuple[Callable[..., Samples], str, tuple[str, ...]]:

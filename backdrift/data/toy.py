@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from backdrift.data.dataset import Data
+from backdrift.sde.arguments import checked
+from backdrift.sde.value_types import NonNegative, Positive, Range, Seed
+
+Points = Annotated[int, Range(least=2, most=10_000_000)]
+Seed32 = Annotated[int, Range(least=0, most=2**32 - 1)]
+"""A seed of numpy's older generator, which scikit-learn uses."""
 
 
 class Toy(Data):
@@ -34,13 +41,6 @@ class Toy(Data):
         super().__init__(points[test:], points[:test], train_labels, test_labels, name=name, class_names=class_names)
 
 
-def _counts(n: int, test: int) -> int:
-    for key, value in (("n", n), ("test", test)):
-        if value < 2:
-            raise ValueError(f"{key}={value}: expected at least 2 points")
-    return n + test
-
-
 class Moons(Toy):
     """Two half circles of radius 1 that reach into each other, blurred (scikit-learn's `make_moons`).
 
@@ -51,10 +51,11 @@ class Moons(Toy):
         seed: of the draw.
     """
 
-    def __init__(self, n: int = 10_000, test: int = 2_000, noise: float = 0.08, seed: int = 0) -> None:
+    @checked
+    def __init__(self, n: Points = 10_000, test: Points = 2_000, noise: NonNegative = 0.08, seed: Seed32 = 0) -> None:
         from sklearn.datasets import make_moons  # slow to import, and only this data set uses it
 
-        points, labels = make_moons(_counts(n, test), noise=noise, random_state=seed)
+        points, labels = make_moons(n + test, noise=noise, random_state=seed)
         moons = torch.from_numpy(points).float(), torch.from_numpy(labels).long()
         super().__init__(*moons, test, "moons", ("upper", "lower"))
 
@@ -68,9 +69,10 @@ class Checkerboard(Toy):
         seed: of the draw.
     """
 
-    def __init__(self, n: int = 20_000, test: int = 2_000, seed: int = 0) -> None:
+    @checked
+    def __init__(self, n: Points = 20_000, test: Points = 2_000, seed: Seed = 0) -> None:
         generator = np.random.default_rng(seed)
-        square = generator.integers(8, size=_counts(n, test))
+        square = generator.integers(8, size=n + test)
         row = square // 2
         corner = np.stack([2 * (square % 2) + row % 2, row], axis=1) - 2
         points = corner + generator.random(corner.shape)
@@ -92,23 +94,20 @@ class Ring(Toy):
         ValueError: if `modes` is below 1, or `noise` is not positive.
     """
 
+    @checked
     def __init__(
         self,
-        n: int = 10_000,
-        test: int = 2_000,
-        modes: int = 8,
-        radius: float = 2.0,
-        noise: float = 0.2,
-        seed: int = 0,
+        n: Points = 10_000,
+        test: Points = 2_000,
+        modes: Annotated[int, Range(least=1, most=1_000_000)] = 8,
+        radius: NonNegative = 2.0,
+        noise: Positive = 0.2,
+        seed: Seed = 0,
     ) -> None:
-        if modes < 1:
-            raise ValueError(f"modes={modes}: expected at least 1")
-        if not noise > 0:
-            raise ValueError(f"noise={noise}: expected a positive number")
         angle = 2 * math.pi * torch.arange(modes) / modes
         self.means, self.noise = radius * torch.stack([angle.cos(), angle.sin()], dim=1), noise
         generator = torch.Generator().manual_seed(seed)
-        total = _counts(n, test)
+        total = n + test
         labels = torch.randint(modes, (total,), generator=generator)
         points = self.means[labels] + noise * torch.randn(total, 2, generator=generator)
         super().__init__(points, labels, test, "ring")

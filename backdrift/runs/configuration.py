@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -21,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from backdrift.runs.comments import annotated, config_comments, group_list
-from backdrift.runs.kinds import check_complete, check_kinds, check_read, leaves, takes_more
+from backdrift.runs.kinds import check_complete, check_read, leaves, takes_more
 from backdrift.runs.naming import register_resolver
 from backdrift.runs.overrides import combinations, parse
 from backdrift.runs.search_path import config_folder, own_configs
@@ -99,15 +100,19 @@ class Job:
             ValueError: for an unknown key, a value of the wrong kind or one that is missing.
         """
         chosen = [str(override.input_line) for override in overrides if _chooses(override, loader)]
-        defaults = _compose(self.command, chosen)
+        defaults = _compose(self.command, [line for line in chosen if not line.startswith("~")])
+        deleted = [str(override.key_or_group) for override in overrides if override.is_delete()]
+        if deleted:
+            _values().check_deletions(self.command, deleted, defaults)
         try:
             config = _compose(self.command, [str(override.input_line) for override in overrides])
         except ConfigCompositionException as error:
             _explain_unknown(error, defaults)
             raise
         check_read(config, defaults)
-        check_kinds(config, defaults)
         check_complete(config)
+        if overrides or self.config_dir is not None:
+            _values().check_values(self.command, config, defaults)
         return config
 
     def split(self) -> list[Job]:
@@ -140,6 +145,13 @@ class Job:
                     f"{key}: not a setting of a single `backdrift {self.command}`; {effect}. "
                     f"Settings of Hydra's that are: {', '.join(honoured)}"
                 )
+
+
+def _values() -> ModuleType:
+    """The module that checks values. It imports torch, for which a mistake in a key need not wait."""
+    from backdrift.runs import values
+
+    return values
 
 
 def _compose(command: str, overrides: list[str]) -> DictConfig:
@@ -183,9 +195,9 @@ def check_option(override: Override, loader: ConfigLoader) -> None:
     """Raise `ValueError` if an override chooses an option of a group that the group does not have."""
     if not _chooses(override, loader) or override.is_sweep_override() or override.is_delete():
         return
-    option, options = override.value(), loader.get_group_options(override.key_or_group)
-    option = "null" if option is None else option
-    if isinstance(option, str) and option not in options:
+    given, options = override.value(), loader.get_group_options(override.key_or_group)
+    option = "null" if given is None else str(given)
+    if isinstance(given, (list, dict)) or option not in options:
         plugin = ""
         if override.key_or_group in ("hydra/launcher", "hydra/sweeper"):
             plugin = "; others are plugins: pip install 'backdrift[sweeps]' brings joblib and optuna"

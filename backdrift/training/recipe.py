@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.value_types import Count, NonNegativeCount, Positive, Range, Seed, Share
 
 Decay = Literal["cosine", "linear", "constant"]
 
@@ -42,39 +45,22 @@ class Recipe:
 
     loss: Callable[..., Tensor]
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
-    steps: int
-    batch: int
-    warmup: int = 0
+    steps: Count
+    batch: Annotated[int, Range(least=1, most=10_000_000)]
+    warmup: NonNegativeCount = 0
     decay: Decay = "cosine"
-    clip: float | None = 1.0
-    ema: float = 0.999
-    mixed_precision: str | None = None
-    label_dropout: float = 0.1
+    clip: Positive | None = 1.0
+    ema: Share = 0.999
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    label_dropout: Share = 0.1
     channels_last: bool = False
-    seed: int = 0
-    log_every: int = 50
-    checkpoint_every: int = 500
-    keep: int = 2
+    seed: Seed = 0
+    log_every: Count = 50
+    checkpoint_every: Count = 500
+    keep: Count = 2
 
     def __post_init__(self) -> None:
-        for name, made in (("loss", self.loss), ("optimizer", self.optimizer)):
-            if made is not None and not callable(made):
-                raise ValueError(f"{name}={made}: expected keys with a _target_")
-        for name in ("steps", "batch", "log_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        for name in ("warmup", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-        for name in ("ema", "label_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a number in [0, 1)")
-        if self.decay not in get_args(Decay):
-            raise ValueError(f"decay={self.decay}: expected one of {', '.join(get_args(Decay))}")
-        if self.mixed_precision not in (None, "no", "bf16", "fp16"):
-            raise ValueError(f"mixed_precision={self.mixed_precision}: expected no, bf16, fp16 or null")
-        if self.clip is not None and not (isinstance(self.clip, (int, float)) and self.clip > 0):
-            raise ValueError(f"clip={self.clip}: expected a positive number or null")
+        check_fields(self)
 
     def rate(self, step: int) -> float:
         """The learning rate of step 0, 1, … as a share of the highest."""

@@ -7,7 +7,8 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_choice, require_count, require_integer, require_positive
+from backdrift.sde.checks import require_choice, require_count, require_positive
+from backdrift.sde.value_types import Count, NonNegative, NonNegativeCount, Positive, Seed, Tolerance, require
 from backdrift.solvers.density.adaptive_path import adaptive_path_integral
 from backdrift.solvers.density.arguments import require_batch, require_grid
 from backdrift.solvers.density.derivative_check import derivative_mode
@@ -22,6 +23,7 @@ from backdrift.solvers.flows.flow import flow
 from backdrift.solvers.model import ModelLike, prior_of, require_model
 from backdrift.solvers.noise import PROBES, Noise
 from backdrift.solvers.tables.grid import Grid
+from backdrift.solvers.tables.table_solver import Steps
 
 Method = Literal["score_corrected", "rk4", "heun", "midpoint", "adaptive"]
 
@@ -51,22 +53,22 @@ def log_likelihood(
     model: ModelLike,
     x: Tensor,
     *,
-    steps: int | None = None,
+    steps: Steps | None = None,
     method: Method = "rk4",
     grid: Grid | None = None,
-    probes: int | Literal["exact"] | None = None,
+    probes: Count | Literal["exact"] | None = None,
     probe_kind: ProbeKind = "rademacher",
-    divergences: int | Literal["every"] | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-    eps: float | None = None,
+    divergences: Count | Literal["every"] | None = None,
+    rtol: Tolerance = 1e-5,
+    atol: Tolerance = 1e-5,
+    eps: NonNegative | None = None,
     prior: TerminalDensity | None = None,
-    data_std: float | None = None,
+    data_std: Positive | None = None,
     estimate_error: bool = True,
-    calibration: float = 1.0,
-    seed: int = 0,
-    first: int = 0,
-    chunk: int | None = None,
+    calibration: Positive = 1.0,
+    seed: Seed = 0,
+    first: NonNegativeCount = 0,
+    chunk: Count | None = None,
     differentiation: Mode = "reverse",
 ) -> Likelihood:
     r"""log p_eps(x) by the probability flow, in the angle coordinate (see `solvers.flows.angle_flow.AngleFlow`):
@@ -178,6 +180,7 @@ def log_likelihood(
     if probes != "exact":
         noise = Noise(seed, tuple(x.shape), first=first, stream=PROBES, dtype=x.dtype, device=x.device)
         random = DivergenceProbes(probes, probe_kind, noise)
+    require("chunk", chunk, Count | None)
     if chunk is None:
         chunk = max(1, NUMBERS // x.numel())
     z, scale = path.enter(x)
@@ -261,14 +264,16 @@ def _require(
     require_choice("method", method, get_args(Method))
     require_choice("probe_kind", probe_kind, get_args(ProbeKind))
     require_choice("differentiation", differentiation, get_args(Mode))
-    require_positive(rtol=rtol, atol=atol, calibration=calibration)
+    require("rtol", rtol, Tolerance)
+    require("atol", atol, Tolerance)
+    require_positive(calibration=calibration)
     require_count("probes", probes, "exact")
     if method == "adaptive" and probes == 1:
         raise ValueError(
             "probes: expected 'exact' or at least 2 with method 'adaptive', whose probes stay the same along the path "
             "and show their error by their spread, got 1"
         )
-    require_integer("steps", steps, 1)
+    require("steps", steps, Steps)
     if probe_kind == "hutch++" and probes != "exact":
         if method == "adaptive":
             raise ValueError("probe_kind: 'hutch++' learns its subspace along a fixed grid, got method 'adaptive'")

@@ -9,13 +9,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_non_negative, require_number, require_positive
+from backdrift.sde.arguments import check_fields
+from backdrift.sde.value_types import Positive, Range
 from backdrift.solvers.langevin.target import LogDensityAndScore
+
+Rate = Annotated[float, Range(above=0, below=1)]
+"""An acceptance rate."""
 
 
 class State(NamedTuple):
@@ -88,16 +92,14 @@ class Sampler(ABC):
         ValueError: if `step` is not positive or `jitter` is negative.
     """
 
-    step: float | None = None
+    step: Positive | None = None
     temperatures: Sequence[float] = field(default=(1.0,), init=False, repr=False)
-    jitter: float = field(default=0.0, kw_only=True)
+    jitter: Annotated[float, Range(least=0, most=100)] = field(default=0.0, kw_only=True)
 
     adjusted: ClassVar[bool]
 
     def __post_init__(self) -> None:
-        if self.step is not None:
-            require_positive(step=self.step)
-        require_non_negative(jitter=self.jitter)
+        check_fields(self)
 
     @abstractmethod
     def first_step(self, dim: int) -> float:
@@ -161,12 +163,8 @@ class AdjustedSampler(Sampler):
         ValueError: as `Sampler`, or if `target_acceptance_rate` is not between 0 and 1.
     """
 
-    target_acceptance_rate: float = 0.574
+    target_acceptance_rate: Rate = 0.574
     adjusted: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number("target_acceptance_rate", self.target_acceptance_rate, above=0, below=1)
 
     def adaptation_signal(self, log_ratio: Tensor, dim: int) -> Tensor:
         return acceptance_probability(log_ratio) - self.target_acceptance_rate
@@ -185,12 +183,8 @@ class UnadjustedSampler(Sampler):
         ValueError: as `Sampler`, or if `target_energy_error` is not positive.
     """
 
-    target_energy_error: float = 5e-4
+    target_energy_error: Positive = 5e-4
     adjusted: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(target_energy_error=self.target_energy_error)
 
     def adaptation_signal(self, log_ratio: Tensor, dim: int) -> Tensor:
         # r^2 has heavy tails and grows like h^3 or faster. It is cut off, and weighted so that log h changes about as

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from backdrift.sde.arguments import check_fields
 from backdrift.sde.checks import require_integer, require_number
+from backdrift.sde.value_types import Filled, Positive
 from backdrift.solvers.langevin.overdamped import MALA
 from backdrift.solvers.langevin.sampler import Sampler, State, accepted
 from backdrift.solvers.langevin.target import LogDensityAndScore
@@ -52,14 +54,17 @@ class ParallelTempering(Sampler):
     """
 
     step: float | None = field(default=None, init=False, repr=False)
-    temperatures: Sequence[float] = geometric(16.0, 6)
+    temperatures: Annotated[Sequence[Positive], Filled("a list of 2 or more numbers that rise from 1", least=2)] = (
+        geometric(16.0, 6)
+    )
     jitter: float = field(default=0.0, init=False, repr=False)
     sampler: Sampler = field(default_factory=MALA)
     adjusted: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         taus = self.temperatures
-        if len(taus) < 2 or taus[0] != 1 or any(a >= b for a, b in pairwise(taus)):
+        if taus[0] != 1 or any(a >= b for a, b in pairwise(taus)):
             raise ValueError(f"temperatures: expected 1 = tau_0 < tau_1 < ..., got {list(taus)}")
         if not self.sampler.adjusted or len(self.sampler.temperatures) > 1:
             raise ValueError(

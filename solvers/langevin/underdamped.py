@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_integer, require_non_negative, require_positive
+from backdrift.sde.value_types import NonNegative, Positive, Range
 from backdrift.solvers.langevin.sampler import (
     AdjustedSampler,
+    Rate,
     Sampler,
     State,
     UnadjustedSampler,
@@ -29,11 +30,7 @@ from backdrift.solvers.langevin.whitening import whiten, whiten_score
 class _Splitting(Sampler):
     """The step that `BAOAB` and `AdjustedBAOAB` share."""
 
-    friction: float = 0.7
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(friction=self.friction)
+    friction: Positive = 0.7
 
     def start(self, x: Tensor, evaluate: LogDensityAndScore, noise: Tensor) -> State:
         return super().start(x, evaluate, noise)._replace(velocity=noise)
@@ -86,7 +83,7 @@ class AdjustedBAOAB(_Splitting, AdjustedSampler):
         ValueError: as `AdjustedSampler`, or if `friction` is not positive.
     """
 
-    target_acceptance_rate: float = 0.9
+    target_acceptance_rate: Rate = 0.9
 
     def rejected(self, state: State) -> State:
         return state._replace(velocity=-_velocity(state))
@@ -123,17 +120,10 @@ class MALT(AdjustedSampler):
         ValueError: as `AdjustedSampler`, or if `friction` is negative, `length` is not positive or `steps` is below 1.
     """
 
-    target_acceptance_rate: float = 0.8
-    friction: float = 0.5
-    length: float = 2.0
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_non_negative(friction=self.friction)
-        require_positive(length=self.length)
-        if self.steps is not None:
-            require_integer("steps", self.steps, 1)
+    target_acceptance_rate: Rate = 0.8
+    friction: NonNegative = 0.5
+    length: Positive = 2.0
+    steps: Annotated[int, Range(least=1, most=100_000)] | None = None
 
     def first_step(self, dim: int) -> float:
         # On a unit Gaussian r = h^2/8 (|y|^2 - |y'|^2), of standard deviation h^2 sqrt(d)/4 where y is forgotten.

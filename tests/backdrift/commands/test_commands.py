@@ -1,11 +1,11 @@
 """`sample`, `likelihood` and the report of `train`, on a run of a few steps."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from result_tables import rows_of
 from runs import trained
 
 from backdrift.cli import main
@@ -53,8 +53,7 @@ def test_likelihood_writes_a_row_a_sample(run: Run, capsys: pytest.CaptureFixtur
         "extremes.png",
     }
     scores = score(run.model(), run.data().units, run.data().test[:12], seed=0, method="rk4", steps=4, probes=2)
-    with (folder / "likelihood.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(folder / "likelihood.csv")
     for key, values in (("log_prob_nats", scores.log_prob), ("bits_per_dim", scores.values)):
         np.testing.assert_allclose([float(row[key]) for row in rows], values.numpy(), rtol=1e-6)
     labels = run.data().test_labels
@@ -65,21 +64,21 @@ def test_likelihood_writes_a_row_a_sample(run: Run, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("sample n=0", "n=0: expected at least 1"),
-        ("sample seed=-1", "seed=-1: expected 0 or more"),
-        ("sample solver.steps=0", "solver.steps: expected an integer of at least 1"),
+        ("sample n=0", "n: expected an integer from 1 to 100000000, got 0"),
+        ("sample seed=-1", "seed: expected a non-negative integer, got -1"),
+        ("sample solver.steps=0", "solver.steps: expected an integer"),
         ("sample n=2 solver.grid=karas", "solver.grid: expected one of uniform"),
         ("likelihood +likelihood.nosuch=3", "unexpected keyword argument 'nosuch'"),
-        ("tune batch=0", "batch=0: expected at least 2"),
-        ("tune solver.nfe=0", "solver.nfe=0: expected at least 1"),
+        ("tune batch=0", "batch: expected an integer from 2 to 1000000, got 0"),
+        ("tune solver.nfe=0", "solver.nfe: expected an integer from 1 to 10000, got 0"),
         (
             "tune solver.start={_target_:backdrift.sde.VP}",
             "solver.start=VP(beta_min=0.1, beta_max=20.0, T=1.0): expected the keys of",
         ),
-        ("sample weights=best", "weights=best: expected ema or model"),
-        ("likelihood split=validation", "split=validation: expected train or test"),
-        ("likelihood n=1", "n=1: expected at least 2"),
-        ("likelihood likelihood.probes=0", "probes: expected a positive integer"),
+        ("sample weights=best", "weights: expected one of ema, model, got 'best'"),
+        ("likelihood split=validation", "split: expected one of train, test, got 'validation'"),
+        ("likelihood n=1", "n: expected an integer of at least 2 or null, got 1"),
+        ("likelihood likelihood.probes=0", "likelihood.probes: expected a positive integer, 'exact' or null, got 0"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_leaves_nothing(

@@ -66,8 +66,8 @@ def test_the_layout_that_was_asked_for_is_taken(tmp_path: Path) -> None:
     assert data.shape == (3, 4, 8)
     rows = torch.cat([data.train, data.test]).flatten(1)
     assert torch.equal(rows.sort(0).values, torch.from_numpy(np.moveaxis(last, -1, 1)).flatten(1).sort(0).values)
-    with pytest.raises(ValueError, match="layout=last: expected channels_first or channels_last, or null"):
-        Files(str(saved(tmp_path, last)), layout="last")
+    with pytest.raises(ValueError, match="layout: expected one of channels_first, channels_last or None, got 'last'"):
+        Files(str(saved(tmp_path, last)), layout="last")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"layout=channels_last: an array of shape \[20, 4\] holds vectors"):
         Files(str(saved(tmp_path, last[..., 0, 0])), layout="channels_last")
 
