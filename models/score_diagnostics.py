@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backdrift.models.score_identities import ProbeCount, Size, curl, score_residual
 from backdrift.sde import CriticallyDamped, GaussianSDE, HasScore
+from backdrift.sde.evaluation_mode import require_evaluation_mode
 from backdrift.sde.matrix import factor
 
 Process = GaussianSDE | CriticallyDamped
@@ -89,9 +90,10 @@ def diagnose_score(
         seed: of the noise and the random directions.
 
     Raises:
-        ValueError: if the process is another, there are fewer than two samples, or `probes` is neither a count nor
-            "exact".
+        ValueError: if the process is another, there are fewer than two samples, `probes` is neither a count nor
+            "exact", or a network is in training mode and has dropout or batch normalisation.
     """
+    require_evaluation_mode(model)
     sde = model.sde
     if not (sde.has_denoiser or sde.has_velocity):
         raise ValueError(

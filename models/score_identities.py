@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backdrift.sde import HasScore, Time
 from backdrift.sde.checks import require_count
+from backdrift.sde.evaluation_mode import require_evaluation_mode
 
 ProbeCount = int | Literal["exact"]
 """A number of random directions, or "exact" for one direction along each component of x."""
@@ -81,8 +82,10 @@ def score_residual(
         generator: the source of the random directions.
 
     Raises:
-        ValueError: if the noise of the process depends on the state, or `probes` is neither a count nor "exact".
+        ValueError: if the noise of the process depends on the state, `probes` is neither a count nor "exact", or a
+            network is in training mode and has dropout or batch normalisation.
     """
+    require_evaluation_mode(model)
     sde, score = model.sde, model.score
     if sde.state_dependent:
         raise ValueError(f"model: expected a process whose noise does not depend on x, got {type(sde).__name__}")

@@ -65,10 +65,10 @@ def tweedie(value: Tensor, x: Tensor, t: Time, sde: GaussianSDE, given: Kind, wa
     """
     require_choice("given", given, get_args(Kind))
     require_choice("wanted", wanted, get_args(Kind))
-    require_shape("value", value, x)
     t = as_time(t, x, sde.T)
     if given == wanted:
         return value
+    require_shape("value", value, x)
     denoised = value if given == "denoised" else _denoised(value, x, t, sde, given)
     if wanted == "denoised":
         return denoised

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from backdrift.sde import SDE, GaussianSDE, HasScore, DataMoments, PriorDensity, Time, tweedie
+from backdrift.sde import GaussianSDE, HasScore, PriorDensity, Time, tweedie
+from backdrift.sde.evaluation_mode import require_evaluation_mode
+from backdrift.sde.held import tensors_of
 
 Field = Callable[[Tensor, Time], Tensor]
 """A function of a state x `[batch, ...]` and a time t, a 0-d tensor or `[batch]`. Its value is shaped like x."""
@@ -46,10 +46,11 @@ AnyModel = TypeVar("AnyModel", bound=ModelLike)
 
 
 def require_model(model: ModelLike) -> None:
-    """Check that an object is a model.
+    """Check that an object is a model, and that its values are not random.
 
     Raises:
         TypeError: if it has no `sde`, or neither `denoise` nor `score`.
+        ValueError: if a network in it is in training mode and has dropout or batch normalisation.
     """
     if isinstance(model, type):
         raise TypeError(f"model: expected an object, got the class {model.__name__}; make an instance of it first")
@@ -60,6 +61,7 @@ def require_model(model: ModelLike) -> None:
             f"model: expected `denoise(x, t)` or `score(x, t)`, {type(model).__name__} has neither; "
             "wrap a function with sde.FunctionModel(function, sde, predicts=...)"
         )
+    require_evaluation_mode(model)
 
 
 def denoiser_of(model: ModelLike) -> Field:
@@ -68,8 +70,8 @@ def denoiser_of(model: ModelLike) -> Field:
     The first value of the denoiser is checked against x.
 
     Raises:
-        TypeError: if `model` is not a model, see `require_model`. The denoiser itself raises it if its first value is
-            not a tensor with the shape and dtype of x.
+        TypeError, ValueError: if `model` is not a model, see `require_model`. The denoiser itself raises a `TypeError`
+            if its first value is not a tensor with the shape and dtype of x.
     """
     require_model(model)
     if hasattr(model, "denoise"):
@@ -84,7 +86,7 @@ def score_of(model: ModelLike) -> Field:
     The first value of the score is checked against x.
 
     Raises:
-        TypeError: as for `denoiser_of`.
+        TypeError, ValueError: as for `denoiser_of`.
     """
     require_model(model)
     if hasattr(model, "score"):
@@ -135,7 +137,7 @@ def recomputed(field: Field, model: ModelLike, x: Tensor) -> Field:
         model: gradients are wanted if one of its tensors, or x, requires them and they are enabled.
         x: the state at the start.
     """
-    wanted = x.requires_grad or any(tensor.requires_grad for tensor in _tensors(model, set(), depth=4))
+    wanted = x.requires_grad or any(tensor.requires_grad for tensor in tensors_of(model))
     if not (torch.is_grad_enabled() and wanted):
         return field
     return lambda x, t: cast(Tensor, checkpoint(field, x, t, use_reentrant=False))
@@ -163,41 +165,7 @@ def place_of(model: object) -> tuple[torch.device, torch.dtype]:
     They are those of the first floating-point tensor that it holds, or torch's defaults if it holds none. The search
     covers modules, attributes, bound methods, partial functions, and the variables that a function refers to.
     """
-    for value in _tensors(model, set(), depth=4):
+    for value in tensors_of(model):
         if value.is_floating_point():
             return value.device, value.dtype
     return torch.get_default_device(), torch.get_default_dtype()
-
-
-def _tensors(holder: object, seen: set[int], depth: int) -> Iterator[Tensor]:
-    """The tensors that an object holds, including parameters of modules. The search goes `depth` levels deep."""
-    if isinstance(holder, Tensor):
-        yield holder
-        return
-    if depth == 0 or id(holder) in seen or isinstance(holder, (SDE, DataMoments, str, int, float, type, ModuleType)):
-        return
-    seen.add(id(holder))
-    if isinstance(holder, nn.Module):
-        yield from holder.parameters()
-        yield from holder.buffers()
-    for part in _parts(holder):
-        yield from _tensors(part, seen, depth - 1)
-
-
-def _parts(holder: object) -> Iterator[object]:
-    """The objects that an object, a collection or a function refers to."""
-    if isinstance(holder, (list, tuple)):
-        yield from holder
-    elif isinstance(holder, dict):
-        yield from holder.values()
-    elif isinstance(holder, functools.partial):
-        yield from (holder.func, *holder.args, *holder.keywords.values())
-    elif hasattr(holder, "__self__"):
-        yield holder.__self__
-    elif hasattr(holder, "__code__") and hasattr(holder, "__globals__"):
-        for cell in holder.__closure__ or ():  # type: ignore[attr-defined]
-            yield cell.cell_contents
-        names = (name for name in holder.__code__.co_names if name in holder.__globals__)
-        yield from (value for value in map(holder.__globals__.get, names) if isinstance(value, (Tensor, nn.Module)))
-    elif hasattr(holder, "__dict__"):
-        yield from list(vars(holder).values())

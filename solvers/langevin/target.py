@@ -9,6 +9,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
+from backdrift.sde.evaluation_mode import require_evaluation_mode
+
 LogDensityAndScore = Callable[[Tensor], tuple[Tensor | None, Tensor]]
 """From x `[batch, ...]` to log p(x) + const, `[batch]`, and the score. The first is None without a log-density."""
 
@@ -54,8 +56,10 @@ def evaluator(target: AnyTarget) -> LogDensityAndScore:
     """The log-density and the score in one call, from whichever of the two `target` has.
 
     Raises:
-        ValueError: if `target` is not one of the kinds in `AnyTarget`.
+        ValueError: if `target` is not one of the kinds in `AnyTarget`, or a network in it is in training mode and has
+            dropout or batch normalisation.
     """
+    require_evaluation_mode(target, "target")
     both: Any = getattr(target, "log_prob_and_score", None)
     if _takes_x_alone(both):
         return cast(LogDensityAndScore, both)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import SDE
+from backdrift.sde.evaluation_mode import require_evaluation_mode
+from backdrift.sde.process import require_state
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.stochastic.brownian import BrownianPath
 
@@ -41,8 +43,12 @@ def simulate(
         The paths, `[n, batch, ...]`, starting with `x0`.
 
     Raises:
-        ValueError: if the times do not rise or fall throughout, or if `path` does not have the shape of w.
+        ValueError: if the times do not rise or fall throughout, if `path` does not have the shape of w, or if a network
+            in the score of a reverse process is in training mode and has dropout or batch normalisation.
+        TypeError: if `x0` is not a floating-point tensor.
     """
+    require_state(x0, "x0")
+    require_evaluation_mode(getattr(sde, "score", None), "sde")  # the score of a reverse process
     times = torch.as_tensor(times, dtype=torch.float64)
     steps = times.diff()
     if times.ndim != 1 or not (bool((steps > 0).all()) or bool((steps < 0).all())):
