@@ -1,12 +1,24 @@
 """What stands for the score: networks, preconditioning, losses and closed-form densities."""
 
+from backdrift.models.conditions import Condition, Label, Picture, Vector
 from backdrift.models.conservative import ConservativeDenoiser, Potential
 from backdrift.models.denoiser import Denoiser
 from backdrift.models.energy import Energy, LogDensity
+from backdrift.models.guides import MMPS
 from backdrift.models.hybrid_score import HybridLoss, HybridScore
 from backdrift.models.loss import DenoisingLoss, ImplicitLoss
+from backdrift.models.measurement import Measurement
 from backdrift.models.mixture import GaussianMixture
 from backdrift.models.mlp import MLP
+from backdrift.models.operators import (
+    Blur,
+    DownSampling,
+    FourierSampling,
+    FunctionOperator,
+    LinearOperator,
+    Mask,
+    Projection,
+)
 from backdrift.models.score_diagnostics import ScoreDiagnostics, diagnose_score
 from backdrift.models.score_identities import score_residual
 from backdrift.models.times import (
@@ -21,24 +33,37 @@ from backdrift.models.unet import UNet
 
 __all__ = [
     "MLP",
+    "MMPS",
+    "Blur",
+    "Condition",
     "ConservativeDenoiser",
     "Denoiser",
     "DenoisingLoss",
+    "DownSampling",
     "EDMLikelihoodTimes",
     "Energy",
+    "FourierSampling",
+    "FunctionOperator",
     "GaussianMixture",
     "HybridLoss",
     "HybridScore",
     "ImplicitLoss",
+    "Label",
     "LikelihoodTimes",
+    "LinearOperator",
     "LogDensity",
     "LogNormalTimes",
+    "Mask",
+    "Measurement",
     "MixedTimes",
+    "Picture",
     "Potential",
+    "Projection",
     "ScoreDiagnostics",
     "TimeDistribution",
     "UNet",
     "UniformTimes",
+    "Vector",
     "diagnose_score",
     "score_residual",
 ]

@@ -36,7 +36,8 @@ class Denoiser(nn.Module, Model):
     Attributes:
         network, sde, data_std: the arguments.
         label: the classes that `given` sets, None without.
-        data_moments: the mean and the variance of each component of the data, None without. The prior follows from them.
+        data_moments: the mean and the variance of each component of the data, None without. The prior follows from
+            them.
 
     Raises:
         ValueError: if the process is not Gaussian, or `data_std` is not positive.

@@ -10,6 +10,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from backdrift.models.conditions import Condition
+from backdrift.models.measurement import Measurement
+from backdrift.models.mixture_posterior import conditional, log_evidence, posterior
 from backdrift.sde import DataMoments, GaussianSDE, Model, Time, as_time
 from backdrift.sde.checks import require_integer
 from backdrift.sde.process import extremes, require_state
@@ -25,13 +28,14 @@ def in_chunks(method: Method) -> Method:
 
     @functools.wraps(method)
     def wrapped(self: GaussianMixture, x: Tensor, t: Time | None = None) -> Tensor:
-        rows = max(1, NUMBERS // self.means.numel())
+        rows = max(1, NUMBERS // self.means.shape[-2:].numel())
         if not isinstance(x, Tensor) or x.ndim == 0 or len(x) <= rows:
             return method(self, x, t)
-        parts = x.split(rows)
+        parts = torch.arange(len(x), device=x.device).split(rows)
         one_each = isinstance(t, Tensor) and t.shape == x.shape[:1]
         times = cast(Tensor, t).split(rows) if one_each else [t] * len(parts)
-        return torch.cat([method(self, part, when) for part, when in zip(parts, times, strict=True)])
+        pairs = zip(parts, times, strict=True)
+        return torch.cat([method(self.select(part), x[part], when) for part, when in pairs])
 
     return cast(Method, wrapped)
 
@@ -47,12 +51,16 @@ class GaussianMixture(Model):
     where S_k is the noised covariance and r_k are the responsibilities (Bishop 2006, eq. 2.81 and 9.13). With one
     component the density is normal. Covariances are diagonalised once, so that a call costs K d^2 operations a sample.
 
+    The posterior given a measurement, a class or some of the coordinates is a mixture again, see `given`. Given another
+    measurement for each sample, it has other means and weights for each sample, and `select` keeps those of some.
+
     Args:
         means: m_k, `[K, ...]`. The shape after K is the shape of a sample.
         covariances: C_k, positive semi-definite: a number, the variance of K isotropic covariances; variances
             `[K, d]`; or full matrices `[K, d, d]`, where d is the size of a sample.
         weights: w_k, `[K]`, not negative. They are divided by their sum. All are equal by default.
         sde: the process that the times t belong to. `under` makes a copy for another process.
+        classes: the class of each component, `[K]` integers; by default each component is a class of its own.
 
     Raises:
         ValueError: if shapes do not agree, a weight is negative, or a covariance is not symmetric and positive
@@ -67,6 +75,7 @@ class GaussianMixture(Model):
         covariances: Tensor | float,
         weights: Tensor | None = None,
         sde: GaussianSDE | None = None,
+        classes: Tensor | None = None,
     ) -> None:
         means = torch.as_tensor(means)
         if means.ndim < 2:
@@ -97,22 +106,76 @@ class GaussianMixture(Model):
         if weights.shape != (k,) or bool((weights < 0).any()) or not bool(weights.sum() > 0):
             raise ValueError(f"weights: expected {k} positive numbers, got {weights.tolist()}")
         self.log_weights = (weights / weights.sum()).to(means).log()
+        self.classes = torch.arange(k) if classes is None else torch.as_tensor(classes)
+        if self.classes.shape != (k,) or self.classes.is_floating_point():
+            raise ValueError(f"classes: expected {k} integers, one for each component, got {self.classes.tolist()}")
         if sde is not None:
             self.sde = sde
 
     @property
     def data_moments(self) -> DataMoments:  # type: ignore[override]
-        """The mean and the variance of each component of the data, shaped like a sample."""
-        weights = self.log_weights.exp()[:, None]
-        mean = (weights * self.means).sum(0)
+        """The mean and the variance of each component of the data, shaped like a sample, or `[batch, ...]` with one
+        for each."""
+        weights = self.log_weights.exp().unsqueeze(-1)
+        mean = (weights * self.means).sum(-2)
         within = self.variances if self.axes is None else torch.einsum("kde,ke->kd", self.axes.square(), self.variances)
-        variance = (weights * ((self.means - mean).square() + within)).sum(0)
-        return DataMoments(mean.reshape(self.shape), variance.reshape(self.shape))
+        variance = (weights * ((self.means - mean.unsqueeze(-2)).square() + within)).sum(-2)
+        shape = (*mean.shape[:-1], *self.shape)
+        return DataMoments(mean.reshape(shape), variance.reshape(shape))
 
     @property
     def data_std(self) -> float:
         """Standard deviation of the data: the root of the mean variance of a sample's components."""
         return float(self.data_moments.variance.mean().sqrt())
+
+    @property
+    def each(self) -> bool:
+        """Whether every sample of a batch has a mixture of its own, as `given` makes them."""
+        return self.means.ndim == 3
+
+    def select(self, indices: Tensor) -> GaussianMixture:
+        """The mixtures of the samples at `indices` `[n]` of a batch."""
+        if not self.each:
+            return self
+        return self._copy(means=self.means[indices], log_weights=self.log_weights[indices])
+
+    def given(self, condition: Condition | Measurement | Tensor) -> GaussianMixture:
+        """p(x_0 | condition), exactly: a mixture again.
+
+        Given a measurement y = A x_0 + noise of covariance R, component k has
+
+            mean m_k + G_k (y - A m_k),    covariance (1 - G_k A) C_k (1 - G_k A)^T + G_k R G_k^T,
+            weight in proportion to w_k N(y; A m_k, A C_k A^T + R),    G_k = C_k A^T (A C_k A^T + R)^-1
+
+        (Bishop 2006, eq. 2.113 to 2.117, with the covariance in Joseph's form). Given a class, the weights of all other
+        components are 0.
+
+        Args:
+            condition: a `Measurement` or a `Label`, for all samples or one for each; a tensor of integers is a `Label`.
+
+        Raises:
+            TypeError: if it is none of these.
+            ValueError: if its shape is not that of the samples, or no component is of the class.
+        """
+        return posterior(self, condition)
+
+    def log_evidence(self, measurement: Measurement) -> Tensor:
+        """log p(y) in nats, for a measurement y: `[]`, or `[batch]` with one for each sample."""
+        return log_evidence(self, measurement)
+
+    def conditional(self, indices: Tensor, values: Tensor) -> GaussianMixture:
+        """p(the other components | the components at `indices` have these values), a mixture of fewer dimensions.
+
+        It serves for p(x | y) of a joint density, and for p(a | b) of the columns of a table.
+
+        Args:
+            indices: of the known components of the flattened sample, `[m]`.
+            values: of these, `[m]`, or `[batch, m]` with others for each sample.
+
+        Raises:
+            ValueError: if an index is out of range or occurs twice, or if all components are known.
+        """
+        return conditional(self, indices, values)
 
     def under(self, sde: GaussianSDE) -> GaussianMixture:
         """The same density for the times of another process."""
@@ -120,7 +183,8 @@ class GaussianMixture(Model):
 
     def to(self, *args: Any) -> GaussianMixture:  # whatever torch.Tensor.to takes
         """The same density with its tensors on another device, in another dtype, or both; see `torch.Tensor.to`."""
-        moved = {name: value.to(*args) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        floats = {k: v for k, v in vars(self).items() if isinstance(v, Tensor) and v.is_floating_point()}
+        moved = {name: value.to(*args) for name, value in floats.items()}
         return self._copy(**moved)
 
     def _copy(self, **changes: object) -> GaussianMixture:
@@ -147,8 +211,9 @@ class GaussianMixture(Model):
             ValueError: if the samples do not have the size of the means.
         """
         require_state(x)
-        if x.ndim < 2 or math.prod(x.shape[1:]) != self.means.shape[1]:
-            expected = ", ".join(["batch", *map(str, self.shape)])
+        if x.ndim < 2 or math.prod(x.shape[1:]) != self.means.shape[-1] or (self.each and len(x) != len(self.means)):
+            batch = str(len(self.means)) if self.each else "batch"
+            expected = ", ".join([batch, *map(str, self.shape)])
             raise ValueError(f"x: expected [{expected}], as the means have it, got shape {list(x.shape)}")
         offset = x.flatten(1).unsqueeze(1) - alpha * self.means
         if self.axes is not None:
@@ -195,7 +260,8 @@ class GaussianMixture(Model):
         offset, variance, log_joint = self._parts(x, alpha, sigma2)
         responsibilities = log_joint.softmax(-1)
         shift = self._mix(alpha * self.variances / variance * offset, log_joint)
-        denoised = (responsibilities @ self.means + shift).reshape(x.shape).to(x.dtype)
+        mean = (responsibilities.unsqueeze(-2) @ self.means).squeeze(-2) if self.each else responsibilities @ self.means
+        denoised = (mean + shift).reshape(x.shape).to(x.dtype)
         along = (-1, *(1,) * (x.ndim - 1))
         return torch.where(sigma2.reshape(along) == 0, x / alpha.reshape(along), denoised)
 
@@ -224,17 +290,20 @@ class GaussianMixture(Model):
         return self._mix(-offset / variance, log_joint).reshape(x.shape).to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` exact draws of the data, `[n, ...]`.
+        """`n` exact draws of the data, `[n, ...]`; or `[n, batch, ...]` where each sample has a mixture of its own.
 
         Raises:
             ValueError: if `n` is not a positive integer.
         """
         require_integer("n", n, 1)
         kind = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
-        z = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device)
+        kind = kind.mT if self.each else kind
+        size = (*kind.shape, self.means.shape[-1])
+        z = torch.randn(size, generator=generator, dtype=self.means.dtype, device=self.means.device)
         z = self.variances[kind].sqrt() * z
         if self.axes is not None:
             for k in kind.unique().tolist():  # to gather a matrix for each draw would take n d^2 numbers
                 chosen = kind == k
                 z[chosen] = z[chosen] @ self.axes[k].mT
-        return (self.means[kind] + z).reshape(n, *self.shape)
+        means = self.means[torch.arange(kind.shape[1]), kind] if self.each else self.means[kind]
+        return (means + z).reshape(*kind.shape, *self.shape)

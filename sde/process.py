@@ -85,7 +85,9 @@ def require_times(t: Time, T: float, name: str = "t") -> None:
     if found is None:
         return
     low, high = found
-    rounding = 32 * torch.finfo(t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float32).eps
+    # A time in float64 may have been rounded to float32 on its way here.
+    given = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float32
+    rounding = 32 * max(torch.finfo(given).eps, torch.finfo(torch.float32).eps)
     if not (low >= 0 and high <= T * (1 + rounding)):
         raise ValueError(f"{name}: expected times in [0, T = {T:g}], got {high if low >= 0 else low:g}")
 

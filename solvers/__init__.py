@@ -47,6 +47,7 @@ from backdrift.solvers.stochastic.corrector import (
     OrnsteinUhlenbeckCorrector,
     PredictorCorrector,
 )
+from backdrift.solvers.stochastic.particles import Particles, particles
 from backdrift.solvers.stochastic.simulate import simulate
 from backdrift.solvers.stochastic.symmetric_splitting import SymmetricSplitting
 from backdrift.solvers.stochastic.torchsde_solver import TorchSDE
@@ -116,6 +117,7 @@ __all__ = [
     "NonStationary",
     "OrnsteinUhlenbeckCorrector",
     "ParallelTempering",
+    "Particles",
     "Points",
     "PositionLikelihood",
     "PredictorCorrector",
@@ -152,6 +154,7 @@ __all__ = [
     "log_snr_grid",
     "mcmc",
     "mutual_information",
+    "particles",
     "position_log_likelihood",
     "quadratic_grid",
     "relative_entropy",

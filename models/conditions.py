@@ -1,0 +1,79 @@
+"""What a model can be conditioned on: a class, a vector, a picture, or a measurement (see `models.measurement`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """A value that a model is conditioned on, one for all samples or one for each.
+
+    Args:
+        value: see the subclasses. With one axis more than a single value has, it holds one value for each sample.
+
+    Raises:
+        TypeError: if `value` is not a tensor of the right kind.
+        ValueError: if it has another number of axes.
+    """
+
+    value: Tensor
+
+    axes = 0
+    """Axes of a single value."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, Tensor):
+            raise TypeError(f"value: expected a tensor, got {type(self.value).__name__}")
+        if self.value.ndim not in (self.axes, self.axes + 1):
+            raise ValueError(
+                f"value: expected {self.axes} axes for all samples, or {self.axes + 1} with one value for each sample, "
+                f"got shape {list(self.value.shape)}"
+            )
+
+    @property
+    def each(self) -> bool:
+        """Whether there is one value for each sample."""
+        return self.value.ndim > self.axes
+
+    def select(self, indices: Tensor) -> Condition:
+        """The condition of the samples at `indices` `[n]`."""
+        return type(self)(self.value[indices]) if self.each else self
+
+
+class Label(Condition):
+    """A class: an integer tensor, `[]` for all samples or `[batch]`, one for each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.value.is_floating_point() or self.value.is_complex() or self.value.dtype == torch.bool:
+            raise TypeError(f"value: expected integer class indices, got a tensor of {self.value.dtype}")
+
+
+class Vector(Condition):
+    """A vector of numbers, `[d]` or `[batch, d]`."""
+
+    axes = 1
+
+
+class Picture(Condition):
+    """A picture, `[channels, height, width]` or `[batch, channels, height, width]`."""
+
+    axes = 3
+
+
+def as_condition(value: object) -> object:
+    """`value`, where a bare tensor of integers becomes a `Label`. Nothing else is guessed.
+
+    Raises:
+        TypeError: if it is a tensor of another kind, or a plain number.
+    """
+    if isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool:
+        return Label(value)
+    if isinstance(value, (Tensor, int, float, str, list, tuple)):
+        got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else repr(value)
+        raise TypeError(f"condition: expected a Label, Vector, Picture or Measurement, got {got}")
+    return value

@@ -1,0 +1,121 @@
+"""Moment matching posterior sampling: the guide that knows the covariance of x_0 given x_t."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from backdrift.models.guides.conjugate_gradients import conjugate_gradients
+from backdrift.models.guides.guide import Guide
+from backdrift.models.measurement import Measurement
+from backdrift.sde import Time
+from backdrift.sde.checks import require_integer, require_positive
+from backdrift.sde.jacobian import pulled_back, with_graph
+
+
+class Twisted(NamedTuple):
+    """What a guide says of a state x_t.
+
+    Attributes:
+        denoised: E[x_0 | x_t], shaped like x.
+        guided: E[x_0 | x_t, y], shaped like x.
+        log_twist: log p(y | x_t) in nats, `[batch]`.
+    """
+
+    denoised: Tensor
+    guided: Tensor
+    log_twist: Tensor
+
+
+class MMPS(Guide):
+    r"""Moment matching posterior sampling (Rozet, Andry, Lanusse & Louppe 2024),
+
+    .. math:: E[x_0 | x_t, y] \approx D + V A^T (R + A V A^T)^{-1} (y - A D), \qquad V = (\sigma^2/\alpha) \, dD/dx
+
+    where V is the covariance of x_0 given x_t (Efron 2011). p(x_0 | x_t) is taken as the normal density N(D, V). For
+    normal data the result is exact, at every t and for every covariance. Elsewhere it leaves out how V changes with
+    x_t, and is wrong where p(x_0 | x_t) has several modes; `solvers.particles` corrects that.
+
+    The linear system is solved by preconditioned conjugate gradients, or exactly with all m products.
+
+    Cost: one evaluation of the model, and one product with its Jacobian for each iteration and one more (for the exact
+    solve m + 1). A product costs about as much as an evaluation.
+
+    Args:
+        model: the model of p(x_0). Its denoiser must be differentiable.
+        measurement: y, with its operator and its noise.
+        iterations: of conjugate gradients at most; None solves exactly, by m products.
+        tolerance: of conjugate gradients, relative to y - A D.
+
+    Raises:
+        ValueError, TypeError: as `Guide` does, or if `iterations` or `tolerance` is not positive.
+    """
+
+    def __init__(
+        self, model: Any, measurement: Measurement, iterations: int | None = 5, tolerance: float = 1e-4
+    ) -> None:
+        super().__init__(model, measurement)
+        if iterations is not None:
+            require_integer("iterations", iterations, 1)
+        require_positive(tolerance=tolerance)
+        self.iterations, self.tolerance = iterations, float(tolerance)
+
+    def denoise(self, x: Tensor, t: Time) -> Tensor:
+        if self.iterations is None:
+            return self.twist(x, t).guided
+        with_gradients = torch.is_grad_enabled() and x.requires_grad
+        point, denoised = (x, self.model.denoise(x, t)) if with_gradients else self._point(x, t)
+        pull = _Pull(self, point, denoised, self.gain(x, t), with_gradients)
+        r = self.measurement.residual(denoised if with_gradients else denoised.detach())
+        scale = self.measurement.noise_product(torch.ones_like(r)) + self.prior_variance(x, t).reshape(-1, 1)
+        u = conjugate_gradients(pull.product, r, self.iterations, self.tolerance, lambda v: v / scale)
+        shifted = denoised + pull.covariance(u)
+        return shifted if with_gradients else shifted.detach()
+
+    def twist(self, x: Tensor, t: Time) -> Twisted:
+        """D, the guided D, and log p(y | x_t) = log N(y; A D, R + A V A^T), by m products with the Jacobian."""
+        point, denoised = self._point(x, t)
+        m, batch = self.measurement.size, len(x)
+        unit = torch.eye(m, dtype=x.dtype, device=x.device)
+        operator, shape = self.measurement.operator, self.measurement.shape
+        rows = operator.adjoint(unit.reshape(m, *shape)).unsqueeze(1).expand(m, *x.shape)
+        back = self.gain(x, t) * pulled_back(denoised, point, rows)  # V A^T, [m, batch, ...]
+        seen = operator(back.flatten(0, 1)).reshape(m, batch, m).permute(1, 0, 2)  # A V A^T
+        total = self.measurement.noise_covariance(x) + 0.5 * (seen + seen.mT)
+        r = self.measurement.residual(denoised.detach())
+        values, axes = torch.linalg.eigh(total)
+        # A network's V may have eigenvalues below 0, which no covariance has.
+        least = values.amax(1, keepdim=True) * torch.finfo(x.dtype).eps * m
+        values = values.clamp(min=least.clamp(min=torch.finfo(x.dtype).tiny))
+        along = torch.einsum("bij,bi->bj", axes, r)
+        u = torch.einsum("bij,bj->bi", axes, along / values)
+        guided = denoised.detach() + torch.einsum("bm,mb...->b...", u, back)
+        log_twist = -0.5 * (along.square() / values + values.log()).sum(1) - 0.5 * m * math.log(2 * math.pi)
+        return Twisted(denoised.detach(), guided, log_twist)
+
+    def _point(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """The points of a graph, and D there."""
+        return with_graph(lambda z: self.model.denoise(z, t), x)
+
+
+class _Pull:
+    """Products with V = gain J^T and S = R + A V A^T, at the points of a graph."""
+
+    def __init__(self, guide: MMPS, point: Tensor, denoised: Tensor, gain: Tensor, create_graph: bool) -> None:
+        self.measurement, self.point, self.denoised, self.gain = guide.measurement, point, denoised, gain
+        self.create_graph = create_graph
+
+    def covariance(self, u: Tensor) -> Tensor:
+        """V A^T u, shaped like x, for flattened measurements u `[batch, m]`."""
+        back = self.measurement.operator.adjoint(u.reshape(len(u), *self.measurement.shape))
+        (slope,) = torch.autograd.grad(
+            self.denoised, self.point, back, retain_graph=True, create_graph=self.create_graph
+        )
+        return self.gain * slope
+
+    def product(self, u: Tensor) -> Tensor:
+        """(R + A V A^T) u, `[batch, m]`."""
+        return self.measurement.noise_product(u) + self.measurement.operator(self.covariance(u)).flatten(1)
