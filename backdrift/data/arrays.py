@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ NAMES = {
 """What an archive may hold, and the names it goes by, in small letters."""
 
 
+DAMAGED = (EOFError, OSError, ValueError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for a file that is damaged, or whose header announces more numbers than there can be."""
+
 def read_npy(path: Path, layout: str | None = None) -> Samples:
     """One array `[n, ...]`, with its channels where `layout.layout_of` says.
 
@@ -31,7 +35,7 @@ def read_npy(path: Path, layout: str | None = None) -> Samples:
             raise ValueError(f"path={path}: not a .npy file, although its name says so")
     try:
         array = np.load(path, allow_pickle=False)
-    except (EOFError, OSError, ValueError) as error:
+    except DAMAGED as error:
         raise ValueError(f"path={path}: not a whole .npy file of numbers ({error})") from error
     return Samples.of(array, path, layout=layout)
 
@@ -96,9 +100,12 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name.lower(): archive[name] for name in archive.files}
             names = archive.files
-    except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise ValueError(f"path={path}: not a whole .npz archive of numbers ({error})") from error
     if len(arrays) < len(names):
+    strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if strange:
+        raise ValueError(f"path={path}: {strange[0]} in the archive is no array; take it out")
         raise ValueError(f"path={path}: two arrays of the archive differ in capital letters only: {', '.join(names)}")
     return arrays
 

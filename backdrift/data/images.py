@@ -72,6 +72,10 @@ def _left_out(folder: Path, files: Sequence[Path], images: Sequence[Path]) -> li
     if others:
         first = others[0].relative_to(folder)
         notes.append(f"files that are no images and are left out: {len(others)}, the first is {first}")
+    broken = [path for path in sorted(folder.rglob("*")) if path.is_symlink() and not path.exists()]
+    if broken:
+        first = broken[0].relative_to(folder)
+        notes.append(f"links to files that are not there and are left out: {len(broken)}, the first is {first}")
     full = {parent for file in images for parent in file.parents}
     empty = [
         path

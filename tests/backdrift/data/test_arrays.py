@@ -1,5 +1,6 @@
 """Arrays in every layout against the samples they were made of; archives and labels."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,24 @@ def test_a_class_that_only_the_test_set_holds_is_counted() -> None:
     assert data.classes == 3 and data.card.classes == ("a", "b", "c")
     with pytest.raises(ValueError, match="the train samples have labels and the others none"):
         Data(x, x, torch.zeros(6, dtype=torch.long))
+
+
+@pytest.mark.parametrize("shape", ["(1000000000000, 3)", "(1000000000000000000000000000000,)"])
+def test_a_header_that_announces_too_much_is_refused(tmp_path: Path, shape: str) -> None:
+    """22 TiB, and more rows than a number of 64 bits counts."""
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64)
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npy: not a whole \.npy file of numbers"):
+        read_npy(tmp_path / "a.npy")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("x.npy", content)
+    with pytest.raises(ValueError, match=r"a\.npz: not a whole \.npz archive of numbers"):
+        read_npz(tmp_path / "a.npz")
+
+
+def test_a_file_in_an_archive_that_is_no_array_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("notes.txt", "hello")
+    with pytest.raises(ValueError, match=r"notes\.txt in the archive is no array; take it out"):
+        read_npz(tmp_path / "a.npz")

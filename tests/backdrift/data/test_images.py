@@ -86,6 +86,14 @@ def test_what_systems_leave_behind_is_no_class_and_other_files_are_told(tmp_path
         read(tmp_path / "text")
 
 
+def test_a_link_to_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(20):
+        Image.fromarray(np.full((4, 4), number, dtype=np.uint8)).save(tmp_path / f"{number:02d}.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "nothing.png")
+    assert len(Files(str(tmp_path)).train) == 18
+    assert "links to files that are not there and are left out: 1, the first is link.png" in capsys.readouterr().out
+
+
 def test_images_are_turned_as_their_orientation_says(tmp_path: Path) -> None:
     """Orientation 6: the picture is to be turned by a quarter to the right."""
     exif = Image.Exif()
