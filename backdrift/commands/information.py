@@ -7,9 +7,13 @@ import math
 from omegaconf import DictConfig
 
 from backdrift.evaluation import figures
-from backdrift.evaluation.information_curves import information_curves
-from backdrift.runs.output import chosen, new_folder, save_figures
+from backdrift.evaluation.batchwise import Batchwise
+from backdrift.evaluation.information_curves import evaluations, information_curves
+from backdrift.runs.output import chosen, new_folder
+from backdrift.runs.progress import Progress
+from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
+from backdrift.runs.unfinished import Unfinished
 
 
 def main(config: DictConfig) -> None:
@@ -17,15 +21,24 @@ def main(config: DictConfig) -> None:
 
     Raises:
         ValueError: if some values are not finite.
+        KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
-    run = Run.open(config.run, config.trust)
+    run = Run.open(config.run, config.trust, config.data.changed)
     data, model = run.data(), run.gaussian_model(config.weights)
     values, _ = chosen(config, data)
-    settings = {name: config[name] for name in ("levels", "strata", "draws", "seed")}
-    curves = information_curves(model, data, values, **settings)
+    integrals = {name: config[name] for name in ("levels", "strata", "draws")}
+    integrator = f"I-MMSE, {', '.join(f'{name} {value}' for name, value in integrals.items())}"
+    provenance = Provenance.now(run, integrator, config.seed, config.weights)
+    kept = Unfinished.of(run, "information", provenance, config, model, values)
+    total = len(values) * evaluations(**integrals)
+    with kept.interruptible(), Progress("information", total, "evaluation") as progress:
+        work = Batchwise(progress, kept, stages=True)
+        curves = information_curves(model, data, values, **integrals, seed=config.seed, work=work)
     if not all(math.isfinite(e.value) for e in (curves.entropy, *curves.mmse, *curves.information)):
         raise ValueError("information: some values are NaN or infinite")
-    folder = new_folder(run, f"information-{config.split}", config)
-    curves.save(folder / "information.csv")
-    print(f"{config.split} set: {curves}")
-    save_figures(folder, "information.csv", {"information.png": figures.information(curves)})
+    with new_folder(run, f"information-{config.split}", config, provenance) as folder:
+        with folder.new("information.csv") as file:
+            curves.save(file, provenance)
+        folder.save_figure("information.png", figures.information(curves))
+    kept.discard()
+    print(f"{config.split} set: {curves}", folder, sep="\n")

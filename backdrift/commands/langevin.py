@@ -12,7 +12,10 @@ from backdrift.evaluation.figures import chains as chain_figures
 from backdrift.evaluation.report import versions_section
 from backdrift.models.targets import ExampleDensity
 from backdrift.runs.configuration import build
-from backdrift.runs.progress import bar
+from backdrift.runs.interruption import advising
+from backdrift.runs.output import renewed_results
+from backdrift.runs.progress import Progress
+from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
 from backdrift.solvers import MALA, Chains, mcmc
 from backdrift.solvers.langevin.sampler import Sampler
@@ -37,22 +40,44 @@ def main(config: DictConfig) -> None:
         target = target.tempered(config.temperature)
     if importlib.util.find_spec("arviz_stats") is None:
         raise ValueError("R-hat and effective sample sizes come from arviz-stats: pip install 'backdrift[langevin]'")
-    chains = _sample(config, target, sampler)
-    reference = _sample_reference(config, target) if config.reference and target.mean is None else None
+    with advising("interrupted; nothing is kept"):
+        chains = _sample(config, target, sampler)
+        reference = _sample_reference(config, target) if config.reference and target.mean is None else None
 
     run = Run.create(config)
-    np.savez(run.path / "draws.npz", draws=chains.draws.numpy())
-    chain_figures.trace(chains, target.coordinates).savefig(run.path / "trace.png")
-    chain_figures.density(chains, target, reference).savefig(run.path / "density.png")
-    parts = [f"# {config.name}", summary(chains, sampler), moments(chains, target, reference), versions_section(run)]
-    (run.path / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    try:
+        _write(run, config, target, sampler, chains, reference)
+    except BaseException:
+        run.discard()
+        raise
     files = (str(run.path / name) for name in ("report.md", "trace.png", "density.png"))
     print("\n".join([outcome(chains, sampler), *warnings(chains, sampler), *files]))
 
 
+def _write(
+    run: Run,
+    config: DictConfig,
+    target: ExampleDensity,
+    sampler: Sampler,
+    chains: Chains,
+    reference: Chains | None,
+) -> None:
+    """Write the draws, the pictures and the report, all of them or none."""
+    provenance = Provenance.now(run, sampler, config.seed)
+    parts = [f"# {config.name}", summary(chains, sampler), moments(chains, target, reference), versions_section(run)]
+    parts.append(f"## This report\n\n{provenance.markdown()}")
+    with renewed_results(run, provenance) as folder:
+        with folder.new("draws.npz") as file:
+            np.savez(file, draws=chains.draws.numpy(), provenance=np.array(provenance.to_json()))
+        folder.save_figure("trace.png", chain_figures.trace(chains, target.coordinates))
+        folder.save_figure("density.png", chain_figures.density(chains, target, reference))
+        with folder.new("report.md") as file:
+            file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
 def _sample(config: DictConfig, target: ExampleDensity, sampler: Sampler) -> Chains:
     """The chains that the config asks for, with a progress bar."""
-    with bar(config.warmup + config.draws * config.thin) as on_step:
+    with Progress("chains", config.warmup + config.draws * config.thin, "step") as progress:
         return mcmc(
             target,
             sampler,
@@ -62,14 +87,14 @@ def _sample(config: DictConfig, target: ExampleDensity, sampler: Sampler) -> Cha
             thin=config.thin,
             whitening=config.whitening,
             seed=config.seed,
-            on_step=on_step,
+            on_step=lambda _: progress.advance(),
         )
 
 
 def _sample_reference(config: DictConfig, target: ExampleDensity) -> Chains:
     """A long run of MALA to compare with, from other starts and with other random numbers."""
     seed = config.seed + 1
-    with bar(REFERENCE_WARMUP + config.reference) as on_step:
+    with Progress("reference", REFERENCE_WARMUP + config.reference, "step") as progress:
         return mcmc(
             target,
             MALA(),
@@ -78,5 +103,5 @@ def _sample_reference(config: DictConfig, target: ExampleDensity) -> Chains:
             warmup=REFERENCE_WARMUP,
             whitening="dense",
             seed=seed,
-            on_step=on_step,
+            on_step=lambda _: progress.advance(),
         )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from omegaconf import DictConfig
 from torch import Tensor
 
-from backdrift.data.results import write_samples
+from backdrift.data.results import write_archive, write_table
 from backdrift.data.views import readable, readable_data
 from backdrift.evaluation import figures
-from backdrift.evaluation.sampling import draw
+from backdrift.evaluation.batchwise import Batchwise
+from backdrift.evaluation.sampling import STAGE, draw
 from backdrift.runs.configuration import blamed, build, one_line
-from backdrift.runs.output import new_folder
+from backdrift.runs.output import OutputFolder, new_folder
+from backdrift.runs.progress import Progress
+from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
+from backdrift.runs.unfinished import Unfinished
 from backdrift.solvers import Solver
 
 
@@ -21,10 +26,11 @@ def main(config: DictConfig) -> None:
     """Write `samples.npz` (in the data's own units) and `samples.png` into a new folder of the run.
 
     Samples of a table with names of columns are also written into `samples.csv`. The data set need not be there. If it
-    is, the picture shows test samples beside the generated ones.
+    is, the picture shows test samples beside the generated ones. After an interruption the same command goes on.
 
     Raises:
         ValueError: if `n` is below 1, or some samples are not finite.
+        KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
     if config.n < 1:
         raise ValueError(f"n={config.n}: expected at least 1 sample")
@@ -33,23 +39,44 @@ def main(config: DictConfig) -> None:
     run = Run.open(config.run, config.trust)
     solver: Solver = build(config, "solver")
     units, model = run.card.units, run.model(config.weights)
+    provenance = Provenance.now(run, solver, config.seed, config.weights)
+    kept = Unfinished.of(run, "sample", provenance, config, model)
+
+    def write_part(folder: Path) -> str:
+        done = kept.finished(STAGE)
+        assert done is not None
+        part = provenance.of_part(len(done["x"]), config.n)
+        write_archive(folder / "samples.npz", run.card, done["x"], part.to_json())
+        return f"{part.rows} samples are kept in {folder / 'samples.npz'}"
+
     began = time.perf_counter()
-    try:
-        x = draw(model, solver, units.shape, config.n, config.seed)
-    except ValueError as error:
-        raise blamed(config, "solver", error) from error
+    with kept.interruptible(write_part), Progress("sample", config.n) as progress:
+        try:
+            x = draw(model, solver, units.shape, config.n, config.seed, Batchwise(progress, kept))
+        except ValueError as error:
+            raise blamed(config, "solver", error) from error
     seconds = time.perf_counter() - began
     broken = int((~x.flatten(1).isfinite().all(1)).sum())
     if broken:
         raise ValueError(
             f"solver: {broken} of {config.n} samples are NaN or infinite; take more steps or another solver"
         )
-
-    folder = new_folder(run, f"samples-{type(solver).__name__.lower()}-seed{config.seed}", config)
-    files = [*write_samples(folder, run.card, x), folder / "samples.png"]
     real = _real(run, max(64, config.n))
-    figures.samples(readable(units, x), real, columns=run.card.columns).savefig(files[-1])
-    print(f"{config.n} samples by {solver} in {seconds:.1f} s", *files, sep="\n")
+    with new_folder(run, f"samples-{type(solver).__name__.lower()}-seed{config.seed}", config, provenance) as folder:
+        _write(folder, run, x, real)
+    kept.discard()
+    print(f"{config.n} samples by {solver} in {seconds:.1f} s", folder, sep="\n")
+
+
+def _write(folder: OutputFolder, run: Run, x: Tensor, real: Tensor | None) -> None:
+    """Write the samples and their picture."""
+    card = run.card
+    with folder.new("samples.npz") as file:
+        write_archive(file, card, x, folder.provenance.to_json())
+    if card.columns is not None:
+        with folder.new("samples.csv") as file:
+            write_table(file, card, x, folder.provenance.comment())
+    folder.save_figure("samples.png", figures.samples(readable(card.units, x), real, columns=card.columns))
 
 
 def _real(run: Run, n: int) -> Tensor | None:

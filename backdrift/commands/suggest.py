@@ -10,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from backdrift.data import Data
 from backdrift.evaluation.suggestion import suggest
+from backdrift.runs.atomic import write_text
 from backdrift.runs.configuration import build, config_folder
+from backdrift.runs.provenance import Provenance
 
 
 def main(config: DictConfig) -> None:
@@ -25,7 +27,8 @@ def main(config: DictConfig) -> None:
     if config.save is not None:
         file = Path(config.save).expanduser() / "sde" / "suggested.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(found.config()), file)
+        provenance = Provenance.now(None, "backdrift suggest", config.seed)
+        write_text(file, provenance.comment() + OmegaConf.to_yaml(OmegaConf.create(found.config())))
         chosen = ["--config-dir", config.save, "sde=suggested"]
     own = data.levels is None and bool((units.scale == 1).all()) and bool((units.shift == 0).all())
     map_to = "the data's own" if own else "(v - shift)/scale of data v"

@@ -17,12 +17,13 @@ NAMES = {
     "test_labels": ("test_labels", "y_test"),
     "columns": ("columns",),
     "class_names": ("class_names", "classes"),
+    "origin": ("provenance",),
 }
 """What an archive may hold, and the names it goes by, in small letters."""
 
-
 DAMAGED = (EOFError, OSError, ValueError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error)
 """What NumPy raises for a file that is damaged, or whose header announces more numbers than there can be."""
+
 
 def read_npy(path: Path, layout: str | None = None) -> Samples:
     """One array `[n, ...]`, with its channels where `layout.layout_of` says.
@@ -102,10 +103,10 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             names = archive.files
     except DAMAGED as error:
         raise ValueError(f"path={path}: not a whole .npz archive of numbers ({error})") from error
-    if len(arrays) < len(names):
     strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
     if strange:
         raise ValueError(f"path={path}: {strange[0]} in the archive is no array; take it out")
+    if len(arrays) < len(names):
         raise ValueError(f"path={path}: two arrays of the archive differ in capital letters only: {', '.join(names)}")
     return arrays
 

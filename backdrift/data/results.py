@@ -11,30 +11,47 @@ from torch import Tensor
 from backdrift.data.card import DataCard
 from backdrift.data.views import stored
 
+ORIGIN = "provenance"
+"""The name under which an archive says where its samples come from. Readers of data sets know it."""
 
-def write_samples(folder: Path, card: DataCard, x: Tensor) -> list[Path]:
-    """Write samples into `samples.npz`, and those of a table with names of columns into `samples.csv` as well.
 
-    The archive holds the samples in the data's own units as `x`, and the names as `columns`, so that it can be read as
-    a data set. The numbers of the table have all their digits.
+def write_archive(file: Path, card: DataCard, x: Tensor, origin: str | None = None) -> None:
+    """Write samples into an archive (.npz), in the data's own units as `x`, so that it can be read as a data set.
 
     Args:
-        folder: where the files go.
-        card: of the data set: its units and names.
+        file: the archive.
+        card: of the data set: its units, and names of columns, which are kept as `columns`.
         x: samples in the model's units, `[n, ...]`.
-
-    Returns:
-        The files.
+        origin: where they come from, in one line, kept as `provenance`.
     """
-    values, columns = stored(card.units, x), card.columns
-    archive = folder / "samples.npz"
-    if columns is None:
-        np.savez(archive, x=values)
-        return [archive]
-    np.savez(archive, x=values, columns=np.array(columns))
-    table = folder / "samples.csv"
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(values.tolist())
-    return [archive, table]
+    arrays = {"x": stored(card.units, x)}
+    if card.columns is not None:
+        arrays["columns"] = np.array(card.columns)
+    if origin is not None:
+        arrays[ORIGIN] = np.array(origin)
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def write_table(file: Path, card: DataCard, x: Tensor, comment: str = "") -> None:
+    """Write samples of a table with names of columns into a table (.csv). The numbers have all their digits.
+
+    Args:
+        file: the table.
+        card: of the data set: its units, and the names of its columns.
+        x: samples in the model's units, `[n, d]`.
+        comment: lines that begin with #, for the top of the file.
+
+    Raises:
+        ValueError: if the columns have no names.
+    """
+    if card.columns is None:
+        raise ValueError("card: expected names of columns, got none")
+    # A first name that begins with # would make a comment of the line; in quotes it does not.
+    in_quotes = card.columns[0].startswith("#")
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        opened.write(comment)
+        writer = csv.writer(
+            opened, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if in_quotes else csv.QUOTE_MINIMAL
+        )
+        writer.writerow(card.columns)
+        writer.writerows(stored(card.units, x).tolist())

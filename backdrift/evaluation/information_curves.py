@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from backdrift.data import Data
+from backdrift.evaluation.batchwise import HERE, Batchwise
 from backdrift.evaluation.metrics import Estimate
+from backdrift.runs.provenance import Provenance
+from backdrift.runs.unfinished import Batch
 from backdrift.solvers import Noise, entropy, mutual_information
 from backdrift.solvers.density.denoising_error import denoise_at, normal_error
 from backdrift.solvers.model import Denoises, data_std_of, place_of, select
 from backdrift.solvers.noise import FORWARD
-
-BATCH = 256
-"""Samples in memory at once. It changes no value, since a sample does not depend on its neighbours."""
 
 COLUMNS = (
     "t",
@@ -85,9 +85,10 @@ class InformationCurves:
             f"{self.n} samples, {self.nfe} NFE each, seed {self.seed}"
         )
 
-    def save(self, path: Path) -> None:
-        """A csv table with a row for each level of noise."""
-        with path.open("w", newline="") as file:
+    def save(self, path: Path, provenance: Provenance | None = None) -> None:
+        """A csv table with a row for each level of noise, below lines that begin with # and tell its provenance."""
+        with path.open("w", newline="", encoding="utf-8") as file:
+            file.write("" if provenance is None else provenance.comment())
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             for k, t in enumerate(self.t):
@@ -98,8 +99,21 @@ class InformationCurves:
                 )
 
 
+def evaluations(levels: int, strata: int, draws: int) -> int:
+    """Network evaluations for each sample, for all numbers together."""
+    return levels * draws + strata * draws + levels * (strata * draws + 1)
+
+
 def information_curves(
-    model: Denoises, data: Data, values: Tensor, *, levels: int = 16, strata: int = 12, draws: int = 2, seed: int = 0
+    model: Denoises,
+    data: Data,
+    values: Tensor,
+    *,
+    levels: int = 16,
+    strata: int = 12,
+    draws: int = 2,
+    seed: int = 0,
+    work: Batchwise = HERE,
 ) -> InformationCurves:
     """Measure a denoiser on samples v of a data set.
 
@@ -111,6 +125,7 @@ def information_curves(
         strata: parts of the range of log-SNR that each integral is taken in.
         draws: of the noise in each part, and at each level.
         seed: of the dequantisation and the noise.
+        work: how the batches are done. Its progress counts `evaluations` for each sample.
 
     Raises:
         ValueError: for fewer than two samples, no level, or what the integrals refuse.
@@ -127,48 +142,58 @@ def information_curves(
     integral: dict[str, Any] = {"draws": draws, "seed": seed, "strata": strata}
     variances = principal_variances(data, seed)
     snr = log_snr.exp()[:, None]
+    log_jacobian = data.units.log_jacobian(values)
 
-    def mmse_at(u: Tensor) -> Estimate:
+    def mmse_at(number: int, u: Tensor) -> Estimate:
         def measure(model: Denoises, x: Tensor, first: int) -> Tensor:
             return squared_error(model, x, u, draws=draws, seed=seed, first=first)
 
-        return in_batches(measure, model, x)
+        return in_batches(measure, model, x, work, f"mmse{number}", draws)
 
-    def information_at(t: float) -> Estimate:
+    def information_at(number: int, t: float) -> Estimate:
         def measure(model: Denoises, x: Tensor, first: int) -> Tensor:
             return mutual_information(model, x, t, first=first, **integral).samples.value
 
-        return in_batches(measure, model, x)
+        return in_batches(measure, model, x, work, f"information{number}", strata * draws + 1)
 
     def negative_log_density(model: Denoises, x: Tensor, first: int) -> Tensor:
         of_x = -entropy(model, x, first=first, **integral).samples.value
         return of_x.cpu().double() - log_jacobian[first : first + len(x)]
-    log_jacobian = data.units.log_jacobian(values)
 
     return InformationCurves(
         t=times,
         log_snr=log_snr.tolist(),
-        mmse=[mmse_at(u) for u in -0.5 * log_snr],
+        mmse=[mmse_at(number, u) for number, u in enumerate(-0.5 * log_snr)],
         gaussian=(variances / (1 + snr * variances)).mean(1).tolist(),
-        information=[information_at(t) for t in times],
+        information=[information_at(number, t) for number, t in enumerate(times)],
         gaussian_information=(0.5 * torch.log1p(snr * variances).sum(1)).tolist(),
         entropy=in_batches(negative_log_density, model, x, work, "entropy", strata * draws),
         dim=data.units.dim,
         levels=data.levels,
         n=len(x),
-        nfe=levels * draws + strata * draws + levels * (strata * draws + 1),
+        nfe=evaluations(levels, strata, draws),
         seed=seed,
     )
 
 
-def in_batches(measure: Callable[[Denoises, Tensor, int], Tensor], model: Denoises, x: Tensor) -> Estimate:
+def in_batches(
+    measure: Callable[[Denoises, Tensor, int], Tensor],
+    model: Denoises,
+    x: Tensor,
+    work: Batchwise = HERE,
+    stage: str = "mean",
+    weight: float = 1.0,
+) -> Estimate:
     """The mean over samples x `[n, ...]` of what `measure` gives for each of them, `[batch]`.
 
-    It is called with the model for a batch, the batch, and the number of its first sample.
+    It is called with the model for a batch, the batch, and the number of its first sample. `stage` is the name of these
+    values among the results of a command, and `weight` what one sample counts in the progress.
     """
-    batches = torch.arange(len(x)).split(BATCH)
-    parts = [measure(select(model, indices), x[indices], int(indices[0])) for indices in batches]
-    each = torch.cat(parts).double()
+
+    def measured(indices: Tensor) -> Batch:
+        return {"value": measure(select(model, indices), x[indices], int(indices[0]))}
+
+    each = work(measured, len(x), x[0].numel(), stage=stage, weight=weight)["value"].double()
     return Estimate(float(each.mean()), float(each.std()) / math.sqrt(len(each)))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from backdrift.data import Data
 from backdrift.data.views import readable, readable_data
 from backdrift.evaluation import figures
+from backdrift.runs.output import OutputFolder
 from backdrift.runs.run import Run
 from backdrift.solvers import Solver, sample
 from backdrift.solvers.model import ModelLike
@@ -19,11 +20,12 @@ LEVELS = (8.0, 0.05, 8)
 where they take shape."""
 
 
-def draw_pictures(run: Run, model: ModelLike, data: Data, solver: Solver, n: int = 64) -> None:
-    """Write `samples.png`, `trajectory.png` and `loss.png` into the run's folder.
+def draw_pictures(folder: OutputFolder, run: Run, model: ModelLike, data: Data, solver: Solver, n: int = 64) -> None:
+    """Write `samples.png`, `trajectory.png` and `loss.png`.
 
     Args:
-        run: where the pictures go, and whose losses are drawn.
+        folder: where the pictures go.
+        run: whose losses are drawn.
         model: what is sampled.
         data: its test set is drawn beside the samples.
         solver: how samples are made.
@@ -33,17 +35,17 @@ def draw_pictures(run: Run, model: ModelLike, data: Data, solver: Solver, n: int
     sde = model.sde
     path = sample(model, solver, (n, *sde.state_shape(data.shape)), seed=0, trajectory=True)
     real = readable_data(data.units, data.test[: max(n, 64)])
-    figures.samples(readable(data.units, sde.position(path.x).cpu()), real, columns=data.columns).savefig(
-        run.path / "samples.png"
-    )
+    generated = readable(data.units, sde.position(path.x).cpu())
+    folder.save_figure("samples.png", figures.samples(generated, real, columns=data.columns))
     times, states = path.times.double(), torch.stack([sde.position(state) for state in path.states])
     times, states, ratio = _at_the_spread_of_the_data(model, data, times, states)
     drawn = torch.stack([readable(data.units, state) for state in states])
-    figures.trajectory(drawn, times.tolist(), real, ratio.tolist(), data.columns).savefig(run.path / "trajectory.png")
+    way = figures.trajectory(drawn, times.tolist(), real, ratio.tolist(), data.columns)
+    folder.save_figure("trajectory.png", way)
     rows = [row for row in run.read_metrics() if "loss" in row]
     if rows:
         steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
-        figures.loss_curve(steps, losses, window=10).savefig(run.path / "loss.png")
+        folder.save_figure("loss.png", figures.loss_curve(steps, losses, window=10))
 
 
 def _at_the_spread_of_the_data(

@@ -12,45 +12,63 @@ from omegaconf import OmegaConf
 from backdrift.data import Data
 from backdrift.data.views import readable_data
 from backdrift.evaluation import agreement, figures, score_checks, solver_comparison
+from backdrift.evaluation.agreement import Answer
+from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.pictures import draw_pictures
+from backdrift.evaluation.report_numbers import report_json
 from backdrift.evaluation.scoring import Scores, score
+from backdrift.evaluation.solver_comparison import Comparison
 from backdrift.evaluation.workload import affordable
 from backdrift.runs.configuration import build
-from backdrift.runs.run import Run, TrainedModel
+from backdrift.runs.output import OutputFolder, renewed_results
+from backdrift.runs.progress import Progress
+from backdrift.runs.provenance import Provenance
+from backdrift.runs.run import Run
+from backdrift.runs.trained_model import TrainedModel
+from backdrift.runs.unfinished import Unfinished
 from backdrift.solvers.model import Denoises, place_of
 
 
 def write(run: Run) -> None:
-    """Write `report.md` and its pictures into the run's folder.
+    """Write `report.md`, its numbers as `report.json`, and its pictures into the run's folder.
 
-    The pictures are `samples.png`, `trajectory.png`, `loss.png`, `likelihood.png` and `extremes.png`. The report is
-    renamed into place once it is whole.
+    The pictures are `samples.png`, `trajectory.png`, `loss.png`, `likelihood.png` and `extremes.png`. All files are
+    renamed into place once the report is whole. After an interruption `backdrift report` goes on.
+
+    Raises:
+        KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
     began = time.perf_counter()
     data, model = run.data(), run.model()
     solver = build(run.config, "solver")
-    print(f"report: samples by {solver}", flush=True)
-    draw_pictures(run, model, data, solver)
-    parts = [
-        f"# {run.config.name}",
-        training_section(run, model, data),
-        f"## Samples\n\nLeft: samples by `{solver}`. Right: the test set. The second picture shows samples on their "
-        "way from noise to data.\n\n![generated and real samples](samples.png)\n\n"
-        "![from noise to data](trajectory.png)",
-        compare_solvers(model, data),
-    ]
-    scores = score_test_set(run, model, data)
-    parts.append(
-        f"## Likelihood\n\nTest set: {scores}.\n\n"
-        "![histogram](likelihood.png)\n\n![most and least likely](extremes.png)"
-    )
-    if model.sde.has_denoiser:
-        parts.append(compare_methods(model, data, scores))
-    parts += [check_score(model, data), versions_section(run)]
-    parts.append(f"The report took {time.perf_counter() - began:.0f} s.")
-    hidden = run.path / ".report.md"
-    hidden.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    hidden.replace(run.path / "report.md")
+    provenance = Provenance.now(run, solver, run.config.likelihood.get("seed", 0), "ema")
+    kept = Unfinished.of(run, "report", provenance, run.config, model)
+    with kept.interruptible(again=f"backdrift report run={run.path}"), renewed_results(run, provenance) as folder:
+        print(f"report: samples by {solver}", flush=True)
+        draw_pictures(folder, run, model, data, solver)
+        floor, table, compared = compare_solvers(model, data, kept)
+        scores = score_test_set(folder, run, model, data, kept)
+        answers: list[Answer] = []
+        parts = [
+            f"# {run.config.name}",
+            training_section(run, model, data),
+            f"## Samples\n\nLeft: samples by `{solver}`. Right: the test set. The second picture shows samples on "
+            "their way from noise to data.\n\n![generated and real samples](samples.png)\n\n"
+            "![from noise to data](trajectory.png)",
+            compared,
+            f"## Likelihood\n\nTest set: {scores}.\n\n"
+            "![histogram](likelihood.png)\n\n![most and least likely](extremes.png)",
+        ]
+        if model.sde.has_denoiser:
+            answers, agreed = compare_methods(model, data, scores)
+            parts.append(agreed)
+        parts += [check_score(model, data), versions_section(run), f"## This report\n\n{provenance.markdown()}"]
+        parts.append(f"The report took {time.perf_counter() - began:.0f} s.")
+        with folder.new("report.json") as file:
+            file.write_text(report_json(provenance, floor, table, scores, answers), encoding="utf-8")
+        with folder.new("report.md") as file:
+            file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    kept.discard()
 
 
 def training_section(run: Run, model: TrainedModel, data: Data) -> str:
@@ -71,15 +89,20 @@ def training_section(run: Run, model: TrainedModel, data: Data) -> str:
     return "\n".join(lines)
 
 
-def compare_solvers(model: TrainedModel, data: Data) -> str:
-    """The section on solvers."""
+def compare_solvers(
+    model: TrainedModel, data: Data, kept: Unfinished
+) -> tuple[Comparison, dict[tuple[str, int], Comparison], str]:
+    """The distances of `solver_comparison.compare`, and the section on them."""
     solvers, budgets = solver_comparison.solvers_for(model), solver_comparison.BUDGETS
     n = min(affordable(model, data.shape, len(solvers) * sum(budgets)), len(data.test), len(data.train))
     print(f"report: {len(solvers)} solvers at {', '.join(map(str, budgets))} evaluations, {n} samples each", flush=True)
-    return solver_comparison.section(data, n, *solver_comparison.compare(model, data, n, solvers))
+    with Progress("report: solvers", n * len(solvers) * sum(budgets), "evaluation") as progress:
+        work = Batchwise(progress, kept, stages=True)
+        floor, table = solver_comparison.compare(model, data, n, solvers, work=work)
+    return floor, table, solver_comparison.section(data, n, floor, table)
 
 
-def score_test_set(run: Run, model: TrainedModel, data: Data) -> Scores:
+def score_test_set(folder: OutputFolder, run: Run, model: TrainedModel, data: Data, kept: Unfinished) -> Scores:
     """Log-likelihoods of the first test samples, as `likelihood` in the run's config says.
 
     It also writes `likelihood.png`, and `extremes.png` with the most and the least likely samples.
@@ -90,22 +113,22 @@ def score_test_set(run: Run, model: TrainedModel, data: Data) -> Scores:
     draws = settings.get("draws", 8) if model.sde.has_velocity else 1
     values = data.test[: affordable(model, data.shape, 30 * draws * settings.get("steps", 16))]
     print(f"report: log-likelihood of {len(values)} test samples", flush=True)
-    scores = score(model, data.units, values, **settings)
-    figures.likelihood_histogram({"test set": scores.values}, scores.unit).savefig(run.path / "likelihood.png")
-    most_is = "high" if data.levels is None else "low"
-    shown = figures.most_and_least_likely(
-        readable_data(data.units, values), scores.values, scores.unit, most_is, columns=data.columns
-    )
-    shown.savefig(run.path / "extremes.png")
+    with Progress("report: likelihood", len(values)) as progress:
+        scores = score(model, data.units, values, work=Batchwise(progress, kept, stages=True), **settings)
+    folder.save_figure("likelihood.png", figures.likelihood_histogram({"test set": scores.values}, scores.unit))
+    most_is, shown = "high" if data.levels is None else "low", readable_data(data.units, values)
+    drawn = figures.most_and_least_likely(shown, scores.values, scores.unit, most_is, columns=data.columns)
+    folder.save_figure("extremes.png", drawn)
     return scores
 
 
-def compare_methods(model: TrainedModel, data: Data, scores: Scores) -> str:
-    """The section in which three methods give the log-density of the same samples, for a tenth of the work."""
+def compare_methods(model: TrainedModel, data: Data, scores: Scores) -> tuple[list[Answer], str]:
+    """What three methods give for the log-density of the same samples, for a tenth of the work, and the section."""
     n = min(len(scores.log_prob), 100, affordable(model, data.shape, agreement.evaluations(), share=0.1))
     print(f"report: three methods on {n} test samples", flush=True)
     values = data.test[: len(scores.log_prob)]
-    return agreement.section(agreement.compare(cast(Denoises, model), data, values, scores, n=n), scores, n)
+    answers = agreement.compare(cast(Denoises, model), data, values, scores, n=n)
+    return answers, agreement.section(answers, scores, n)
 
 
 def check_score(model: TrainedModel, data: Data) -> str:

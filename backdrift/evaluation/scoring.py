@@ -13,13 +13,22 @@ import torch
 from torch import Tensor
 
 from backdrift.data import Units
+from backdrift.evaluation.batchwise import HERE, Batchwise
 from backdrift.evaluation.metrics import Estimate
+from backdrift.runs.provenance import Provenance
+from backdrift.runs.unfinished import Batch
 from backdrift.sde import SDE
 from backdrift.solvers import Likelihood, PositionLikelihood, log_likelihood, position_log_likelihood
 from backdrift.solvers.model import ModelLike, place_of, select
 
-BATCH = 256
-"""Samples in memory at once. It changes no value, since a sample does not depend on its neighbours."""
+STAGE = "scores"
+"""The name of these computations among those of a command."""
+
+VALUES = ("log_prob", "standard_error", "solver_error", "prior_error", "nfe")
+"""What is known of each sample."""
+
+EXACT = 0
+"""Stands for exact divergences among numbers of probes."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +72,10 @@ class Scores:
         return self.log_prob if self.levels is None else -self.log_prob / (self.dim * math.log(2))
 
     def mean(self) -> Estimate:
-        """The mean of `values`, with its standard error over samples, dequantisation and probes."""
+        """The mean of `values`, with its standard error over samples, dequantisation and probes; inf for one sample."""
         values = self.values.double()
-        return Estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+        spread = float(values.std()) if len(values) > 1 else math.inf
+        return Estimate(float(values.mean()), spread / math.sqrt(len(values)))
 
     def __str__(self) -> str:
         what = f"mean log-density {self.mean()} nats"
@@ -82,15 +92,26 @@ class Scores:
             f"prior {float(self.prior_error.mean()):.2g} nats; density of the model at eps = {self.eps:.2g}"
         )
 
-    def save(self, path: Path, labels: Tensor | None = None, class_names: Sequence[str] | None = None) -> None:
+    def save(
+        self,
+        path: Path,
+        labels: Tensor | None = None,
+        class_names: Sequence[str] | None = None,
+        provenance: Provenance | None = None,
+        places: Sequence[int | str] | None = None,
+    ) -> None:
         """Write a csv table with a row for each sample.
 
         Args:
             path: the file.
             labels: the class of each sample, for a column of their own, or None.
             class_names: the names of the classes, for another column, or None.
+            provenance: for lines at the top that begin with #, or None.
+            places: the row of each sample in its table or the path of its image, for a column of their own, or None.
         """
         columns: dict[str, list[Any]] = {"index": list(range(len(self.log_prob)))}
+        if places is not None:
+            columns["row" if isinstance(places[0], int) else "file"] = list(places[: len(self.log_prob)])
         if labels is not None:
             columns["label"] = labels[: len(self.log_prob)].tolist()
             if class_names is not None:
@@ -105,6 +126,7 @@ class Scores:
         if self.levels is not None:
             columns["bits_per_dim"] = self.values.tolist()
         with path.open("w", newline="", encoding="utf-8") as file:
+            file.write("" if provenance is None else provenance.comment())
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
@@ -115,12 +137,9 @@ def density_of(sde: SDE) -> Callable[..., Likelihood | PositionLikelihood]:
     return position_log_likelihood if sde.has_velocity else log_likelihood
 
 
-def _resolved(result: Any) -> dict[str, Any]:
-    """What the integrator chose where it was not told."""
-    return {"probes": result.probes} if hasattr(result, "probes") else {}
-
-
-def score(model: ModelLike, units: Units, values: Tensor, seed: int = 0, **settings: Any) -> Scores:
+def score(
+    model: ModelLike, units: Units, values: Tensor, seed: int = 0, work: Batchwise = HERE, **settings: Any
+) -> Scores:
     """Log-likelihoods of samples v of a data set, in its own units.
 
     Args:
@@ -128,6 +147,7 @@ def score(model: ModelLike, units: Units, values: Tensor, seed: int = 0, **setti
         units: the map from v to what the model sees, and its Jacobian.
         values: v, `[n, ...]`.
         seed: of the dequantisation and of the probes.
+        work: how the batches are done. Those that are kept belong to the stage `STAGE`.
         settings: passed on to `solvers.log_likelihood`, or to `solvers.position_log_likelihood` if the states of the
             process hold velocities.
 
@@ -136,10 +156,6 @@ def score(model: ModelLike, units: Units, values: Tensor, seed: int = 0, **setti
     """
     x = units.to_model(values, torch.Generator().manual_seed(seed)).to(*place_of(model))
     log_density = density_of(model.sde)
-    parts = [
-        log_density(select(model, indices), x[indices], seed=seed, first=int(indices[0]), **settings)
-        for indices in torch.arange(len(x)).split(BATCH)
-    ]
 
     def scored(indices: Tensor) -> Batch:
         result = log_density(select(model, indices), x[indices], seed=seed, first=int(indices[0]), **settings)
@@ -147,10 +163,29 @@ def score(model: ModelLike, units: Units, values: Tensor, seed: int = 0, **setti
         probes = getattr(result, "probes", None)
         own = {"log_jacobian": units.log_jacobian(values[indices])}
         known = {} if probes is None else {"probes": same * (EXACT if probes == "exact" else probes)}
-        return {**{name: getattr(result, name).reshape(-1) for name in VALUES}, "eps": same * result.eps, **known, **own}
+        return {
+            **{name: getattr(result, name).reshape(-1) for name in VALUES},
+            "eps": same * result.eps,
+            **known,
+            **own,
+        }
 
     return collected(work(scored, len(x), x[0].numel(), stage=STAGE), units, {**settings, "seed": seed})
 
+
+def collected(found: Batch, units: Units, settings: dict[str, Any]) -> Scores:
+    """The scores of the samples that are done.
+
+    Args:
+        found: what `score` computes for each of them.
+        units: as for `score`.
+        settings: of the integrator, with the seed.
+    """
+    seed = settings["seed"]
+    chosen = {name: value for name, value in settings.items() if name != "seed"}
+    if "probes" in found:
+        probes = int(found["probes"][0])
+        chosen["probes"] = "exact" if probes == EXACT else probes
     return Scores(
         log_prob=found["log_prob"].double() + found["log_jacobian"],
         standard_error=found["standard_error"],
@@ -160,5 +195,5 @@ def score(model: ModelLike, units: Units, values: Tensor, seed: int = 0, **setti
         eps=float(found["eps"][0]),
         dim=units.dim,
         levels=units.levels,
-        settings={**settings, **_resolved(parts[0]), "seed": seed},
+        settings={**chosen, "seed": seed},
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backdrift.data import Data, Units
 from backdrift.data.views import readable, readable_data
+from backdrift.evaluation.batchwise import HERE, Batchwise
 from backdrift.evaluation.metrics import Estimate, mmd, sliced_wasserstein
 from backdrift.evaluation.sampling import draw
 from backdrift.solvers import (
@@ -63,7 +64,12 @@ def solvers_for(model: ModelLike) -> tuple[Budgeted, ...]:
 
 
 def compare(
-    model: ModelLike, data: Data, n: int, solvers: tuple[Budgeted, ...] = SOLVERS, seed: int = 0
+    model: ModelLike,
+    data: Data,
+    n: int,
+    solvers: tuple[Budgeted, ...] = SOLVERS,
+    seed: int = 0,
+    work: Batchwise = HERE,
 ) -> tuple[Comparison, dict[tuple[str, int], Comparison]]:
     """The distance to the test set of `n` training samples, and of `n` samples of every solver at every budget.
 
@@ -75,6 +81,7 @@ def compare(
         n: number of samples in each set.
         solvers: what to compare.
         seed: of the starting noise, and of the choice of training samples.
+        work: how the batches of samples are done. Its progress counts network evaluations.
 
     Returns:
         The distance of the training samples, and those of generated samples by (name of the solver, evaluations).
@@ -84,9 +91,10 @@ def compare(
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:n]
     floor = distances(comparable(units, readable_data(units, data.train[order])), test)
     table = {}
-    for solver in solvers:
+    for number, solver in enumerate(solvers):
         for nfe in BUDGETS:
-            x = draw(model, solver.with_budget(nfe, sde), data.shape, n, seed)
+            stage = f"solver{number}-{nfe}"
+            x = draw(model, solver.with_budget(nfe, sde), data.shape, n, seed, work, stage=stage, weight=nfe)
             table[label(solver), nfe] = distances(comparable(units, readable(units, x)), test)
     return floor, table
 

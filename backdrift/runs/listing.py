@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ DEPTH = 3
 """How many folders deep runs are looked for: those of a sweep lie in the folder of the sweep."""
 
 LIKELIHOOD = re.compile(r"^Test set: (?:mean log-density )?(\S+)(?: ± \S+)? (nats|bits/dim)", re.MULTILINE)
-"""How `report.md` begins its line on the likelihood."""
+"""How the `report.md` of a run without `report.json`, which is an old one, begins its line on the likelihood."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _rounded(value: float, error: object) -> str:
+    """A value to the second digit of its error, as reports show it."""
+    if not isinstance(error, float) or not error > 0:
+        return f"{value:.4g}"
+    return f"{value:.{max(0, 1 - math.floor(math.log10(error)))}f}"
+
+
 def _class_name(config: dict[str, Any], key: str) -> str:
     part = config.get(key)
     return str(part.get("_target_", "")).rpartition(".")[2] if isinstance(part, dict) else ""
@@ -132,8 +148,8 @@ def _class_name(config: dict[str, Any], key: str) -> str:
 
 def _held_out_loss(path: Path) -> float | None:
     try:
-        return float(json.loads((path / "held_out.json").read_text())["loss"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(_read_json(path / "held_out.json")["loss"])
+    except (ValueError, KeyError, TypeError):
         return None
 
 
@@ -152,6 +168,9 @@ def _last_training_loss(path: Path) -> float | None:
 
 def _likelihood(path: Path) -> str:
     """From the report, else from the table of the newest `backdrift likelihood` of the test set."""
+    known = _read_json(path / "report.json").get("likelihood")
+    if isinstance(known, dict) and isinstance(known.get("value"), float):
+        return f"{_rounded(known['value'], known.get('standard_error'))} {known.get('unit')}"
     report = path / "report.md"
     found = LIKELIHOOD.search(report.read_text(encoding="utf-8")) if report.is_file() else None
     if found is not None:
@@ -159,7 +178,7 @@ def _likelihood(path: Path) -> str:
     tables = sorted(path.glob("likelihood-test*/likelihood.csv"), key=lambda file: file.stat().st_mtime)
     if not tables:
         return ""
-    with tables[-1].open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    with tables[-1].open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     column, unit = ("bits_per_dim", "bits/dim") if rows and "bits_per_dim" in rows[0] else ("log_prob_nats", "nats")
     return f"{statistics.fmean(float(row[column]) for row in rows):.4g} {unit}" if rows else ""

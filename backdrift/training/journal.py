@@ -26,7 +26,7 @@ class Journal:
         if writes:
             run.forget_after(start)
             self.before = max((row.get("seconds", 0.0) for row in run.read_metrics()), default=0.0)
-        self.progress = Progress(steps, start, writes)
+        self.progress = Progress("train", steps, "step", start, writes)
         self.board = tensorboard_writer(run, start) if writes else None
         self.begun = time.monotonic()
 
@@ -37,7 +37,7 @@ class Journal:
             self.run.log(step, loss=loss, lr=rate, seconds=round(seconds, 3))
             if self.board is not None:
                 self.board.add_scalar("loss", loss, step)
-        self.progress(step, loss)
+        self.progress(step, f"loss {loss:.4g}")
 
     def __enter__(self) -> Journal:
         return self

@@ -21,6 +21,7 @@ def descend(
     score: Callable[[Solvers], float],
     iterations: int,
     rate: float,
+    on_iteration: Callable[[int, Solvers], None] | None = None,
 ) -> tuple[Solvers, list[Tensor]]:
     """Minimise a loss with Adam, and return the solver with the smallest score found on the way.
 
@@ -34,6 +35,8 @@ def descend(
         score: the score of a solver. Smaller is better.
         iterations: the number of iterations of Adam.
         rate: the learning rate at the start. It falls to 0 along a cosine.
+        on_iteration: called before each iteration, and at the end, with the number of iterations done and the best
+            solver so far.
 
     Returns:
         The solver with the smallest score, and its parameters.
@@ -48,6 +51,8 @@ def descend(
             reached = score(solver(*here))
             if reached < least:
                 kept, least = here, reached
+        if on_iteration is not None:
+            on_iteration(iteration, solver(*kept))
         if iteration == iterations:
             break
         gradients = torch.autograd.grad(loss(*now), now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,6 +19,9 @@ from backdrift.solvers.tables.table_solver import TableSolver
 from backdrift.solvers.tuning.around import Around, grid_of
 from backdrift.solvers.tuning.descent import descend
 from backdrift.solvers.tuning.reference import Reference
+
+OnIteration = Callable[[int, int, TableSolver | NonStationary], None]
+"""A function that a fit calls with the number of iterations done, the number of all, and the best solver so far."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def tune(
     rate: float = 0.05,
     reference_steps: int = 128,
     seed: int = 0,
+    on_iteration: OnIteration | None = None,
 ) -> Tuned:
     """Fit a solver to a model by gradient descent: first its times, then the weights of its steps.
 
@@ -106,6 +111,7 @@ def tune(
         rate: the learning rate for the times. For the weights it is a fifth of this.
         reference_steps: the number of Runge-Kutta steps of the reference, which take four evaluations each.
         seed: the seed of the starting points.
+        on_iteration: called with the number of iterations done, the number of all, and the best solver so far.
 
     Raises:
         ValueError: if the solver is stochastic, if one of its steps takes more than `nfe` evaluations, or if `weights`
@@ -122,9 +128,14 @@ def tune(
     used = sum(choice.table(sde).nfe for choice in choices) + 3 * nfe * iterations * (1 + weights)
 
     tuned: TableSolver | NonStationary
-    tuned, steps = _fit_times(best, reference, iterations, rate)
+    total = iterations * (1 + weights)
+
+    def tell(before: int) -> Callable[[int, TableSolver | NonStationary], None]:
+        return lambda done, fitted: None if on_iteration is None else on_iteration(before + done, total, fitted)
+
+    tuned, steps = _fit_times(best, reference, iterations, rate, tell(0))
     if weights:
-        tuned = _fit_weights(best, steps, reference, iterations, rate / 5)
+        tuned = _fit_weights(best, steps, reference, iterations, rate / 5, tell(iterations))
     return Tuned(
         solver=tuned,
         nfe=nfe,
@@ -147,7 +158,9 @@ def _require(model: Denoises, solver: TableSolver | None, weights: bool | None) 
         raise ValueError(f"weights: expected a solver with one evaluation a step, got {type(solver).__name__}")
 
 
-def _fit_times(best: TableSolver, reference: Reference, iterations: int, rate: float) -> tuple[TableSolver, Tensor]:
+def _fit_times(
+    best: TableSolver, reference: Reference, iterations: int, rate: float, tell: Callable[[int, TableSolver], None]
+) -> tuple[TableSolver, Tensor]:
     """Fit the times of a solver. Return the solver on these times, and the logarithms of its steps in log-SNR."""
     sde = reference.model.sde
     log_snr = sde.log_snr(best.times(sde))
@@ -159,11 +172,18 @@ def _fit_times(best: TableSolver, reference: Reference, iterations: int, rate: f
     def loss(steps: Tensor) -> Tensor:
         return reference.loss(best.table(sde, grid_of(sde, first, steps)))
 
-    tuned, (steps,) = descend([log_snr.diff().log()], loss, on_times, reference.score, iterations, rate)
+    tuned, (steps,) = descend([log_snr.diff().log()], loss, on_times, reference.score, iterations, rate, tell)
     return tuned, steps
 
 
-def _fit_weights(best: TableSolver, steps: Tensor, reference: Reference, iterations: int, rate: float) -> NonStationary:
+def _fit_weights(
+    best: TableSolver,
+    steps: Tensor,
+    reference: Reference,
+    iterations: int,
+    rate: float,
+    tell: Callable[[int, NonStationary], None],
+) -> NonStationary:
     """Fit a solver with its own weights for every step, starting from `best` on fitted times."""
     sde = reference.model.sde
     first = float(sde.log_snr(best.times(sde)[0]))
@@ -173,4 +193,4 @@ def _fit_weights(best: TableSolver, steps: Tensor, reference: Reference, iterati
     def loss(*parameters: Tensor) -> Tensor:
         return reference.loss(around.table(*parameters))
 
-    return descend(around.origin(), loss, around.solver, reference.score, iterations, rate)[0]
+    return descend(around.origin(), loss, around.solver, reference.score, iterations, rate, tell)[0]

@@ -1,6 +1,5 @@
 """Runs whose process or network is another than a denoiser's: critically damped diffusion and energies, by config."""
 
-import csv
 import math
 import shutil
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import open_dict
+from result_tables import rows_of
 from runs import trained
 
 from backdrift.cli import main
@@ -74,8 +74,7 @@ def test_damped_diffusion_of_normal_data_from_training_to_report(capsys):
     assert bool((error < 6 * found.standard_error + 2 * found.solver_error + 0.01).all())  # 6: of four draws
     assert float(error.mean()) < 0.02 and float(found.prior_error.max()) < 0.01
     assert main(["likelihood", f"run={run.path}", "n=8", "likelihood=position", "likelihood.steps=8"]) == 0
-    with (run.path / "likelihood-test" / "likelihood.csv").open() as file:
-        values = [float(row["log_prob_nats"]) for row in csv.DictReader(file)]
+    values = [float(row["log_prob_nats"]) for row in rows_of(run.path / "likelihood-test" / "likelihood.csv")]
     drawn_once = score(run.model(), data.units, data.test[:8], seed=0, method="rk4", steps=8, draws=4, probes=1)
     np.testing.assert_allclose(values, drawn_once.log_prob.numpy(), rtol=1e-6)
 

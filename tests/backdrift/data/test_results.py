@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from result_tables import rows_of
 from runs import trained
 
 from backdrift.cli import main
 from backdrift.data import Data, Digits, Files
 from backdrift.data.arrays import read_npz
-from backdrift.data.results import write_samples
+from backdrift.data.results import write_archive, write_table
 from backdrift.evaluation import figures
 
 NAMES = ("time in s", "price in $, or $$")
@@ -27,7 +28,8 @@ def stamps(n: int = 200) -> torch.Tensor:
 def test_files_hold_the_same_numbers_to_the_bit_under_their_names(tmp_path: Path) -> None:
     data = Data(stamps(), stamps(), columns=NAMES)
     x = data.to_model(stamps())
-    assert [file.name for file in write_samples(tmp_path, data.card, x)] == ["samples.npz", "samples.csv"]
+    write_archive(tmp_path / "samples.npz", data.card, x, origin="from nowhere")
+    write_table(tmp_path / "samples.csv", data.card, x, comment="# solver: a, b\n# seed: 0\n")
     archive, table = read_npz(tmp_path / "samples.npz"), Files(str(tmp_path / "samples.csv"))
     assert archive.columns == table.columns == NAMES
     assert torch.equal(archive.values, data.to_data(x))
@@ -37,9 +39,12 @@ def test_files_hold_the_same_numbers_to_the_bit_under_their_names(tmp_path: Path
 
 def test_pictures_and_vectors_without_names_have_no_table(tmp_path: Path) -> None:
     for data in (Digits(), Data(stamps(), stamps())):
-        (file,) = write_samples(tmp_path, data.card, data.to_model(data.test[:3]))
-        with np.load(file) as archive:
+        x = data.to_model(data.test[:3])
+        write_archive(tmp_path / "samples.npz", data.card, x)
+        with np.load(tmp_path / "samples.npz") as archive:
             assert archive.files == ["x"]
+        with pytest.raises(ValueError, match="expected names of columns"):
+            write_table(tmp_path / "samples.csv", data.card, x)
 
 
 def test_sample_and_likelihood_write_names(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,15 +56,14 @@ def test_sample_and_likelihood_write_names(empty_folder: Path, capsys: pytest.Ca
     folder = run.path / "samples-ddim-seed0"
     assert str(folder / "samples.csv") in capsys.readouterr().out
     with (folder / "samples.csv").open(newline="") as table, np.load(folder / "samples.npz") as archive:
-        header, *rows = csv.reader(table)
+        header, *rows = csv.reader(line for line in table if not line.startswith("#"))
         assert tuple(header) == tuple(archive["columns"]) == NAMES
         assert np.array_equal(np.array(rows, dtype=np.float64), archive["x"])
         assert len(np.unique(archive["x"][:, 0])) == 50  # float32 has a number every 128 s
 
     run = trained("data=moons", "data.n=50", "data.test=20", *small)
     assert main(["likelihood", f"run={run.path}", "likelihood.steps=2"]) == 0
-    with (run.path / "likelihood-test" / "likelihood.csv").open(newline="") as file:
-        scored = list(csv.DictReader(file))
+    scored = rows_of(run.path / "likelihood-test" / "likelihood.csv")
     assert [row["class"] for row in scored] == [("upper", "lower")[int(row["label"])] for row in scored]
 
 

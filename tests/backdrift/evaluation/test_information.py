@@ -1,12 +1,12 @@
 """`backdrift information` and the report's comparison of methods against closed forms."""
 
-import csv
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from result_tables import rows_of
 from runs import trained
 from torch import Tensor
 
@@ -78,7 +78,7 @@ def test_it_does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> Non
     data, covariance = normal(10)
     model = seen_by_the_model(data, covariance)
     whole = information_curves(model, data, data.test, levels=2, strata=2)
-    monkeypatch.setattr("backdrift.evaluation.information_curves.BATCH", 3)
+    monkeypatch.setattr("backdrift.evaluation.batchwise.BATCH", 3)
     parts = information_curves(model, data, data.test, levels=2, strata=2)
     for a, b in zip((whole.entropy, *whole.mmse), (parts.entropy, *parts.mmse), strict=True):
         assert b.value == pytest.approx(a.value, rel=1e-5)
@@ -98,8 +98,7 @@ def test_the_command_writes_a_row_a_level_and_never_over_it(run: Path, capsys: p
     said = capsys.readouterr().out
     folder = run / "information-test"
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "information.csv", "information.png"}
-    with (folder / "information.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(folder / "information.csv")
     assert len(rows) == 3
     # Less noise, less error and more information; the untrained network is the best linear denoiser of white data.
     for column, sign in (("mmse_per_dim", 1), ("information_nats", -1)):
@@ -112,10 +111,10 @@ def test_the_command_writes_a_row_a_level_and_never_over_it(run: Path, capsys: p
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("n=1", "n=1: expected at least 2"),
-        ("split=all", "split=all: expected train or test"),
-        ("levels=0", "levels=0: expected at least 1"),
-        ("draws=1", "draws: expected an integer of at least 2"),
+        ("n=1", "n: expected an integer of at least 2 or null, got 1"),
+        ("split=all", "split: expected one of train, test, got 'all'"),
+        ("levels=0", "levels: expected an integer from 1 to 10000, got 0"),
+        ("draws=1", "draws: expected an integer from 2 to 10000, got 1"),
     ],
 )
 def test_what_is_wrong_is_one_line(run: Path, override: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

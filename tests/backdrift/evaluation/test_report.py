@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backdrift.data import Data
 from backdrift.data.views import readable, readable_data
-from backdrift.evaluation import scoring, solver_comparison, workload
+from backdrift.evaluation import solver_comparison, workload
 from backdrift.evaluation.sampling import draw
 from backdrift.evaluation.scoring import score
 from backdrift.models import GaussianMixture
@@ -52,7 +52,7 @@ def test_scores_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> N
     data = data_of(truth)
     model = seen_by_the_model(truth, data)
     whole = score(model, data.units, data.test[:10], probes=1, steps=4)
-    monkeypatch.setattr(scoring, "BATCH", 3)
+    monkeypatch.setattr("backdrift.evaluation.batchwise.BATCH", 3)
     parts = score(model, data.units, data.test[:10], probes=1, steps=4)
     torch.testing.assert_close(parts.log_prob, whole.log_prob, rtol=1e-9, atol=1e-6)
 
@@ -100,7 +100,7 @@ def test_samples_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> 
     model = seen_by_the_model(truth, data)
     for solver in (DDIM(steps=5), Ancestral(steps=5)):
         whole = draw(model, solver, (2,), 10, seed=3)
-        monkeypatch.setattr("backdrift.evaluation.sampling.BATCH", 4)
+        monkeypatch.setattr("backdrift.evaluation.batchwise.BATCH", 4)
         torch.testing.assert_close(draw(model, solver, (2,), 10, seed=3), whole, rtol=1e-9, atol=1e-9)
         monkeypatch.undo()
 

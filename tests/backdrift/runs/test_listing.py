@@ -95,7 +95,18 @@ def test_the_likelihood_is_read_from_what_a_report_says(levels):
     import torch
 
     values = torch.linspace(-3.0, -1.0, 5, dtype=torch.float64)
-    scores = Scores(values, 0 * values, 0 * values, 0 * values, values.int(), 1e-3, 2, levels, {})
+    error = 0 * values
+    scores = Scores(
+        log_prob=values,
+        standard_error=error,
+        solver_error=error,
+        prior_error=error,
+        nfe=values.int(),
+        eps=1e-3,
+        dim=2,
+        levels=levels,
+        settings={},
+    )
     folder = make_run("runs/a", 1, report=f"# a\n\n## Likelihood\n\nTest set: {scores}.\n")
     number, unit = summarise(folder).likelihood.split()
     assert unit == ("nats" if levels is None else "bits/dim")
@@ -110,7 +121,7 @@ def test_the_likelihood_command_fills_in_where_there_is_no_report():
 
 
 @pytest.mark.parametrize(
-    ("line", "said"), [("runs runs=none", "runs=none: there is no such"), ("runs n=0", "n=0: expec")]
+    ("line", "said"), [("runs runs=none", "runs=none: there is no such"), ("runs n=0", "n: expected a positive integer or null, got 0")]
 )
 def test_bad_arguments_of_the_list(line, said, capsys):
     assert main(line.split()) == 1

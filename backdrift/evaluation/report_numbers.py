@@ -1,0 +1,67 @@
+"""The numbers of a report with their errors, for programs: `report.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from backdrift.evaluation.agreement import Answer
+from backdrift.evaluation.metrics import Estimate
+from backdrift.evaluation.scoring import Scores
+from backdrift.evaluation.solver_comparison import Comparison
+from backdrift.runs.provenance import Provenance
+
+
+def report_json(
+    provenance: Provenance,
+    floor: Comparison,
+    table: dict[tuple[str, int], Comparison],
+    scores: Scores,
+    answers: Sequence[Answer],
+) -> str:
+    """The text of `report.json`. A number is an object of `value` and `standard_error`, or null if it is not finite.
+
+    Args:
+        provenance: of the report.
+        floor: the distance of training samples to the test set.
+        table: the distances of generated samples by (name of the solver, evaluations).
+        scores: of the test set.
+        answers: of several methods for the log-density.
+    """
+    solvers = [{"solver": name, "nfe": nfe, **_comparison(found)} for (name, nfe), found in table.items()]
+    methods = [
+        {
+            "method": answer.method,
+            "nfe": answer.nfe,
+            "mean": _number(answer.mean),
+            "difference_to_probability_flow": _number(answer.excess),
+        }
+        for answer in answers
+    ]
+    numbers = {
+        "provenance": provenance.to_dict(),
+        "likelihood": {
+            **(_number(scores.mean()) or {"value": None, "standard_error": None}),
+            "unit": scores.unit,
+            "samples": len(scores.log_prob),
+            "settings": scores.settings,
+            "eps": scores.eps,
+        },
+        "distance_of_training_samples": _comparison(floor),
+        "solvers": solvers,
+        "methods": methods,
+    }
+    return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
+
+
+def _comparison(found: Comparison) -> dict[str, Any]:
+    return {"squared_mmd": _number(found.mmd), "sliced_wasserstein": _number(found.sliced)}
+
+
+def _number(estimate: Estimate | None) -> dict[str, float | None] | None:
+    if estimate is None or not math.isfinite(estimate.value):
+        return None
+    error = estimate.standard_error if math.isfinite(estimate.standard_error) else None
+    return {"value": estimate.value, "standard_error": error}
