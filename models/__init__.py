@@ -4,6 +4,7 @@ from backdrift.models.conditions import Condition, Label, Picture, Vector
 from backdrift.models.conservative import ConservativeDenoiser, Potential
 from backdrift.models.denoiser import Denoiser
 from backdrift.models.energy import Energy, LogDensity
+from backdrift.models.guidance import Guided, Tilted, guided
 from backdrift.models.guides import MMPS
 from backdrift.models.hybrid_score import HybridLoss, HybridScore
 from backdrift.models.loss import DenoisingLoss, ImplicitLoss
@@ -45,6 +46,7 @@ __all__ = [
     "FourierSampling",
     "FunctionOperator",
     "GaussianMixture",
+    "Guided",
     "HybridLoss",
     "HybridScore",
     "ImplicitLoss",
@@ -60,10 +62,12 @@ __all__ = [
     "Potential",
     "Projection",
     "ScoreDiagnostics",
+    "Tilted",
     "TimeDistribution",
     "UNet",
     "UniformTimes",
     "Vector",
     "diagnose_score",
+    "guided",
     "score_residual",
 ]

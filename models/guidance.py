@@ -1,0 +1,194 @@
+"""Guidance: a model pushed away from another, or along the gradient of a log-weight."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backdrift.sde import DataMoments, GaussianSDE, Model, Time, as_time
+from backdrift.sde.checks import require_number
+
+
+class Guided(Model):
+    r"""The denoiser D = D_0 + w (D_1 - D_0) of two models of one process.
+
+    With D_1 a conditional model and D_0 the same without the condition, this is classifier-free guidance (Ho & Salimans
+    2022); see `guided`. With D_0 a weaker model, trained shorter or smaller, it is autoguidance (Karras et al. 2024).
+
+    w = 0 is D_0 and w = 1 is D_1, to rounding and at the cost of one evaluation. Any other w costs two. Ho & Salimans
+    count w - 1; diffusers' `guidance_scale` is w as here.
+
+    For w above 1 the samples do not follow the tilted density p(x) p(c | x)^w, since its noised densities have other
+    scores; `backdrift.evaluation.guidance_gap` measures by how much on a mixture.
+
+    Main arguments:
+        model: of D_1.
+        base: of D_0.
+        scale: w.
+
+    Other arguments:
+        interval: (low, high), noise levels sigma/alpha between which w is `scale`; outside it is 1 (Kynkäänniemi et al.
+            2024). By default w is the same at all levels.
+        rescale: phi in [0, 1]. The standard deviation of each sample of D is moved by this share towards that of D_1
+            (Lin et al. 2023, section 3.4). 0 leaves it as it is.
+
+    Raises:
+        ValueError: if `scale` is not a finite number, `interval` not two rising numbers, or `rescale` outside [0, 1].
+        TypeError: if a model does not denoise.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        base: Any,
+        scale: float,
+        *,
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+    ) -> None:
+        for name, each in (("model", model), ("base", base)):
+            if not hasattr(each, "denoise") or not hasattr(each, "sde"):
+                raise TypeError(f"{name}: expected an object with `sde` and `denoise(x, t)`, got {type(each).__name__}")
+        require_number("scale", scale)
+        require_number("rescale", rescale, least=0, most=1)
+        if interval is not None:
+            low, high = interval
+            require_number("interval", low, least=0)
+            require_number("interval", high, above=float(low))
+        self.model, self.base, self.scale = model, base, float(scale)
+        self.interval, self.rescale = interval, float(rescale)
+
+    @property
+    def sde(self) -> GaussianSDE:  # type: ignore[override]
+        """The process of the model."""
+        return self.model.sde
+
+    @property
+    def data_std(self) -> float:
+        """The standard deviation of the data, as the model has it; as the base has it for w = 0."""
+        return float(getattr(self.model if self.scale else self.base, "data_std", 1.0))
+
+    @property
+    def data_moments(self) -> DataMoments | None:  # type: ignore[override]
+        """The moments of the data, as the model has them; as the base has them for w = 0."""
+        return getattr(self.model if self.scale else self.base, "data_moments", None)
+
+    def select(self, indices: Tensor) -> Guided:
+        """The guided model of the samples at `indices` `[n]` of a batch."""
+        return self._with(lambda model: model.select(indices) if hasattr(model, "select") else model)
+
+    def under(self, sde: GaussianSDE) -> Guided:
+        """The same guidance for the times of another process."""
+        return self._with(lambda model: model.under(sde))
+
+    def _with(self, change: Callable[[Any], Any]) -> Guided:
+        other = copy.copy(self)
+        other.model, other.base = change(self.model), change(self.base)
+        return other
+
+    def denoise(self, x: Tensor, t: Time) -> Tensor:
+        scale = self._scale(x, t)
+        if isinstance(scale, float) and scale in (0.0, 1.0):
+            return (self.model if scale else self.base).denoise(x, t)
+        towards, base = self.model.denoise(x, t), self.base.denoise(x, t)
+        denoised = base + scale * (towards - base)
+        if not self.rescale:
+            return denoised
+        axes = tuple(range(1, x.ndim))
+        ratio = towards.std(axes, keepdim=True) / denoised.std(axes, keepdim=True).clamp(min=1e-12)
+        return denoised * (1 + self.rescale * (ratio - 1))
+
+    def _scale(self, x: Tensor, t: Time) -> float | Tensor:
+        """w at a time: a number where the time can be seen without waiting for a device, else a tensor."""
+        if self.interval is None:
+            return self.scale
+        low, high = self.interval
+        time = as_time(t, x)
+        level = torch.exp(-0.5 * self.sde.log_snr(time))
+        inside = (level >= low) & (level <= high)
+        if time.ndim == 0 and time.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self.scale if bool(inside) else 1.0
+        return torch.where(inside, self.scale, 1.0).to(x)
+
+
+def guided(
+    model: Any,
+    condition: Any,
+    scale: float,
+    *,
+    interval: tuple[float, float] | None = None,
+    rescale: float = 0.0,
+) -> Guided:
+    """Classifier-free guidance of a model towards a condition, see `Guided`.
+
+    Args:
+        model: has `given(condition)`, such as a `Denoiser` of a network that was trained with classes of which a share
+            was withheld, or a `GaussianMixture`.
+        condition: for all samples, or one for each.
+        scale: w; 0 is the model without the condition, and 1 is `model.given(condition)`.
+        interval, rescale: see `Guided`.
+
+    Raises:
+        TypeError, ValueError: as `Guided` and `model.given` do.
+    """
+    if not hasattr(model, "given"):
+        raise TypeError(f"model: expected an object with given(condition), got {type(model).__name__}")
+    return Guided(model.given(condition), model, scale, interval=interval, rescale=rescale)
+
+
+class Tilted(Model):
+    r"""A model with the gradient of a log-weight added to its score: D + w (\sigma^2/\alpha) \nabla_x \log h(x, t).
+
+    With h(x, t) = p(c | x_t), the probability that a classifier of noised data gives a class, this is classifier
+    guidance (Dhariwal & Nichol 2021, algorithm 2). For w = 1 and the exact probability it is exact.
+
+    It costs one evaluation of the model, and the gradient of the log-weight.
+
+    Args:
+        model: has a Gaussian `sde` and `denoise(x, t)`.
+        log_weight: log h, a function of (x, t) that returns `[batch]` in nats, differentiable in x. Its value at a
+            sample depends on that sample alone.
+        scale: w.
+
+    Raises:
+        TypeError: if the model does not denoise, or `log_weight` cannot be called.
+        ValueError: if `scale` is not a finite number.
+    """
+
+    def __init__(self, model: Any, log_weight: Callable[[Tensor, Time], Tensor], scale: float = 1.0) -> None:
+        if not hasattr(model, "denoise") or not hasattr(model, "sde"):
+            raise TypeError(f"model: expected an object with `sde` and `denoise(x, t)`, got {type(model).__name__}")
+        if not callable(log_weight):
+            raise TypeError(f"log_weight: expected a function of (x, t), got {type(log_weight).__name__}")
+        require_number("scale", scale)
+        self.model, self.log_weight, self.scale = model, log_weight, float(scale)
+
+    @property
+    def sde(self) -> GaussianSDE:  # type: ignore[override]
+        """The process of the model."""
+        return self.model.sde
+
+    @property
+    def data_std(self) -> float:
+        """The standard deviation of the data, as the model has it."""
+        return float(getattr(self.model, "data_std", 1.0))
+
+    @property
+    def data_moments(self) -> DataMoments | None:  # type: ignore[override]
+        """The moments of the data without the weight."""
+        return getattr(self.model, "data_moments", None)
+
+    def denoise(self, x: Tensor, t: Time) -> Tensor:
+        with torch.enable_grad():
+            kept = torch.is_grad_enabled() and x.requires_grad
+            point = x if kept else x.detach().requires_grad_()
+            weight = self.log_weight(point, t)
+            if weight.shape != x.shape[:1]:
+                raise ValueError(f"log_weight: expected a value [{len(x)}], got shape {list(weight.shape)}")
+            (slope,) = torch.autograd.grad(weight.sum(), point, create_graph=kept)
+        time = as_time(t, x)
+        return self.model.denoise(x, t) + self.scale * self.sde.sigma(time).square() / self.sde.alpha(time) * slope
