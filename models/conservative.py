@@ -9,7 +9,7 @@ from backdrift.models.denoiser import Denoiser
 from backdrift.models.energy import gradient
 from backdrift.models.unet import without_fused_attention
 from backdrift.sde import GaussianSDE, Time, as_time
-from backdrift.sde.process import extremes
+from backdrift.sde.tensor_checks import extremes
 
 
 class Potential(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from backdrift.models.labels import require_labels
 from backdrift.sde import GaussianSDE, Model, Time, as_time
 from backdrift.sde.checks import require_positive
-from backdrift.sde.process import require_shape
+from backdrift.sde.tensor_checks import require_shape
 
 LEAST_NOISE = -25.0
 """The least c_noise that a network is asked at: noise of e^-100 of the data's unit, below what float32 can hold."""

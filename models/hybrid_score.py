@@ -12,7 +12,8 @@ from backdrift.models.times import uniform_numbers
 from backdrift.sde import CriticallyDamped, DataMoments, Time, as_time
 from backdrift.sde.checks import require_positive
 from backdrift.sde.matrix import apply, factor
-from backdrift.sde.process import extremes, require_shape, wide
+from backdrift.sde.process import wide
+from backdrift.sde.tensor_checks import extremes, require_shape
 
 
 class Coefficients(NamedTuple):
@@ -93,6 +94,8 @@ class HybridScore(nn.Module):
 
     def raw(self, u: Tensor, parts: Coefficients, label: Tensor | None = None) -> Tensor:
         """The output of the network itself, `[batch, ...]` for the state u `[batch, 2, ...]`."""
+        if u.ndim < 3 or u.shape[1] != 2:
+            raise ValueError(f"u: expected a state [batch, 2, ...], got shape {list(u.shape)}")
         z = apply(parts.whiten, u).flatten(1, 2)
         c_noise = parts.c_noise.to(u).flatten().expand(len(u))
         value = self.network(z, c_noise) if label is None else self.network(z, c_noise, label)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from backdrift.sde.process import extremes
+from backdrift.sde.tensor_checks import extremes
 
 
 def require_labels(label: Tensor, classes: int | None = None, batch: int | None = None) -> None:

@@ -15,7 +15,7 @@ from backdrift.models.unet import without_fused_attention
 from backdrift.models.weighting import Weighting, weight
 from backdrift.sde import GaussianSDE, Time, as_time, tweedie
 from backdrift.sde.arguments import check_fields
-from backdrift.sde.process import require_shape
+from backdrift.sde.tensor_checks import require_shape
 from backdrift.sde.value_types import Count
 
 

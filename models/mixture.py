@@ -15,7 +15,7 @@ from backdrift.models.measurement import Measurement
 from backdrift.models.mixture_posterior import conditional, log_evidence, posterior
 from backdrift.sde import DataMoments, GaussianSDE, Model, Time, as_time
 from backdrift.sde.checks import require_integer
-from backdrift.sde.process import extremes, require_state
+from backdrift.sde.tensor_checks import extremes, require_finite, require_state
 
 NUMBERS = 2**22
 """Numbers `[batch, K, d]` that a call has in memory at once, up to a few copies of them: 32 MB each in float64."""
@@ -63,8 +63,8 @@ class GaussianMixture(Model):
         classes: the class of each component, `[K]` integers; by default each component is a class of its own.
 
     Raises:
-        ValueError: if shapes do not agree, a weight is negative, or a covariance is not symmetric and positive
-            semi-definite.
+        ValueError: if shapes do not agree, a number is not finite, a weight is negative, or a covariance is not
+            symmetric and positive semi-definite.
     """
 
     exact = True
@@ -78,12 +78,16 @@ class GaussianMixture(Model):
         classes: Tensor | None = None,
     ) -> None:
         means = torch.as_tensor(means)
-        if means.ndim < 2:
+        if means.ndim < 2 or means.numel() == 0:
             raise ValueError(f"means: expected shape [K, ...], got {list(means.shape)}")
+        if not means.is_floating_point():
+            means = means.to(torch.get_default_dtype())  # or a covariance of 0.5 would be 0
+        require_finite("means", means)
         self.shape = means.shape[1:]
         self.means = means.flatten(1)
         k, d = self.means.shape
         covariances = torch.as_tensor(covariances, dtype=means.dtype, device=means.device)
+        require_finite("covariances", covariances)
         if covariances.ndim == 0:
             covariances = covariances.expand(k, d)
         if covariances.shape == (k, d):
@@ -103,6 +107,7 @@ class GaussianMixture(Model):
                 f"covariances: expected a number, [{k}, {d}] or [{k}, {d}, {d}], got {list(covariances.shape)}"
             )
         weights = torch.ones(k) if weights is None else torch.as_tensor(weights)
+        require_finite("weights", weights)
         if weights.shape != (k,) or bool((weights < 0).any()) or not bool(weights.sum() > 0):
             raise ValueError(f"weights: expected {k} positive numbers, got {weights.tolist()}")
         self.log_weights = (weights / weights.sum()).to(means).log()

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from backdrift.models.labels import require_labels
 from backdrift.sde.arguments import checked
-from backdrift.sde.process import require_state
+from backdrift.sde.tensor_checks import require_state
 from backdrift.sde.value_types import Count, Range, Share
 
 __all__ = ["MLP", "Conditioning"]

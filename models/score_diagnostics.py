@@ -14,6 +14,7 @@ from backdrift.models.score_identities import ProbeCount, Size, curl, score_resi
 from backdrift.sde import CriticallyDamped, GaussianSDE, HasScore
 from backdrift.sde.evaluation_mode import require_evaluation_mode
 from backdrift.sde.matrix import factor
+from backdrift.sde.tensor_checks import require_state, require_times
 
 Process = GaussianSDE | CriticallyDamped
 """The processes whose score can be diagnosed."""
@@ -99,6 +100,9 @@ def diagnose_score(
         raise ValueError(
             f"model: expected a GaussianSDE or CriticallyDamped, got {type(sde).__name__}; score_residual takes any"
         )
+    require_state(x0, "x0")
+    for t in times or ():
+        require_times(t, sde.T, "times")
     if len(x0) < 2:
         raise ValueError(f"x0: expected at least two samples, got {len(x0)}")
     generator = torch.Generator(x0.device).manual_seed(seed)

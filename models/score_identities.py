@@ -12,6 +12,7 @@ from torch import Tensor
 from backdrift.sde import HasScore, Time
 from backdrift.sde.checks import require_count
 from backdrift.sde.evaluation_mode import require_evaluation_mode
+from backdrift.sde.tensor_checks import require_state, require_times
 
 ProbeCount = int | Literal["exact"]
 """A number of random directions, or "exact" for one direction along each component of x."""
@@ -86,6 +87,8 @@ def score_residual(
             network is in training mode and has dropout or batch normalisation.
     """
     require_evaluation_mode(model)
+    require_state(x)
+    require_times(t, model.sde.T)
     sde, score = model.sde, model.score
     if sde.state_dependent:
         raise ValueError(f"model: expected a process whose noise does not depend on x, got {type(sde).__name__}")

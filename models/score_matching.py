@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_choice, require_count
+from backdrift.sde.tensor_checks import require_shape, require_state
 
 Score = Callable[[Tensor], Tensor]
 """A function from x `[batch, ...]` to a tensor like x."""
@@ -30,6 +31,14 @@ def _half_square(x: Tensor) -> Tensor:
     return 0.5 * x.flatten(1).square().sum(1)
 
 
+def _valued(score: Score, x: Tensor) -> Tensor:
+    """s(x), after checking that x is a batch and that s is shaped like x: another shape might broadcast."""
+    require_state(x)
+    value = score(x)
+    require_shape("score", value, x)
+    return value
+
+
 def explicit(score: Score, x: Tensor, true_score: Tensor) -> Tensor:
     """1/2 |s(x) - grad log p(x)|^2, the Fisher divergence where the data's score is known.
 
@@ -39,8 +48,13 @@ def explicit(score: Score, x: Tensor, true_score: Tensor) -> Tensor:
         score: s.
         x: draws of p, `[batch, ...]`.
         true_score: grad log p at `x`, shaped like `x`.
+
+    Raises:
+        ValueError: if a shape is not that of `x`. All losses here check it.
+        TypeError: if `x` is not a floating-point tensor.
     """
-    return _half_square(score(x) - true_score)
+    require_shape("true_score", true_score, x)
+    return _half_square(_valued(score, x) - true_score)
 
 
 def implicit(score: Score, x: Tensor) -> Tensor:
@@ -56,7 +70,7 @@ def implicit(score: Score, x: Tensor) -> Tensor:
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        s = score(x)
+        s = _valued(score, x)
         flat = s.flatten(1)
         trace = torch.zeros_like(flat[:, 0])
         for i in range(flat.shape[1]):
@@ -95,7 +109,7 @@ def sliced(
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        s = score(x)
+        s = _valued(score, x)
         total = torch.zeros_like(x.flatten(1)[:, 0])
         for _ in range(probes):
             v = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -121,7 +135,8 @@ def denoising(score: Score, x0: Tensor, noise: Tensor, sigma: Tensor | float, al
         noise: eps, shaped like `x0`.
         sigma, alpha: noise level and scale, numbers or tensors that broadcast against `x0`.
     """
-    return _half_square(score(alpha * x0 + sigma * noise) + noise / sigma)
+    require_shape("noise", noise, x0)
+    return _half_square(_valued(score, alpha * x0 + sigma * noise) + noise / sigma)
 
 
 def target(
@@ -140,4 +155,6 @@ def target(
         noise: eps, shaped like `x0`.
         sigma, alpha: noise level and scale, numbers or tensors that broadcast against `x0`.
     """
-    return _half_square(score(alpha * x0 + sigma * noise) - clean_score / alpha)
+    require_shape("clean_score", clean_score, x0)
+    require_shape("noise", noise, x0)
+    return _half_square(_valued(score, alpha * x0 + sigma * noise) - clean_score / alpha)

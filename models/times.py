@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backdrift.sde import GaussianSDE
 from backdrift.sde.arguments import check_fields
-from backdrift.sde.process import extremes, require_shape, require_state
+from backdrift.sde.tensor_checks import extremes, require_shape, require_state
 from backdrift.sde.value_types import Positive, Range
 
 
@@ -45,7 +45,15 @@ def uniform_numbers(x0: Tensor, u: Tensor | None, generator: torch.Generator | N
     if u is None:
         return stratified_uniform(len(x0), generator, x0.device)
     require_shape("u", u, x0.flatten(1)[:, 0])
+    _require_unit(u)
     return u
+
+
+def _require_unit(u: Tensor) -> None:
+    """Raise unless every number lies in [0, 1], as far as that can be seen without waiting."""
+    found = extremes(u)
+    if found is not None and not 0 <= found[0] <= found[1] <= 1:
+        raise ValueError(f"u: expected numbers from 0 to 1, got {found[0]:g} to {found[1]:g}")
 
 
 class TimeDistribution(ABC):
@@ -69,9 +77,7 @@ class TimeDistribution(ABC):
         Raises:
             ValueError: if a number is not from 0 to 1.
         """
-        found = extremes(u)
-        if found is not None and not 0 <= found[0] <= found[1] <= 1:
-            raise ValueError(f"u: expected numbers from 0 to 1, got {found[0]:g} to {found[1]:g}")
+        _require_unit(u)
         t = self.times(u, sde)
         return t, 1 / ((sde.T - sde.eps) * self.density(t, sde))
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from backdrift.models.mlp import Classes, Conditioning, Width
 from backdrift.sde.arguments import checked
-from backdrift.sde.process import require_state
+from backdrift.sde.tensor_checks import require_state
 from backdrift.sde.value_types import Filled, NonNegativeCount, Range, Share
 
 __all__ = ["UNet"]

@@ -13,17 +13,8 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.prior import DataMoments, Prior
-from backdrift.sde.process import (
-    SDE,
-    Time,
-    as_time,
-    extremes,
-    require_numbers,
-    require_shape,
-    require_state,
-    require_times,
-    wide,
-)
+from backdrift.sde.process import SDE, Time, as_time, wide
+from backdrift.sde.tensor_checks import extremes, require_numbers, require_shape, require_state, require_times
 
 COEFFICIENTS = ("alpha", "sigma", "f", "g", "log_snr", "t_from_log_snr")
 """The methods of a `GaussianSDE` that take a time, or a log-SNR, and that may be called with a plain number."""

@@ -14,19 +14,10 @@ from backdrift.sde.check_report import CheckReport
 from backdrift.sde.checks import is_number, require_number
 from backdrift.sde.linear_check import check_linear
 from backdrift.sde.matrix import apply, factor
-from backdrift.sde.prior import MatrixPrior, DataMoments
-from backdrift.sde.process import (
-    SDE,
-    NoiseType,
-    Time,
-    as_time,
-    extremes,
-    require_shape,
-    require_state,
-    require_times,
-    wide,
-)
+from backdrift.sde.prior import DataMoments, MatrixPrior
+from backdrift.sde.process import SDE, NoiseType, Time, as_time, wide
 from backdrift.sde.schedule import ConstantSchedule, Schedule
+from backdrift.sde.tensor_checks import extremes, require_shape, require_state, require_times
 from backdrift.sde.value_types import NonNegative, Positive
 
 Matrix = Tensor | float | Sequence[float] | Sequence[Sequence[float]]

@@ -21,7 +21,8 @@ def apply(matrix: Tensor, x: Tensor) -> Tensor:
     """
     if x.ndim < 2 or x.shape[1] != matrix.shape[-1]:
         raise ValueError(f"x: expected a state [batch, {matrix.shape[-1]}, ...], got shape {list(x.shape)}")
-    return (matrix.to(x) @ x.reshape(*x.shape[:2], -1)).reshape(x.shape[0], matrix.shape[-2], *x.shape[2:])
+    columns = x.unsqueeze(2).flatten(2)  # also of an empty batch
+    return (matrix.to(x) @ columns).reshape(x.shape[0], matrix.shape[-2], *x.shape[2:])
 
 
 def factor(covariance: Tensor, definite: bool = False) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.matrix import apply, factor
+from backdrift.sde.tensor_checks import require_state
 
 
 class DataMoments(NamedTuple):
@@ -72,10 +73,12 @@ class Prior:
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """mean + std eps for standard normal eps `[batch, ...]`."""
+        _require_batch(noise, "noise", self.mean, self.std)
         return _like(self.mean, noise) + _like(self.std, noise) * noise
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(x; mean, std^2) in nats, `[batch]` for `x` `[batch, ...]`."""
+        _require_batch(x, "x", self.mean, self.std)
         std = _like(self.std, x)
         z = ((x - _like(self.mean, x)) / std).flatten(1)
         log_std = std.log().expand(x.shape[1:]).sum()
@@ -112,13 +115,17 @@ class MatrixPrior:
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """mean + F eps for standard normal eps `[batch, d, ...]`."""
+        _require_batch(noise, "noise", self.mean)
         return _like(self.mean, noise) + apply(self.factor, noise)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(x; mean, C) in nats, `[batch]` for `x` `[batch, d, ...]`."""
+        _require_batch(x, "x", self.mean)
         f = self.factor.to(x)
+        if x.shape[1] != len(f):
+            raise ValueError(f"x: expected a state [batch, {len(f)}, ...], got shape {list(x.shape)}")
         x = x - _like(self.mean, x)
-        z = torch.linalg.solve_triangular(f, x.reshape(*x.shape[:2], -1), upper=False)
+        z = torch.linalg.solve_triangular(f, x.unsqueeze(2).flatten(2), upper=False)
         copies = z.shape[2]
         log_det = f.diagonal().log().sum()
         return -0.5 * z.square().sum((1, 2)) - copies * (log_det + 0.5 * len(f) * math.log(2 * math.pi))
@@ -127,3 +134,15 @@ class MatrixPrior:
 def _like(value: float | Tensor, x: Tensor) -> Tensor:
     """`value` as a tensor with the dtype and the device of x."""
     return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+
+
+def _require_batch(x: Tensor, name: str, *moments: float | Tensor) -> None:
+    """Raise unless x is a batch of states that have the shape of every moment."""
+    require_state(x, name)
+    if x.ndim < 2:
+        raise ValueError(f"{name}: expected [batch, ...] with at least two axes, got shape {list(x.shape)}")
+    for moment in moments:
+        shape = moment.shape if isinstance(moment, Tensor) else torch.Size()
+        if torch.Size(shape) not in (torch.Size(), x.shape[1:]):
+            expected = ", ".join(["batch", *map(str, shape)])
+            raise ValueError(f"{name}: expected shape [{expected}], as the prior's moments have it, got {list(x.shape)}")

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from backdrift.sde.checks import require_choice
 from backdrift.sde.gaussian import GaussianSDE
-from backdrift.sde.process import Time, as_time, extremes, require_shape
+from backdrift.sde.process import Time, as_time
+from backdrift.sde.tensor_checks import extremes, require_shape
 
 Kind = Literal["denoised", "score", "noise", "velocity"]
 """The four forms. A network may be trained to predict any of them."""

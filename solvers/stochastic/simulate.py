@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backdrift.sde import SDE
 from backdrift.sde.evaluation_mode import require_evaluation_mode
-from backdrift.sde.process import require_state
+from backdrift.sde.tensor_checks import require_state
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.stochastic.brownian import BrownianPath
 

@@ -288,6 +288,10 @@ def test_a_time_of_the_wrong_shape_is_refused(bad: Tensor) -> None:
         GaussianMixture(torch.zeros(1, 2), 1.0, sde=VP()).score(torch.zeros(2, 2), bad)
 
 
-def test_integer_means_become_numbers_that_can_be_noised() -> None:
-    mixture = GaussianMixture(torch.tensor([[0, 2], [1, -1]]), 0.5, sde=VP())
-    assert mixture.score(torch.zeros(1, 2), 0.5).is_floating_point()
+def test_integer_means_are_those_numbers() -> None:
+    """The covariances and weights beside them stay as they are, and are not rounded to integers."""
+    means, weights = torch.tensor([[0, 2], [1, -1]]), torch.tensor([0.3, 0.7])
+    whole, real = (GaussianMixture(m, 0.5, weights, VP()) for m in (means, means.float()))
+    x = torch.tensor([[0.4, 0.1]])
+    for method in METHODS:
+        torch.testing.assert_close(getattr(whole, method)(x, 0.5), getattr(real, method)(x, 0.5), rtol=0, atol=0)
