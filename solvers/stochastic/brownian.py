@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_integer
-from backdrift.solvers.noise import PATH
-
-GOLDEN = 0x9E3779B97F4A7C15
+from backdrift.solvers.noise import PATH, key_of, normals
+from backdrift.solvers.philox import WORD
 
 
 class BrownianPath:
@@ -44,7 +43,7 @@ class BrownianPath:
         depth: the depth of the tree, 0 to 40.
         first: the index of the first sample, if this batch is a part of a larger one.
         dtype: the dtype of W. It is computed in float64 and then converted.
-        device: the device of W. It is computed on the CPU and then copied.
+        device: the device of W. It is computed there. A device without float64 gets it from the CPU.
 
     Raises:
         ValueError: if an argument has a value that is not allowed. The message names it.
@@ -69,12 +68,12 @@ class BrownianPath:
         require_integer("depth", depth, 0, 40)
         self.start, self.end, self.depth = float(start), float(end), depth
         self.shape, self.dtype, self.device = tuple(shape), dtype, torch.device(device)
-        self._keys = torch.tensor([_key(seed, first + i) for i in range(shape[0])]).unsqueeze(1)
-        self._counts = _mixed(torch.arange(1, 1 + math.prod(shape[1:])) * _signed(GOLDEN))
-        zero = torch.zeros(shape[0], len(self._counts), dtype=torch.float64)
+        self.seed, self.first = seed, first
+        self._working = torch.device("cpu") if self.device.type == "mps" else self.device
+        zero = torch.zeros(self.shape, dtype=torch.float64, device=self._working)
         # The cells that contain the last time asked for, from the whole interval down to the smallest one: for each
         # its number in its level, and W at both of its ends.
-        self._cells = [(0, zero, math.sqrt(abs(end - start)) * self._normal(0))]
+        self._cells = [(0, zero, math.sqrt(abs(end - start)) * self._normals([0])[0])]
 
     def __call__(self, t: float | Tensor) -> Tensor:
         """W at a time in the interval, `[batch, ...]`.
@@ -117,10 +116,10 @@ class BrownianPath:
         return draw
 
     def _sent(self, value: Tensor) -> Tensor:
-        return value.reshape(self.shape).to(self.device, self.dtype)
+        return value.to(self.device, self.dtype)
 
     def _value(self, t: float) -> Tensor:
-        """W(t) in float64 on the CPU, `[batch, size]`."""
+        """W(t) in float64, `[batch, ...]`."""
         share = (t - self.start) / (self.end - self.start)
         if not -1e-12 <= share <= 1 + 1e-12:
             raise ValueError(f"t: expected a time between {self.start:g} and {self.end:g}, got {t:g}")
@@ -136,44 +135,28 @@ class BrownianPath:
         last = int(place)
         while last >> (self.depth - len(self._cells) + 1) != self._cells[-1][0]:
             self._cells.pop()
-        while True:
-            cell, low, high = self._cells[-1]
-            level = len(self._cells) - 1
-            offset = place - (cell << (self.depth - level))
-            if offset == 0:
-                return low
-            share = 0.5 if level < self.depth else offset
+        top = len(self._cells) - 1
+        cells = [last >> (self.depth - level) for level in range(top, self.depth + 1)]
+        # Below a cell that begins at the place there is nothing to draw.
+        ends = (place == cell << (self.depth - level) for level, cell in enumerate(cells, top))
+        cells = [cell for cell, end in zip(cells, itertools.accumulate(ends, max), strict=True) if not end]
+        draws = self._normals([2**level + cell for level, cell in enumerate(cells, top)])
+        for level, (cell, z) in enumerate(zip(cells, draws, strict=True), top):
+            _, low, high = self._cells[-1]
+            share = 0.5 if level < self.depth else place - cell
             width = abs(self.end - self.start) / 2**level
-            middle = torch.lerp(low, high, share)
-            middle += math.sqrt(share * (1 - share) * width) * self._normal(2**level + cell)
+            middle = torch.lerp(low, high, share) + math.sqrt(share * (1 - share) * width) * z
             if level == self.depth:
                 return middle
             right = last >> (self.depth - level - 1) & 1
             self._cells.append((2 * cell + right, middle if right else low, high if right else middle))
+        return self._cells[-1][1]
 
-    def _normal(self, node: int) -> Tensor:
-        """The standard normal numbers of a cell, `[batch, size]`.
-
-        SplitMix64 (Steele, Lea & Flood 2014) maps the key of the sample, the cell and the component to 64 bits. The
-        normal quantile of the leading 52 bits is the number.
-        """
-        bits = _mixed(_mixed(self._keys + _signed(node * GOLDEN)) + self._counts)
-        return torch.special.ndtri(((bits >> 12 & 2**52 - 1).double() + 0.5) / 2**52)
-
-
-def _key(seed: int, index: int) -> int:
-    """The 64-bit key of a sample, a hash of the seed and the sample's index."""
-    digest = hashlib.blake2b(f"{seed}/{PATH}/{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
-def _signed(value: int) -> int:
-    """The signed 64-bit integer that is equal to a number modulo 2^64."""
-    return (value + 2**63) % 2**64 - 2**63
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """The last stage of SplitMix64, a one-to-one map of 64 bits. The masks remove the sign bits that shifts copy."""
-    x = (x ^ x >> 30 & 2**34 - 1) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ x >> 27 & 2**37 - 1) * _signed(0x94D049BB133111EB)
-    return x ^ x >> 31 & 2**33 - 1
+    def _normals(self, nodes: list[int]) -> list[Tensor]:
+        """The standard normal numbers of cells, `[batch, ...]` each: draws with the cells as their numbers."""
+        drawn: list[Tensor] = []
+        for part, group in itertools.groupby(nodes, lambda node: node >> 32):
+            draws = [node & WORD for node in group]
+            key = key_of(self.seed, PATH, part)
+            drawn += normals(key, draws, self.first, self.shape, torch.float64, self._working).unbind()
+        return drawn

@@ -1,18 +1,23 @@
 """Per-sample random numbers: the same alone and in any batch, independent, and normal."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from philox_reference import by_the_paper
 from scipy.stats import kstest
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from backdrift.models import GaussianMixture
 from backdrift.sde import VP
 from backdrift.solvers import EulerMaruyama, Noise, sample
-from backdrift.solvers.noise import ACCEPT, BLOCK, PRIOR, PROBES, STEPS
+from backdrift.solvers import noise as noise_module
+from backdrift.solvers.noise import ACCEPT, PRIOR, PROBES, STEPS, box_muller, key_of
+from backdrift.solvers.philox import WORD
 
-SHAPES = [(3,), (1, 8, 8), (2, 3, 5), (1,), (700,), ()]
+SHAPES = [(3,), (1, 8, 8), (2, 3, 5), (1,), (2,), (6,), (701,), ()]
 
 
 def draws(noise: Noise, n: int) -> Tensor:
@@ -26,29 +31,58 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sample_alone_is_sample_in_a_batch(shape: tuple[int, ...]) -> None:
-    """Over many draws, so that streams are refilled on the way."""
-    n = 2 * BLOCK // max(math.prod(shape), 2) + 5
-    batch = draws(Noise(3, (64, *shape)), n)
+    """Over several draws, of which some are made ahead."""
+    batch = draws(Noise(3, (64, *shape)), 15)
     for i in (0, 1, 17, 63):
-        assert torch.equal(draws(Noise(3, (1, *shape), first=i), n)[:, 0], batch[:, i])
-    assert torch.equal(draws(Noise(3, (10, *shape), first=20), n), batch[:, 20:30])
+        assert torch.equal(draws(Noise(3, (1, *shape), first=i), 15)[:, 0], batch[:, i])
+    assert torch.equal(draws(Noise(3, (10, *shape), first=21), 15), batch[:, 21:31])
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (2,), (6,), (51,)], ids=str)
+@pytest.mark.parametrize("blocks", [1, 3, 100])
+def test_numbers_do_not_depend_on_the_parts_they_are_made_in(
+    shape: tuple[int, ...], blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With parts of a few blocks, samples are cut between rows and within them."""
+    whole = draws(Noise(3, (13, *shape), first=6), 5)
+    monkeypatch.setattr(noise_module, "BLOCKS", blocks)
+    assert torch.equal(draws(Noise(3, (13, *shape), first=6), 5), whole)
+
+
+def test_numbers_follow_from_the_words_of_the_paper() -> None:
+    """The counter is (block, draw, lower and upper half of the sample's index), and Box and Muller give the numbers."""
+    first, key = 2**33 + 5, key_of(7, STEPS)
+    found = draws(Noise(7, (2, 21), first=first), 3)
+    for i, draw, block in ((0, 0, 0), (1, 2, 3), (0, 1, 5)):
+        w0, w1, w2, w3 = by_the_paper([block, draw, (first + i) % 2**32, (first + i) // 2**32], key)
+        expected: list[float] = []
+        for w, angle in ((w0, w1), (w2, w3)):
+            radius = math.sqrt(-2 * math.log((w + 0.5) / 2**32))
+            turn = 2 * math.pi * (angle + 0.5) / 2**32
+            expected += [radius * math.cos(turn), radius * math.sin(turn)]
+        numbers = found[draw, i, 4 * block : 4 * block + 4]
+        torch.testing.assert_close(numbers, torch.tensor(expected)[: len(numbers)], rtol=1e-6, atol=1e-7)
 
 
 def test_the_same_seed_gives_the_same_numbers_again() -> None:
     assert torch.equal(draws(Noise(5, (4, 3)), 300), draws(Noise(5, (4, 3)), 300))
 
 
-def test_refilling_repeats_nothing() -> None:
-    """Draws of one number over three blocks have no correlation with those a step or a block before."""
-    x = draws(Noise(0, (8, 1)), 3 * BLOCK).squeeze(-1).double()
-    for lag in (1, 2, BLOCK - 1, BLOCK, BLOCK + 1):
+def test_draws_made_ahead_repeat_nothing() -> None:
+    """Draws of one number have no correlation with those of a few lags before, also from one refill to the next."""
+    x = draws(Noise(0, (8, 1)), 1500).squeeze(-1).double()
+    for lag in (1, 2, 3, 4, 9, 27, 81):
         assert abs(correlation(x[lag:].flatten(), x[:-lag].flatten())) < 4.5
+    assert len(x.flatten().unique()) > 0.999 * x.numel()
 
 
 def test_draws_do_not_change_behind_the_callers_back() -> None:
-    noise = Noise(0, (2, 3))
-    kept = [noise() for _ in range(2 * BLOCK)]
-    copies = draws(Noise(0, (2, 3)), 2 * BLOCK)
+    """Neither a later draw nor a caller who writes into his draw changes another one."""
+    noise, copies = Noise(0, (2, 3)), draws(Noise(0, (2, 3)), 100)
+    kept = [noise() for _ in range(50)]
+    kept[10].zero_()
+    kept += [noise() for _ in range(50)]
+    kept[10] = copies[10]
     assert torch.equal(torch.stack(kept), copies)
 
 
@@ -115,8 +149,72 @@ def test_seeds_that_are_no_seeds_are_refused(arguments: tuple, name: str) -> Non
         Noise(seed, (2, 3), first=first[0] if first else 0)
 
 
-def test_a_large_seed_is_a_seed() -> None:
-    assert not torch.equal(Noise(2**63, (2, 3))(), Noise(2**63 + 1, (2, 3))())
+def test_large_seeds_are_seeds() -> None:
+    """All bits of a seed count, beyond 64 as well."""
+    seeds = (0, 2**32, 2**62, 2**63, 2**63 + 1, 2**64, 2**100)
+    assert len({tuple(Noise(seed, (1, 4))().flatten().tolist()) for seed in seeds}) == len(seeds)
+
+
+def test_large_indices_are_indices() -> None:
+    """All bits of an index count. The last index is 2^63 - 1, and beyond it one line says so."""
+    indices = (0, 1, 2**31, 2**32, 2**32 + 1, 2**62, 2**63 - 1)
+    for shape in ((1,), (3,), (4,)):
+        rows = {tuple(draws(Noise(0, (1, *shape), first=i), 8).flatten().tolist()) for i in indices}
+        assert len(rows) == len(indices)
+        over = Noise(1, (4, *shape), first=2**32 - 2)()  # from one value of the upper word to the next
+        assert torch.equal(over[2:], Noise(1, (2, *shape), first=2**32)())
+    with pytest.raises(ValueError, match=r"^first: expected samples with indices below 2\*\*63"):
+        Noise(0, (2, 3), first=2**63 - 1)
+
+
+def test_a_stream_that_is_used_up_says_so() -> None:
+    noise = Noise(0, (1, 1))
+    noise._drawn, noise._next_count = 2**32 - 1, 1
+    noise()
+    with pytest.raises(ValueError, match=r"^noise: expected at most 2\*\*32 draws"):
+        noise()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0), (0,), (2, 0, 5)])
+def test_empty_draws_are_empty(shape: tuple[int, ...]) -> None:
+    assert [tuple(draw.shape) for draw in draws(Noise(0, shape), 3)] == [shape] * 3
+
+
+def test_noise_on_a_device_without_values() -> None:
+    """Nothing is read back and no host tensor is mixed in: every shape is drawn on the device `meta`."""
+    for shape in ((5,), (5, 3), (2, 701)):
+        draw = Noise(0, shape, device="meta", dtype=torch.float64)()
+        assert (draw.device.type, draw.shape, draw.dtype) == ("meta", shape, torch.float64)
+
+
+def test_single_precision_agrees_where_double_is_missing() -> None:
+    """Also at the ends of the words, where u is 1 to the rounding of float32."""
+    generator = torch.Generator().manual_seed(0)
+    even, odd = torch.randint(2**32, (2, 2, 20000), generator=generator)
+    even[:, :6] = torch.tensor([0, 1, 2**31 - 1, 2**31, WORD - 1, WORD])
+    single, double = (torch.stack(box_muller(even.clone(), odd.clone(), w)) for w in (torch.float32, torch.float64))
+    assert float((single - double).abs().max()) < 3e-6
+
+
+def test_memory_beyond_the_draw_does_not_grow() -> None:
+    """No tensor on the way to a draw of 3.2 MB is larger than the words of the blocks that are made at once."""
+    with LargestTensor(apart_from=400_000 * 2 * 4) as seen:
+        Noise(0, (400_000, 2))()
+    assert 0 < seen.size <= 2 * 8 * 1.5 * noise_module.BLOCKS
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the size in bytes of the largest new tensor other than one of the given size."""
+
+    def __init__(self, apart_from: int) -> None:
+        super().__init__()
+        self.apart_from, self.size = apart_from, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.untyped_storage().nbytes() != self.apart_from:
+            self.size = max(self.size, out.untyped_storage().nbytes())
+        return out
 
 
 def test_samples_of_one_seed_are_the_same_in_parts() -> None:
