@@ -15,10 +15,14 @@ from backdrift.sde.checks import require_integer, require_positive
 from backdrift.solvers.density.arguments import require_batch, require_gaussian_model
 from backdrift.solvers.density.denoising_error import denoise_at, normal_error
 from backdrift.solvers.density.discrete_decoder import discretised
+from backdrift.solvers.density.monte_carlo import spread_degrees, student
 from backdrift.solvers.model import ModelLike, data_std_of
 from backdrift.solvers.noise import FORWARD, Noise
 
 Variance = Literal["small", "large"]
+
+LEAST = 64
+"""Draws in all that a bound takes by default at least."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class ChainBound:
         steps: L_i = E KL(q(z_{i-1} | z_i, x) | p(z_{i-1} | z_i)), i = 2 .. N, `[N - 1, batch]`.
         decoder: L_0 = -E log p(x | z_1), `[batch]`.
         standard_error: of the sum, over the draws of the noise, `[batch]`.
+        degrees: degrees of freedom behind `standard_error`, `[batch]`, see `monte_carlo.spread_degrees`.
         nfe: evaluations of the model for a sample.
         dim: components of a sample.
         seed: of the draws.
@@ -39,6 +44,7 @@ class ChainBound:
     steps: Tensor
     decoder: Tensor
     standard_error: Tensor
+    degrees: Tensor
     nfe: int
     dim: int
     seed: int
@@ -52,6 +58,15 @@ class ChainBound:
     def log_prob(self) -> Tensor:
         """The lower bound on log p(x) in nats, `[batch]`."""
         return -self.total
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """The ends of a confidence interval for the bound `log_prob` of each sample, `[batch]` each, by Student's t.
+
+        Raises:
+            ValueError: if `level` is not between 0 and 1.
+        """
+        width = student(level, self.degrees) * self.standard_error
+        return self.log_prob - width, self.log_prob + width
 
     def bits_per_dim(self) -> Tensor:
         """The sum in bits per component, `[batch]`. With a discrete decoder it is that of discrete data."""
@@ -161,7 +176,7 @@ class Chain:
         model: ModelLike,
         x: Tensor,
         *,
-        draws: int = 2,
+        draws: int | None = None,
         bin_size: float | None = None,
         low: float | None = None,
         high: float | None = None,
@@ -182,7 +197,8 @@ class Chain:
         Main arguments:
             model: has a Gaussian `sde` and `denoise(x, t)`.
             x: data, without noise, `[batch, ...]`.
-            draws: of z_i for each i, at least 2.
+            draws: of z_i for each i, at least 2. By default there are 2, and in a short chain as many as make `LEAST`
+                in all: with fewer the standard error is not known well enough for an interval.
             seed: of the draws.
 
         Other arguments:
@@ -196,6 +212,8 @@ class Chain:
             ValueError: if an argument is out of range, or the model's process is not Gaussian.
             TypeError: if the model is not one, or returns something unlike x.
         """
+        if draws is None:
+            draws = max(2, math.ceil(LEAST / len(self)))
         require_integer("draws", draws, 2)
         require_gaussian_model(model)
         require_batch(x)
@@ -205,7 +223,8 @@ class Chain:
         require_positive(data_std=d, **({} if bin_size is None else {"bin_size": bin_size}))
         noise = Noise(seed, tuple(x.shape), first=first, stream=FORWARD, dtype=x.dtype, device=x.device)
         steps: list[Tensor] = []
-        spread = decoder = x.new_zeros(len(x))
+        variances: list[Tensor] = []
+        decoder = x.new_zeros(len(x))
         for i in range(1, len(self) + 1):
             s = torch.exp(-0.5 * self.log_snr[i - 1]).to(x.dtype)
             values = []
@@ -219,16 +238,18 @@ class Chain:
                 normal, mean = normal_error(x, e, s, d)
                 values.append(self._nats(i, error - normal + mean, x[0].numel()))
             value = torch.stack(values)
-            spread = spread + value.var(0) / draws
+            variances.append(value.var(0) / draws)
             if i == 1:
                 decoder = value.mean(0)
             else:
                 steps.append(value.mean(0))
+        spread = torch.stack(variances)
         return ChainBound(
             prior=self._prior(x),
             steps=torch.stack(steps) if steps else x.new_zeros(0, len(x)),
             decoder=decoder,
-            standard_error=spread.sqrt(),
+            standard_error=spread.sum(0).sqrt(),
+            degrees=spread_degrees(spread, draws),
             nfe=draws * len(self),
             dim=x[0].numel(),
             seed=seed,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
 from backdrift.sde import CriticallyDamped
-from backdrift.sde.checks import require_count, require_number
+from backdrift.sde.checks import require_choice, require_count, require_number
+from backdrift.sde.value_types import Count, NonNegativeCount, Positive, Seed
 from backdrift.solvers.density.arguments import require_batch
 from backdrift.solvers.density.likelihood import log_likelihood
-from backdrift.solvers.density.result import Likelihood
+from backdrift.solvers.density.result import Density, Likelihood, half_width
 from backdrift.solvers.model import HasScore, require_model, select
 from backdrift.solvers.noise import PRIOR, Noise
 
@@ -27,6 +28,7 @@ class PositionLikelihood:
             tends to it as the number of draws grows (Burda et al. 2016). With random probes it is `bound` itself: in
             the exponential, the noise of the probes would count as density.
         standard_error: of `log_prob` over the draws and their probes, nats, `[batch]`; nan for a single draw.
+        degrees: degrees of freedom behind `standard_error`, `[batch]`: one less than the draws.
         solver_error: estimate of the integration's own error, nats, `[batch]`: that of the draws, averaged by their
             weights.
         nfe: evaluations of the model for a sample, over all its draws, `[batch]`.
@@ -38,6 +40,7 @@ class PositionLikelihood:
 
     log_prob: Tensor
     standard_error: Tensor
+    degrees: Tensor
     solver_error: Tensor
     prior_error: Tensor
     nfe: Tensor
@@ -49,15 +52,34 @@ class PositionLikelihood:
         """The time of the density."""
         return self.joint.eps
 
+    def interval(self, level: float = 0.95, density: Density | None = None) -> tuple[Tensor, Tensor]:
+        """The ends of a confidence interval for each log-density, or with random probes for its bound, `[batch]` each.
+
+        Half its width is made of the errors as that of `Likelihood.interval`. It is nan for a single draw.
+
+        Args:
+            level: the probability that the interval holds the number.
+            density: "model" for the density of the generative model, "data" for p_eps of the data, which needs an
+                exact score; by default as `joint.density` says.
+
+        Raises:
+            ValueError: if `level` is not between 0 and 1, or `density` is none of the two.
+        """
+        density = self.joint.density if density is None else density
+        require_choice("density", density, get_args(Density))
+        prior_error = self.prior_error if density == "data" else torch.zeros_like(self.prior_error)
+        width = half_width(level, self.standard_error, self.degrees, prior_error, self.solver_error)
+        return self.log_prob - width, self.log_prob + width
+
 
 def position_log_likelihood(
     model: HasScore,
     x: Tensor,
     *,
-    draws: int = 8,
-    seed: int = 0,
-    first: int = 0,
-    eps: float | None = None,
+    draws: Count = 8,
+    seed: Seed = 0,
+    first: NonNegativeCount = 0,
+    eps: Positive | None = None,
     **settings: Any,
 ) -> PositionLikelihood:
     r"""log p_eps(x) = log E_q[p(x, v)/q(v)] from the joint density of the probability flow.
@@ -106,5 +128,12 @@ def position_log_likelihood(
     )
     nfe = joint.nfe.reshape(len(x), draws).sum(1)
     return PositionLikelihood(
-        log_prob, spread / math.sqrt(draws), solver_error, prior_error, nfe, log_ratio.mean(1), joint
+        log_prob=log_prob,
+        standard_error=spread / math.sqrt(draws),
+        degrees=torch.full_like(log_prob, draws - 1),
+        solver_error=solver_error,
+        prior_error=prior_error,
+        nfe=nfe,
+        bound=log_ratio.mean(1),
+        joint=joint,
     )

@@ -21,6 +21,27 @@ DENSITIES = {"model": "density of the model, which starts from its prior", "data
 """What each of the two densities is called in words."""
 
 
+def half_width(
+    level: float, standard_error: Tensor, degrees: Tensor, prior_error: Tensor, solver_error: Tensor
+) -> Tensor:
+    """Half the width of the interval of a log-density, in nats, `[batch]`.
+
+    The errors of the draws and of the prior are independent standard deviations, and their intervals add in squares.
+    The solver's error is a bound, which is added as it is. Of the last two those that are nan count as 0.
+
+    Args:
+        level: the probability that the interval holds the log-density.
+        standard_error, degrees: of the draws, and its degrees of freedom, `[batch]`.
+        prior_error: standard deviation, `[batch]`.
+        solver_error: bound, `[batch]`.
+
+    Raises:
+        ValueError: if `level` is not between 0 and 1.
+    """
+    normal = student(level, torch.full_like(degrees, math.inf)) * prior_error.nan_to_num(0.0)
+    return torch.hypot(student(level, degrees) * standard_error, normal) + solver_error.nan_to_num(0.0)
+
+
 @dataclass(frozen=True)
 class Likelihood:
     """Log-densities and how far to trust them.
@@ -84,11 +105,8 @@ class Likelihood:
         """
         density = self.density if density is None else density
         require_choice("density", density, get_args(Density))
-        width = student(level, self.degrees) * self.standard_error
-        if density == "data":
-            quantile = student(level, torch.full_like(self.degrees, math.inf))
-            width = torch.hypot(width, quantile * self.prior_error.nan_to_num(0.0))
-        width = width + self.solver_error.nan_to_num(0.0)
+        prior_error = self.prior_error if density == "data" else torch.zeros_like(self.prior_error)
+        width = half_width(level, self.standard_error, self.degrees, prior_error, self.solver_error)
         return self.log_prob - width, self.log_prob + width
 
     def bits_per_dim(self, levels: int | None = None, width: float = 1.0) -> Tensor:
