@@ -5,7 +5,7 @@ from backdrift.models.conservative import ConservativeDenoiser, Potential
 from backdrift.models.denoiser import Denoiser
 from backdrift.models.energy import Energy, LogDensity
 from backdrift.models.guidance import Guided, Tilted, guided
-from backdrift.models.guides import MMPS
+from backdrift.models.guides import DPS, JFPS, MMPS, TMPD, DiffPIR, PiGDM
 from backdrift.models.hybrid_score import HybridLoss, HybridScore
 from backdrift.models.loss import DenoisingLoss, ImplicitLoss
 from backdrift.models.measurement import Measurement
@@ -33,13 +33,17 @@ from backdrift.models.times import (
 from backdrift.models.unet import UNet
 
 __all__ = [
+    "DPS",
+    "JFPS",
     "MLP",
     "MMPS",
+    "TMPD",
     "Blur",
     "Condition",
     "ConservativeDenoiser",
     "Denoiser",
     "DenoisingLoss",
+    "DiffPIR",
     "DownSampling",
     "EDMLikelihoodTimes",
     "Energy",
@@ -58,6 +62,7 @@ __all__ = [
     "Mask",
     "Measurement",
     "MixedTimes",
+    "PiGDM",
     "Picture",
     "Potential",
     "Projection",
