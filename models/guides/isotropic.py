@@ -94,9 +94,9 @@ class PiGDM(JFPS):
 
     .. math:: E[x_0 | x_t, y] \approx D + (\sigma^2/\alpha) J^T A^T (R + v A A^T)^{-1} (y - A D)
 
-    with J the Jacobian of D, and v the variance of x_0 given x_t for data N(0, d^2 I). The published samplers
-    take R = 0 or leave out how it depends on the noise level; here both parts are kept. It is exact for data N(0, d^2 I). With
-    correlated data the two covariances in it, (sigma^2/alpha) J and v, disagree, at any number of steps.
+    with J the Jacobian of D, and v the variance of x_0 given x_t for data N(0, d^2 I). The published samplers take
+    R = 0, or leave out how it depends on the noise level; here both parts are kept. It is exact for data N(0, d^2 I).
+    With correlated data the two covariances in it, (sigma^2/alpha) J and v, disagree, at any number of steps.
 
     Cost: one evaluation of the model, and one product with its Jacobian.
 

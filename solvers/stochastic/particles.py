@@ -232,7 +232,7 @@ class _Chain:
         self.groups, self.particles, self.threshold = observations * runs, particles, threshold
         self.shape, self.seed, self.first = shape, seed, first * runs
         owners = torch.arange(observations).repeat_interleave(runs * particles)
-        self.guide = cast(Twists, select(guide, owners))
+        self.guide: Twists = select(guide, owners)
         self.device, self.dtype = place_of(guide)
 
     def run(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
