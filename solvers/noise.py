@@ -82,7 +82,8 @@ class Noise:
         """The next draw, of the shape `self.shape`."""
         if not self._ahead:
             draws = range(self._drawn, self._drawn + self._next_count)
-            values = normals(self._key, draws, self.first, self.shape, self.dtype, self.device)
+            make = _opaque_normals if torch.compiler.is_compiling() else normals
+            values = make(self._key, draws, self.first, self.shape, self.dtype, self.device)
             self._drawn = draws.stop
             self._ahead = [*values.unbind()][::-1]
             blocks = max(1, self._ahead[0].numel() // 4)
@@ -140,6 +141,41 @@ def normals(
             part = values[:, top : top + down, 4 * left : 4 * (left + across)]
             _fill(part, key, draws, start + top, left)
     return values.view(len(draws), rows * together, *shape[1:])[:, skipped : skipped + shape[0]]
+
+
+def _opaque_normals(
+    key: tuple[int, int],
+    draws: range,
+    first: int,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Tensor:
+    """`normals` as one operation of a compiled graph.
+
+    torch.compile must not look inside. Its processor code treats products that wrap as undefined, and gave wrong words
+    for some keys without a warning.
+    """
+    made: Tensor = _operator([*key], draws.start, draws.stop, first, [*shape], dtype, torch.device(device))
+    return made
+
+
+@torch.library.custom_op(
+    "backdrift::normals",
+    mutates_args=(),
+    schema="(int[] key, int start, int stop, int first, SymInt[] shape, ScalarType dtype, Device device) -> Tensor",
+)
+def _operator(
+    key: list[int], start: int, stop: int, first: int, shape: list[int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return normals((key[0], key[1]), range(start, stop), first, tuple(shape), dtype, device).contiguous()
+
+
+@_operator.register_fake
+def _(
+    key: list[int], start: int, stop: int, first: int, shape: list[int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return torch.empty(stop - start, *shape, dtype=dtype, device=device)
 
 
 def _quotient(total: int, divisor: int) -> int:

@@ -203,6 +203,31 @@ def test_memory_beyond_the_draw_does_not_grow() -> None:
     assert 0 < seen.size <= 2 * 8 * 1.5 * noise_module.BLOCKS
 
 
+@pytest.mark.slow
+def test_compiled_loops_draw_the_same_numbers() -> None:
+    """A loop compiles whole, and the compiler does not look inside a draw, where it computes wrong words."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def loop(noise: Noise) -> Tensor:
+        return torch.stack([noise() for _ in range(6)])
+
+    found = torch.compile(loop, fullgraph=True, backend=backend)(Noise(0, (50, 3)))
+    assert torch.equal(found, loop(Noise(0, (50, 3))))
+    assert sum("backdrift.normals" in str(node.target) for node in graphs[0].graph.nodes) == 3  # of 1, 3 and 9 draws
+
+
+@pytest.mark.slow
+def test_draws_are_right_under_the_default_compiler() -> None:
+    def loop(noise: Noise) -> Tensor:
+        return torch.stack([2 * noise() for _ in range(6)])
+
+    assert torch.equal(torch.compile(loop)(Noise(0, (50, 3))), loop(Noise(0, (50, 3))))
+
+
 class LargestTensor(TorchDispatchMode):
     """Records the size in bytes of the largest new tensor other than one of the given size."""
 
