@@ -137,12 +137,12 @@ def _like(value: float | Tensor, x: Tensor) -> Tensor:
 
 
 def _require_batch(x: Tensor, name: str, *moments: float | Tensor) -> None:
-    """Raise unless x is a batch of states that have the shape of every moment."""
+    """Raise unless x is a batch of states with the shape of every moment, which may differ from sample to sample."""
     require_state(x, name)
     if x.ndim < 2:
         raise ValueError(f"{name}: expected [batch, ...] with at least two axes, got shape {list(x.shape)}")
     for moment in moments:
         shape = moment.shape if isinstance(moment, Tensor) else torch.Size()
-        if torch.Size(shape) not in (torch.Size(), x.shape[1:]):
+        if torch.Size(shape) not in (torch.Size(), x.shape[1:], x.shape):
             expected = ", ".join(["batch", *map(str, shape)])
-            raise ValueError(f"{name}: expected shape [{expected}], as the prior's moments have it, got {list(x.shape)}")
+            raise ValueError(f"{name}: expected shape [{expected}], as the prior has it, got {list(x.shape)}")

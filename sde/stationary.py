@@ -12,6 +12,7 @@ from backdrift.sde.arguments import checked
 from backdrift.sde.checks import require_positive
 from backdrift.sde.linear import factor
 from backdrift.sde.process import SDE, Time
+from backdrift.sde.tensor_checks import require_state
 from backdrift.sde.value_types import Positive
 
 Function = Callable[[Tensor], Tensor]
@@ -132,6 +133,7 @@ class StationarySDE(SDE):
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """(D + Q) grad l + tau div(D + Q)."""
+        require_state(x)
         score = self.score(x)
         if self.matrix is not None:
             drift = self._apply(self.matrix(x), score) + 0.5 * self.noise_divergence(x, t)
@@ -146,6 +148,7 @@ class StationarySDE(SDE):
 
     def diffusion(self, x: Tensor, t: Time) -> Tensor:
         """sqrt(2 tau D): a tensor that broadcasts against x, or lower triangular matrices `[batch, d, d]`."""
+        require_state(x)
         scale = math.sqrt(2 * self.temperature)
         if self.matrix is not None:
             return scale * torch.linalg.cholesky(self.matrix(x))

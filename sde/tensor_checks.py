@@ -6,10 +6,16 @@ They cost about a microsecond on the host. Values on another device are not look
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 
 import torch
 from torch import Tensor
+
+from backdrift.sde.checks import is_integer
+
+MOST = 2**48
+"""No tensor has so many numbers."""
 
 Time = Tensor | float
 """A time: a number, a 0-d tensor, or one value per sample, `[batch]`."""
@@ -91,3 +97,10 @@ def require_finite(name: str, value: Tensor) -> None:
     found = extremes(value)
     if found is not None and not -math.inf < found[0] <= found[1] < math.inf:
         raise ValueError(f"{name}: expected finite numbers, got {'nan' if found[0] != found[0] else 'inf'}")
+
+
+def require_sizes(shape: Sequence[int], least: int = 1) -> None:
+    """Raise `ValueError` unless `shape` holds at least `least` sizes: non-negative integers that a tensor can have."""
+    sizes = isinstance(shape, (tuple, list)) and len(shape) >= least and all(is_integer(n) and n >= 0 for n in shape)
+    if not sizes or math.prod(shape) >= MOST:
+        raise ValueError(f"shape: expected {least} or more sizes, such as (batch, ...), got {shape!r}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import SDE
+from backdrift.sde.tensor_checks import require_finite, require_sizes
 from backdrift.solvers.model import ModelLike, place_of, prior_of, require_model
 from backdrift.solvers.noise import PRIOR, STEPS, Noise
 
@@ -273,15 +274,33 @@ def start(
         if not isinstance(x_T, Tensor) or not x_T.is_floating_point() or x_T.ndim < 2:
             got = f"{list(x_T.shape)} of {x_T.dtype}" if isinstance(x_T, Tensor) else type(x_T).__name__
             raise ValueError(f"x_T: expected a floating-point tensor [batch, ...], got {got}")
+        require_finite("x_T", x_T)
         if shape is not None and tuple(shape) != tuple(x_T.shape):
             raise ValueError(f"shape: expected that of x_T, {list(x_T.shape)}, or none, got {list(shape)}")
         return x_T
-    if shape is None or len(shape) < 2:
-        raise ValueError(f"shape: expected (batch, ...), or give x_T; got {shape}")
-    own_device, own_dtype = place_of(model)
-    device, dtype = own_device if device is None else device, own_dtype if dtype is None else dtype
+    if shape is None:
+        raise ValueError("shape: expected (batch, ...), or give x_T; got None")
+    require_sizes(shape, 2)
+    device, dtype = _place(model, device, dtype)
     eps = Noise(seed, tuple(shape), first=first, stream=PRIOR, dtype=dtype, device=device)()
     prior = prior_of(model)
     if prior is None:
         raise ValueError(f"x_T: expected starting points, since {type(model.sde).__name__} has no prior to draw from")
-    return prior.from_noise(eps)
+    try:
+        return prior.from_noise(eps)
+    except ValueError as error:
+        raise ValueError(f"shape: expected one that the prior has, got {tuple(shape)}: {error}") from None
+
+
+def _place(
+    model: ModelLike, device: torch.device | str | None, dtype: torch.dtype | None
+) -> tuple[torch.device, torch.dtype]:
+    """The device and the dtype of samples: as asked for, or the model's own."""
+    own_device, own_dtype = place_of(model)
+    dtype = own_dtype if dtype is None else dtype
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a floating-point one, such as torch.float32, got {dtype!r}")
+    try:
+        return own_device if device is None else torch.device(device), dtype
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device: expected the name of one, such as 'cpu' or 'cuda', got {device!r}") from None

@@ -6,16 +6,18 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from backdrift.sde.tensor_checks import require_finite
 from backdrift.solvers.flows.angle_flow import AngleFlow
 from backdrift.solvers.model import Denoises, ModelLike, require_model
 from backdrift.solvers.tables.grid import Grid
 
 
 def require_batch(x: Any, name: str = "x") -> None:
-    """Raise `ValueError` unless x is a floating-point tensor `[batch, ...]` with at least one sample."""
+    """Raise `ValueError` unless x is a floating-point tensor `[batch, ...]` of finite numbers, at least one sample."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
         got = f"{x.dtype} of shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name}: expected a floating-point tensor [batch, ...], got {got}")
+    require_finite(name, x)
 
 
 def require_gaussian_model(model: ModelLike) -> None:

@@ -108,9 +108,9 @@ def interpolate(model: ModelLike, a: Tensor, b: Tensor, points: int = 9, **setti
     """
     require_integer("points", points, 2)
     require_batch(a, "a")
-    if not isinstance(b, Tensor) or a.shape != b.shape:
-        got = list(b.shape) if isinstance(b, Tensor) else type(b).__name__
-        raise ValueError(f"b: expected the shape of a, {list(a.shape)}, got {got}")
+    require_batch(b, "b")
+    if a.shape != b.shape:
+        raise ValueError(f"b: expected the shape of a, {list(a.shape)}, got {list(b.shape)}")
     start, end = (_carry(model, x, back=False, **settings) for x in (a, b))
     latents = torch.stack([slerp(start, end, share) for share in torch.linspace(0, 1, points).tolist()])
     repeated = select(model, torch.arange(len(a), device=a.device).repeat(points))

@@ -71,6 +71,8 @@ class Adaptive(Solver):
 
     def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         flow = self._flow(model)
+        if len(x) == 0:
+            return x  # there are no steps to choose
         if on_step is None:
             x = flow.width(flow.eps) * self._solved(flow, x / flow.width(flow.sde.T), flow.last).z
         else:

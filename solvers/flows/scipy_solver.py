@@ -64,6 +64,8 @@ class ScipyODE(Solver):
 
     def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         plain = TimeFlow(model, self.eps)
+        if len(x) == 0:
+            return x  # there are no steps to choose
         times = [plain.last, plain.eps]
         if on_step is not None:
             own = flow(model, eps=self.eps)

@@ -71,6 +71,8 @@ class TorchDiffEq(Solver):
 
     def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         path = flow(model, self.data_std, self.eps)
+        if len(x) == 0:
+            return x  # there are no steps to choose
         nodes = [path.first, path.last]
         if self.method not in ADAPTIVE:
             nodes = path.nodes(None, self.steps)

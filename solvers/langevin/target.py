@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backdrift.sde.evaluation_mode import require_evaluation_mode
 
@@ -88,7 +88,8 @@ def _takes_x_alone(function: Any) -> bool:
     if not callable(function):
         return False
     try:
-        inspect.signature(function).bind(None)
+        # A module takes any arguments, and hands them on.
+        inspect.signature(function.forward if isinstance(function, nn.Module) else function).bind(None)
     except TypeError:
         return False
     except ValueError:  # a builtin function without a signature

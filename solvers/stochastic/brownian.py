@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_integer
+from backdrift.sde.tensor_checks import require_sizes
 from backdrift.solvers.noise import PATH, key_of, normals
 from backdrift.solvers.philox import WORD
 
@@ -61,6 +62,7 @@ class BrownianPath:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
+        require_sizes(shape)
         require_integer("seed", seed, 0)
         require_integer("first", first, 0)
         if not math.isfinite(end - start) or end == start:

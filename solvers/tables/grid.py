@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import GaussianSDE
+from backdrift.sde.checks import require_integer
 from backdrift.sde.value_types import OneOf
 
 
@@ -139,9 +140,10 @@ def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float, data_std: f
         data_std: the data's standard deviation d. Only the grid "angle" uses it.
 
     Raises:
-        ValueError: if the name is unknown, if the number of times is not `steps` + 1, if the times do not fall within
-            [0, T], or if sigma is 0 at the last of them.
+        ValueError: if the name is unknown, if `steps` is not positive, if the number of times is not `steps` + 1, if
+            the times do not fall within [0, T], or if sigma is 0 at the last of them.
     """
+    require_integer("steps", steps, 1)
     if isinstance(grid, str):
         if grid not in GRIDS:
             raise ValueError(f"grid: expected one of {', '.join(GRIDS)}, a list of times or a function, got {grid!r}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import VP, GaussianSDE, as_time
+from backdrift.solvers.solver import require_solver
 from backdrift.solvers.tables.table import Table, execute
 from backdrift.solvers.tables.table_solver import TableSolver
 
@@ -124,6 +125,7 @@ def certify(
         steps: the numbers of steps to measure errors at. The grids are even in log-SNR.
         ratios: sigma/alpha at the start and at the end of the solve.
     """
+    require_solver(solver)
     sde = VP() if sde is None else sde
     measure = weak_error if solver.stochastic else trajectory_error
     return _certificate("weak" if solver.stochastic else "trajectory", solver, sde, steps, ratios, measure)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from backdrift.solvers.model import Denoises
+from backdrift.sde.checks import require_count
+from backdrift.sde.tensor_checks import require_sizes
+from backdrift.solvers.model import Denoises, require_model
 from backdrift.solvers.tables.adams import Adams
 from backdrift.solvers.tables.grid import Points
 from backdrift.solvers.tables.multistep import Clock
@@ -114,9 +116,13 @@ def tune(
         on_iteration: called with the number of iterations done, the number of all, and the best solver so far.
 
     Raises:
-        ValueError: if the solver is stochastic, if one of its steps takes more than `nfe` evaluations, or if `weights`
-            is true and its steps take several evaluations each.
+        ValueError: if the solver is stochastic, if one of its steps takes more than `nfe` evaluations, if `weights` is
+            true and its steps take several evaluations each, or if `nfe` or `shape` is out of range.
+        TypeError: if `model` is not a model.
     """
+    require_model(model)
+    require_count("nfe", nfe)
+    require_sizes(shape)
     _require(model, solver, weights)
     weights = solver is None if weights is None else weights
     began, sde = time.perf_counter(), model.sde
