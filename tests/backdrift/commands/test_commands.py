@@ -1,17 +1,20 @@
 """`sample`, `likelihood` and the report of `train`, on a run of a few steps."""
 
+import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
+from origins import origin_of
 from result_tables import rows_of
 from runs import trained
 
 from backdrift.cli import main
 from backdrift.evaluation import report, solver_comparison, workload
+from backdrift.evaluation.metrics import Estimate
 from backdrift.evaluation.sampling import draw
 from backdrift.evaluation.scoring import score
+from backdrift.runs.listing import summarise
 from backdrift.runs.run import Run
 from backdrift.solvers import DDIM
 
@@ -104,4 +107,12 @@ def test_the_report_shows_its_pictures_and_every_solver(run: Run, monkeypatch: p
         assert text.count(f"| {type(solver).__name__} |") == 2
     scores = score(run.model(), run.data().units, run.data().test, seed=0, method="rk4", steps=4, probes=1)
     assert str(scores.mean()) in text
-    assert not Path(run.path / ".report.md").exists()
+    assert not list(run.path.glob(".*"))
+    for file in [*run.path.glob("*.png"), run.path / "report.md", run.path / "report.json"]:
+        said = origin_of(file)
+        assert said["run"] == str(run.path) and said["weights"] == "step-00000002, ema" and int(said["seed"]) == 0
+    numbers = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+    assert numbers["likelihood"]["value"] == scores.mean().value and numbers["likelihood"]["unit"] == "bits/dim"
+    assert len(numbers["solvers"]) == len(solver_comparison.SOLVERS) * len(solver_comparison.BUDGETS)
+    assert all(str(Estimate(**row["sliced_wasserstein"])) in text for row in numbers["solvers"])
+    assert summarise(run.path).likelihood == f"{str(scores.mean()).split(' ')[0]} bits/dim"
