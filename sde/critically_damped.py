@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from backdrift.sde.arguments import checked
 from backdrift.sde.linear import LinearSDE, Schedule
 from backdrift.sde.process import Time
-from backdrift.sde.value_types import NonNegative, Positive
+from backdrift.sde.value_types import NonNegative, Positive, Range
 
 
 class CriticallyDamped(LinearSDE):
@@ -43,7 +44,7 @@ class CriticallyDamped(LinearSDE):
     def __init__(
         self,
         friction: Positive = 1.0,
-        velocity: Positive = 0.04,
+        velocity: Annotated[float, Range(above=0, most=1e6)] = 0.04,
         schedule: Schedule | Positive = 4.0,
         T: Positive = 1.0,
         eps: NonNegative | None = None,

@@ -3,8 +3,9 @@
 A signature states with them what an argument may be: `steps: Count`, or `share: Annotated[float, Range(above=0,
 below=1)]`. See `backdrift.sde.arguments` for the checks that come from it.
 
-A bool is not a number, and neither is nan. A number is finite, unless `Range(infinite=True)` says that inf is meant as
-well. An int may stand for a float, and a list for a tuple or any other sequence.
+A bool is not a number, and neither is nan. A number has a magnitude of at most `LARGEST`, unless
+`Range(infinite=True)` says that inf is meant as well. An int may stand for a float, and a list for a tuple or any other
+sequence.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeGuard, TypeVar, Union, get_args, get_origin
+
+LARGEST = 1e15
+"""The largest magnitude of a number. Its square is finite in float32, in which most states are."""
 
 LARGEST_INTEGER = 2**63 - 1
 """The largest integer that a tensor can hold."""
@@ -150,6 +154,8 @@ def got(value: object) -> str:
     """A value in a message. What is not plain data is named by its class."""
     if is_integer(value) and abs(value) > LARGEST_INTEGER:
         return "one of more than 63 bits"
+    if is_number(value) and LARGEST < abs(value) < math.inf and not is_integer(value):
+        return f"{value!r}, which is above {LARGEST:g} in magnitude"
     plain = value is None or isinstance(value, (bool, int, float, str, list, tuple, dict))
     text = repr(value) if plain else f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
     return text if len(text) <= 200 else f"{text[:200]}…"
@@ -170,9 +176,9 @@ def accepts(kind: Any, value: object) -> bool:
     if kind is None or kind is type(None):
         return value is None
     if kind is float:
-        return is_number(value) and abs(value) < math.inf
+        return is_number(value) and abs(value) <= LARGEST
     if kind is _NumberOrInfinity:
-        return is_number(value)
+        return is_number(value) and (abs(value) <= LARGEST or value == math.inf)
     if kind is int:
         return is_integer(value)
     if isinstance(kind, type) and issubclass(kind, (bool, str)):
@@ -241,8 +247,10 @@ def _words(kind: Any, objects: str | None) -> list[str]:
         return [words for one in inner for words in _words(one, objects)]
     if origin is Literal:
         return [f"one of {', '.join(map(str, inner))}"] if len(inner) > 1 else [repr(inner[0])]
+    if kind is bool:
+        return ["True", "False"]
     names: dict[Any, str] = {
-        None: "None", type(None): "None", float: "a number", int: "an integer", bool: "True or False", str: "text",
+        None: "None", type(None): "None", float: "a number", int: "an integer", str: "text",
         Any: "anything", object: "anything",
     }  # fmt: skip
     if kind in names:

@@ -126,7 +126,7 @@ class CosineVP(GaussianSDE):
         ValueError: if a parameter is not positive, or T is not below 1.
     """
 
-    offset: Positive = 0.008
+    offset: Annotated[float, Range(above=0, most=10)] = 0.008
     T: Annotated[float, Range(above=0, below=1)] = 0.9946
 
     def __post_init__(self) -> None:

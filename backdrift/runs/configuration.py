@@ -104,6 +104,9 @@ class Job:
         deleted = [str(override.key_or_group) for override in overrides if override.is_delete()]
         if deleted:
             _values().check_deletions(self.command, deleted, defaults)
+        for override in overrides:
+            if not override.is_delete() and isinstance(override.value(), dict):
+                _values().check_dictionary(self.command, override.key_or_group, override.value(), defaults)
         try:
             config = _compose(self.command, [str(override.input_line) for override in overrides])
         except ConfigCompositionException as error:
@@ -130,6 +133,7 @@ class Job:
             options = {group: loader.get_group_options(group.partition("@")[0]) for group in choices}
         own = [] if self.config_dir is None else [Path(self.config_dir)]
         explained = config_comments(self.command, choices, [*own, config_folder()])
+        explained = _values().with_types(self.command, config, explained)
         groups = ["Config groups, what is chosen and what there is:", "", group_list(choices, options), ""]
         defaults = ["Every default, to change with key=value:", "", annotated(config, explained)]
         return "\n".join([*(groups if choices else []), *defaults])

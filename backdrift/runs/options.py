@@ -84,6 +84,8 @@ class Resume(OfRun):
 
 class Sample(OfRun):
     n: Draws
+    label: NonNegativeCount | Text | None
+    guidance: Annotated[float, Range()]
     seed: Seed
     weights: Weights
     solver: Group
@@ -211,7 +213,7 @@ def _walk(node: DictConfig, inside: dict[str, Any], prefix: str, kinds: dict[str
         child, full = node[name], f"{prefix}{name}"
         if isinstance(child, DictConfig):
             arguments, required = _arguments(full, child, inside.get(name))
-            needed |= {f"{full}.{argument}" for argument in required}
+            needed |= {f"{full}.{argument}" for argument in required | ({"_target_"} & set(map(str, child)))}
             _walk(child, arguments, f"{full}.", kinds, needed)
 
 

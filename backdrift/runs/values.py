@@ -6,13 +6,14 @@ This file imports torch, because the classes that a config names do.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, is_typeddict
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from backdrift.runs.comments import Key
 from backdrift.runs.kinds import MISSING, leaves
-from backdrift.runs.options import stated
+from backdrift.runs.options import INSTRUCTIONS, stated
 from backdrift.sde.value_types import accepts, expected, got, is_object
 
 
@@ -38,6 +39,37 @@ def check_values(command: str, config: DictConfig, defaults: DictConfig) -> None
             continue
         elif not _same_kind(value, default):
             raise ValueError(f"{key}: expected {_kind(default)}, such as the default {default}, got {shown(value)}")
+
+
+def with_types(command: str, config: DictConfig, explained: Mapping[Key, str]) -> dict[Key, str]:
+    """The comments of values, each followed by what the value may be, in brackets.
+
+    Args:
+        command: whose config it is.
+        config: all values.
+        explained: the comment of each, by the keys that lead to it.
+    """
+    found, present = dict(explained), leaves(config)
+    for name, kind in stated(command, config)[0].items():
+        path = tuple(name.split("."))
+        if is_typeddict(kind) or path[-1] in INSTRUCTIONS or name not in present:
+            continue
+        comment, words = found.get(path, ""), in_words(kind)
+        found[path] = f"{comment} ({words})" if comment else words
+    return found
+
+
+def check_dictionary(command: str, key: str, value: Any, defaults: DictConfig) -> None:
+    """Refuse a dictionary where the default is a list. Hydra would merge the two, and say so in words of its own.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    default = OmegaConf.select(defaults, key, throw_on_resolution_failure=False)
+    if isinstance(value, dict) and isinstance(default, ListConfig):
+        kinds, _ = stated(command, defaults)
+        words = in_words(kinds[key]) if key in kinds else "a list"
+        raise ValueError(f"{key}: expected {words}, got {shown(value)}")
 
 
 def check_deletions(command: str, deleted: Iterable[str], defaults: DictConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,7 +12,7 @@ from torch import Tensor
 from backdrift.evaluation.sampling import draw
 from backdrift.evaluation.scoring import density_of
 from backdrift.runs.configuration import blamed, build
-from backdrift.sde import SDE, Time
+from backdrift.sde import SDE, GaussianSDE, Time
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,39 @@ def rehearse(config: DictConfig, sde: SDE) -> None:
     A mistake in them is then found before training, not at its end.
 
     Raises:
-        ValueError: if one of them fails. The message begins with its key.
+        ValueError: if one of them fails, or gives NaN or inf. The message begins with its key.
     """
+    _require_finite(sde)
     solver, normal = build(config, "solver"), NormalScore(sde)
     settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
     if isinstance(settings.get("steps"), int) and "grid" not in settings:
         settings["steps"] = min(settings["steps"], 1)  # enough to check the other settings
     for key, attempt in (
         ("solver", lambda: draw(normal, solver, (1,), 2, seed=0)),
-        ("likelihood", lambda: density_of(sde)(normal, torch.zeros(2, 1), **settings)),
+        ("likelihood", lambda: density_of(sde)(normal, torch.zeros(2, 1), **settings).log_prob),
     ):
         try:
-            attempt()
-        except (TypeError, ValueError, RuntimeError) as error:
+            value = attempt()
+        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
             raise blamed(config, key, error) from error
+        if not bool(value.isfinite().all()):
+            raise ValueError(
+                f"sde, {key}: expected values that give a normal density finite numbers, got {_row(value)}"
+            )
+
+
+def _require_finite(sde: SDE) -> None:
+    """Raise `ValueError` unless the ratio of signal to noise is a number from eps to T, if the process is Gaussian."""
+    if not sde.has_denoiser:
+        return
+    ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
+    log_snr = cast(GaussianSDE, sde).log_snr(ends)
+    if not bool(log_snr.isfinite().all()) or float(log_snr.diff()) >= 0:
+        raise ValueError(
+            f"sde: expected values at which the logarithm of the signal-to-noise ratio falls from one number at eps = "
+            f"{sde.eps:g} to another at T = {sde.T:g}, got {_row(log_snr)}"
+        )
+
+
+def _row(value: Tensor) -> list[float]:
+    return [float(f"{one:.4g}") for one in value.flatten().tolist()]
