@@ -35,7 +35,8 @@ class Family(NamedTuple):
         limits: the range of each number that is fitted besides centre and scale: log k of one or both tails, or log g
             and b.
         start: these numbers at the start.
-        numbers: how many of them count as fitted. The map for outliers has none, and counts as if it had one.
+        numbers: how many of them count as fitted. The maps for outliers and from zero have none beyond those of a normal
+            density, and count as if they had one, so that chance does not choose them.
         from_zero: whether the map is a logarithm, of columns whose values have one sign. Its scale is not fitted.
     """
 
@@ -62,7 +63,7 @@ FAMILIES = (
     Family("outliers", (), (), 1),
     Family("heavy", (INDEX,), (1.0,), 1),
     Family("heavy", (INDEX, INDEX), (1.0, 1.0), 2),
-    Family("skewed", (GROWTH,), (-0.3,), 0, from_zero=True),
+    Family("skewed", (GROWTH,), (-0.3,), 1, from_zero=True),
     Family("skewed", (GROWTH, SKEW), (-0.3, 2.0), 2),
 )
 
