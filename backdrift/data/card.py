@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -105,6 +106,7 @@ class DataCard:
             raise ValueError(f"the key {min(unknown)!r} is not known")
         if card.conditions is not None:
             raise ValueError(f"conditions: expected null, got {card.conditions!r}")
+        _require_consistent(card)
         return card
 
     def misfit(self, other: DataCard) -> str | None:
@@ -154,6 +156,22 @@ class DataCard:
             tolerance = 5e-3  # the numbers of a map are rounded to three digits
         same = all(float(change.abs().max()) < tolerance for change in moved)
         return None if same else "the mean or the variance of its training samples has changed"
+
+
+def _require_consistent(card: DataCard) -> None:
+    """Raise `ValueError` where moments or names do not fit the shape, or are not what they can be."""
+    for name, moment, least in (("mean", card.mean, -math.inf), ("variance", card.variance, 0.0)):
+        each = moment if isinstance(moment, tuple) else (moment,)
+        if isinstance(moment, tuple) and len(moment) != card.units.dim:
+            raise ValueError(f"{name}: expected one number, or {card.units.dim}, got {len(moment)}")
+        if not all(math.isfinite(value) and value >= least for value in each):
+            raise ValueError(f"{name}: expected finite numbers{' from 0' if least == 0 else ''}")
+    if card.columns is not None and (len(card.columns),) != card.units.shape:
+        raise ValueError(
+            f"columns: expected names for samples of shape {list(card.units.shape)}, got {len(card.columns)}"
+        )
+    if not 0 < card.std < math.inf:
+        raise ValueError(f"std: expected a positive number, got {card.std}")
 
 
 def _units(values: Mapping[str, Any]) -> Units:

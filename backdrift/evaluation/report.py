@@ -144,7 +144,12 @@ def versions_section(run: Run) -> str:
     file = run.path / "versions.json"
     if not file.exists():
         return "## Versions\n\nThe run folder does not hold them."
-    versions = json.loads(file.read_text())
+    try:
+        versions = json.loads(file.read_text())
+    except (ValueError, RecursionError):
+        versions = None
+    if not isinstance(versions, dict) or not isinstance(versions.get("packages", {}), dict):
+        return "## Versions\n\nThe file `versions.json` of the run folder is damaged."
     packages = ", ".join(f"{name} {version}" for name, version in versions.get("packages", {}).items())
     git = versions.get("git")
     return (

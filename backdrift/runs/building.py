@@ -22,6 +22,10 @@ class TooLarge(ValueError):
     """A network asks for more weights than its checkpoint holds."""
 
 
+class NoNetwork(ValueError):
+    """What a config describes as its model is not a network."""
+
+
 def build_network(config: DictConfig, kept: Checkpoint, weights: str) -> nn.Module:
     """The network that `config.model` describes, with the weights of a checkpoint.
 
@@ -38,19 +42,26 @@ def build_network(config: DictConfig, kept: Checkpoint, weights: str) -> nn.Modu
         Damaged: if the checkpoint is damaged.
         OSError: if it cannot be read.
     """
-    shapes = kept.shapes(weights)
-    with torch.device("meta"):
-        try:
-            planned = _build(config, kept, shapes)
-        except TooLarge:
-            raise
-        except (ValueError, NotImplementedError):  # a network that computes while it is made
-            planned = None
-    if planned is not None:
-        kept.require_fit(planned, weights)
-    network = _build(config, kept, shapes)
+    require_fit(config, kept, weights)
+    network = _build(config, kept, kept.shapes(weights))
     kept.load(network, weights)
     return network
+
+
+def require_fit(config: DictConfig, kept: Checkpoint, weights: str) -> None:
+    """Compare the network that `config.model` describes with the head of a checkpoint's file.
+
+    Raises:
+        ValueError, Damaged, OSError: as `build_network` does.
+    """
+    with torch.device("meta"):
+        try:
+            planned = _build(config, kept, kept.shapes(weights))
+        except (TooLarge, NoNetwork):
+            raise
+        except (ValueError, NotImplementedError):  # a network that computes while it is made
+            return
+    kept.require_fit(planned, weights)
 
 
 def _build(config: DictConfig, kept: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
@@ -65,7 +76,7 @@ def _build(config: DictConfig, kept: Checkpoint, shapes: Mapping[str, tuple[int,
                 ) from error
             raise
     if not isinstance(network, nn.Module):
-        raise ValueError(f"model: expected a network, got {type(network).__name__}")
+        raise NoNetwork(f"model: expected a network, got {type(network).__name__}")
     return network
 
 

@@ -26,6 +26,9 @@ FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt")
 LARGEST_STATE = 65536
 """Bytes of a `state.json` that are read. Ours have some 300."""
 
+MEMORY = 300
+"""An optimiser remembers at most so many numbers for each weight: Adam two, LBFGS some 200."""
+
 T = TypeVar("T")
 
 
@@ -72,11 +75,16 @@ class Checkpoint:
         Raises:
             ValueError: as `weights` does, or if they are not the weights of such a network, or are not finite.
         """
+        held, own = self.weights(kind), network.state_dict()
+        for name, value in held.items():
+            if name in own and value.is_complex() != own[name].is_complex():
+                raise ValueError(f"{self.path}: not the weights of the config's network: {name} holds {value.dtype}")
         try:
-            network.load_state_dict(self.weights(kind))
+            network.load_state_dict(held)
         except RuntimeError as error:
             what = str(error).splitlines()[1:2] or [str(error)]
-            raise ValueError(f"{self.path}: not the weights of the config's network: {what[0].strip()}") from error
+            shown = what[0].strip()[:300]
+            raise ValueError(f"{self.path}: not the weights of the config's network: {shown}") from error
         for name, value in network.named_parameters():
             if not bool(value.isfinite().all()):
                 raise ValueError(
@@ -126,8 +134,8 @@ class Checkpoint:
             OSError: if it cannot be read.
         """
         file = self.path / "optimizer.pt"
-        _require_readable(file)
         _require_no_bomb(file)
+        self._require_memory()
         self._intact(file.name)
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -140,8 +148,18 @@ class Checkpoint:
         Raises:
             Damaged, OSError: as `weights` does.
         """
+        _require_no_bomb(self.path / "optimizer.pt")
+        self._require_memory()
         for name in FILES:
             self._intact(name)
+
+    def _require_memory(self) -> None:
+        """Refuse an optimiser's memory that is far larger than the weights, before all of it is read."""
+        file, weights = self.path / "optimizer.pt", self.path / "model.safetensors"
+        _require_readable(weights)
+        most = MEMORY * weights.stat().st_size + 10**6
+        if file.stat().st_size > most:
+            raise _damaged(file, f"it has {file.stat().st_size} bytes, expected at most {most} for these weights")
 
     def _intact(self, name: str) -> Path:
         """The file `name`, once it is found to be what was written."""
@@ -291,6 +309,7 @@ def _require_readable(file: Path) -> None:
 
 def _require_no_bomb(file: Path) -> None:
     """Refuse an archive that grows when it is unpacked. What torch writes is not compressed."""
+    _require_readable(file)
     try:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -12,8 +14,14 @@ from backdrift.runs.atomic import write_text
 
 NAME = "config.yaml"
 
-LARGEST, DEEPEST = 256_000, 50
-"""Bytes of a file and levels of nesting that are read. Ours have some 3,000 bytes and five levels."""
+PARTS = ("sde", "model", "data", "train")
+"""Keys that describe the objects of every run."""
+
+MOST_COMPONENTS, MOST_CLASSES = 10**9, 10**6
+"""The largest sample, and the largest number of classes, that a run folder may announce."""
+
+LARGEST, DEEPEST, MOST_ENTRIES = 256_000, 50, 5_000
+"""Bytes of a file, levels of nesting, and words and numbers that are read. Ours have some 3,000, five and 200."""
 
 
 def read(folder: Path) -> DictConfig:
@@ -38,15 +46,46 @@ def read(folder: Path) -> DictConfig:
     return config
 
 
+def require_training(config: DictConfig, folder: Path) -> None:
+    """Check what every command takes from the config of a run without making an object of it.
+
+    Raises:
+        ValueError: naming the key, if a part is missing or a value is of the wrong kind.
+    """
+    plain: Any = OmegaConf.to_container(config)
+    for part in PARTS:
+        if not isinstance(plain.get(part), dict) or "_target_" not in plain[part]:
+            raise ValueError(f"run={folder}: in its {NAME} {part} describes no object")
+    event = plain["event"] if isinstance(plain["event"], dict) else {}
+    shape, classes, std = (event.get(name) for name in ("shape", "classes", "std"))
+    right = isinstance(shape, list) and shape and all(type(n) is int and n > 0 for n in shape)
+    if not right or math.prod(shape) > MOST_COMPONENTS:
+        raise _wrong(folder, "event.shape", f"lengths whose product is at most {MOST_COMPONENTS}", shape)
+    if type(classes) is not int or not 0 <= classes <= MOST_CLASSES:
+        raise _wrong(folder, "event.classes", f"a whole number from 0 to {MOST_CLASSES}", classes)
+    if isinstance(std, bool) or not isinstance(std, (int, float)) or not 0 < std < math.inf:
+        raise _wrong(folder, "event.std", "a positive number", std)
+    steps = plain["train"].get("steps")
+    if type(steps) is not int or steps < 0:
+        raise _wrong(folder, "train.steps", "a whole number from 0", steps)
+
+
+def _wrong(folder: Path, key: str, expected: str, value: object) -> ValueError:
+    return ValueError(f"run={folder}: in its {NAME} {key}: expected {expected}, got {str(value)[:80]}")
+
+
 def write(folder: Path, config: DictConfig) -> None:
     """Write the config of a run in place of the one that is there. The file is whole at every moment."""
     write_text(folder / NAME, OmegaConf.to_yaml(config, resolve=True))
 
 
 def _require_plain(text: str, folder: Path) -> None:
-    """Raise `ValueError` for aliases and deep nesting, before anything is made of the text."""
-    depth = 0
+    """Raise `ValueError` for aliases, deep nesting and many entries, before anything is made of the text."""
+    depth = entries = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        entries += isinstance(event, yaml.ScalarEvent)
+        if entries > MOST_ENTRIES:
+            raise ValueError(f"run={folder}: its {NAME} has more than {MOST_ENTRIES} words and numbers")
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"run={folder}: its {NAME} has an alias, *{event.anchor}; expected plain values")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

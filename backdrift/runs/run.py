@@ -17,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from backdrift.data import Data, DataCard
 from backdrift.runs import checkpoint, config_file, data_file
 from backdrift.runs.atomic import naming, write_text
-from backdrift.runs.building import build_network
+from backdrift.runs.building import build_network, require_fit
 from backdrift.runs.checkpoint import Checkpoint
 from backdrift.runs.command_line import command_line
 from backdrift.runs.configuration import build
 from backdrift.runs.listing import run_path
 from backdrift.runs.migration import migrate
 from backdrift.runs.trained_model import TrainedModel, preconditioning
-from backdrift.runs.trust import require_trusted
+from backdrift.runs.trust import require_plain_files, require_trusted
 from backdrift.runs.versions import versions
 from backdrift.solvers.model import Denoises
 
@@ -95,9 +95,9 @@ class Run:
         """Remove a run that could not begin: what `create` made, and the folder if nothing else is in it."""
         for name in ("config.yaml", "data.json", "versions.json", "metrics.jsonl", ".lock"):
             (self.path / name).unlink(missing_ok=True)
-        with suppress(OSError):
-            (self.path / "checkpoints").rmdir()
-            self.path.rmdir()
+        for folder in (self.path / "checkpoints", self.path):
+            with suppress(OSError):
+                folder.rmdir()
 
     @classmethod
     def open(cls, path: str | int | Path, trust: Sequence[str] = (), changed: str = "refuse") -> Run:
@@ -118,9 +118,11 @@ class Run:
         path = run_path(path)
         if not path.is_dir():
             raise FileNotFoundError(f"run={path}: there is no such folder")
+        require_plain_files(path)
         config = config_file.read(path)
         migrate(config)
         require_trusted(config, path, trust)
+        config_file.require_training(config, path)
         run = cls(path, config, data_file.read(path), changed)
         run.latest_checkpoint()
         return run
@@ -147,12 +149,19 @@ class Run:
         return self.newest(lambda kept: kept)
 
     def whole_checkpoint(self) -> Checkpoint:
-        """The newest checkpoint all of whose files are as they were written.
+        """The newest checkpoint all of whose files are as they were written, and which training can go on from.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is none, or it is not of the config's network.
+            OSError: if it cannot be read.
         """
-        self.newest(Checkpoint.require_whole)
+
+        def check(kept: Checkpoint) -> None:
+            for kind in ("model", "ema"):  # first: of a file of any size only the head is read
+                require_fit(self.config, kept, kind)
+            kept.require_whole()
+
+        self.newest(check)
         return self.latest_checkpoint()
 
     @property
@@ -241,15 +250,15 @@ class Run:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; one that a kill cut short is left out."""
+        """The lines of `metrics.jsonl`; one that a kill cut short, or that holds no numbers, is left out."""
         lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
         rows = []
         for line in lines:
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and "step" in row:
+            if isinstance(row, dict) and "step" in row and all(type(each) in (int, float) for each in row.values()):
                 rows.append(row)
         return rows
 

@@ -10,8 +10,11 @@ A config that a user writes for `backdrift train` is his own and is not checked.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -35,9 +38,10 @@ ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax LBFGS Muon NAdam RAdam RMSprop
 LAYERS = """
 BatchNorm1d BatchNorm2d BatchNorm3d Bilinear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
 Dropout ELU Embedding Flatten GELU GRU GroupNorm Identity InstanceNorm1d InstanceNorm2d LSTM LayerNorm LeakyReLU
-Linear Mish MultiheadAttention PReLU RMSNorm ReLU SELU Sequential SiLU Sigmoid Softplus Tanh Transformer
-TransformerEncoder TransformerEncoderLayer Unflatten Upsample
+Linear Mish MultiheadAttention PReLU RMSNorm ReLU SELU Sequential SiLU Sigmoid Softplus Tanh
+TransformerEncoderLayer Unflatten Upsample
 """
+# Not Transformer and TransformerEncoder: they copy a layer as often as they are told, which nothing can stop in time.
 NETWORKS = """
 DiTTransformer2DModel Transformer2DModel UNet1DModel UNet2DConditionModel UNet2DModel UNet3DConditionModel
 """
@@ -80,6 +84,26 @@ def require_trusted(config: DictConfig, path: object, trust: Sequence[str] = ())
                 f"run={path}: {key}={value} is not a class that a run folder may name; if you trust who wrote the "
                 f"folder and the package, say so with --trust {_package(value)}"
             )
+
+
+def require_plain_files(folder: Path) -> None:
+    """Check that a run folder holds files and folders, and nothing else.
+
+    Through a symbolic link a command would write where the folder's writer wants, and a pipe would keep it waiting.
+
+    Raises:
+        ValueError: naming the first thing that is neither, or if a file cannot be looked at.
+    """
+    for above, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(above, name)
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "a symbolic link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+                raise ValueError(
+                    f"run={folder}: {path.relative_to(folder)} is {kind}; expected files and folders alone, so put "
+                    "in its place what belongs there"
+                )
 
 
 def _is_trusted(target: Any, trust: Sequence[str]) -> bool:

@@ -66,6 +66,8 @@ class Trainer:
         self.recipe: Recipe = build(config, "train")  # may refer to the event
         torch.manual_seed(mixed(self.recipe.seed, 0))
         self.network: nn.Module = build(config, "model")
+        if not isinstance(self.network, nn.Module):
+            raise ValueError(f"model: expected a network, got {type(self.network).__name__}")
         self.model_of = preconditioning(config)
         self.classes = int(getattr(getattr(self.network, "conditioning", None), "classes", 0))
         self._check_fit()
@@ -82,6 +84,8 @@ class Trainer:
             self.optimizer: Optimizer = self.recipe.optimizer(self.network.parameters())
         except (TypeError, ValueError) as error:
             raise ValueError(f"train.optimizer: {error}") from error
+        if not isinstance(self.optimizer, Optimizer):
+            raise ValueError(f"train.optimizer: expected an optimiser, got {type(self.optimizer).__name__}")
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def _check_fit(self) -> None:
@@ -112,9 +116,11 @@ class Trainer:
         x0, u = torch.zeros(2, *self.data.shape), torch.full((2,), 0.5, dtype=torch.float64)
         try:
             with torch.no_grad():
-                self.recipe.loss(model, x0, u, torch.zeros(2, *self.state_shape))
-        except (ValueError, TypeError, AttributeError) as error:
+                loss = self.recipe.loss(model, x0, u, torch.zeros(2, *self.state_shape))
+        except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"train.loss: {error}") from error
+        if not bool(loss.isfinite().all()):
+            raise ValueError(f"train.loss: expected a finite loss of samples that are all 0, got {loss.tolist()}")
         if self.classes and self.data.train_labels is None:
             raise ValueError(f"model.classes: the data set {self.data.name} has no labels; set model.classes=0")
         if 0 < self.classes < self.data.classes:

@@ -162,6 +162,11 @@ def test_the_full_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
         ({"fingerprint": {"files": 1}}, "a value is of the wrong kind"),
         ({"conditions": ["class"]}, "conditions: expected null"),
         ({"colour": "red"}, "the key 'colour' is not known"),
+        ({"mean": [0.0] * 7}, "mean: expected one number, or 2, got 7"),
+        ({"variance": [1.0, -1.0]}, "variance: expected finite numbers from 0"),
+        ({"mean": math.nan}, "mean: expected finite numbers"),
+        ({"columns": ["a"]}, r"columns: expected names for samples of shape \[2\], got 1"),
+        ({"std": 0.0}, "std: expected a positive number, got 0.0"),
     ],
 )
 def test_a_card_that_is_wrong_is_refused(change: dict, said: str) -> None:

@@ -3,10 +3,12 @@
 import base64
 import pickle
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attacks import REFUSED, REFUSED_BY_RESUME
 from omegaconf import OmegaConf
 from runs import trained
 
@@ -132,13 +134,55 @@ def test_a_file_made_to_be_slow_or_huge_ends_in_one_line(run: Run, tmp_path: Pat
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("width", [17, 10**7])
+@pytest.mark.parametrize("width", [17, 60_000])
 def test_a_network_that_does_not_fit_its_weights_takes_no_memory(run: Run, tmp_path: Path, width: int) -> None:
-    """A layer of 10^7 x 10^7 numbers would take 400 TB."""
+    """A layer of 60,000 x 60,000 numbers would take 14 GB."""
     folder = strangers(run, tmp_path, lambda config: OmegaConf.update(config, "model.hidden", width))
-    with pytest.raises(ValueError, match=r"not the weights of the config's network: .* in the file and") as raised:
+    with pytest.raises(ValueError, match=r"not the weights of the config's network.* in the file") as raised:
         Run.open(folder).model()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model.depth", 10_000), ("model.depth", 10**6), ("model.hidden", 10**9), ("model.hidden", [8] * 6000)],
+)
+def test_a_network_that_would_take_long_to_make_is_given_up(
+    run: Run, tmp_path: Path, key: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten thousand layers take seconds, even without memory, and a million minutes."""
+    folder = strangers(run, tmp_path, lambda config: OmegaConf.update(config, key, value, merge=False))
+    for command in ("sample", "resume"):
+        capsys.readouterr()
+        began = time.process_time()
+        assert main([command, f"run={folder}"]) == 1
+        assert time.process_time() - began < 5
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and len(error) < 1000
+
+
+@pytest.mark.parametrize("name", ["card: mean of another size", "weights: complex", "report: a link", "config: a pipe"])
+def test_a_sample_of_the_attacks_is_refused(
+    run: Run, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of them are in tests/attack/test_strangers_folders.py."""
+    folder = strangers(run, tmp_path, lambda config: None)
+    (tmp_path / "victim").write_text("mine")
+    REFUSED[name](folder, tmp_path)
+    capsys.readouterr()
+    assert main(["sample", f"run={folder}"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1 and (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["optimizer: of another shape", "optimizer: a bomb", "an optimiser that is a layer"])
+def test_a_sample_of_the_attacks_on_resume_is_refused(
+    run: Run, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = strangers(run, tmp_path, lambda config: None)
+    REFUSED_BY_RESUME[name](folder, tmp_path)
+    capsys.readouterr()
+    assert main(["resume", f"run={folder}", "train.steps=4"]) == 1
+    assert "backdrift: error: " in capsys.readouterr().err
 
 
 def test_a_package_that_is_trusted_may_be_named(
