@@ -21,7 +21,7 @@ from backdrift.solvers.noise import FORWARD, Noise
 
 Variance = Literal["small", "large"]
 
-LEAST = 64
+LEAST = 256
 """Draws in all that a bound takes by default at least."""
 
 

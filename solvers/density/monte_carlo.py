@@ -144,9 +144,12 @@ def spread_degrees(variances: Tensor, draws: int) -> Tensor:
 
     The first is Satterthwaite's (1946) match of V to a chi-square, and 2 corrects it for the spread of V itself, as in
     Welch (1947). The variance of V is that of successive differences (von Neumann 1941), since neighbouring terms are
-    alike. Unlike that of normal draws it sees heavy tails: a rare large draw makes one v_j large.
+    alike. Unlike that of normal draws it sees heavy tails: a rare large draw makes one v_j large. It does not see that
+    few neighbouring terms make up most of V. So there are at most
 
-    There is at least one degree, and no more than normal draws would have, n (draws - 1). There are infinitely many
+    .. math:: (\mathrm{draws} - 1) V^2 / \sum_j v_j^2
+
+    degrees, which is Satterthwaite's formula for normal draws. There is at least one, and there are infinitely many
     where V is 0.
 
     Args:
@@ -154,9 +157,8 @@ def spread_degrees(variances: Tensor, draws: int) -> Tensor:
         draws: behind each of them.
     """
     n, total = len(variances), variances.sum(0)
-    most = n * (draws - 1)
-    if n == 1:
-        return torch.full_like(total, most).masked_fill(total == 0, math.inf)
-    spread = variances.diff(dim=0).square().sum(0) * n / (2 * (n - 1))
-    degrees = (2 * total.square() / spread - 2).nan_to_num(nan=most, posinf=most).clamp(1, most)
-    return degrees.masked_fill(total == 0, math.inf)
+    degrees = (draws - 1) * total.square() / variances.square().sum(0)
+    if n > 1:
+        spread = variances.diff(dim=0).square().sum(0) * n / (2 * (n - 1))
+        degrees = torch.minimum(degrees, 2 * total.square() / spread - 2)
+    return degrees.clamp(min=1).masked_fill(total == 0, math.inf)
