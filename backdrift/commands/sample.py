@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,6 +13,7 @@ from backdrift.data.results import write_archive, write_table
 from backdrift.data.views import readable, readable_data
 from backdrift.evaluation import figures
 from backdrift.evaluation.batchwise import Batchwise
+from backdrift.evaluation.conditioning import conditioned
 from backdrift.evaluation.sampling import STAGE, draw
 from backdrift.runs.configuration import blamed, build, one_line
 from backdrift.runs.output import OutputFolder, new_folder
@@ -25,11 +27,14 @@ from backdrift.solvers import Solver
 def main(config: DictConfig) -> None:
     """Write `samples.npz` (in the data's own units) and `samples.png` into a new folder of the run.
 
+    With `label` the samples are of a class, or `n` of each, and `guidance` pushes them towards it. The archive then
+    holds their classes as `labels`.
+
     Samples of a table with names of columns are also written into `samples.csv`. The data set need not be there. If it
     is, the picture shows test samples beside the generated ones. After an interruption the same command goes on.
 
     Raises:
-        ValueError: if `n` is below 1, or some samples are not finite.
+        ValueError: if `n` is below 1, there is no such class, or some samples are not finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
     if config.n < 1:
@@ -38,45 +43,62 @@ def main(config: DictConfig) -> None:
         raise ValueError(f"seed={config.seed}: expected 0 or more")
     run = Run.open(config.run, config.trust)
     solver: Solver = build(config, "solver")
-    units, model = run.card.units, run.model(config.weights)
+    units = run.card.units
+    model, n, labels, names = conditioned(run.model(config.weights), run.card, config.label, config.guidance, config.n)
     provenance = Provenance.now(run, solver, config.seed, config.weights)
     kept = Unfinished.of(run, "sample", provenance, config, model)
 
     def write_part(folder: Path) -> str:
         done = kept.finished(STAGE)
         assert done is not None
-        part = provenance.of_part(len(done["x"]), config.n)
-        write_archive(folder / "samples.npz", run.card, done["x"], part.to_json())
+        part = provenance.of_part(len(done["x"]), n)
+        write_archive(folder / "samples.npz", run.card, done["x"], part.to_json(), labels)
         return f"{part.rows} samples are kept in {folder / 'samples.npz'}"
 
     began = time.perf_counter()
-    with kept.interruptible(write_part), Progress("sample", config.n) as progress:
+    with kept.interruptible(write_part), Progress("sample", n) as progress:
         try:
-            x = draw(model, solver, units.shape, config.n, config.seed, Batchwise(progress, kept))
+            x = draw(model, solver, units.shape, n, config.seed, Batchwise(progress, kept))
         except ValueError as error:
             raise blamed(config, "solver", error) from error
     seconds = time.perf_counter() - began
     broken = int((~x.flatten(1).isfinite().all(1)).sum())
     if broken:
-        raise ValueError(
-            f"solver: {broken} of {config.n} samples are NaN or infinite; take more steps or another solver"
-        )
-    real = _real(run, max(64, config.n))
-    with new_folder(run, f"samples-{type(solver).__name__.lower()}-seed{config.seed}", config, provenance) as folder:
-        _write(folder, run, x, real)
+        raise ValueError(f"solver: {broken} of {n} samples are NaN or infinite; take more steps or another solver")
+    real = _real(run, max(64, n))
+    with new_folder(run, _stem(solver, config), config, provenance) as folder:
+        _write(folder, run, x, real, labels, names)
     kept.discard()
-    print(f"{config.n} samples by {solver} in {seconds:.1f} s", folder, sep="\n")
+    print(f"{n} samples by {solver} in {seconds:.1f} s", folder, sep="\n")
 
 
-def _write(folder: OutputFolder, run: Run, x: Tensor, real: Tensor | None) -> None:
-    """Write the samples and their picture."""
+def _stem(solver: Solver, config: DictConfig) -> str:
+    """The name of the folder: the solver, the class and the guidance where there are any, and the seed."""
+    given = "" if config.label is None else f"-label{config.label}"
+    given += "" if config.guidance == 1 else f"-guidance{config.guidance:g}"
+    return f"samples-{type(solver).__name__.lower()}{given}-seed{config.seed}"
+
+
+def _write(
+    folder: OutputFolder, run: Run, x: Tensor, real: Tensor | None, labels: Tensor | None, names: Sequence[str]
+) -> None:
+    """Write the samples and their picture, with a row for each class where several were asked for."""
     card = run.card
     with folder.new("samples.npz") as file:
-        write_archive(file, card, x, folder.provenance.to_json())
+        write_archive(file, card, x, folder.provenance.to_json(), labels)
     if card.columns is not None:
         with folder.new("samples.csv") as file:
-            write_table(file, card, x, folder.provenance.comment())
-    folder.save_figure("samples.png", figures.samples(readable(card.units, x), real, columns=card.columns))
+            write_table(file, card, x, folder.provenance.comment(), None if labels is None else _named(labels, names))
+    drawn = readable(card.units, x)
+    if labels is not None and card.units.is_picture and len(labels.unique()) > 1:
+        folder.save_figure("samples.png", figures.by_class(drawn, labels, names))
+    else:
+        folder.save_figure("samples.png", figures.samples(drawn, real, columns=card.columns))
+
+
+def _named(labels: Tensor, names: Sequence[str]) -> list[str]:
+    """The name of the class of each sample."""
+    return [names[label] for label in labels.tolist()]
 
 
 def _real(run: Run, n: int) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ ORIGIN = "provenance"
 """The name under which an archive says where its samples come from. Readers of data sets know it."""
 
 
-def write_archive(file: Path, card: DataCard, x: Tensor, origin: str | None = None) -> None:
+def write_archive(
+    file: Path, card: DataCard, x: Tensor, origin: str | None = None, labels: Tensor | None = None
+) -> None:
     """Write samples into an archive (.npz), in the data's own units as `x`, so that it can be read as a data set.
 
     Args:
@@ -23,16 +26,22 @@ def write_archive(file: Path, card: DataCard, x: Tensor, origin: str | None = No
         card: of the data set: its units, and names of columns, which are kept as `columns`.
         x: samples in the model's units, `[n, ...]`.
         origin: where they come from, in one line, kept as `provenance`.
+        labels: the class of each sample, kept as `labels`, with the names of the classes; or None. There may be more labels than samples, as after an
+            interruption.
     """
     arrays = {"x": stored(card.units, x)}
     if card.columns is not None:
         arrays["columns"] = np.array(card.columns)
+    if labels is not None:
+        arrays["labels"] = labels[: len(x)].cpu().numpy()
+        if card.classes is not None:
+            arrays["class_names"] = np.array(card.classes)
     if origin is not None:
         arrays[ORIGIN] = np.array(origin)
     np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def write_table(file: Path, card: DataCard, x: Tensor, comment: str = "") -> None:
+def write_table(file: Path, card: DataCard, x: Tensor, comment: str = "", labels: Sequence[str] | None = None) -> None:
     """Write samples of a table with names of columns into a table (.csv). The numbers have all their digits.
 
     Args:
@@ -40,6 +49,7 @@ def write_table(file: Path, card: DataCard, x: Tensor, comment: str = "") -> Non
         card: of the data set: its units, and the names of its columns.
         x: samples in the model's units, `[n, d]`.
         comment: lines that begin with #, for the top of the file.
+        labels: the class of each sample, for a last column `class`, or None.
 
     Raises:
         ValueError: if the columns have no names.
@@ -53,5 +63,7 @@ def write_table(file: Path, card: DataCard, x: Tensor, comment: str = "") -> Non
         writer = csv.writer(
             opened, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if in_quotes else csv.QUOTE_MINIMAL
         )
-        writer.writerow(card.columns)
-        writer.writerows(stored(card.units, x).tolist())
+        rows: list[list[object]] = [list(card.columns), *stored(card.units, x).tolist()]
+        if labels is not None:
+            rows = [[*row, label] for row, label in zip(rows, ["class", *labels], strict=True)]
+        writer.writerows(rows)

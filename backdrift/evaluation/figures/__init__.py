@@ -8,7 +8,15 @@ of pyplot is touched; save a figure with `figure.savefig(path)`.
 from backdrift.evaluation.figures.information import information
 from backdrift.evaluation.figures.likelihood import likelihood_histogram, most_and_least_likely
 from backdrift.evaluation.figures.loss import loss_curve
-from backdrift.evaluation.figures.samples import samples
+from backdrift.evaluation.figures.samples import by_class, samples
 from backdrift.evaluation.figures.trajectory import trajectory
 
-__all__ = ["information", "likelihood_histogram", "loss_curve", "most_and_least_likely", "samples", "trajectory"]
+__all__ = [
+    "by_class",
+    "information",
+    "likelihood_histogram",
+    "loss_curve",
+    "most_and_least_likely",
+    "samples",
+    "trajectory",
+]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -47,6 +48,35 @@ def samples(
     a, b, labels = shared_coordinates(to_array(generated), to_array(sets[-1]), 4, columns)
     clouds = [a] if real is None else [a, b]
     return _clouds(clouds, labels, names) if len(labels) == 2 else _pairs(clouds, labels, names)
+
+
+def by_class(generated: Tensor, labels: Tensor, names: Sequence[str], most: int = 10) -> Figure:
+    """Generated pictures in rows, one row for each class, with its name before it.
+
+    Args:
+        generated: `[n, channels, height, width]`, brightness in [0, 1].
+        labels: the class of each picture, `[n]`.
+        names: of the classes 0, 1, …
+        most: pictures in a row at most.
+    """
+    present = labels.unique().tolist()
+    rows = [generated[labels == label][:most] for label in present]
+    columns = min(len(row) for row in rows)
+    grid = image_grid(torch.cat([row[:columns] for row in rows]), columns)
+    height, wide = grid.shape[:2]
+    left, top = 30 + 9 * max(len(names[label]) for label in present), 44
+    figure = Figure(figsize=((left + wide + 18) / DPI, (top + height + 18) / DPI), dpi=DPI)
+    size = (left + wide + 18, top + height + 18)
+    axes = figure.add_axes((left / size[0], 18 / size[1], wide / size[0], height / size[1]))
+    axes.imshow(grid, interpolation="none", aspect="auto")
+    axes.set_title("generated, a row for each class", fontsize=13)
+    middles = [(k + 0.5) * height / len(rows) - 0.5 for k in range(len(rows))]
+    axes.set_yticks(middles, [names[label] for label in present], fontsize=11)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
 
 
 def _pictures(grids: Sequence[np.ndarray], titles: Sequence[str], margin: int = 36, title: int = 44) -> Figure:
