@@ -15,7 +15,8 @@ from 0. Its denoiser is exact, so that each number has a truth in closed form:
 
 A cell has 1,000 trials: 1,000 points where nothing is random, else 100 points with 10 seeds each, or 20 with 50 for
 chains. It tells how many of the nominal 95% are held, and how wide the interval is: half of it on average, divided by
-the 95% quantile of the error. Cells are stored as they are done, and a run that was interrupted goes on where it stopped.
+the 95% quantile of the error. Cells are stored as they are done, and a run that was interrupted goes on where
+it stopped.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ def bound(model: GaussianMixture, method: str, trials: int) -> dict[str, dict[st
         chain: Chain = DDPM.linear(100, 1e-4, 0.2)
     else:
         first, last = (float(model.sde.log_snr(t)) for t in (model.sde.eps, model.sde.T))
-        times = model.sde.t_from_log_snr(torch.linspace(first, last, 32, dtype=torch.float64)).clamp(max=model.sde.T)
+        times = model.sde.t_from_log_snr(torch.linspace(first, last, 32, dtype=torch.float64))
+        times = times.clamp(1e-6 * model.sde.T, model.sde.T)  # VE has noise at 0, where a chain has none
         chain = Chain(model.sde, times)
     x = model.sample(trials // 50, torch.Generator().manual_seed(0))
     found_bound = chain.elbo(model, x.repeat(50, 1))
