@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from backdrift.models import MLP, ConservativeDenoiser, Denoiser, DenoisingLoss,
 from backdrift.models.mlp import Conditioning
 from backdrift.models.unet import _Attention, without_fused_attention
 from backdrift.sde import VP
+from backdrift.solvers import log_likelihood
 
 Build = Callable[..., nn.Module]
 
@@ -295,3 +298,20 @@ def test_refuses_by_name(build: Build) -> None:
 def test_refuses_to_be_built_by_name(argument: str, build: Callable[[], nn.Module]) -> None:
     with pytest.raises(ValueError, match=rf"^{argument}: expected"):
         build()
+
+
+@pytest.mark.parametrize("probes", ["exact", 2])
+def test_a_likelihood_differentiates_fused_attention(probes: int | Literal["exact"]) -> None:
+    """The same with plain attention, to rounding, and the same from two threads at once."""
+    network = awake(lambda **_: UNet(1, widths=(8,), blocks=1, attention=(0,))).double()
+    plain = copy.deepcopy(network)
+    without_fused_attention(plain)
+    x = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def log_prob(network: nn.Module) -> Tensor:
+        return log_likelihood(Denoiser(network, VP()), x, steps=2, probes=probes, estimate_error=False).log_prob
+
+    expected = log_prob(plain)
+    with ThreadPoolExecutor(2) as threads:
+        for found in threads.map(log_prob, [network, network]):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
