@@ -47,7 +47,7 @@ from backdrift.solvers import Adams, Heun, TableSolver
         (
             Annotated[float, Range(least=0, infinite=True)],
             [0, math.inf],
-            [-1, -math.inf],
+            [-1, 1e16, -math.inf],
             "a non-negative number or inf",
         ),
         (Literal["a", "b"], ["a"], ["c", None, 1], "one of a, b"),
