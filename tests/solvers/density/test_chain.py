@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import backdrift.sde as processes
 from backdrift.models import GaussianMixture
 from backdrift.sde import VP, Brownian
 from backdrift.solvers import DDPM, Chain
+from backdrift.solvers.density.chain import ChainBound
 from backdrift.solvers.density.ddpm import DiscreteVP
 from backdrift.solvers.density.discrete_decoder import discretised
 
@@ -164,6 +166,29 @@ def test_model_of_another_process_gives_the_same_bound() -> None:
     torch.testing.assert_close(a.total, b.total)
     torch.testing.assert_close(a.bits_per_dim(), a.total / (3 * math.log(2)))
     assert "\n" not in str(a)
+
+
+def test_a_bound_tells_its_terms_and_the_error_of_the_mean() -> None:
+    """Two samples of four components, whose bounds are 7 and 10 nats: 8.5 ± 1.5, and 8.5/(4 log 2) = 3.0657 bits."""
+    bound = ChainBound(
+        prior=torch.tensor([1.0, 2.0]),
+        steps=torch.tensor([[1.0, 1.0], [2.0, 2.0]]),
+        decoder=torch.tensor([3.0, 5.0]),
+        standard_error=torch.tensor([0.25, 0.75]),
+        degrees=torch.tensor([3.0, 3.0]),
+        nfe=12,
+        dim=4,
+        seed=3,
+    )
+    assert str(bound) == (
+        "-log p <= 8.5 ± 1.5 nats (3.0657 bits/dim) over 2 samples: L_T 1.5, L_1..N-1 3, L_0 4; "
+        "each ± 0.5, 12 NFE, seed 3"
+    )
+    low, high = bound.interval()
+    torch.testing.assert_close(low, -torch.tensor([7.0, 10.0]) - 3.182446 * bound.standard_error)
+    torch.testing.assert_close(high, -torch.tensor([7.0, 10.0]) + 3.182446 * bound.standard_error)
+    alone = replace(bound, **{name: getattr(bound, name)[..., :1] for name in ("prior", "steps", "decoder")})
+    assert str(alone).startswith("-log p <= 7 ± 0.25 nats")
 
 
 def test_discretised_decoder() -> None:

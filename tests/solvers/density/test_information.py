@@ -14,6 +14,8 @@ from backdrift.models import GaussianMixture
 from backdrift.sde import VP, Brownian, CriticallyDamped, FunctionModel, GaussianSDE, Time, as_time
 from backdrift.solvers import Independent, Noise, elbo, entropy, log_density, mutual_information, relative_entropy
 from backdrift.solvers.density.dequantisation import importance_bound, truncated_normal_noise, uniform_noise
+from backdrift.solvers.density.information import Information
+from backdrift.solvers.density.monte_carlo import MonteCarlo
 from backdrift.solvers.noise import FORWARD
 
 
@@ -213,6 +215,50 @@ def test_independent_parts_are_checked() -> None:
     both = Independent([one, one], [2, 2])
     with pytest.raises(ValueError, match="x: expected 4 components"):
         both.denoise(torch.zeros(1, 5).double(), torch.tensor(0.5))
+
+
+class Reparametrised(GaussianSDE):
+    """Brownian motion up to T, with factors in front of alpha and sigma."""
+
+    def __init__(self, end: float = 2.0, alpha: float = 1.0, sigma: float = 1.0) -> None:
+        self.T, self.factors = end, (alpha, sigma)
+
+    def alpha(self, t: Time) -> Tensor:
+        return self.factors[0] * torch.ones_like(torch.as_tensor(t, dtype=torch.float64))
+
+    def sigma(self, t: Time) -> Tensor:
+        return self.factors[1] * torch.as_tensor(t, dtype=torch.float64) / self.T
+
+
+@pytest.mark.parametrize("other", [{"end": 3.0}, {"alpha": 0.5}, {"sigma": 2.0}], ids=str)
+def test_independent_parts_have_one_end_one_alpha_and_one_sigma(other: dict[str, float]) -> None:
+    """Where one of the three differs the parts are refused, also the last of them. Equal ones may be two objects."""
+    one, same = (mixture(Reparametrised(), dim=2) for _ in range(2))
+    Independent([one, same], [2, 2])
+    with pytest.raises(ValueError, match="models: expected one process"):
+        Independent([one, same, mixture(Reparametrised(**other), dim=2)], [2, 2, 2])
+
+
+def test_independent_parts_take_their_components_in_turn() -> None:
+    one, two = mixture(VP(), dim=2), mixture(VP(), dim=3)
+    x, t = torch.linspace(-1, 1, 20, dtype=torch.float64).reshape(4, 5), torch.tensor(0.3)
+    expected = torch.cat([one.denoise(x[:, :2], t), two.denoise(x[:, 2:], t)], 1)
+    torch.testing.assert_close(Independent([one, two], [2, 3]).denoise(x, t), expected)
+    torch.testing.assert_close(Independent([two], [3]).denoise(x[:, :3], t), two.denoise(x[:, :3], t))
+
+
+def test_averages_tell_the_mean_and_its_error() -> None:
+    """Of 1, 2, 4, 5: mean 3, standard deviation sqrt(10/3), error of the mean 0.913. One sample has its draws'."""
+    value = torch.tensor([1.0, 2.0, 4.0, 5.0])
+    found = MonteCarlo(value, torch.tensor([0.1, 0.2, 0.3, 0.8]), torch.full((4,), 3.0), nfe=64, seed=5)
+    assert str(found) == "3 ± 0.91 nats over 4 samples; each ± 0.35, 64 NFE, seed 5"
+    assert found.mean() == pytest.approx((3.0, math.sqrt(10 / 3) / 2))
+    assert MonteCarlo(value[3:], torch.tensor([0.8]), torch.tensor([3.0]), 64, 5).mean() == pytest.approx((5.0, 0.8))
+    low, high = found.interval()
+    torch.testing.assert_close((high - value) / found.standard_error, torch.full((4,), 3.182446))
+    torch.testing.assert_close(value - low, high - value)
+    assert str(Information.of(found)) == "3 ± 0.91 nats over 4 samples"
+    assert str(Information.of(found, sign=-1.0)) == "-3 ± 0.91 nats over 4 samples"
 
 
 def test_dequantisation_noise_has_the_density_it_says() -> None:
