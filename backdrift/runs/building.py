@@ -54,9 +54,10 @@ def require_fit(config: DictConfig, kept: Checkpoint, weights: str) -> None:
     Raises:
         ValueError, Damaged, OSError: as `build_network` does.
     """
+    shapes = kept.shapes(weights)
     with torch.device("meta"):
         try:
-            planned = _build(config, kept, kept.shapes(weights))
+            planned = _build(config, kept, shapes)
         except (TooLarge, NoNetwork):
             raise
         except (ValueError, NotImplementedError):  # a network that computes while it is made

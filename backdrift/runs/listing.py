@@ -121,7 +121,7 @@ def table(summaries: list[RunSummary]) -> str:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return {}
     return read if isinstance(read, dict) else {}
 
@@ -149,7 +149,7 @@ def _class_name(config: dict[str, Any], key: str) -> str:
 def _held_out_loss(path: Path) -> float | None:
     try:
         return float(_read_json(path / "held_out.json")["loss"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -161,7 +161,7 @@ def _last_training_loss(path: Path) -> float | None:
     for line in reversed(lines):  # a kill may have cut the last one short
         try:
             return float(json.loads(line)["loss"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return None
 
