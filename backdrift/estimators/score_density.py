@@ -42,13 +42,17 @@ CHECK_EVERY = 50
 
 CALIBRATED = 400
 """Rows on which the solver's error is calibrated, at most. The share of new rows that is covered then has a standard
-deviation of 1%."""
+deviation of 0.7%."""
+
+CALIBRATED_VALUES = 2000
+"""With many features the calibration has fewer rows, since each costs as many divergences as there are features."""
 
 ENOUGH_ROWS = 100
-"""If there are fewer rows for it, draws of the model make up so many."""
+"""The calibration has at least so many rows. If the table has fewer, draws of the model are added."""
 
 LEVEL = 0.98
-"""The level of the calibration. It is above 95% by two standard deviations of the share that is covered."""
+"""The level of the calibration. It is above 95% by two standard deviations of the share that 100 rows to calibrate on
+would cover."""
 
 TWO_SIDED = 1.959964
 """Half the width of a 95% interval of a normal density, in standard deviations."""
@@ -282,7 +286,8 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         self.calibration_ = 1.0
         if z.shape[1] > EXACT:
             return
-        rows = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))[:CALIBRATED]]
+        rows = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))]
+        rows = rows[: max(ENOUGH_ROWS, min(CALIBRATED, CALIBRATED_VALUES // z.shape[1]))]
         if len(rows) < ENOUGH_ROWS:
             rows = torch.cat([rows, self._draw(ENOUGH_ROWS - len(rows), seed)])
         eps, alpha = self._end()
