@@ -121,7 +121,8 @@ def test_the_likelihood_command_fills_in_where_there_is_no_report():
 
 
 @pytest.mark.parametrize(
-    ("line", "said"), [("runs runs=none", "runs=none: there is no such"), ("runs n=0", "n: expected a positive integer or null, got 0")]
+    ("line", "said"),
+    [("runs runs=none", "runs=none: there is no such"), ("runs n=0", "n: expected a positive integer or null, got 0")],
 )
 def test_bad_arguments_of_the_list(line, said, capsys):
     assert main(line.split()) == 1
