@@ -15,12 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from result_tables import rows_of, said_of
 from runs import trained
 
 from backdrift.cli import main
 from backdrift.evaluation import information_curves, report, sampling, scoring, solver_comparison, workload
+from backdrift.runs.interruption import Terminated, exit_status
+from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
+from backdrift.runs.sweeps.sweep import SweepInterrupted
+from backdrift.runs.unfinished import Unfinished
 from backdrift.solvers import log_likelihood
 from backdrift.solvers.tuning.reference import Reference
 from backdrift.training.batches import Batches
@@ -327,3 +332,20 @@ def test_what_is_written_stays_and_what_is_half_written_goes(
         assert main(line) == 1
     folder = run.path / "samples-ddim-seed4"
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "samples.npz"}
+
+
+def test_what_is_kept_is_found_by_the_weights_the_data_and_the_config_alone(run: Run) -> None:
+    provenance = Provenance.now(run, "a solver", 0)
+
+    def folder(weight: float = 1.0, value: float = 2.0, **changed: Any) -> str:
+        config, network = OmegaConf.create({"run": "latest", "n": 3, **changed}), torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(network.weight, weight)
+        torch.nn.init.zeros_(network.bias)
+        return Unfinished.of(run, "sample", provenance, config, network, torch.tensor([value])).folder.name
+
+    assert folder() == folder(run=str(run.path), trust=["mine"])
+    assert len({folder(), folder(weight=1.5), folder(value=2.5), folder(n=4)}) == 4
+    assert exit_status(SweepInterrupted("stopped")) == 130
+    stopped = SweepInterrupted("stopped")
+    stopped.__cause__ = Terminated()
+    assert exit_status(stopped) == 143
