@@ -58,8 +58,8 @@ def require_training(config: DictConfig, folder: Path) -> None:
             raise ValueError(f"run={folder}: in its {NAME} {part} describes no object")
     event = plain["event"] if isinstance(plain["event"], dict) else {}
     shape, classes, std = (event.get(name) for name in ("shape", "classes", "std"))
-    right = isinstance(shape, list) and shape and all(type(n) is int and n > 0 for n in shape)
-    if not right or math.prod(shape) > MOST_COMPONENTS:
+    lengths = shape if isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape) else []
+    if not 0 < math.prod(lengths) <= MOST_COMPONENTS or not lengths:
         raise _wrong(folder, "event.shape", f"lengths whose product is at most {MOST_COMPONENTS}", shape)
     if type(classes) is not int or not 0 <= classes <= MOST_CLASSES:
         raise _wrong(folder, "event.classes", f"a whole number from 0 to {MOST_CLASSES}", classes)

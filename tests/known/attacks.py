@@ -160,6 +160,15 @@ def link(name: str, target: str) -> Attack:
     return change
 
 
+def moved(name: str) -> Attack:
+    """A part of the run is somewhere else."""
+
+    def change(run: Path, outside: Path) -> None:
+        (run / name).rename(outside / "moved")
+
+    return change
+
+
 def pipe(name: str) -> Attack:
     def change(run: Path, outside: Path) -> None:
         path = newest(run) / name[1:] if name.startswith("*") else run / name
@@ -297,7 +306,7 @@ REFUSED: dict[str, Attack] = {
     "weights: a link": link("*ema.safetensors", "victim"),
     "weights: a pipe": pipe("*ema.safetensors"),
     "checkpoints: a link": link("checkpoints", "moved"),
-    "checkpoints: none": lambda run, outside: (run / "checkpoints").rename(outside / "moved") and None,
+    "checkpoints: none": moved("checkpoints"),
     "metrics: a link": link("metrics.jsonl", "victim"),
     "report: a link": link(".report.md", "victim"),
     "lock: a link": link(".lock", "new"),
