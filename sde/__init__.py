@@ -6,7 +6,7 @@ from backdrift.sde.critically_damped import CriticallyDamped
 from backdrift.sde.gaussian import GaussianSDE
 from backdrift.sde.linear import LinearSDE
 from backdrift.sde.model import FunctionModel, HasScore, Model
-from backdrift.sde.prior import MatrixPrior, DataMoments, Prior, PriorDensity
+from backdrift.sde.prior import DataMoments, MatrixPrior, Prior, PriorDensity
 from backdrift.sde.process import SDE, NoiseType, ReverseSDE, Time, as_time
 from backdrift.sde.rectified import Rectified
 from backdrift.sde.schedule import Schedule
@@ -23,6 +23,7 @@ __all__ = [
     "CheckReport",
     "CosineVP",
     "CriticallyDamped",
+    "DataMoments",
     "FunctionModel",
     "GaussianSDE",
     "HasScore",
@@ -30,7 +31,6 @@ __all__ = [
     "LinearSDE",
     "MatrixPrior",
     "Model",
-    "DataMoments",
     "NoiseType",
     "OrnsteinUhlenbeck",
     "Prior",

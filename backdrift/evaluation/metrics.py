@@ -17,7 +17,9 @@ class Estimate:
     standard_error: float
 
     def __str__(self) -> str:
-        digits = 3 if not 0 < self.standard_error < math.inf else max(0, 1 - math.floor(math.log10(self.standard_error)))
+        digits = 3
+        if 0 < self.standard_error < math.inf:
+            digits = max(0, 1 - math.floor(math.log10(self.standard_error)))
         return f"{self.value:.{digits}f} ± {self.standard_error:.{digits}f}"
 
 

@@ -79,7 +79,7 @@ class Trainer:
             raise ValueError(f"train.batch={self.recipe.batch}: expected a multiple of the {processes} processes")
         self.network.to(self.accelerator.device)
         if self.recipe.channels_last:
-            self.network.to(memory_format=torch.channels_last)
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its types
         try:
             self.optimizer: Optimizer = self.recipe.optimizer(self.network.parameters())
         except (TypeError, ValueError) as error:

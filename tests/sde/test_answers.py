@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backdrift.sde import SDE, VP, CriticallyDamped, LinearSDE, DataMoments, ReverseSDE, Time
+from backdrift.sde import SDE, VP, CriticallyDamped, DataMoments, LinearSDE, ReverseSDE, Time
 
 VP_PRIOR = VP().prior
 

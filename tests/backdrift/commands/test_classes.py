@@ -66,9 +66,9 @@ def run(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     )
 
     def model(self: Run, *_: Any, **__: Any) -> Denoiser:
-        return Denoiser(Clusters(0.9), trained_model.sde, data_std=0.9).eval().requires_grad_(False)
+        return Denoiser(Clusters(0.9), sde, data_std=0.9).eval().requires_grad_(False)
 
-    trained_model = made.model()
+    sde = made.gaussian_model().sde
     monkeypatch.setattr(Run, "model", model)
     return made
 
