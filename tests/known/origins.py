@@ -18,7 +18,7 @@ def origin_of(file: Path) -> dict[str, Any]:
             return dict(json.loads(str(archive["provenance"])))
     if file.suffix == ".png":
         with Image.open(file) as picture:
-            return dict(picture.info)
+            return {str(name): value for name, value in picture.info.items()}
     if file.suffix == ".json":
         return dict(json.loads(file.read_text(encoding="utf-8"))["provenance"])
     assert file.suffix == ".md", file
