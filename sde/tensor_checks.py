@@ -82,14 +82,13 @@ def extremes(value: Time) -> tuple[float, float] | None:
         return float(value), float(value)
     if torch.compiler.is_compiling() or value.device.type != "cpu" or value.numel() == 0:
         return None
+    value = value.detach() if value.requires_grad else value
     try:
-        if value.ndim == 0:
-            only = value.item()
-            return only, only
-        low, high = value.detach().aminmax()
-        return low.item(), high.item()
+        # NumPy looks at the same memory, without an operation of torch.
+        numbers = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     except RuntimeError:
         return None
+    return float(numbers.min()), float(numbers.max())
 
 
 def require_finite(name: str, value: Tensor) -> None:

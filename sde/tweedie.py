@@ -10,7 +10,7 @@ from torch import Tensor
 from backdrift.sde.checks import require_choice
 from backdrift.sde.gaussian import GaussianSDE
 from backdrift.sde.process import Time, as_time
-from backdrift.sde.tensor_checks import extremes, require_shape
+from backdrift.sde.tensor_checks import extremes, require_shape, require_state, require_times
 
 Kind = Literal["denoised", "score", "noise", "velocity"]
 """The four forms. A network may be trained to predict any of them."""
@@ -66,9 +66,11 @@ def tweedie(value: Tensor, x: Tensor, t: Time, sde: GaussianSDE, given: Kind, wa
     """
     require_choice("given", given, get_args(Kind))
     require_choice("wanted", wanted, get_args(Kind))
-    t = as_time(t, x, sde.T)
     if given == wanted:
+        require_state(x)
+        require_times(t, sde.T)
         return value
+    t = as_time(t, x, sde.T)
     require_shape("value", value, x)
     denoised = value if given == "denoised" else _denoised(value, x, t, sde, given)
     if wanted == "denoised":
