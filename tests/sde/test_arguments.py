@@ -33,7 +33,7 @@ from backdrift.solvers import Adams, Heun, TableSolver
 @pytest.mark.parametrize(
     ("kind", "good", "bad", "words"),
     [
-        (float, [0, -1.5, 1e15, -(10**15)], [math.nan, math.inf, 1e16, 10**400, True, "1", None], "a number"),
+        (float, [0, -1.5, 1e15, -(10**15)], [math.nan, math.inf, 1e16, -1e16, 10**400, True, "1", None], "a number"),
         (int, [0, -7, 10**20], [1.0, True, "1"], "an integer"),
         (bool, [True, False], [0, 1, None, "true"], "True or False"),
         (str, ["", "a"], [1, None, ["a"]], "text"),

@@ -75,7 +75,7 @@ def test_bits_of_discrete_data_count_the_size_of_a_bin() -> None:
     assert replace(FOUND, latent=torch.zeros(4, 3, 5)).dim == 15
     for wrong in ({"levels": 0}, {"width": 0.0}, {"levels": 2.5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            FOUND.bits_per_dim(**wrong)  # type: ignore[arg-type]
+            FOUND.bits_per_dim(**wrong)
 
 
 def test_files_hold_the_rows_and_settings(tmp_path: Path) -> None:
