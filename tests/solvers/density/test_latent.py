@@ -56,6 +56,17 @@ def test_slerp_of_parallel_points_is_finite() -> None:
     torch.testing.assert_close(slerp(a.float(), a.float(), 0.5), a.float())
 
 
+def test_two_points_between_two_samples_are_the_samples() -> None:
+    """Up to the flow's error there and back, whose root mean square over the components `encode` states."""
+    a, b = TWO_MODES.sample(8, torch.Generator().manual_seed(1)).chunk(2)
+    ends = interpolate(TWO_MODES, a, b, points=2)
+    assert ends.shape == (2, 4, 3)
+    for end, x in zip(ends, (a, b), strict=True):
+        off = (end - x).square().mean(1).sqrt()
+        torch.testing.assert_close(off, encode(TWO_MODES, x).round_trip_error, rtol=1e-3, atol=1e-9)
+        assert float(off.max()) < 1e-3
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
