@@ -3,7 +3,8 @@
     python benchmarks/noise.py
 
 It writes `benchmarks/results/noise.md`. The former way, one `torch.Generator` for each sample, is written out here in
-its few lines. Times are processor time of one thread, the least of several runs, with the making of the source included.
+its few lines. Times are processor time of one thread, the least of several runs, and include making
+the source.
 """
 
 from __future__ import annotations
