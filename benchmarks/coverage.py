@@ -149,7 +149,8 @@ def bound(model: GaussianMixture, method: str, trials: int) -> dict[str, dict[st
     else:
         first, last = (float(model.sde.log_snr(t)) for t in (model.sde.eps, model.sde.T))
         times = model.sde.t_from_log_snr(torch.linspace(first, last, 32, dtype=torch.float64))
-        times = times.clamp(1e-6 * model.sde.T, model.sde.T)  # VE has noise at 0, where a chain has none
+        times = times.clamp(max=model.sde.T)
+        times[0] = max(float(times[0]), 0.01 * float(times[1]))  # VE's eps is 0, where a chain has no step
         chain = Chain(model.sde, times)
     x = model.sample(trials // 50, torch.Generator().manual_seed(0))
     found_bound = chain.elbo(model, x.repeat(50, 1))

@@ -137,6 +137,8 @@ def test_degrees_of_freedom_are_those_of_their_sum() -> None:
     alone = torch.zeros(16, 1, dtype=torch.float64).index_fill(0, torch.tensor([3]), 1.0)
     pair = alone + alone.roll(1, 0)
     assert float(spread_degrees(alone, 2)) == 1 and float(spread_degrees(pair, 2)) <= 2
+    uneven = torch.tensor([[1.0], [0.0], [1.0], [0.0]], dtype=torch.float64)  # V = 2, Var(V) = 2
+    assert float(spread_degrees(uneven, 5)) == pytest.approx(2 * 4 / 2 - 2)
     equal = torch.ones(16, 3, dtype=torch.float64)
     assert spread_degrees(equal, 4).tolist() == [48.0] * 3
     assert spread_degrees(0 * equal, 4).tolist() == [math.inf] * 3
