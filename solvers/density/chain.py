@@ -12,10 +12,11 @@ from torch import Tensor
 
 from backdrift.sde import GaussianSDE
 from backdrift.sde.checks import require_integer, require_positive
+from backdrift.solvers.confidence import student
 from backdrift.solvers.density.arguments import require_batch, require_gaussian_model
 from backdrift.solvers.density.denoising_error import denoise_at, normal_error
 from backdrift.solvers.density.discrete_decoder import discretised
-from backdrift.solvers.density.monte_carlo import spread_degrees, student
+from backdrift.solvers.density.monte_carlo import spread_degrees
 from backdrift.solvers.model import ModelLike, data_std_of
 from backdrift.solvers.noise import FORWARD, Noise
 

@@ -10,7 +10,8 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from backdrift.sde.checks import require_integer, require_number
+from backdrift.sde.checks import require_integer
+from backdrift.solvers.confidence import student
 from backdrift.solvers.noise import FORWARD, TIMES, Noise
 
 
@@ -69,19 +70,6 @@ class MonteCarlo:
             f"{mean:.5g} ± {error:.2g} nats over {len(self.value)} samples; "
             f"each ± {float(self.standard_error.mean()):.2g}, {self.nfe} NFE, seed {self.seed}"
         )
-
-
-def student(level: float, degrees: Tensor) -> Tensor:
-    """Half the width of a two-sided interval of Student's t, in standard errors, shaped like `degrees`.
-
-    Raises:
-        ValueError: if `level` is not between 0 and 1.
-    """
-    from scipy import stats  # takes a second to import
-
-    require_number("level", level, above=0, below=1)
-    quantile = stats.t.ppf(0.5 + level / 2, degrees.detach().cpu().numpy())
-    return torch.as_tensor(quantile, dtype=degrees.dtype, device=degrees.device)
 
 
 def stratified_integral(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_choice, require_integer, require_positive
-from backdrift.solvers.density.monte_carlo import student
+from backdrift.solvers.confidence import student
 
 Density = Literal["model", "data"]
 

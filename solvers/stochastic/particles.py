@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backdrift.sde import GaussianSDE
 from backdrift.sde.checks import require_integer, require_number
-from backdrift.solvers.density.monte_carlo import student
+from backdrift.solvers.confidence import student
 from backdrift.solvers.model import Denoises, place_of, prior_of, select
 from backdrift.solvers.noise import ACCEPT, PATH, PRIOR, STEPS, Noise
 from backdrift.solvers.tables.grid import Grid, time_grid
