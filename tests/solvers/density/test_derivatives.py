@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from backdrift.models import GaussianMixture
 from backdrift.sde import VP, as_time
 from backdrift.solvers import log_likelihood
+from backdrift.solvers.density.derivative_check import _slope
 from backdrift.solvers.density.divergence import Mode, divergence, products
 
 SDE = VP()
@@ -163,3 +164,23 @@ def test_both_modes_give_the_same_products() -> None:
             found = divergence(field, z, chunk, mode)[1]
             torch.testing.assert_close(found, jacobian.diagonal(dim1=1, dim2=2).sum(1))
     assert math.isclose(float(jacobian[0].trace()), float(found[0]))
+
+
+def test_the_rounding_of_a_slope_follows_states_and_samples() -> None:
+    """Of a linear field e^T A e is known. It has no units: in states 1000 times as large it is off by as much.
+
+    The rounding of four times as many samples, as a norm, is twice as large.
+    """
+    generator = torch.Generator().manual_seed(0)
+    matrix, y = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((3, 3), (5, 3)))
+    probe = torch.where(y > 0, 1.0, -1.0).double()
+
+    def noise(y: Tensor, probe: Tensor) -> float:
+        slope, rounding = _slope(lambda x: x @ matrix, y, probe, y @ matrix)
+        assert float((slope - (probe @ matrix * probe).sum(1)).norm()) < rounding
+        return rounding
+
+    one = noise(y, probe)
+    assert one < 1e-8  # beside slopes of about 1
+    assert noise(1000 * y, probe) == pytest.approx(one, rel=1e-9)
+    assert noise(y.repeat(4, 1), probe.repeat(4, 1)) == pytest.approx(2 * one, rel=1e-9)
