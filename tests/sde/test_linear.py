@@ -252,7 +252,8 @@ def test_bad_times_and_unstable_drifts_are_refused() -> None:
     sde = LinearSDE([[1.0]], [[1.0]])
     with pytest.raises(ValueError, match="s, t: "):
         sde.transition(randn(2, 1), 0.5, 0.4)
-    with pytest.raises(ValueError, match="t: expected a scalar or one time per sample"):
-        sde.marginal(randn(2, 1), torch.ones(3))
+    for times in (torch.ones(3), torch.ones(2, 1), torch.ones(1, 1, 1)):
+        with pytest.raises(ValueError, match="t: expected a scalar or one time per sample"):
+            sde.marginal(randn(2, 1), times)
     with pytest.raises(ValueError, match="A: there is no stationary density"):
         _ = sde.stationary_covariance
