@@ -75,6 +75,8 @@ def test_the_solver_s_error_is_a_bound_of_the_right_size(sde: GaussianSDE, setti
     found = log_likelihood(model, x, probes="exact", **settings)
     off = (found.log_prob - model_density(model, x)).abs()
     assert float((off <= found.solver_error).double().mean()) >= least(100)
+    low, high = found.interval(density="model")  # with nothing random, the bound alone
+    torch.testing.assert_close((high - low) / 2, found.solver_error, rtol=1e-6, atol=1e-9)
     assert float(found.solver_error.mean()) <= 3 * float(off.mean())
 
 
@@ -170,6 +172,7 @@ def test_positions_hold_their_density() -> None:
     std = float(covariance[0, 0].sqrt())
     x = float(mean[0]) + std * torch.randn(40, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = position_log_likelihood(model, x.repeat(5, 1))
+    assert found.degrees.tolist() == [7.0] * 200
     true = torch.distributions.Normal(float(mean[0]), std).log_prob(x[:, 0]).repeat(5)
     assert held(found.interval(), true) >= least(200)
 
