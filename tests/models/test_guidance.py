@@ -87,6 +87,15 @@ def test_outside_the_interval_it_is_the_conditional_model() -> None:
     torch.testing.assert_close(each[[0, 2]], model.given(LABELS).denoise(states(3), times)[[0, 2]])
 
 
+def test_an_interval_may_begin_at_no_noise() -> None:
+    """With no least noise level, guidance holds for all levels up to the greatest."""
+    model = mixture()
+    found, everywhere = (guided(model, LABELS, 3.0, interval=interval) for interval in ((0.0, 2.0), None))
+    for level, expected in ((1e-3, everywhere), (1.9, everywhere), (2.1, model.given(LABELS))):
+        t = model.sde.t_from_log_snr(-2 * torch.tensor(level, dtype=torch.float64).log())
+        torch.testing.assert_close(found.denoise(states(3), t), expected.denoise(states(3), t))
+
+
 def test_rescaling_keeps_the_deviation_of_the_conditional_model() -> None:
     model, t = mixture(), torch.tensor(0.3).double()
     one = model.given(LABELS).denoise(states(3), t)

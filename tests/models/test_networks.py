@@ -315,3 +315,18 @@ def test_a_likelihood_differentiates_fused_attention(probes: int | Literal["exac
     with ThreadPoolExecutor(2) as threads:
         for found in threads.map(log_prob, [network, network]):
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_noise_level_enters_by_cosines_and_sines_of_an_octave_ladder() -> None:
+    """Of f = 1/8, 1, 8 turns per unit of c: at c = 1/4 the cosines and sines of pi/16, pi/2 and 4 pi."""
+    conditioning = Conditioning(width=6, frequencies=3)
+    conditioning.noise = nn.Sequential(nn.Identity())
+    found = conditioning(torch.tensor(0.25), None, 2)
+    turns = math.pi * torch.tensor([1 / 16, 1 / 2, 4.0])
+    torch.testing.assert_close(found, torch.cat((turns.cos(), turns.sin())).expand(2, -1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "groups"), [(16, 8), (32, 8), (12, 4), (6, 2), (5, 1)])
+def test_normalisations_have_up_to_eight_groups_which_divide_the_width(width: int, groups: int) -> None:
+    network = UNet(1, widths=(width,), blocks=1)
+    assert {module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)} == {groups}

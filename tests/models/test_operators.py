@@ -1,0 +1,92 @@
+"""Operators do what they say: means, kernels, Fourier coefficients and projections that are known in closed form."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from backdrift.models.operators import Blur, DownSampling, FourierSampling, FunctionOperator, Mask, Projection
+
+
+def impulse(row: int, column: int, size: int = 8) -> Tensor:
+    picture = torch.zeros(1, 2, size, size, dtype=torch.float64)
+    picture[0, 1, row, column] = 1
+    return picture
+
+
+def test_down_sampling_takes_means_of_squares() -> None:
+    picture = torch.arange(16.0, dtype=torch.float64).reshape(1, 1, 4, 4)
+    found = DownSampling((1, 4, 4), 2)(picture)
+    torch.testing.assert_close(found, torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]]).double())
+    torch.testing.assert_close(DownSampling((1, 4, 4), 4)(picture), torch.full((1, 1, 1, 1), 7.5).double())
+    for shape in ((4, 4), (1, 4, 6), (1, 6, 4)):
+        with pytest.raises(ValueError, match="shape: expected"):
+            DownSampling(shape, 4)
+
+
+@pytest.mark.parametrize(("std", "reach"), [(0.2, 1), (0.5, 2), (1.0, 3), (1.1, 4)])
+def test_a_gaussian_blur_is_the_normal_density_up_to_three_deviations(std: float, reach: int) -> None:
+    """The picture of a point has values in the ratio exp(-r^2/2 std^2), which sum to 1, within its own channel."""
+    blur = Blur.gaussian((2, 11, 11), std)
+    assert blur.kernel.shape == (2 * reach + 1, 2 * reach + 1)
+    found = blur(impulse(5, 5, size=11))
+    place = torch.arange(11, dtype=torch.float64) - 5
+    line = (-0.5 * (place / std).square()).exp() * (place.abs() <= reach)
+    torch.testing.assert_close(found[0, 1], torch.outer(line, line) / line.sum() ** 2, rtol=1e-5, atol=1e-7)
+    assert not bool(found[0, 0].any())
+
+
+def test_a_blur_has_periodic_edges() -> None:
+    """A kernel of 3 rows and 5 columns on a point in the corner: beyond an edge it goes on at the other one."""
+    kernel = torch.tensor([[1.0, 2.0, 3.0, 2.0, 1.0], [0.0, 4.0, 9.0, 4.0, 0.0], [1.0, 2.0, 3.0, 2.0, 1.0]])
+    found = Blur((2, 8, 8), kernel)(impulse(0, 0))[0, 1]
+    expected = torch.zeros(8, 8, dtype=torch.float64)
+    for row in (-1, 0, 1):
+        for column in (-2, -1, 0, 1, 2):
+            expected[row, column] = kernel[row + 1, column + 2]
+    torch.testing.assert_close(found, expected)
+    for wrong in (torch.ones(2, 3), torch.ones(3, 2), torch.ones(3)):
+        with pytest.raises(ValueError, match="kernel: expected odd numbers"):
+            Blur((2, 8, 8), wrong)
+
+
+def test_fourier_coefficients_of_a_wave() -> None:
+    """Of 3 cos(2 pi 2 x/8) + 5 sin(2 pi y/8): 8 times 3/2 at frequency (0, 2), and -8i times 5/2 at (1, 0)."""
+    place = 2 * math.pi * torch.arange(8, dtype=torch.float64) / 8
+    picture = (3 * (2 * place).cos() + 5 * place.sin().unsqueeze(1)).expand(1, 2, 8, 8)
+    seen = torch.zeros(8, 8, dtype=torch.bool)
+    seen[0, 2] = seen[1, 0] = seen[3, 3] = True
+    found = FourierSampling((2, 8, 8), seen)(picture)
+    expected = torch.tensor([[12.0, 0.0, 0.0], [0.0, -20.0, 0.0]]).double().unsqueeze(1).expand(2, 2, 3)
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-12)
+    for wrong in (seen[:4], seen.long()):
+        with pytest.raises(ValueError, match=r"seen: expected a boolean tensor \[8, 8\]"):
+            FourierSampling((2, 8, 8), wrong)
+
+
+def test_random_projections_keep_lengths_on_average() -> None:
+    """Their entries have variance 1/12 for samples of 12 components: 24,000 of them show it to 4 sqrt(2/24000)."""
+    rows = Projection.random(2000, (3, 4), seed=1).rows
+    assert rows.shape == (2000, 12)
+    assert float(12 * rows.square().mean()) == pytest.approx(1, abs=4 * math.sqrt(2 / 24_000))
+    assert not torch.equal(rows, Projection.random(2000, (3, 4), seed=2).rows)
+
+
+def test_matrices_have_a_row_for_each_measurement() -> None:
+    rows = torch.arange(8.0, dtype=torch.float64).reshape(2, 2, 2)
+    torch.testing.assert_close(Projection(rows).matrix(), rows.flatten(1))
+    seen = torch.tensor([[True, False], [False, True]])
+    torch.testing.assert_close(Mask(seen).matrix(), torch.eye(4).double()[[0, 3]])
+
+
+def test_an_adjoint_that_is_given_is_taken() -> None:
+    """A physics of deepinv brings its own; a function alone is differentiated."""
+    physics = SimpleNamespace(A=lambda x: 3 * x, A_adjoint=lambda y: 3 * y + 1)
+    y = torch.ones(2, 4).double()
+    torch.testing.assert_close(FunctionOperator.of_physics(physics, (4,)).adjoint(y), 4 * y)
+    torch.testing.assert_close(FunctionOperator(physics.A, (4,)).adjoint(y), 3 * y)
+    torch.testing.assert_close(FunctionOperator.of_physics(physics, (4,))(y), 3 * y)
