@@ -159,6 +159,20 @@ def test_a_chain_does_not_know_the_others(sampler: Sampler) -> None:
     assert (together.draws[0] - together.draws[1]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize(
+    ("sampler", "power"),
+    [(ULA(), 3), (MALA(), 3), (BAOAB(), 4), (AdjustedBAOAB(), 4)],
+    ids=lambda value: str(value)[:5],
+)
+def test_first_steps_shrink_as_the_dimension_grows(sampler: Sampler, power: int) -> None:
+    """As d^(-1/3) without momentum (Roberts & Rosenthal 1998) and as d^(-1/4) with it.
+
+    In one dimension all are below 2, where the step of a standard normal target becomes unstable.
+    """
+    assert sampler.first_step(7) / sampler.first_step(7 * 2**power) == pytest.approx(2)
+    assert 0.1 < sampler.first_step(1) < 2
+
+
 def test_thinning_keeps_every_so_many_and_shapes_pass_through() -> None:
     well = LogDensity(lambda x: -x.square().sum((1, 2)))
     x0 = torch.randn(3, 2, 2, dtype=F64)
