@@ -22,7 +22,7 @@ from backdrift.solvers import (
     certify_strong,
 )
 from backdrift.solvers.tables.adams import Start
-from backdrift.solvers.tables.order import TwoModes, coefficients, log_snr_times, slope, weak_error
+from backdrift.solvers.tables.order import Certificate, TwoModes, coefficients, log_snr_times, slope, weak_error
 from backdrift.solvers.tables.prediction import Predict
 from backdrift.solvers.tables.table import by_step
 from backdrift.solvers.tables.unipc import Variant
@@ -164,3 +164,16 @@ def test_users_solver_gets_its_certificate() -> None:
                 yield Row(to, c, (w,), at)
 
     assert certify(Mine()).measured == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluations"),
+    [("ddim", 1), ("heun", 2), ("dpm_solver_2", 2), ("dpm_solver_3", 3), ("dpm_solver_pp_2m", 1)],
+)
+def test_a_certificate_counts_the_evaluations_of_a_step(name: str, evaluations: int) -> None:
+    assert certify(CATALOGUE[name].solver, steps=(8, 16)).nfe == evaluations
+
+
+def test_a_certificate_tells_its_numbers() -> None:
+    found = Certificate("strong", 1.5, 1.4649, (8, 32), (2.5e-3, 3.1e-4), 1.25)
+    assert str(found) == "strong order 1.46 (claimed 1.5), 1.25 NFE a step; errors 8:2.50e-03 32:3.10e-04"
