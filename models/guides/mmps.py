@@ -30,6 +30,24 @@ class Twisted(NamedTuple):
     log_twist: Tensor
 
 
+class Joint(NamedTuple):
+    """The normal density of (x_0, y) given a state x_t, as moment matching has it, for flattened x_0 and y.
+
+    Attributes:
+        denoised: D = E[x_0 | x_t], shaped like x.
+        covariance: V, of x_0, `[batch, d, d]`, symmetric and not negative.
+        cross: V A^T, of x_0 and y, `[batch, d, m]`.
+        total: R + A V A^T, of y, `[batch, m, m]`.
+        residual: y - A D, `[batch, m]`.
+    """
+
+    denoised: Tensor
+    covariance: Tensor
+    cross: Tensor
+    total: Tensor
+    residual: Tensor
+
+
 class MMPS(Guide):
     r"""Moment matching posterior sampling (Rozet, Andry, Lanusse & Louppe 2024),
 
@@ -95,6 +113,22 @@ class MMPS(Guide):
         guided = denoised.detach() + torch.einsum("bm,mb...->b...", u, back)
         log_twist = -0.5 * (along.square() / values + values.log()).sum(1) - 0.5 * m * math.log(2 * math.pi)
         return Twisted(denoised.detach(), guided, log_twist)
+
+    def joint(self, x: Tensor, t: Time) -> Joint:
+        """The normal density of (x_0, y) given x_t, by d products with the Jacobian.
+
+        A network's V is made symmetric, and its eigenvalues below 0 are taken as 0, which no covariance has.
+        """
+        point, denoised = self._point(x, t)
+        batch, d = len(x), x[0].numel()
+        unit = torch.eye(d, dtype=x.dtype, device=x.device).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
+        columns = (self.gain(x, t) * pulled_back(denoised, point, unit)).reshape(d, batch, d).permute(1, 2, 0)
+        values, axes = torch.linalg.eigh(0.5 * (columns + columns.mT))
+        covariance = (axes * values.clamp(min=0).unsqueeze(1)) @ axes.mT
+        a = self.measurement.operator.matrix(x.dtype, x.device)
+        cross = covariance @ a.mT
+        total = self.measurement.noise_covariance(x) + a @ cross
+        return Joint(denoised.detach(), covariance, cross, total, self.measurement.residual(denoised.detach()))
 
     def _point(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """The points of a graph, and D there."""
