@@ -302,3 +302,17 @@ def test_a_sample_that_needs_too_many_steps_is_named() -> None:
 def test_what_makes_no_sense_is_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name}: expected (a number between 0 and 1|a positive integer), got"):
         Adaptive(**{name: value})
+
+
+@pytest.mark.parametrize("data_std", [2.0, 0.1])
+@pytest.mark.parametrize("factor", [-1.0, 8.0, -8.0])
+def test_mirrored_and_larger_states_take_the_same_steps(factor: float, data_std: float) -> None:
+    """Under a linear field, and an absolute tolerance of nearly 0, a multiple of a state is solved in the same steps.
+
+    It shrinks on the way where `data_std` is above that of the data, and grows where it is below.
+    The factors are powers of 2, whose products are not rounded. Other steps would show at the tolerance of 1e-7.
+    """
+    model = normal_data(VP())
+    x = torch.tensor([[1.5, -0.4, 0.9], [-2.0, -0.1, -0.7], [0.3, 0.8, 1.2]]).double()
+    solver = Adaptive(rtol=1e-7, atol=1e-18, denoise=False, data_std=data_std)
+    torch.testing.assert_close(solver.solve(model, factor * x), factor * solver.solve(model, x), rtol=1e-12, atol=0)
