@@ -11,6 +11,7 @@ import numpy as np
 from backdrift.data.fingerprint import is_hidden, visible_files
 from backdrift.data.image_file import read_image
 from backdrift.data.samples import Samples
+from backdrift.sde.checks import require_integer
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
@@ -40,8 +41,8 @@ def read_images(folder: Path, size: int | None = None) -> Samples:
         ValueError: naming the file or folder, if an image cannot be read, has another size or more than 8 bits a
             channel, or if images lie beside the folders of classes or splits.
     """
-    if size is not None and size < 1:
-        raise ValueError(f"size={size}: expected at least 1 pixel")
+    if size is not None:
+        require_integer("size", size, 1, 65536)
     files = visible_files(folder)
     images = [file for file in files if file.suffix.lower() in IMAGES]
     notes = _left_out(folder, files, images)

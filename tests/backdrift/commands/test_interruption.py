@@ -70,6 +70,14 @@ def after(calls: int, function: Callable[..., Any], happens: Callable[[], None])
     return counted
 
 
+@pytest.fixture(autouse=True)
+def a_terminal() -> Iterator[None]:
+    """Ctrl-C interrupts, as in a terminal. A test run in the background of a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number: signal.Signals) -> Callable[[], None]:
     """Sends a signal to this process, as a scheduler or a terminal does."""
     return lambda: os.kill(os.getpid(), number)

@@ -57,6 +57,6 @@ def test_every_key_of_a_command_is_explained():
 def test_the_help_shows_them(capsys):
     assert main(["train", "--help", "solver=heun"]) == 0
     out = capsys.readouterr().out
-    assert "  batch: 64  # samples in a step, over all processes together\n" in out
-    assert "  mixed_precision: null  # no, bf16, fp16; null is what accelerate is set to\n" in out
+    assert "  batch: 64  # samples in a step, over all processes together (an integer from 1 to 10000000)\n" in out
+    assert "  mixed_precision: null  # no, bf16, fp16; null is what accelerate is set to (one of no, bf16, fp16 or null)\n" in out
     assert "solver:  # Karras et al. 2022, alg. 1" in out
