@@ -36,4 +36,4 @@ def require_labels(label: Tensor, classes: int | None = None, batch: int | None 
     found = extremes(label)
     if found is not None and not 0 <= found[0] <= found[1] <= classes:
         wrong = found[0] if found[0] < 0 else found[1]
-        raise ValueError(f"label: expected indices from 0 to {classes} ({classes} is no class), got {wrong}")
+        raise ValueError(f"label: expected indices from 0 to {classes} ({classes} is no class), got {wrong:g}")
