@@ -186,7 +186,7 @@ def test_size_scales_the_shorter_side_and_keeps_the_middle(tmp_path: Path) -> No
     assert read_images(tmp_path, size=5).notes == ("images that are smaller than 5 pixels and are enlarged: 1",)
     with pytest.raises(ValueError, match=r"mixed sizes: a.png is 12x4, b.png is 8x10; data.size=4 scales and crops"):
         read_images(tmp_path)
-    with pytest.raises(ValueError, match="size: expected an integer from 1 to 65536.*, got 0"):
+    with pytest.raises(ValueError, match=r"size: expected an integer from 1 to 65536.*, got 0"):
         read_images(tmp_path, size=0)
 
 
