@@ -110,7 +110,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from backdrift.runs.configuration import Job
     from backdrift.runs.processes import require_all_processes
-    from backdrift.runs.sweeps import is_sweep, resume_sweep, start_sweep
+    from backdrift.runs.sweeps import is_sweep, require_own_keys, resume_sweep, start_sweep
 
     trusted = [f"trust=[{','.join(options.trust)}]"] if options.trust else []
     job = Job(command, (*options.overrides, *trusted), options.config_dir)
@@ -128,6 +128,7 @@ def run(arguments: Sequence[str]) -> int:
     if command in ("train", "resume"):
         require_all_processes(arguments)
     if command == "resume" and is_sweep(folder := Path(str(config.run)).expanduser()):
+        require_own_keys(config)
         resume_sweep(folder, perform, config.trust, options.config_dir)
         return 0
     perform(command, config)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from backdrift.evaluation import figures
 from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.information_curves import evaluations, information_curves
+from backdrift.runs.device import device_named
 from backdrift.runs.output import chosen, new_folder
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance
@@ -23,8 +24,8 @@ def main(config: DictConfig) -> None:
         ValueError: if some values are not finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
-    run = Run.open(config.run, config.trust, config.data.changed)
-    data, model = run.data(), run.gaussian_model(config.weights)
+    device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
+    data, model = run.data(), run.gaussian_model(config.weights, device)
     values, _ = chosen(config, data)
     integrals = {name: config[name] for name in ("levels", "strata", "draws")}
     integrator = f"I-MMSE, {', '.join(f'{name} {value}' for name, value in integrals.items())}"

@@ -12,6 +12,7 @@ from backdrift.evaluation import figures
 from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.scoring import STAGE, collected, score
 from backdrift.runs.configuration import blamed
+from backdrift.runs.device import device_named
 from backdrift.runs.output import new_folder
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance
@@ -29,8 +30,8 @@ def main(config: DictConfig) -> None:
         ValueError: if some log-likelihoods are not finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
-    run = Run.open(config.run, config.trust, config.data.changed)
-    rows, model, card = rows_to_score(config, run), run.model(config.weights), run.card
+    device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
+    rows, model, card = rows_to_score(config, run), run.model(config.weights, device), run.card
     values = rows.values
     settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
     integrator = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)

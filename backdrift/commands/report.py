@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from backdrift.evaluation import report
+from backdrift.runs.device import device_named
 from backdrift.runs.run import Run
 
 
@@ -14,6 +15,6 @@ def main(config: DictConfig) -> None:
     Raises:
         ValueError, OSError: if the run cannot be opened, or its data set is not there or has changed.
     """
-    run = Run.open(config.run, config.trust, config.data.changed)
-    report.write(run)
+    device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
+    report.write(run, device)
     print(run.path / "report.md")

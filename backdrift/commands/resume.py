@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from backdrift.runs import config_file
+from backdrift.runs.device import AUTO, device_named
 from backdrift.runs.interruption import advising
 from backdrift.runs.run import Run
 from backdrift.training import held_out
@@ -17,15 +18,17 @@ def main(config: DictConfig) -> float | None:
 
     The folder of a sweep does not come here: its jobs are started by `backdrift.runs.sweeps`.
     """
+    device = config.get("device", AUTO)
+    place = device_named(device)
     run = Run.open(config.run, config.trust, OmegaConf.select(config, "data.changed", default="refuse"))
     step = run.whole_checkpoint().step
     _change_steps(run, step, OmegaConf.select(config, "train.steps"))
     steps = run.config.train.steps
     if step >= steps and ((run.path / "report.md").exists() or not run.config.report):
         print(f"{run.path}: finished, all {steps} steps are done")
-        return (held_out.recorded(run) or held_out.measure(run)).loss
+        return (held_out.recorded(run) or held_out.measure(run, place)).loss
     with advising(f"interrupted; backdrift resume run={run.path} goes on from the last checkpoint"):
-        return complete(Trainer(run.config, run.data()), run)
+        return complete(Trainer(run.config, run.data(), device), run)
 
 
 def _change_steps(run: Run, step: int, steps: int | None) -> None:

@@ -16,6 +16,7 @@ from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.conditioning import conditioned
 from backdrift.evaluation.sampling import STAGE, draw
 from backdrift.runs.configuration import blamed, build, one_line
+from backdrift.runs.device import device_named
 from backdrift.runs.output import OutputFolder, new_folder
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance
@@ -41,10 +42,11 @@ def main(config: DictConfig) -> None:
         raise ValueError(f"n={config.n}: expected at least 1 sample")
     if config.seed < 0:
         raise ValueError(f"seed={config.seed}: expected 0 or more")
-    run = Run.open(config.run, config.trust)
+    device, run = device_named(config.device), Run.open(config.run, config.trust)
     solver: Solver = build(config, "solver")
     units = run.card.units
-    model, n, labels, names = conditioned(run.model(config.weights), run.card, config.label, config.guidance, config.n)
+    trained = run.model(config.weights, device)
+    model, n, labels, names = conditioned(trained, run.card, config.label, config.guidance, config.n)
     provenance = Provenance.now(run, solver, config.seed, config.weights)
     kept = Unfinished.of(run, "sample", provenance, config, model)
 

@@ -7,10 +7,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from backdrift.runs.atomic import write_text
 from backdrift.runs.configuration import build
+from backdrift.runs.device import device_named
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
@@ -30,12 +32,12 @@ def main(config: DictConfig) -> None:
     for key, least in (("solver.nfe", 1), ("batch", 2), ("iterations", 0), ("reference_steps", 1)):
         if OmegaConf.select(config, key) < least:
             raise ValueError(f"{key}={OmegaConf.select(config, key)}: expected at least {least}")
-    run = Run.open(config.run, config.trust)
+    device, run = device_named(config.device), Run.open(config.run, config.trust)
     start = _start(config)
     begins = "fitted from the best of the Adams family" if start is None else f"fitted from {start}"
     provenance = Provenance.now(run, begins, config.seed, config.weights)
     folder = run.path / "conf" / "solver"
-    tuned = _tune(config, run, start, folder, provenance)
+    tuned = _tune(config, run, device, start, folder, provenance)
     how = f"batch {tuned.batch}, {tuned.iterations} iterations, seed {tuned.seed}"
     header = "".join(f"# {line}\n" for line in (*str(tuned).split("; "), how))
     path = _write(tuned.solver, folder, f"tuned_{tuned.nfe}", header + provenance.comment())
@@ -59,7 +61,9 @@ def _start(config: DictConfig) -> TableSolver | None:
     return start
 
 
-def _tune(config: DictConfig, run: Run, start: TableSolver | None, folder: Path, provenance: Provenance) -> Tuned:
+def _tune(
+    config: DictConfig, run: Run, device: torch.device, start: TableSolver | None, folder: Path, provenance: Provenance
+) -> Tuned:
     """Fit the solver. An interruption leaves the best one so far, and says where."""
     best: tuple[int, int, Solvers] | None = None
     with Progress("tune", 1, "iteration") as progress:
@@ -71,7 +75,7 @@ def _tune(config: DictConfig, run: Run, start: TableSolver | None, folder: Path,
 
         try:
             return tune(
-                run.gaussian_model(config.weights),
+                run.gaussian_model(config.weights, device),
                 start,
                 config.solver.nfe,
                 shape=run.card.units.shape,

@@ -29,17 +29,21 @@ from backdrift.runs.unfinished import Unfinished
 from backdrift.solvers.model import Denoises, place_of
 
 
-def write(run: Run) -> None:
+def write(run: Run, device: torch.device | str = "cpu") -> None:
     """Write `report.md`, its numbers as `report.json`, and its pictures into the run's folder.
 
     The pictures are `samples.png`, `trajectory.png`, `loss.png`, `likelihood.png` and `extremes.png`. All files are
     renamed into place once the report is whole. After an interruption `backdrift report` goes on.
 
+    Args:
+        run: the run.
+        device: where the model is evaluated.
+
     Raises:
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
     began = time.perf_counter()
-    data, model = run.data(), run.model()
+    data, model = run.data(), run.model(device=device)
     solver = build(run.config, "solver")
     provenance = Provenance.now(run, solver, run.config.likelihood.get("seed", 0), "ema")
     kept = Unfinished.of(run, "report", provenance, run.config, model)

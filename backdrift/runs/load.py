@@ -10,6 +10,7 @@ import torch
 
 from backdrift.data.card import DataCard
 from backdrift.data.units import Units
+from backdrift.runs.device import device_named
 from backdrift.runs.run import Run
 from backdrift.runs.trained_model import TrainedModel
 
@@ -34,25 +35,27 @@ class Loaded:
 
 
 def load(
-    run: str | Path, *, weights: str = "ema", device: torch.device | str = "cpu", trust: Sequence[str] = ()
+    run: str | Path, *, weights: str = "ema", device: torch.device | str = "auto", trust: Sequence[str] = ()
 ) -> Loaded:
     """The trained model of a run folder, and its units. The training data need not be there.
 
     Args:
         run: the folder, or "latest" for the newest one in `runs`.
         weights: "ema" for the running average of the weights, "model" for the weights as trained.
-        device: where to.
+        device: "auto" for the accelerator that is there, else the CPU; or a device by its name, such as "cuda:1".
         trust: packages of your own whose classes the folder may name, such as ["mypackage"]. Our classes, and listed
             ones of torch and diffusers, need no mention.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if it is not a run folder, is damaged, or names a class that is not trusted.
+        ValueError: if it is not a run folder, is damaged, names a class that is not trusted, or there is no such
+            device.
 
     Example:
         >>> loaded = backdrift.load("runs/latest")  # doctest: +SKIP
         >>> x = sample(loaded.model, Adams(steps=20), (64, *loaded.units.shape))  # doctest: +SKIP
         >>> v = loaded.units.to_data(x)  # doctest: +SKIP
     """
+    place = device_named(device)
     opened = Run.open(run, trust)
-    return Loaded(opened.model(weights, device), opened.card)
+    return Loaded(opened.model(weights, place), opened.card)

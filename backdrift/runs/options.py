@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_type_hints, is_typedd
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from backdrift.runs.device import DeviceName
 from backdrift.sde.arguments import argument_kinds
 from backdrift.sde.value_types import (
     Count,
@@ -53,6 +54,7 @@ class Train(TypedDict):
     folder: Text
     name: Text
     init_from: Text | None
+    device: DeviceName
     report: bool
     event: Measured
     preconditioning: Group
@@ -71,6 +73,7 @@ class OwnData(TypedDict):
 class OfRun(TypedDict):
     run: Text
     trust: list[PackageName]
+    device: DeviceName
     data: OwnData
 
 

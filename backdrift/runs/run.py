@@ -231,13 +231,13 @@ class Run:
             model.data_moments = self._card.moments
         return model.to(device).eval().requires_grad_(False)
 
-    def gaussian_model(self, weights: str = "ema") -> Denoises:
+    def gaussian_model(self, weights: str = "ema", device: torch.device | str = "cpu") -> Denoises:
         """`model`, for what asks for a log-SNR.
 
         Raises:
             ValueError: if the run's process is not Gaussian.
         """
-        model = self.model(weights)
+        model = self.model(weights, device)
         if not model.sde.has_denoiser:
             raise ValueError(
                 f"run={self.path}: expected a run of a Gaussian process, got one of {type(model.sde).__name__}"

@@ -25,8 +25,8 @@ from backdrift.runs.run import Run
 FOLDER = "unfinished"
 """Where a run keeps them."""
 
-PLACES = ("run", "trust")
-"""Keys that say where the run is found. They change no result."""
+PLACES = ("run", "trust", "device")
+"""Keys that say where the run is found and where it is computed. They change no result, except for rounding."""
 
 Batch = dict[str, Tensor]
 """What is computed for one batch of samples."""

@@ -54,7 +54,7 @@ def _complete(trainer: Trainer, run: Run) -> float | None:
         if run.config.report:
             from backdrift.evaluation import report  # slow to import, for matplotlib and scipy, and only here
 
-            report.write(run)
+            report.write(run, trainer.accelerator.device)
     trainer.accelerator.end_training()
     say(f"done: {run.path}")
     return loss

@@ -17,10 +17,12 @@ from backdrift.data import Data, Source
 from backdrift.models import ConservativeDenoiser
 from backdrift.runs import checkpoint
 from backdrift.runs.configuration import build
+from backdrift.runs.device import AUTO, device_named
 from backdrift.runs.interruption import Pending, signals_held
 from backdrift.runs.listing import run_path
 from backdrift.runs.run import Run
 from backdrift.runs.trained_model import preconditioning
+from backdrift.training.accelerator import accelerator_on
 from backdrift.training.batches import Batch, Batches
 from backdrift.training.journal import Journal
 from backdrift.training.recipe import Recipe
@@ -40,6 +42,7 @@ class Trainer:
         config: of the command `train`, or a run's own. Its `event` (the shape of a sample, the number of classes, the
             standard deviation) is filled in from the data, for the network's config to refer to.
         data: the data set, if it is loaded already.
+        device: where to train, in place of what the config says; see `accelerator_on`.
 
     Attributes:
         data: the data set. The training samples are taken from it as from any `Source`, a batch at a time.
@@ -48,11 +51,13 @@ class Trainer:
         accelerator: says the device and the number of processes.
 
     Raises:
-        ValueError: if a part cannot be made, or does not fit the others.
+        ValueError: if there is no such device, or a part cannot be made, or does not fit the others.
     """
 
-    def __init__(self, config: DictConfig, data: Data | None = None) -> None:
+    def __init__(self, config: DictConfig, data: Data | None = None, device: str | None = None) -> None:
         self.config = config
+        name = config.get("device", AUTO) if device is None else device
+        device_named(name)
         self.sde = build(config, "sde")
         rehearse(config, self.sde)
         self.data: Data = build(config, "data") if data is None else data
@@ -71,9 +76,7 @@ class Trainer:
         self.model_of = preconditioning(config)
         self.classes = int(getattr(getattr(self.network, "conditioning", None), "classes", 0))
         self._check_fit()
-        # Without cpu=True accelerate would let the processes of a launcher for CPUs train alone.
-        on_cpu = not torch.accelerator.is_available()
-        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=self.recipe.mixed_precision)
+        self.accelerator: Accelerator = accelerator_on(name, self.recipe.mixed_precision)
         processes = self.accelerator.num_processes
         if self.recipe.batch % processes:
             raise ValueError(f"train.batch={self.recipe.batch}: expected a multiple of the {processes} processes")

@@ -89,7 +89,8 @@ class SweepJob:
         try:
             with as_command_line([self.command, *row.overrides]):
                 if resumes:
-                    answer = self.perform("resume", OmegaConf.create({"run": str(path), "trust": list(self.trust)}))
+                    again = {"run": str(path), "trust": list(self.trust), "device": config.get("device", "auto")}
+                    answer = self.perform("resume", OmegaConf.create(again))
                 else:
                     if makes_run:
                         with open_dict(config):

@@ -15,6 +15,7 @@ import hydra
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backdrift.runs.configuration import Job, one_line
@@ -60,6 +61,20 @@ def start_sweep(job: Job, perform: Perform) -> None:
     sweep = Sweep(job.command, (*kept, *study.pinned(plan.settings, folder.name)), config_dir, os.getcwd())
     sweep.save(folder)
     _run(sweep, SweepJob(folder, sweep.command, perform, frozenset(shared(sweep.overrides))), plan.settings, again)
+
+
+def require_own_keys(config: DictConfig) -> None:
+    """Refuse keys of `resume` that a sweep does not read: its jobs go on with what its own command line said.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    for key, default in (("device", "auto"), ("data.changed", "refuse"), ("train.steps", None)):
+        value = OmegaConf.select(config, key, default=default)
+        if value != default:
+            raise ValueError(
+                f"{key}={value}: expected a single run, as the jobs of a sweep keep what it was started with"
+            )
 
 
 def resume_sweep(folder: Path, perform: Perform, trust: Sequence[str] = (), config_dir: str | None = None) -> None:
