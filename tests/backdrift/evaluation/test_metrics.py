@@ -86,6 +86,17 @@ def test_permutation_test_is_uniform_under_the_hypothesis_and_sees_a_shift() -> 
     assert permutation_test(normal(100, 2, 0), normal(100, 2, 1, 0.7), 199) == 1 / 200
 
 
+def test_the_permuted_statistic_is_the_discrepancy_of_the_permuted_sets() -> None:
+    """For sets of unlike sizes, whose three terms have unlike weights, with the permutations of the seed."""
+    x, y, h = normal(4, 2, 0), normal(9, 2, 1, 1.5), 1.1
+    pooled, generator = torch.cat((x, y)), torch.Generator().manual_seed(5)
+    orders = [torch.randperm(13, generator=generator) for _ in range(199)]
+    repeats = [mmd(pooled[order < 4], pooled[order >= 4], bandwidth=h).value for order in orders]
+    as_large = sum(value >= mmd(x, y, bandwidth=h).value - 1e-12 for value in repeats)
+    assert 10 < as_large < 190
+    assert permutation_test(x, y, 199, bandwidth=h, seed=5) == pytest.approx((1 + as_large) / 200)
+
+
 def test_images_count_as_vectors() -> None:
     x, y = normal(30, 16, 0), normal(20, 16, 1, 0.3)
     assert mmd(x.reshape(30, 1, 4, 4), y.reshape(20, 1, 4, 4)) == mmd(x, y)

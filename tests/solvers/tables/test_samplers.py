@@ -24,6 +24,7 @@ from backdrift.solvers import (
     RungeKutta,
     StochasticAdams,
     TableSolver,
+    UniPC,
     execute,
     sample,
 )
@@ -221,6 +222,25 @@ def test_final_half_step_is_of_higher_order() -> None:
             table = DDIM(final=final).table(sde, torch.tensor([t]).double())
             errors.append(float((execute(table, modes.denoise, at) - x).abs().max()))
         assert math.log(errors[0] / errors[1]) / math.log(2) == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize("solver", [UniPC(order=2), UniPC(order=3), Adams(order=3, corrector=2)], ids=repr)
+def test_a_half_step_starts_at_the_corrected_state(solver: TableSolver) -> None:
+    """It is x/(2 alpha) + D/2 with D at the predicted state, and x as one more time on an uneven grid corrects it."""
+    model, x = mixture(VP()), torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(3, 2)
+    times = torch.tensor([1.0, 0.8, 0.5, 0.35, 0.3, 0.12, 0.1], dtype=torch.float64)
+    states: list[list[Tensor]] = [[], []]
+    finals: tuple[Final, ...] = ("half_step", "stop")
+    for kept, final, grid in zip(states, finals, (times[:-1], times), strict=True):
+
+        def keep(x: Tensor, t: Tensor, kept: list[Tensor] = kept) -> Tensor:
+            kept.append(x)
+            return x
+
+        execute(dataclasses.replace(solver, final=final).table(model.sde, grid), model.denoise, x, on_step=keep)
+    (*_, predicted, found), corrected = states[0], states[1][4]
+    alpha, denoised = model.sde.alpha(times[5]), model.denoise(predicted, times[5])
+    torch.testing.assert_close(found, corrected / (2 * alpha) + denoised / 2)
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
