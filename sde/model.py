@@ -38,8 +38,8 @@ class Model(ABC):
 
     Attributes:
         sde: the process that the times t belong to.
-        data_moments: the mean and the variance of each component of the data, or None where they are not known. The prior
-            follows from them.
+        data_moments: the mean and the variance of each component of the data, or None where they are not known. The
+            prior follows from them.
         exact: whether the score is that of a density known in closed form, and not an approximation of one.
     """
 
@@ -75,7 +75,8 @@ class FunctionModel(Model):
         data_moments: the mean and the variance of each component of the data, where they are known.
 
     Attributes:
-        function, sde, predicts, data_moments: the arguments. The device and the dtype of the model are those of `function`.
+        function, sde, predicts, data_moments: the arguments. The device and the dtype of the model are those of
+            `function`.
 
     Raises:
         ValueError: if `function` cannot be called, or `predicts` is none of the four.

@@ -26,8 +26,8 @@ def write_archive(
         card: of the data set: its units, and names of columns, which are kept as `columns`.
         x: samples in the model's units, `[n, ...]`.
         origin: where they come from, in one line, kept as `provenance`.
-        labels: the class of each sample, kept as `labels`, with the names of the classes; or None. There may be more labels than samples, as after an
-            interruption.
+        labels: the class of each sample, kept as `labels`, with the names of the classes; or None. There may be more
+            labels than samples, as after an interruption.
     """
     arrays = {"x": stored(card.units, x)}
     if card.columns is not None:

@@ -35,8 +35,8 @@ class Family(NamedTuple):
         limits: the range of each number that is fitted besides centre and scale: log k of one or both tails, or log g
             and b.
         start: these numbers at the start.
-        numbers: how many of them count as fitted. The maps for outliers and from zero have none beyond those of a normal
-            density, and count as if they had one, so that chance does not choose them.
+        numbers: how many of them count as fitted. The maps for outliers and from zero have none beyond those of a
+            normal density, and count as if they had one, so that chance does not choose them.
         from_zero: whether the map is a logarithm, of columns whose values have one sign. Its scale is not fitted.
     """
 

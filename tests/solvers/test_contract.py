@@ -303,13 +303,15 @@ def test_a_process_that_is_not_gaussian_is_solved_or_refused(name: str) -> None:
 def test_an_end_time_that_the_process_does_not_have_is_refused(name: str, eps: float) -> None:
     """A number that is no time is refused where the solver is made, and a time from T on where it meets the process."""
     solver: Any = SOLVERS[name]
+
+    def made() -> Any:
+        if isinstance(solver, PredictorCorrector):
+            return dataclasses.replace(solver, predictor=dataclasses.replace(solver.predictor, eps=eps))
+        return dataclasses.replace(solver, eps=eps)
+
     message = r"^eps: expected a time in \[0, T = 1\)" if eps >= 1 else r"^eps: expected a non-negative number"
     with pytest.raises(ValueError, match=message):
-        if isinstance(solver, PredictorCorrector):
-            solver = dataclasses.replace(solver, predictor=dataclasses.replace(solver.predictor, eps=eps))
-        else:
-            solver = dataclasses.replace(solver, eps=eps)
-        sample(normal_data(VP()), solver, (2, 2))
+        sample(normal_data(VP()), made(), (2, 2))
 
 
 # sample ------------------------------------------------------------------------------------------------
