@@ -76,12 +76,15 @@ class ReachedTests:
             self._add(json.loads(path.read_text()))
 
     def of(self, fault: Fault) -> list[str]:
-        """The tests that reach the fault's statement; if there are none those of its function, its class, its file."""
+        """The tests that reach the fault's statement; if there are none those of its function, its class, its file.
+
+        Of a file without functions that tests reach, such as a list of constants, they are all tests.
+        """
         lines = self.reached.get(fault.path, {})
         for scope in fault.scopes:
             if found := self._within(lines, scope):
                 return sorted(found)
-        return []
+        return [] if len(fault.scopes) > 2 else sorted(self.tests)
 
     def _within(self, lines: dict[int, set[str]], scope: Span) -> set[str]:
         first, last = scope

@@ -110,3 +110,12 @@ def test_a_value_that_float32_cannot_square_is_named(split: str) -> None:
     (train if split == "training" else test)[3, 1] = 1e308
     with pytest.raises(ValueError, match=rf"data, column 2 \('b'\): a {split} sample holds 1e\+308, where the spread"):
         Data(train, test, columns=("a", "b"))
+
+
+@pytest.mark.parametrize("levels", [2, 16, 256])
+def test_the_lowest_level_is_black_and_the_highest_white(levels: int) -> None:
+    """Level k of a picture has the brightness k/(levels - 1); it is the middle of its bin in the units of the model."""
+    units = Units.of_levels((1, 2, 2), levels)
+    values = torch.tensor([0, 1, levels // 2, levels - 1], dtype=torch.float64)
+    x = (2 * (values + 0.5) / levels - 1).reshape(1, 1, 2, 2)
+    torch.testing.assert_close(units.to_pixels(x).flatten(), values / (levels - 1))
