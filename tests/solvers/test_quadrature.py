@@ -69,3 +69,12 @@ def test_rules_cover_their_flows() -> None:
     start, stop, psi = (v.exp().div(0.6 * 0.7).pow(0.8).atan() for v in (*ends, u))
     found = (weights * 0.8 * torch.sin(2 * psi) / 2 * psi**3).sum()  # dpsi = 0.8 sin(2 psi)/2 du
     torch.testing.assert_close(found, (stop**4 - start**4) / 4)
+
+
+def test_times_of_a_flow_in_time_are_even_in_a_root_of_it() -> None:
+    """t^(1/p) has five equal steps from eps to T, and the ends are exact."""
+    sde = CriticallyDamped()
+    nodes = TimeFlow(Still(sde)).nodes(None, 5)
+    assert nodes[0] == sde.eps and nodes[-1] == sde.T
+    roots = torch.tensor(nodes, dtype=torch.float64) ** (1 / sde.time_power)
+    torch.testing.assert_close(roots.diff(), ((roots[-1] - roots[0]) / 5).expand(5))

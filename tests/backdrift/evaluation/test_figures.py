@@ -131,3 +131,14 @@ def test_every_set_of_likelihoods_is_drawn() -> None:
     (axes,) = figures.likelihood_histogram(values, "nats").axes
     labels = axes.get_legend_handles_labels()[1]
     assert [label.split(",")[0] for label in labels] == list(values)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_likelihoods_of_vectors_are_colours_of_a_scatter(dim: int) -> None:
+    """In the plane at their own places; on a line above them stand the values."""
+    x = torch.randn(30, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = torch.linspace(-3, -1, 30, dtype=torch.float64)
+    axes = figures.most_and_least_likely(x, values, "nats").axes[0]
+    expected = torch.stack([x[:, 0], values if dim == 1 else x[:, 1]], 1)
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), expected.numpy())
+    np.testing.assert_allclose(axes.collections[0].get_array(), values.numpy())

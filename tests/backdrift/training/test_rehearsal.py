@@ -68,3 +68,18 @@ def test_an_optimiser_s_memory_fits_its_weights() -> None:
     memory["exp_avg"] = torch.zeros(3, 2)
     with pytest.raises(ValueError, match=r"exp_avg has the shape \[3, 2\], its weight \[2, 3\]"):
         TrainingState._require_fit(state)
+
+
+@pytest.mark.parametrize("remembered", [None, {"scale": 8.0}])
+def test_a_scaler_takes_what_a_run_in_half_precision_remembers(remembered: dict[str, float] | None) -> None:
+    """A run that was in full precision until now has nothing for it, and its scaler starts afresh."""
+    network = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters())
+    taken: list[Any] = []
+    scaler: Any = SimpleNamespace(load_state_dict=taken.append)
+    memory = {"optimizer": optimizer.state_dict(), "scaler": remembered}
+    kept: Any = SimpleNamespace(optimizer=lambda: memory, load=lambda network, name: None, path="", step=7)
+    state = TrainingState.start(network, optimizer, scaler)
+    state.restore(kept)
+    assert state.step == 7 and taken == ([] if remembered is None else [remembered])
+    TrainingState.start(network, optimizer, None).restore(kept)

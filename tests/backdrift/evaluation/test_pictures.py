@@ -1,0 +1,30 @@
+"""Pictures of trajectories: every state is shown at the spread of the data."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from backdrift.data import Data
+from backdrift.evaluation.pictures import _at_the_spread_of_the_data
+from backdrift.sde import VE, VP, GaussianSDE
+
+
+@pytest.mark.parametrize("sde", [VP(), VE()], ids=repr)
+def test_states_are_scaled_to_the_deviation_of_the_data(sde: GaussianSDE) -> None:
+    """A state of N(0, d^2) data has variance alpha^2 d^2 + sigma^2; divided by that and times d^2 it is the data's.
+
+    The state at the end, t = 0, is a sample and is shown as it is.
+    """
+    values = 3 * torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    data, model = Data(values, values), SimpleNamespace(sde=sde)
+    times = torch.tensor([sde.T, 0.3 * sde.T, 0.01 * sde.T, 0.0], dtype=torch.float64)
+    states = torch.arange(1.0, 25.0).reshape(4, 3, 2)
+    shown: Any = _at_the_spread_of_the_data(model, data, times, states)  # type: ignore[arg-type]
+    alpha, sigma = sde.alpha(times), sde.sigma(times) * (times > 0)
+    expected = states * (data.std / (alpha * data.std).hypot(sigma)).reshape(4, 1, 1)
+    torch.testing.assert_close(shown[0], times)
+    torch.testing.assert_close(shown[1].double()[:3], expected[:3], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(shown[1][3], states[3])
+    torch.testing.assert_close(shown[2], sigma / alpha)
