@@ -31,6 +31,7 @@ class DataCard:
         std: standard deviation of x over all samples and components, which preconditioning asks for.
         mean, variance: of x, over the training samples. Up to `moments.PER_COMPONENT` components each has its own;
             beyond, there is one number for all. Those of discrete data include the dequantisation.
+            Samples with rare outliers that no map brings near are left out.
         columns: the names of the components of vectors, or None if they have none.
         classes: the names of the classes 0, 1, …, or None if the samples have no labels.
         fingerprint: of the files that the samples were read from, or None if there are none.

@@ -21,7 +21,7 @@ from backdrift.data.checks import (
 )
 from backdrift.data.fingerprint import Fingerprint
 from backdrift.data.moments import moments, standard_deviation
-from backdrift.data.outliers import Outliers, find_outliers
+from backdrift.data.outliers import Outliers, find_outliers, rows_of_bulk
 from backdrift.data.record import Record
 from backdrift.data.transform import Transform
 from backdrift.data.transform_fit import fit_transform
@@ -115,7 +115,8 @@ class Data:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         mapped = [] if transform is None else transform.mapped
-        self.std = standard_deviation(train, self.units, [found for found in outliers if found.feature not in mapped])
+        self._set_aside = [found for found in outliers if found.feature not in mapped]
+        self.std = standard_deviation(train, self.units, self._set_aside)
         if not 0 < self.std < math.inf:
             largest = float(train.abs().max())
             raise ValueError(f"{name}: values up to {largest:.2g} are too small to square; rescale them")
@@ -140,7 +141,7 @@ class Data:
     @functools.cached_property
     def card(self) -> DataCard:
         """What is known of the data set without its samples."""
-        mean, variance = moments(self.train, self.units)
+        mean, variance = moments(rows_of_bulk(self.train, self._set_aside), self.units)
         return DataCard(
             name=self.name,
             units=self.units,

@@ -124,6 +124,16 @@ def range_of(train: Tensor, found: Sequence[Outliers]) -> tuple[float, float]:
     return float(train.min()), float(train.max())
 
 
+def rows_of_bulk(train: Tensor, found: Sequence[Outliers]) -> Tensor:
+    """The training samples v `[n, ...]` without those that hold rare outliers."""
+    kept = torch.ones(len(train), dtype=torch.bool, device=train.device)
+    for outliers in found:
+        if outliers.rare:
+            values = train if outliers.feature is None else train[:, [outliers.feature]]
+            kept &= ((values.double() - outliers.median).abs() <= FAR * outliers.spread).flatten(1).all(1)
+    return train if bool(kept.all()) else train[kept]
+
+
 def bulk_of(x: Tensor, found: Sequence[Outliers]) -> Tensor:
     """The components of x `[n, ...]` in the model's units, flattened, without the rare outliers."""
     rare = [outliers for outliers in found if outliers.rare]

@@ -78,6 +78,22 @@ def test_moments_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(table().card.variance, whole.variance, rtol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(3,), (1, 3)], ids=["columns", "series"])
+def test_one_outlier_does_not_set_the_moments(shape: tuple[int, ...]) -> None:
+    """The prior follows from the moments: with one value of 1e6 among 3,000 samples it would be wide by its square.
+
+    The mean and the variance of the others in the model's units, within 4.5 standard errors and the 2% by which the
+    spread of the bulk, which sets the scale, is off.
+    """
+    values = torch.randn(3000, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values[7] = 1e6
+    card = Data(values, values[:10], transform="none").card
+    mean, variance = card.moments
+    assert mean.shape == shape
+    assert float(mean.abs().max()) < 4.5 / 3000**0.5 + 0.02
+    assert float((variance - 1).abs().max()) < 4.5 * (2 / 3000) ** 0.5 + 0.05
+
+
 def test_names_of_columns_and_classes_are_kept(tmp_path: Path) -> None:
     assert through_json(table().card).columns == ("mass", "height")
     assert Moons(n=50, test=50).card.classes == ("upper", "lower")
