@@ -3,6 +3,7 @@
 import sys
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from matplotlib.text import Text
 from torch import Tensor
 
 from backdrift.evaluation import figures
+from backdrift.evaluation.figures.chains import trace
+from backdrift.solvers import ULA, mcmc
 
 SHAPES = {
     "digits": (1, 8, 8),
@@ -142,3 +145,15 @@ def test_likelihoods_of_vectors_are_colours_of_a_scatter(dim: int) -> None:
     expected = torch.stack([x[:, 0], values if dim == 1 else x[:, 1]], 1)
     np.testing.assert_allclose(axes.collections[0].get_offsets(), expected.numpy())
     np.testing.assert_allclose(axes.collections[0].get_array(), values.numpy())
+
+
+def test_one_component_without_a_density_has_one_row_of_panels() -> None:
+    """The chains of a score alone know no log-density. All draws of each chain are drawn in order."""
+    pytest.importorskip("arviz_stats")
+    target = SimpleNamespace(score=lambda x: -x)
+    chains = mcmc(target, ULA(step=0.1), torch.zeros(2, 1, dtype=torch.float64), 50)
+    left, right = trace(chains, ["x"]).axes
+    assert left.get_ylabel() == "x" and right.get_xlabel() == "density of each chain"
+    for line, draws in zip(left.lines, chains.draws, strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), np.arange(50))
+        np.testing.assert_array_equal(line.get_ydata(), draws[:, 0].numpy())
