@@ -13,7 +13,7 @@ from typing import Any
 import forked_pytest
 import pytest
 from fault_places import Fault, chosen, faults_in, lines_of_code, planted
-from reached_tests import Test, order
+from reached_tests import ReachedTests, Test, order
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,6 +120,17 @@ def test_the_nearest_and_fastest_tests_run_first_and_their_time_is_bounded() -> 
     }
     taken = order("sde/linear.py", [Test(*item) for item in times.items()], near_seconds=10.0, far_seconds=3.0)
     assert [test.node[-1] for test in taken] == ["b", "a", "c", "f", "g"]
+
+
+def test_the_nearest_scope_that_tests_reach_says_which_tests_run(tmp_path: Path) -> None:
+    """Of a list of constants, whose lines run when it is imported, they are all tests."""
+    source = "LIMIT = 3\n\n\ndef f(x=1):\n    y = x + 2\n    return 4 * y\n\n\ndef g(x):\n    return x - 5\n"
+    reached = ReachedTests(tmp_path, tmp_path)
+    reached.tests = {name: Test(name, 1.0) for name in "abc"}
+    reached.reached, both = {"sde/some.py": {5: {"a", "b"}, 6: {"b"}}}, ["a", "b"]
+    found = {fault.before: reached.of(fault) for fault in faults_in(source, "sde/some.py")}
+    assert found == {key: ["b"] if key in "4*" else both for key in "312+-54*"}
+    assert reached.of(faults_in("LIMIT = 3\n", "sde/limits.py")[0]) == ["a", "b", "c"]
 
 
 # ---- a repository of its own ----
