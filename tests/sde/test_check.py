@@ -26,6 +26,9 @@ class Bare(GaussianSDE):
 
     T = 2.0
 
+    def __repr__(self) -> str:
+        return "Bare()"
+
     def alpha(self, t: Tensor) -> Tensor:
         return 1 / (1 + t.square())
 

@@ -31,6 +31,9 @@ class OnlyMarginals(GaussianSDE):
 
     T = 3.0
 
+    def __repr__(self) -> str:
+        return "OnlyMarginals()"
+
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-0.7 * t)
 
