@@ -315,7 +315,7 @@ class _FullStep:
         root = _root(c)
         h = b * torch.cholesky_solve(at.cross, root).mT
         left = _root(at.total - b * h @ at.cross)  # S = left left^T, since H C H^T = b H V A^T
-        # A draw of (x_s - mu, y) moves to the y that was seen (Matheron's rule, Wilson et al. 2021, eq. 8).
+        # A draw of (x_s - mu, y) moves to the y that was seen (Matheron's rule, Wilson et al. 2021).
         move = (root @ kick().flatten(1).unsqueeze(2)).squeeze(2)
         seen = (h @ move.unsqueeze(2) + left @ self._noise(at, kick).unsqueeze(2)).squeeze(2)
         move = move + self._lifted(b * at.cross, at.total, at.residual - seen)  # C H^T = b V A^T
