@@ -193,7 +193,7 @@ def text(found: list[Score]) -> str:
         "`python benchmarks/posterior.py`, then `python benchmarks/posterior.py evidence`. 1000 samples; the sliced",
         "2-Wasserstein distance to exact posterior samples divided by that between two exact sets (1 is perfect), the",
         f"median over {OBSERVATIONS} observations with its bootstrap standard error. A number in brackets is that of",
-        "the observations, where others were run. Each method has its best setting in each cell, chosen afterwards. The",
+        "the observations, where others were run. Each method has its best setting in each cell, chosen later. The",
         "one named is that of the largest budget. A product is one product with the Jacobian of the denoiser for each",
         "sample, about one evaluation; m and d are the sizes of measurement and sample.",
     ]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from backdrift.models import DPS, JFPS, MMPS, TMPD, DiffPIR, Mask, PiGDM
 from backdrift.sde import Brownian
-from backdrift.solvers import Ancestral, particles, sample
+from backdrift.solvers import Adams, Ancestral, particles, sample
 
 Run = Callable[[Problem, int, int, int], Tensor]
 NOISE_SPAN = Brownian(T=1e8)
@@ -39,11 +39,14 @@ class Sampler:
 
 
 def ours() -> Iterator[Sampler]:
-    """The exact posterior's denoiser, guides, and particles; ancestral steps on Karras' grid."""
+    """The exact posterior's denoiser, guides, and particles.
 
-    def solved(model: Callable[[Problem], Any]) -> Run:
+    Guides are solved by ancestral steps on Karras' grid, unless a setting names the deterministic `Adams`.
+    """
+
+    def solved(model: Callable[[Problem], Any], solver: type[Ancestral] | type[Adams]) -> Run:
         def run(problem: Problem, steps: int, n: int, seed: int) -> Tensor:
-            return sample(model(problem), Ancestral(steps=steps), x_T=start(problem, n, seed), seed=seed)  # type: ignore
+            return sample(model(problem), solver(steps=steps), x_T=start(problem, n, seed), seed=seed)  # type: ignore
 
         return run
 
@@ -61,7 +64,8 @@ def ours() -> Iterator[Sampler]:
     for scale in (0.3, 1.0, 3.0):
         guides.append(("DPS", f"scale {scale:g}", "1", lambda p, scale=scale: DPS(p.prior, p.measurement, scale)))
     for name, setting, products, model in guides:
-        yield Sampler(name, setting, products, solved(model))
+        yield Sampler(name, setting, products, solved(model, Ancestral))
+        yield Sampler(name, f"{setting}, Adams".lstrip(", "), products, solved(model, Adams))
 
     def weighted(kernel: str, number: int) -> Run:
         def run(problem: Problem, steps: int, n: int, seed: int) -> Tensor:
