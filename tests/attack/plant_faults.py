@@ -139,17 +139,15 @@ def tried(copy: Path, fault: Fault, reached: ReachedTests, wanted: Options, told
     if tests:
         file.write_text(planted(source, fault))
         try:
-            row |= _verdict(copy, [test.node for test in tests], {test.node: test.seconds for test in tests}, told)
+            normal = {test.node: test.seconds for test in tests}
+            row |= _verdict(copy, told, normal, reached.failing | reached.tests.keys() - normal.keys())
         finally:
             file.write_text(source)
     return row | {"seconds": round(time.monotonic() - began, 1)}
 
 
-def _verdict(copy: Path, nodes: list[str], normal: dict[str, float], told: Path) -> dict[str, Any]:
-    code = run_forked(run_until_failure, copy, nodes, told, normal)
-    if code == 4:  # the names of the tests are made of the value that was changed
-        files = list(dict.fromkeys(node.partition("::")[0] for node in nodes))
-        code = run_forked(run_until_failure, copy, files, told, normal)
+def _verdict(copy: Path, told: Path, normal: dict[str, float], others: set[str]) -> dict[str, Any]:
+    code = run_forked(run_until_failure, copy, told, normal, others)
     last = json.loads(told.read_text())
     if code == 0:
         return {"verdict": "not caught"}

@@ -155,7 +155,7 @@ LOOSE = 3
 
 TESTS = """
 import pytest
-from backdrift.square import count, square
+from backdrift.square import LOOSE, count, square
 
 @pytest.fixture(scope="module")
 def nine():
@@ -169,6 +169,13 @@ def test_square(nine):
 
 def test_count():
     assert count(3) == 0
+
+def test_broken():
+    assert square(3) == count(3) == 8
+
+@pytest.mark.parametrize("limit", [LOOSE, 7])
+def test_limit(limit):
+    assert square(limit) > 0 and limit in (3, 7)
 """
 
 
@@ -221,9 +228,9 @@ def test_faults_are_caught_hang_or_go_unnoticed(
         (11, "0"): ("caught", test + "test_count"),
         (12, "-="): ("hung", test + "test_count"),
         (12, "1"): ("caught", test + "test_count"),
-        (16, "3"): ("not caught", ""),
+        (16, "3"): ("caught", test + "test_limit[4]"),  # which has that name with the fault alone
     }
-    assert "8 faults: 4 caught, 3 not caught, 1 hung" in told
+    assert "8 faults: 5 caught, 2 not caught, 1 hung" in told
     assert "not caught: backdrift/square.py:7  '+' -> '-' at column 13\n    return x + 1" in told
     assert (repository / "backdrift/square.py").read_text() == SQUARE
 

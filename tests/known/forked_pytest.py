@@ -33,10 +33,27 @@ def import_heavy_packages() -> None:
 
 
 class Watch:
-    """Writes into a file which test runs and how it ended. A test that hangs ends the process."""
+    """Writes into a file which test runs and how it ended. A test that hangs ends the process.
 
-    def __init__(self, told: Path, normal: dict[str, float]) -> None:
-        self.told, self.normal = told, normal
+    Args:
+        told: the file.
+        normal: the seconds that each test takes without a fault, in the order in which they are to run.
+        others: tests that are not to run.
+    """
+
+    def __init__(self, told: Path, normal: dict[str, float], others: set[str]) -> None:
+        self.told, self.normal, self.others = told, normal, others
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep the tests that were asked for, also those whose parameter has another name with the fault."""
+        collected = {item.nodeid for item in items}
+        renamed = {node.partition("[")[0] for node in self.normal if node not in collected}
+        place = {node: number for number, node in enumerate(self.normal)}
+        for node in collected - self.normal.keys() - self.others:
+            if node.partition("[")[0] in renamed:
+                place[node] = len(place)
+        items[:] = sorted((item for item in items if item.nodeid in place), key=lambda item: place[item.nodeid])
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -126,10 +143,11 @@ def _at_work(work: Callable[..., int], root: Path, *arguments: Any) -> None:
     os._exit(code)
 
 
-def run_until_failure(nodes: list[str], told: Path, normal: dict[str, float]) -> int:
-    """pytest's exit status for these tests, which run in this order until one fails."""
+def run_until_failure(told: Path, normal: dict[str, float], others: set[str]) -> int:
+    """pytest's exit status for the tests `normal`, which run in this order until one fails; see `Watch`."""
     told.write_text(json.dumps({"test": "", "ended": "not started"}))
-    return int(pytest.main([*_options(told.parent), "-x", *nodes], plugins=[Watch(told, normal)]))
+    files = dict.fromkeys(node.partition("::")[0] for node in normal)
+    return int(pytest.main([*_options(told.parent), "-x", *files], plugins=[Watch(told, normal, others)]))
 
 
 def record_reach(test_file: str, rooms: list[str], told: Path) -> int:

@@ -59,6 +59,7 @@ class ReachedTests:
     def __init__(self, root: Path, kept: Path) -> None:
         self.root, self.kept = root, kept
         self.tests: dict[str, Test] = {}
+        self.failing: set[str] = set()
         self.reached: dict[str, dict[int, set[str]]] = {}
 
     def measure(self, places: Iterable[str]) -> Iterator[str]:
@@ -92,6 +93,7 @@ class ReachedTests:
 
     def _add(self, answer: dict[str, Any]) -> None:
         passed = {node: test for node, test in answer["tests"].items() if test["passed"]}
+        self.failing |= answer["tests"].keys() - passed.keys()
         self.tests |= {node: Test(node, test["seconds"]) for node, test in passed.items()}
         users: dict[str, list[str]] = {}
         for node, test in passed.items():
