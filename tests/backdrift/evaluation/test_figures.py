@@ -143,8 +143,8 @@ def test_likelihoods_of_vectors_are_colours_of_a_scatter(dim: int) -> None:
     values = torch.linspace(-3, -1, 30, dtype=torch.float64)
     axes = figures.most_and_least_likely(x, values, "nats").axes[0]
     expected = torch.stack([x[:, 0], values if dim == 1 else x[:, 1]], 1)
-    np.testing.assert_allclose(axes.collections[0].get_offsets(), expected.numpy())
-    np.testing.assert_allclose(axes.collections[0].get_array(), values.numpy())
+    np.testing.assert_allclose(np.array(axes.collections[0].get_offsets(), dtype=float), expected.numpy())
+    np.testing.assert_allclose(np.array(axes.collections[0].get_array(), dtype=float), values.numpy())
 
 
 def test_one_component_without_a_density_has_one_row_of_panels() -> None:

@@ -18,10 +18,11 @@ def test_states_are_scaled_to_the_deviation_of_the_data(sde: GaussianSDE) -> Non
     The state at the end, t = 0, is a sample and is shown as it is.
     """
     values = 3 * torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
-    data, model = Data(values, values), SimpleNamespace(sde=sde)
+    data = Data(values, values)
+    model: Any = SimpleNamespace(sde=sde)
     times = torch.tensor([sde.T, 0.3 * sde.T, 0.01 * sde.T, 0.0], dtype=torch.float64)
     states = torch.arange(1.0, 25.0).reshape(4, 3, 2)
-    shown: Any = _at_the_spread_of_the_data(model, data, times, states)  # type: ignore[arg-type]
+    shown: Any = _at_the_spread_of_the_data(model, data, times, states)
     alpha, sigma = sde.alpha(times), sde.sigma(times) * (times > 0)
     expected = states * (data.std / (alpha * data.std).hypot(sigma)).reshape(4, 1, 1)
     torch.testing.assert_close(shown[0], times)
