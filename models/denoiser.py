@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +72,16 @@ class Denoiser(nn.Module, Model):
         if label is not None:
             require_labels(label, getattr(getattr(self.network, "conditioning", None), "classes", None))
         other = copy.copy(self)
+        if label is not None:
+            label = label.to(next(self.network.parameters(), label).device, non_blocking=True)
         other.label = label
         return other
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Denoiser:
+        # The classes go with the weights, as `to` and `cuda` move them. A buffer would be shared by all of `given`.
+        super()._apply(fn, recurse)
+        self.label = self.label if self.label is None else fn(self.label)
+        return self
 
     def select(self, indices: Tensor) -> Denoiser:
         """The same model for the samples at `indices` `[n]` of a batch. Each of them keeps its class."""

@@ -84,7 +84,8 @@ class HybridScore(nn.Module):
         root = factor(own, definite=True)
         signal = self.data_std * phi[..., :, 0]  # S = F F^T + signal signal^T
         total = factor(own + signal.unsqueeze(-1) * signal.unsqueeze(-2), definite=True)
-        whiten = torch.linalg.solve_triangular(total, torch.eye(2).to(total).expand_as(total), upper=False)
+        unit = torch.eye(2, dtype=total.dtype, device=total.device).expand_as(total)
+        whiten = torch.linalg.solve_triangular(total, unit, upper=False)
         guess = (whiten.mT @ whiten @ root[..., :, 1:]).squeeze(-1)
         # With z = F^{-1} signal, c^2 = 1 - [(1 + z z^T)^{-1}]_vv = z_v^2/(1 + |z|^2), which loses no digits.
         z = torch.linalg.solve_triangular(root, signal.unsqueeze(-1), upper=False).squeeze(-1)
@@ -164,7 +165,9 @@ class HybridLoss:
         if noise is None:
             shape = (len(x0), 2, *x0.shape[1:])
             noise = torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        state = sde.perturb(sde.lift(x0), t, noise)
+        # `perturb` would ask whether the covariance is singular, and so wait for the device. For t >= eps it is not.
+        root = factor(sde.covariance_at(t), definite=True)
+        state = apply(sde.moments(0.0, t)[0], sde.lift(x0)) + apply(root, noise)
         parts = model.coefficients(t)
         target = (noise[:, 1] - model.guessed(state, parts)) / as_time(parts.out, x0)
         return (target - model.raw(state, parts, label)).flatten(1).square().mean(1)

@@ -128,7 +128,7 @@ class GaussianMixture(Model):
         shape = (*mean.shape[:-1], *self.shape)
         return DataMoments(mean.reshape(shape), variance.reshape(shape))
 
-    @property
+    @functools.cached_property
     def data_std(self) -> float:
         """Standard deviation of the data: the root of the mean variance of a sample's components."""
         return float(self.data_moments.variance.mean().sqrt())
@@ -195,7 +195,8 @@ class GaussianMixture(Model):
     def _copy(self, **changes: object) -> GaussianMixture:
         """A copy with other attributes. It does not diagonalise the covariances again."""
         other = object.__new__(GaussianMixture)
-        other.__dict__.update({**vars(self), **changes})
+        kept = {name: value for name, value in vars(self).items() if name != "data_std" or changes.keys() <= {"sde"}}
+        other.__dict__.update({**kept, **changes})
         return other
 
     def _coefficients(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:

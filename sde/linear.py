@@ -135,8 +135,8 @@ class LinearSDE(SDE):
         phi_terms, sigma_terms, doublings = self._series
         h = tau.unsqueeze(-1) * 2.0**-doublings
         powers = h ** torch.arange(len(phi_terms), dtype=tau.dtype, device=tau.device)
-        phi = torch.tensordot(powers, phi_terms.to(powers), 1)
-        sigma = torch.tensordot(h * powers, sigma_terms.to(powers), 1)
+        phi = torch.tensordot(powers, phi_terms.to(powers, non_blocking=True), 1)
+        sigma = torch.tensordot(h * powers, sigma_terms.to(powers, non_blocking=True), 1)
         for _ in range(doublings):
             sigma = sigma + phi @ sigma @ phi.mT
             phi = phi @ phi
@@ -148,10 +148,10 @@ class LinearSDE(SDE):
 
         B(T) divided by 2 that many times is an h with |A| h <= 1/4.
         """
-        span = float(self.schedule.integrated_beta(torch.tensor(self.T, dtype=torch.float64)))
+        span = float(self.schedule.integrated_beta(wide(self.T)))
         size = float(torch.linalg.matrix_norm(self.A, 1)) * span
         doublings = max(0, math.ceil(math.log2(4 * size))) if size > 0 else 0
-        phi, sigma = [torch.eye(self.dim, dtype=torch.float64)], [self.L @ self.L.mT]
+        phi, sigma = [torch.eye(self.dim, dtype=torch.float64, device="cpu")], [self.L @ self.L.mT]
         for k in range(1, 17):
             phi.append(self.A @ phi[-1] / k)
             sigma.append((self.A @ sigma[-1] + sigma[-1] @ self.A.mT) / (k + 1))
@@ -160,7 +160,7 @@ class LinearSDE(SDE):
     def covariance_at(self, t: Time) -> Tensor:
         """Cov(x_t given x_0) = Phi initial Phi^T + Sigma, `[..., d, d]` in float64."""
         phi, sigma = self.moments(0.0, t)
-        return phi @ self.initial.to(phi) @ phi.mT + sigma
+        return phi @ self.initial.to(phi, non_blocking=True) @ phi.mT + sigma
 
     def marginal(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Mean Phi x_0 `[batch, d, ...]` and the factor F `[d, d]` or `[batch, d, d]` of x_t given x_0."""
@@ -212,7 +212,7 @@ class LinearSDE(SDE):
         inverse = torch.where(scale > 0, 1 / scale, 0.0)
         both = inverse.unsqueeze(-1) * inverse.unsqueeze(-2)
         gain = p @ phi.mT @ (both * torch.linalg.pinv(both * total, hermitian=True))
-        kept = torch.eye(self.dim).to(phi) - gain @ phi
+        kept = torch.eye(self.dim, dtype=phi.dtype, device=phi.device) - gain @ phi
         mean = apply(kept @ start, x0) + apply(gain, x_t)
         return mean, factor(kept @ p @ kept.mT + gain @ r @ gain.mT).to(x_t)
 
@@ -284,7 +284,7 @@ def _matrix(name: str, value: Matrix) -> Tensor:
 
 def _times(t: Time, x: Tensor) -> Tensor:
     """`t` in float64, a 0-d tensor or `[batch]`, on the device of `x` where it is a tensor."""
-    t = wide(t.to(x.device) if isinstance(t, Tensor) else t)
+    t = wide(t.to(x.device, non_blocking=True) if isinstance(t, Tensor) else t)
     if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
         raise ValueError(f"t: expected a scalar or one time per sample ([{len(x)}]), got shape {list(t.shape)}")
     return t

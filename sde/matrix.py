@@ -22,7 +22,7 @@ def apply(matrix: Tensor, x: Tensor) -> Tensor:
     if x.ndim < 2 or x.shape[1] != matrix.shape[-1]:
         raise ValueError(f"x: expected a state [batch, {matrix.shape[-1]}, ...], got shape {list(x.shape)}")
     columns = x.unsqueeze(2).flatten(2)  # also of an empty batch
-    return (matrix.to(x) @ columns).reshape(x.shape[0], matrix.shape[-2], *x.shape[2:])
+    return (matrix.to(x, non_blocking=True) @ columns).reshape(x.shape[0], matrix.shape[-2], *x.shape[2:])
 
 
 def factor(covariance: Tensor, definite: bool = False) -> Tensor:

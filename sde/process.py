@@ -36,7 +36,12 @@ def as_time(t: Time, x: Tensor, T: float | None = None) -> Tensor:
     require_state(x)
     if T is not None:
         require_times(t, T)
-    t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    if isinstance(t, Tensor):
+        t = t.to(x.device, x.dtype, non_blocking=True)
+    elif isinstance(t, (int, float)):
+        t = torch.full((), t, dtype=x.dtype, device=x.device)  # no copy, which would be waited for
+    else:
+        t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
     if t.ndim == 0:
         return t
     if t.ndim == 1 and t.shape[0] == x.shape[0]:
@@ -53,7 +58,7 @@ def wide(t: Time) -> Tensor:
     Derivatives, roots and matrix exponentials are taken in this dtype.
     """
     if not isinstance(t, Tensor):
-        return torch.tensor(float(t), dtype=torch.float64)
+        return torch.tensor(float(t), dtype=torch.float64, device="cpu")
     return t if t.device.type == "mps" else t.double()
 
 

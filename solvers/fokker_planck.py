@@ -32,6 +32,8 @@ from torch import Tensor
 
 from backdrift.sde import SDE
 from backdrift.sde.checks import require_choice, require_positive
+from backdrift.sde.held import tensors_of
+from backdrift.sde.process import wide
 
 Ends = Literal["reflecting", "open"]
 Start = np.ndarray | Tensor | Callable[[Tensor], Tensor]
@@ -90,7 +92,7 @@ class Cells:
             ValueError: if it is negative or not finite somewhere, or has another shape.
         """
         if callable(p):
-            points = self.points().reshape(-1, self.dim)
+            points = self.points().reshape(-1, self.dim).to(_device_of(p))
             p = torch.as_tensor(p(points)).reshape(self.count)
         density = np.asarray(p.detach().cpu() if isinstance(p, Tensor) else p, dtype=float)
         if density.shape != self.count:
@@ -141,6 +143,11 @@ class Evolution:
         return np.einsum("nk,nki,nkj->nij", p, x, x)
 
 
+def _device_of(holder: object) -> torch.device:
+    """The device of the tensors that an object holds, such as those of the network in a score; else the CPU."""
+    return next((tensor.device for tensor in tensors_of(holder)), torch.device("cpu"))
+
+
 def bernoulli(z: np.ndarray) -> np.ndarray:
     """z/(e^z - 1), which is 1 at z = 0, without overflow."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -163,17 +170,18 @@ def generator(sde: SDE, cells: Cells, t: float, direction: int = 1) -> tuple[csc
     Raises:
         ValueError: if D_xy is too large for cells of this shape, or a rate is not finite.
     """
-    time, dim = torch.tensor(t, dtype=torch.float64), cells.dim
+    time, dim, device = wide(t), cells.dim, _device_of(vars(sde))
 
     def diffusion(points: Tensor) -> np.ndarray:
-        flat = points.reshape(-1, dim)
-        return 0.5 * sde.covariance(flat, time).expand(len(flat), dim, dim).reshape(*points.shape, dim).numpy()
+        flat = points.reshape(-1, dim).to(device)
+        return 0.5 * sde.covariance(flat, time).expand(len(flat), dim, dim).reshape(*points.shape, dim).cpu().numpy()
 
     jumps, centre = _Jumps(cells), diffusion(cells.points())
     for axis in range(dim):
         points = cells.points(face=axis)
-        drift = direction * sde.drift(points.reshape(-1, dim), time)[:, axis].reshape(points.shape[:-1]).numpy()
-        jumps.along_axis(axis, drift, _along(cells, axis, diffusion(points)), _along(cells, axis, centre))
+        drift = sde.drift(points.reshape(-1, dim).to(device), time)[:, axis].reshape(points.shape[:-1])
+        flow = direction * drift.cpu().numpy()
+        jumps.along_axis(axis, flow, _along(cells, axis, diffusion(points)), _along(cells, axis, centre))
     if dim == 2 and sde.noise_type != "diagonal":
         jumps.along_diagonals(centre[..., 0, 1])
     if not jumps.finite:

@@ -121,7 +121,7 @@ class Recorder:
 
     Attributes:
         on_step: another `on_step`, which is called first. The state that it returns is the one that is kept.
-        times: the times of the states kept so far.
+        times: the times of the states kept so far, where they came from, so that nobody waits for them.
         states: the states kept so far.
     """
 
@@ -137,7 +137,7 @@ class Recorder:
 
     def keep(self, x: Tensor, t: Tensor) -> None:
         """Keep a copy of the state x at time t."""
-        self.times.append(torch.as_tensor(t).detach().cpu())
+        self.times.append(torch.as_tensor(t).detach())
         self.states.append(x.detach().to("cpu", copy=True))
 
 
@@ -236,9 +236,9 @@ def sample(
         if not trajectory:
             return solver.solve(model, x, noise, on_step)
         recorder = Recorder(on_step)
-        recorder.keep(x, torch.tensor(model.sde.T, dtype=x.dtype))
+        recorder.keep(x, torch.full((), model.sde.T, dtype=x.dtype, device=x.device))
         x = solver.solve(model, x, noise, recorder)
-    return Trajectory(x, torch.stack(recorder.times), torch.stack(recorder.states))
+    return Trajectory(x, torch.stack([t.to(x.device) for t in recorder.times]).cpu(), torch.stack(recorder.states))
 
 
 def require_solver(solver: Solver) -> None:

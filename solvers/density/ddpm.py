@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde import GaussianSDE, as_time
+from backdrift.sde.tensor_checks import extremes
 from backdrift.solvers.density.arguments import require_batch
 from backdrift.solvers.density.chain import Chain, Variance
 from backdrift.solvers.density.denoising_error import denoise_at
@@ -118,11 +119,12 @@ class DDPM(Chain):
             TypeError: if the model is not one, or returns something unlike x.
         """
         require_batch(x)
-        if i.shape != x.shape[:1] or i.is_floating_point() or not bool(((i >= 1) & (i <= len(self))).all()):
+        found = extremes(i)  # None on another device, which would have to be waited for
+        if i.shape != x.shape[:1] or i.is_floating_point() or (found and not 1 <= found[0] <= found[1] <= len(self)):
             raise ValueError(f"i: expected [{len(x)}] integers from 1 to {len(self)}, got {i.tolist()}")
         if noise.shape != x.shape:
             raise ValueError(f"noise: expected the shape of x, {list(x.shape)}, got {list(noise.shape)}")
-        u = -0.5 * self.log_snr.to(x.device)[i - 1]
+        u = -0.5 * self.log_snr.to(x.device, non_blocking=True)[i.to(x.device) - 1]
         s = as_time(u.exp(), x)
         denoised = denoise_at(model, x + s * noise, u)
         return (noise - (x + s * noise - denoised) / s).flatten(1).square().sum(1)

@@ -41,7 +41,7 @@ def derivative_mode(path: Flow, z: Tensor, preferred: Mode) -> Mode:
     u, y = path.middle(z[few])
     field = velocity_at(here, u)
     generator = torch.Generator().manual_seed(0)
-    probe = torch.where(torch.rand(y.shape, generator=generator) < 0.5, -1.0, 1.0).to(y)
+    probe = torch.where(torch.rand(y.shape, generator=generator, device="cpu") < 0.5, -1.0, 1.0).to(y)
     value = field(y)  # in the dtype that it will be asked in, before any other
     slope, noise = _slope(field, y, probe, value)
     problems = []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_positive
+from backdrift.sde.process import wide
 from backdrift.solvers.model import Denoises, data_std_of, denoiser_of, select
 from backdrift.solvers.quadrature import gauss_legendre
 from backdrift.solvers.solver import end_time
@@ -90,7 +91,7 @@ class AngleFlow:
 
     def middle(self, z: Tensor) -> tuple[float, Tensor]:
         u = min(max(math.log(self.data_std), self.first), self.last)
-        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), device="cpu")
         return u, (z + noise.to(z)) / math.sqrt(2)  # at the angle of 45 degrees, half data and half noise
 
     def select(self, indices: Tensor) -> AngleFlow:
@@ -120,19 +121,20 @@ class AngleFlow:
         at = self._place(u, z)
         square, d2 = (2 * at.u).exp(), self.data_std**2
         variance = self.posterior_variance(at.scale * z, at.t)
-        return (z[0].numel() * d2 / (square + d2)).to(z) - variance / square.to(z)
+        known = (z[0].numel() * d2 / (square + d2)).to(z, non_blocking=True)
+        return known - variance / square.to(z, non_blocking=True)
 
     def places(self, u: Tensor, z: Tensor) -> list[Place]:
         t = self.sde.t_from_log_snr(-2 * u).clamp_(self.eps, self.sde.T)
         square = (2 * u).exp_().add_(self.data_std**2)
         root = square.sqrt()
         shape = (*u.shape, *(1,) * (z.ndim - 1)) if u.ndim == 2 else u.shape
-        columns = torch.stack([self.sde.alpha(t) * root, self.data_std**2 / square, -1 / root])
-        scale, keep, gain = columns.to(z).reshape(3, *shape)
-        return list(map(Place, u, t.to(z), scale, keep, gain))
+        columns = torch.stack([self.sde.alpha(t) * root, self.data_std**2 / square, -1 / root, t])
+        scale, keep, gain, times = columns.to(z, non_blocking=True)  # one transfer, which nobody waits for
+        return list(map(Place, u, times, *(column.reshape(shape) for column in (scale, keep, gain))))
 
     def time(self, u: float) -> float:
-        return float(self.sde.t_from_log_snr(torch.tensor(-2 * u, dtype=torch.float64)).clamp(self.eps, self.sde.T))
+        return float(self.sde.t_from_log_snr(wide(-2 * u)).clamp(self.eps, self.sde.T))
 
     def at_time(self, t: float) -> float:
         return -0.5 * float(self.sde.log_snr(t))
@@ -142,7 +144,7 @@ class AngleFlow:
 
     def _place(self, u: float | Tensor | Place, z: Tensor) -> Place:
         """The coefficients at the time u, which may be one of `places` already."""
-        return u if isinstance(u, Place) else self.places(torch.as_tensor(u, dtype=torch.float64).unsqueeze(0), z)[0]
+        return u if isinstance(u, Place) else self.places(wide(u).unsqueeze(0), z)[0]
 
     def gradient(self, z: Tensor, u: float, velocity: Tensor) -> Tensor:
         """The score of z at u, from the velocity there: -z - (R/s)^2 dz/du."""

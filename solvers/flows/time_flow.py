@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from backdrift.sde.process import wide
 from backdrift.solvers.model import ModelLike, score_of, select
 from backdrift.solvers.quadrature import gauss_legendre
 from backdrift.solvers.solver import end_time
@@ -41,8 +42,7 @@ class TimeFlow:
         return z, 0.0
 
     def velocity(self, z: Tensor, u: float | Tensor) -> Tensor:
-        t = torch.as_tensor(u, dtype=torch.float64).clamp(self.first, self.last)
-        return self.reverse.drift(z, t.to(z.device, z.dtype))
+        return self.reverse.drift(z, wide(u).clamp(self.first, self.last).to(z, non_blocking=True))
 
     def divergence(self, z: Tensor, u: float | Tensor) -> Tensor | None:
         return None

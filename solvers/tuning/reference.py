@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -84,12 +85,24 @@ def differentiably(table: Table, denoise: Denoise, x: Tensor) -> Tensor:
     """Run a deterministic table like `execute`, but with gradients with respect to its coefficients."""
     states: list[Tensor] = [x]
     values: list[Tensor] = []
+    numbers = _sent(table, x)
     for row in table.rows:
         if row.at is not None:
-            value = denoise(states[-1], torch.as_tensor(row.at).to(x))
-            values.insert(0, value + torch.as_tensor(row.slope).to(x) * states[-1])
-        total = torch.as_tensor(row.carry).to(x) * states[-1 - row.base]
-        for weight, value in zip(row.weights, values, strict=False):
-            total = total + torch.as_tensor(weight).to(x) * value
+            value = denoise(states[-1], next(numbers))
+            values.insert(0, value + next(numbers) * states[-1])
+        total = next(numbers) * states[-1 - row.base]
+        used = [next(numbers) for _ in row.weights]
+        for weight, value in zip(used, values, strict=False):
+            total = total + weight * value
         states.append(total)
     return states[-1]
+
+
+def _sent(table: Table, x: Tensor) -> Iterator[Tensor]:
+    """The coefficients of a table in the order in which `differentiably` takes them, sent to `x` in one transfer."""
+    numbers = [
+        torch.as_tensor(number, dtype=torch.float64, device="cpu")
+        for row in table.rows
+        for number in (*(() if row.at is None else (row.at, row.slope)), row.carry, *row.weights)
+    ]
+    return iter(torch.stack(numbers).to(x, non_blocking=True).unbind())
