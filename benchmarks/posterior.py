@@ -197,8 +197,8 @@ def text(found: list[Score]) -> str:
         "the observations, where others were run. Each method has its best setting in each cell, chosen later. The",
         "one named is that of the largest budget. A product is one product with the Jacobian of the denoiser for each",
         "sample, about one evaluation; m and d are the sizes of measurement and sample. One set of 1000 samples varies",
-        "by some 0.3 in these ratios: values below 1 are as good as 1, and cells of one observation tell little. azula's CFG",
-        "needs classes and its RePaint a mask without noise, so that neither is run on the grids of modes.",
+        "by some 0.3 in these ratios: values below 1 are as good as 1, and cells of one observation tell little. CFG",
+        "of azula needs classes and its RePaint a mask, so that neither is run on the grids of modes.",
     ]
     for problem, title in TITLES.items():
         measured = any(score.problem == problem for score in found)
