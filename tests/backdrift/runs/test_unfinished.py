@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 
@@ -37,3 +38,13 @@ def test_a_lock_is_for_its_owner_to_write(tmp_path: Path) -> None:
     with locked(tmp_path / "lock"):
         mode = (tmp_path / "lock").stat().st_mode & 0o777
     assert mode & 0o600 == 0o600 and mode & 0o133 == 0
+
+
+def test_of_two_that_work_on_the_same_one_is_refused(tmp_path: Path) -> None:
+    """The first one that keeps a batch holds the folder; the other may neither write there nor read."""
+    first, second = kept(tmp_path / "kept", 5), kept(tmp_path / "kept", 5)
+    first.save("samples", 0, {"x": torch.zeros(2)})
+    for attempt in (lambda: second.save("samples", 2, {"x": torch.zeros(2)}), lambda: second.load("samples", 0)):
+        with pytest.raises(ValueError):
+            attempt()
+    assert first.load("samples", 2) is None
