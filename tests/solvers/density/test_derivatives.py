@@ -201,3 +201,12 @@ def test_a_derivative_is_checked_at_states_of_half_data_and_half_noise(sde: Gaus
         assert u == pytest.approx(min(max(math.log(data_std), path.first), path.last))
         assert float(states.var()) == pytest.approx(1, abs=4 * math.sqrt(2 / 60_000))
         assert float((states * z).mean()) == pytest.approx(math.sqrt(0.5), abs=4 * math.sqrt(1.5 / 60_000))
+
+
+def test_two_probes_along_an_adaptive_path_have_a_standard_error() -> None:
+    """For N(0, I/4) every sign vector gives the trace itself, so that two of them agree: the error is 0."""
+    model = FunctionModel(
+        lambda x, t: GaussianMixture(torch.zeros(1, 3).double(), 0.25, sde=SDE).denoise(x, t), SDE, predicts="denoised"
+    )
+    found = log_likelihood(model, data(), method="adaptive", probes=2, data_std=1.0)
+    assert float(found.standard_error.max()) < 1e-9 and bool((found.degrees == 1).all())
