@@ -121,13 +121,16 @@ class Denoiser(nn.Module, Model):
         Raises:
             ValueError: if the network returns another shape, which might broadcast against `z` without a word.
         """
-        value = self._called(z, c_noise, label)
+        value = self._called(z, c_noise, label).to(z.dtype)
         require_shape("network", value, z)
         return value
 
     def _called(self, z: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
         """The network at z, given a class where there is one."""
         label = self.label if label is None else label
+        dtype = next(self.network.parameters(), z).dtype
+        if dtype in (torch.bfloat16, torch.float16):  # the state is in float32, see `solvers.model.place_of`
+            z, c_noise = z.to(dtype), c_noise.to(dtype)
         return self.network(z, c_noise) if label is None else self.network(z, c_noise, label)
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:

@@ -34,8 +34,8 @@ def effective_share(weighting: Weighting, times: TimeDistribution, sde: Gaussian
         data_std: d.
     """
     first, last = float(sde.log_snr(sde.eps)), float(sde.log_snr(sde.T))
-    levels = torch.linspace(first, last, 2001, dtype=torch.float64)
-    even = torch.linspace(sde.eps, sde.T, 2001, dtype=torch.float64)
+    levels = torch.linspace(first, last, 2001, dtype=torch.float64, device="cpu")
+    even = torch.linspace(sde.eps, sde.T, 2001, dtype=torch.float64, device="cpu")
     t = torch.cat([sde.t_from_log_snr(levels).clamp(sde.eps, sde.T), even]).unique()
     if sde.eps == 0 and float(sde.sigma(0.0)) == 0:
         t = t[1:]  # the weights may be infinite at the very end

@@ -79,21 +79,26 @@ class Measurement:
     def residual(self, x: Tensor) -> Tensor:
         """y - A x for samples x, flattened, `[batch, m]`."""
         seen = self.operator(x)
-        return (self.value.to(x) - seen).flatten(1)
+        return (self.value.to(x, non_blocking=True) - seen).flatten(1)
 
     def noise_covariance(self, like: Tensor) -> Tensor:
         """R, `[m, m]`, with the dtype and on the device of `like`."""
         if self.covariance is not None:
-            return self.covariance.to(like)
-        std = torch.as_tensor(self.std, dtype=like.dtype, device=like.device)
-        return std.square().expand(self.shape).flatten().diag()
+            return self.covariance.to(like, non_blocking=True)
+        return self._stds(like).square().diag()
 
     def noise_product(self, u: Tensor) -> Tensor:
         """R u for flattened measurements u, `[batch, m]`."""
         if self.covariance is not None:
-            return u @ self.covariance.to(u)
-        std = torch.as_tensor(self.std, dtype=u.dtype, device=u.device)
-        return std.square().expand(self.shape).flatten() * u
+            return u @ self.covariance.to(u, non_blocking=True)
+        return self._stds(u).square() * u
+
+    def _stds(self, like: Tensor) -> Tensor:
+        """The standard deviation of each component, `[m]`, with the dtype and on the device of `like`."""
+        assert self.std is not None
+        if isinstance(self.std, Tensor):
+            return self.std.to(like, non_blocking=True).expand(self.shape).flatten()
+        return torch.full((self.size,), self.std, dtype=like.dtype, device=like.device)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(y; A x, R) in nats, `[batch]`, for samples x `[batch, ...]`.
@@ -103,7 +108,7 @@ class Measurement:
         """
         residual = self.residual(x)
         if self.std is not None:
-            std = torch.as_tensor(self.std, dtype=residual.dtype, device=residual.device).expand(self.shape).flatten()
+            std = self._stds(residual)
             if not bool((std > 0).all()):
                 raise ValueError("std: expected positive noise, since exact values have no density")
             z, log_det = residual / std, std.log().sum()

@@ -25,7 +25,7 @@ def posterior(mixture: GaussianMixture, condition: Condition | Measurement | Ten
         raise TypeError(f"condition: expected a Measurement or a Label, got {type(given).__name__}")
     a, log_joint, residual, gain = _update(mixture, given)
     covariance = _covariances(mixture)
-    kept = torch.eye(a.shape[1]).to(a) - gain @ a
+    kept = torch.eye(a.shape[1], dtype=a.dtype, device=a.device) - gain @ a
     noise = given.noise_covariance(a)
     covariance = kept @ covariance @ kept.mT + gain @ noise @ gain.mT
     means = mixture.means + (gain @ residual.unsqueeze(-1)).squeeze(-1)
@@ -47,11 +47,10 @@ def conditional(mixture: GaussianMixture, indices: Tensor, values: Tensor) -> Ga
         raise ValueError(f"indices: expected fewer than all {d} components")
     if values.shape[-1:] != known.shape:
         raise ValueError(f"values: expected shape [{len(known)}] or [batch, {len(known)}], got {list(values.shape)}")
-    rows = torch.zeros(len(known), d).to(mixture.means)
-    rows[torch.arange(len(known)), known] = 1
+    rows = torch.eye(d, dtype=mixture.means.dtype, device=mixture.means.device)[known]
     measurement = Measurement(Projection(rows.reshape(-1, *mixture.shape)), values.to(mixture.means), std=0.0)
     whole = posterior(mixture, measurement)
-    rest = torch.tensor([i for i in range(d) if i not in set(known.tolist())])
+    rest = torch.tensor([i for i in range(d) if i not in set(known.tolist())], device=mixture.means.device)
     covariances = _covariances(whole)[:, rest][:, :, rest]
     return _rebuilt(whole, whole.means[..., rest], covariances, whole.log_weights, (len(rest),))
 

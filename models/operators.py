@@ -59,11 +59,11 @@ class Mask(LinearOperator):
         self.indices = seen.flatten().nonzero().squeeze(1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, self.indices.to(x.device)]
+        return x.flatten(1)[:, self.indices.to(x.device, non_blocking=True)]
 
     def adjoint(self, y: Tensor) -> Tensor:
         full = y.new_zeros(len(y), math.prod(self.shape))
-        return full.index_copy(1, self.indices.to(y.device), y).reshape(len(y), *self.shape)
+        return full.index_copy(1, self.indices.to(y.device, non_blocking=True), y).reshape(len(y), *self.shape)
 
 
 class Projection(LinearOperator):
@@ -87,7 +87,7 @@ class Projection(LinearOperator):
     def random(cls, number: int, shape: Sequence[int], seed: int = 0) -> Projection:
         """So many random projections, with independent entries N(0, 1/d)."""
         generator = torch.Generator().manual_seed(seed)
-        return cls(torch.randn(number, *shape, generator=generator) / math.sqrt(math.prod(shape)))
+        return cls(torch.randn(number, *shape, generator=generator, device="cpu") / math.sqrt(math.prod(shape)))
 
 
 class DownSampling(LinearOperator):
@@ -139,7 +139,9 @@ class Blur(LinearOperator):
         rows, columns = (length // 2 for length in self.kernel.shape)
         channels = self.shape[0]
         wide = functional.pad(x, (columns, columns, rows, rows), mode="circular")
-        return functional.conv2d(wide, self.kernel.to(x).expand(channels, 1, -1, -1), groups=channels)
+        return functional.conv2d(
+            wide, self.kernel.to(x, non_blocking=True).expand(channels, 1, -1, -1), groups=channels
+        )
 
 
 class FourierSampling(LinearOperator):
@@ -159,9 +161,11 @@ class FourierSampling(LinearOperator):
                 f"seen: expected a boolean tensor {list(self.shape[1:])}, got {list(seen.shape)} of {seen.dtype}"
             )
         self.seen = seen
+        self.places = seen.nonzero(as_tuple=True)  # of a mask on a device the host would wait to know its length
 
     def __call__(self, x: Tensor) -> Tensor:
-        coefficients = torch.fft.fft2(x, norm="ortho")[..., self.seen.to(x.device)]
+        rows, columns = (place.to(x.device, non_blocking=True) for place in self.places)
+        coefficients = torch.fft.fft2(x, norm="ortho")[..., rows, columns]
         return torch.stack([coefficients.real, coefficients.imag], 1)
 
 

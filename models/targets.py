@@ -56,7 +56,7 @@ class ExampleDensity(LogDensity):
     def start(self, chains: int, seed: int = 0) -> Tensor:
         """Starting points of chains, `[chains, dim]`, from a density wider than this one: by default N(0, 4 I)."""
         generator = torch.Generator().manual_seed(seed)
-        return 2 * torch.randn(chains, self.dim, generator=generator, dtype=torch.float64)
+        return 2 * torch.randn(chains, self.dim, generator=generator, dtype=torch.float64, device="cpu")
 
     def tempered(self, temperature: float) -> ExampleDensity:
         """The density p^{1/temperature}. Its moments are not known.
@@ -86,7 +86,7 @@ def _names(letter: str, n: int) -> tuple[str, ...]:
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Standard normal numbers in float64."""
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 class IllConditionedGaussian(ExampleDensity):
@@ -102,14 +102,14 @@ class IllConditionedGaussian(ExampleDensity):
 
     @checked
     def __init__(self, dim: Dimension = 10, condition: Positive = 100.0) -> None:
-        variance = torch.logspace(0, math.log10(condition), dim, dtype=torch.float64)
+        variance = torch.logspace(0, math.log10(condition), dim, dtype=torch.float64, device="cpu")
         super().__init__(
             "gaussian",
             lambda x: -0.5 * (x.square() / variance.to(x)).sum(-1),
             lambda x: -x / variance.to(x),
             _names("x", dim),
         )
-        self.mean, self.sd = torch.zeros(dim, dtype=torch.float64), variance.sqrt()
+        self.mean, self.sd = torch.zeros(dim, dtype=torch.float64, device="cpu"), variance.sqrt()
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         assert self.sd is not None
@@ -129,9 +129,10 @@ class Mixture(ExampleDensity):
     @checked
     def __init__(self, distance: Positive = 4.0) -> None:
         f64 = torch.float64
-        weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=f64)
-        means = distance * torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]], dtype=f64)
-        roots = torch.tensor([[[1.0, 0], [0, 1]], [[1, 0], [0.8, 0.6]], [[0.6, 0], [0, 1.4]], [[1, 0], [-0.8, 0.6]]])
+        weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=f64, device="cpu")
+        means = distance * torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]], dtype=f64, device="cpu")
+        lower = [[[1.0, 0], [0, 1]], [[1, 0], [0.8, 0.6]], [[0.6, 0], [0, 1.4]], [[1, 0], [-0.8, 0.6]]]
+        roots = torch.tensor(lower, device="cpu")
         covariances = (roots @ roots.mT).to(f64)
         self.density = GaussianMixture(means, covariances, weights)
         # The gradient is taken by autograd, because a mixture's own score needs a time and a process.
@@ -175,9 +176,9 @@ class Funnel(ExampleDensity):
 
         super().__init__("funnel", log_prob, slope, ("v", *_names("x", dim - 1)))
         self.scale = float(scale)
-        self.mean = torch.zeros(dim, dtype=torch.float64)
+        self.mean = torch.zeros(dim, dtype=torch.float64, device="cpu")
         # The variance of x is E e^v = e^(scale^2/2).
-        self.sd = torch.full((dim,), math.exp(scale**2 / 4), dtype=torch.float64)
+        self.sd = torch.full((dim,), math.exp(scale**2 / 4), dtype=torch.float64, device="cpu")
         self.sd[0] = scale
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -205,8 +206,8 @@ class Banana(ExampleDensity):
 
         super().__init__("banana", log_prob, None, _names("x", 2))
         self.width, self.bend = float(width), float(bend)
-        self.mean = torch.zeros(2, dtype=torch.float64)
-        self.sd = torch.tensor([width, math.sqrt(1 + 2 * bend**2 * width**4)], dtype=torch.float64)
+        self.mean = torch.zeros(2, dtype=torch.float64, device="cpu")
+        self.sd = torch.tensor([width, math.sqrt(1 + 2 * bend**2 * width**4)], dtype=torch.float64, device="cpu")
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         z = _normal((n, 2), generator)

@@ -175,7 +175,7 @@ class LogNormalTimes(TimeDistribution):
 
     def _ends(self, sde: GaussianSDE) -> tuple[float, float]:
         """The normal distribution function at eps and at T."""
-        ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
+        ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64, device="cpu")
         low, high = torch.special.ndtr((log_ratio(ends, sde) - self.mean) / self.std).tolist()
         return low, high
 

@@ -107,7 +107,7 @@ def _declared(sde: GaussianSDE, points: int) -> _Declared:
     start = max(float(sde.eps), 1e-6 * end)
     t = torch.from_numpy(np.unique(np.concatenate([np.geomspace(start, end, points), np.linspace(start, end, points)])))
     with torch.no_grad():
-        one = torch.ones(len(t), 1, dtype=torch.float64)
+        one = torch.ones(len(t), 1, dtype=torch.float64, device="cpu")
         return _Declared(
             t=t,
             alpha=sde.alpha(t),
@@ -122,7 +122,7 @@ def _declared(sde: GaussianSDE, points: int) -> _Declared:
 
 def _positive_states() -> Tensor:
     """States for processes of any kind, those on the positive numbers among them, `[16, 2]`."""
-    return torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
+    return torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu").exp()
 
 
 def _last_signal(sde: GaussianSDE) -> float:
@@ -151,8 +151,8 @@ def _integrated(sde: GaussianSDE, declared: _Declared) -> Tensor:
         calls += 1
         if calls > MOST_CALLS:
             raise ArithmeticError(f"more than {MOST_CALLS} evaluations, now at t = {time:.6g}")
-        s = torch.tensor(time, dtype=torch.float64)
-        x = torch.ones(1, 1, dtype=torch.float64)
+        s = torch.tensor(time, dtype=torch.float64, device="cpu")
+        x = torch.ones(1, 1, dtype=torch.float64, device="cpu")
         rate = float(sde.drift(2 * x, s) - sde.drift(x, s))
         return np.array([rate, 2 * rate * y[1] + float(sde.diffusion(x, s)) ** 2])
 
@@ -202,7 +202,7 @@ def _compare_moments(
 
 def _compare_offset(sde: GaussianSDE, declared: _Declared, made: Comparisons, tolerance: float) -> None:
     """Blame a drift that does not vanish at x = 0."""
-    zero = torch.zeros(len(declared.t), 1, dtype=torch.float64)
+    zero = torch.zeros(len(declared.t), 1, dtype=torch.float64, device="cpu")
     offset = sde.drift(zero, declared.t).flatten()
     found = made.compare("drift at x = 0", offset, torch.zeros_like(offset), declared.f.abs().clamp(min=1))
     if found.error > tolerance:

@@ -131,12 +131,14 @@ class GaussianSDE(SDE):
     @functools.cached_property
     def eps(self) -> float:
         """The time at which solvers stop: where sigma/alpha = `end_ratio`, or 0 if sigma/alpha starts above that."""
-        return float(self.t_from_log_snr(torch.tensor(-2 * math.log(self.end_ratio), dtype=torch.float64)))
+        return float(
+            self.t_from_log_snr(torch.tensor(-2 * math.log(self.end_ratio), dtype=torch.float64, device="cpu"))
+        )
 
     @functools.cached_property
     def prior(self) -> Prior:
         """N(0, sigma(T)^2 I), which is p_T without the mean and variance of alpha(T) x_0."""
-        return Prior(float(self.sigma(torch.tensor(self.T, dtype=torch.float64))))
+        return Prior(float(self.sigma(torch.tensor(self.T, dtype=torch.float64, device="cpu"))))
 
     def position_marginal(self, t: Time) -> tuple[Tensor, Tensor]:
         """alpha(t) and sigma(t), each shaped like `t`. The whole state is the data's part."""
@@ -149,9 +151,9 @@ class GaussianSDE(SDE):
         """
         if moments is None:
             return self.prior
-        end = torch.tensor(self.T, dtype=torch.float64)
+        end = torch.tensor(self.T, dtype=torch.float64, device="cpu")
         alpha, sigma = float(self.alpha(end)), float(self.sigma(end))
-        mean, variance = (torch.as_tensor(value).double() for value in moments)
+        mean, variance = (torch.as_tensor(value, dtype=torch.float64, device="cpu") for value in moments)
         return Prior((alpha**2 * variance + sigma**2).sqrt(), alpha * mean)
 
     def drift(self, x: Tensor, t: Time) -> Tensor:

@@ -79,7 +79,9 @@ class LinearSDE(SDE):
             raise ValueError(f"A: expected a square matrix, got shape {list(self.A.shape)}")
         if len(self.L) != d:
             raise ValueError(f"L: expected {d} rows, as A has, got shape {list(self.L.shape)}")
-        self.initial = torch.zeros(d, d, dtype=torch.float64) if initial is None else _matrix("initial", initial)
+        self.initial = (
+            torch.zeros(d, d, dtype=torch.float64, device="cpu") if initial is None else _matrix("initial", initial)
+        )
         if self.initial.shape != (d, d) or not torch.equal(self.initial, self.initial.mT):
             raise ValueError(f"initial: expected a symmetric [{d}, {d}] matrix, got {self.initial.tolist()}")
         self.schedule = _schedule(schedule)
@@ -229,7 +231,9 @@ class LinearSDE(SDE):
         if moments is None:
             return self.prior
         phi, _ = self.moments(0.0, self.T)
-        mean, variance = (self.lift(torch.as_tensor(value).double().unsqueeze(0)) for value in moments)
+        mean, variance = (
+            self.lift(torch.as_tensor(value, dtype=torch.float64, device="cpu").unsqueeze(0)) for value in moments
+        )
         if mean.shape[1:2] != (self.dim,) or variance.shape[1:2] != (self.dim,):
             raise ValueError(f"moments: expected those of a state [{self.dim}, ...], got {list(mean.shape[1:])}")
         spread = variance.flatten(2).mean(2)[0] if variance.ndim > 2 else variance[0]
@@ -274,7 +278,7 @@ def _schedule(value: Schedule | float) -> Schedule:
 
 def _matrix(name: str, value: Matrix) -> Tensor:
     """`value` as a float64 tensor `[d, m]`, after checking that it is a matrix of finite numbers."""
-    matrix = torch.as_tensor(value, dtype=torch.float64).detach()
+    matrix = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
     if matrix.ndim == 0:
         matrix = matrix.reshape(1, 1)
     if matrix.ndim != 2 or not bool(matrix.isfinite().all()):

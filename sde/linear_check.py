@@ -52,7 +52,7 @@ def _integrated(sde: LinearSDE, times: np.ndarray) -> Tensor:
     from scipy.integrate import solve_ivp  # slow to import, and only here
 
     d = sde.dim
-    unit, one = torch.eye(d, dtype=torch.float64), torch.ones(1, d, dtype=torch.float64)
+    unit, one = torch.eye(d, dtype=torch.float64, device="cpu"), torch.ones(1, d, dtype=torch.float64, device="cpu")
 
     def slope(t: float, y: np.ndarray) -> np.ndarray:
         phi, p = torch.from_numpy(y).reshape(2, d, d)

@@ -34,7 +34,7 @@ def check_process(sde: SDE, x: Tensor, tolerance: float) -> CheckReport:
     x = x.double()
     batch = len(x)
     # One time for each sample, none at the ends, where a process may be singular.
-    t = sde.T * torch.linspace(0.05, 0.95, batch, dtype=torch.float64)
+    t = sde.T * torch.linspace(0.05, 0.95, batch, dtype=torch.float64, device="cpu")
     made = Comparisons(t)
     with torch.no_grad():
         f, g = sde.drift(x, t), sde.diffusion(x, t)
@@ -106,7 +106,7 @@ def _product(sde: SDE, x: Tensor, g: Tensor, z: Tensor) -> Tensor:
 
 def _draws(shape: tuple[int, ...]) -> Tensor:
     """Fixed numbers of either sign."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64, device="cpu")
 
 
 def _divergence(covariance: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

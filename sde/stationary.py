@@ -81,14 +81,14 @@ class StationarySDE(SDE):
             self.matrix = diffusion
             self.noise_type = "general"
         else:
-            self.constant = torch.as_tensor(diffusion, dtype=torch.float64)
+            self.constant = torch.as_tensor(diffusion, dtype=torch.float64, device="cpu")
             self.noise_type = "general" if self.constant.ndim == 2 else "diagonal"
             self.root = self._root(self.constant)
         self.curl: Tensor | Function | None = None
         if callable(curl):
             self.curl = lambda x: 0.5 * (curl(x) - curl(x).mT)
         elif curl is not None:
-            self.curl = torch.as_tensor(curl, dtype=torch.float64)
+            self.curl = torch.as_tensor(curl, dtype=torch.float64, device="cpu")
             if self.curl.ndim != 2 or not torch.equal(self.curl, -self.curl.mT):
                 raise ValueError(f"curl: expected a skew-symmetric matrix, got {self.curl.tolist()}")
 

@@ -159,13 +159,20 @@ def prior_of(model: ModelLike) -> PriorDensity | None:
     return model.sde.prior_for(getattr(model, "data_moments", None))
 
 
+HALF = (torch.bfloat16, torch.float16)
+
+
 def place_of(model: object) -> tuple[torch.device, torch.dtype]:
-    """The device and dtype of a model.
+    """The device and the dtype of the states of a model.
 
     They are those of the first floating-point tensor that it holds, or torch's defaults if it holds none. The search
     covers modules, attributes, bound methods, partial functions, and the variables that a function refers to.
+
+    Half precision belongs inside of the network alone: a model with such weights has states in float32. A state in
+    bfloat16 is rounded to three digits after every step, and its samples were four to seven times as far from those of
+    the same network in float32.
     """
     for value in tensors_of(model):
         if value.is_floating_point():
-            return value.device, value.dtype
+            return value.device, torch.float32 if value.dtype in HALF else value.dtype
     return torch.get_default_device(), torch.get_default_dtype()

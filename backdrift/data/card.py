@@ -52,7 +52,9 @@ class DataCard:
     @property
     def moments(self) -> DataMoments:
         """`mean` and `variance`, each shaped like a sample."""
-        mean, variance = (torch.as_tensor(moment, dtype=torch.float64) for moment in (self.mean, self.variance))
+        mean, variance = (
+            torch.as_tensor(moment, dtype=torch.float64, device="cpu") for moment in (self.mean, self.variance)
+        )
         if mean.ndim == 0:
             return DataMoments(mean.expand(self.units.shape), variance.expand(self.units.shape))
         return DataMoments(mean.reshape(self.units.shape), variance.reshape(self.units.shape))
@@ -149,7 +151,7 @@ class DataCard:
             return "the maps of its columns have changed"
         moved = [(theirs.shift - mine.shift) / mine.scale, theirs.scale / mine.scale - 1]
         for moments in ((self.mean, other.mean), (self.variance, other.variance)):
-            before, after = (torch.as_tensor(moment, dtype=torch.float64) for moment in moments)
+            before, after = (torch.as_tensor(moment, dtype=torch.float64, device="cpu") for moment in moments)
             moved.append((after - before) / before.abs().clamp(min=1))  # outliers make them large
         tolerance = 1e-6
         if mine.transform is not None and theirs.transform is not None:
@@ -179,7 +181,7 @@ def _units(values: Mapping[str, Any]) -> Units:
     shape = tuple(int(length) for length in values["shape"])
     if values["levels"] is not None:
         return Units.of_levels(shape, int(values["levels"]))
-    shift, scale = (torch.tensor(values[key], dtype=torch.float64) for key in ("shift", "scale"))
+    shift, scale = (torch.tensor(values[key], dtype=torch.float64, device="cpu") for key in ("shift", "scale"))
     low, high = values["range"]
     maps = values.get("transform")  # runs from before there were maps have none
     transform = None if maps is None else Transform.from_list(maps)

@@ -27,7 +27,7 @@ def standard_deviation(train: Tensor, units: Units, outliers: Sequence[Outliers]
     if units.levels is None:
         return float(bulk_of(units.standardised(train), outliers).std())
     counts = torch.bincount(train.flatten().int(), minlength=units.levels).double()
-    share, level = counts / counts.sum(), torch.arange(units.levels, dtype=torch.float64)
+    share, level = counts / counts.sum(), torch.arange(units.levels, dtype=torch.float64, device="cpu")
     variance = float((share * (level - (share * level).sum()).square()).sum())
     return 2 / units.levels * math.sqrt(variance + 1 / 12)  # of the levels and of u
 

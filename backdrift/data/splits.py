@@ -22,7 +22,7 @@ def split(
     held = round(test * len(values))
     if min(held, len(values) - held) < 2:
         raise ValueError(f"{name}: too few samples ({len(values)}) to hold back a test fraction of {test}")
-    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed), device="cpu")
     rest, kept = order[held:], order[:held]
     if labels is None:
         return values[rest], values[kept], None, None

@@ -108,6 +108,6 @@ class Ring(Toy):
         self.means, self.noise = radius * torch.stack([angle.cos(), angle.sin()], dim=1), noise
         generator = torch.Generator().manual_seed(seed)
         total = n + test
-        labels = torch.randint(modes, (total,), generator=generator)
-        points = self.means[labels] + noise * torch.randn(total, 2, generator=generator)
+        labels = torch.randint(modes, (total,), generator=generator, device="cpu")
+        points = self.means[labels] + noise * torch.randn(total, 2, generator=generator, device="cpu")
         super().__init__(points, labels, test, "ring")

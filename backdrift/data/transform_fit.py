@@ -98,7 +98,7 @@ def fit_transform(train: Tensor, outliers: Sequence[Outliers] = ()) -> Transform
     if len(values) < LEAST:
         return None
     if len(values) > FITTED:
-        values = values[torch.randperm(len(values), generator=torch.Generator().manual_seed(0))[:FITTED]]
+        values = values[torch.randperm(len(values), generator=torch.Generator().manual_seed(0), device="cpu")[:FITTED]]
     far = {found.feature for found in outliers}
     columns = [_choices(column, number in far) for number, column in enumerate(values.T.contiguous())]
     maps = tuple(choice.map for choice in _best(columns))

@@ -132,7 +132,7 @@ class Units:
         """
         constant = -float(self.scale.double().log().expand(self.shape).sum())
         if self.transform is None:
-            return torch.full((len(values),), constant, dtype=torch.float64)
+            return torch.full((len(values),), constant, dtype=torch.float64, device="cpu")
         return self.transform.log_slope(values.cpu()) + constant
 
     def standardised(self, values: Tensor) -> Tensor:

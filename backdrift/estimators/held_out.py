@@ -35,9 +35,11 @@ class HeldOut:
         low, high = math.log(noise), -0.5 * float(sde.log_snr(sde.T))
         n = len(self.z)
         # Evenly in log s, in a random order: each row gets noise from the whole range.
-        place = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
+        place = (
+            torch.randperm(n, generator=generator, device="cpu") + torch.rand(n, generator=generator, device="cpu")
+        ) / n
         self.u, self.width = low + (high - low) * place.double(), high - low
-        self.e = torch.randn(self.z.shape, generator=generator)
+        self.e = torch.randn(self.z.shape, generator=generator, device="cpu")
 
     @torch.no_grad()
     def gain(self, model: Denoiser) -> float:

@@ -286,7 +286,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         self.calibration_ = 1.0
         if z.shape[1] > EXACT:
             return
-        rows = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))]
+        rows = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(seed), device="cpu")]
         rows = rows[: max(ENOUGH_ROWS, min(CALIBRATED, CALIBRATED_VALUES // z.shape[1]))]
         if len(rows) < ENOUGH_ROWS:
             rows = torch.cat([rows, self._draw(ENOUGH_ROWS - len(rows), seed)])
@@ -304,7 +304,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):
     def _train(self, z: Tensor, seed: int) -> None:
         """Set `model_`, `gain_` and `n_steps_` by training on whitened rows `[n, d]`."""
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(z), generator=generator)
+        order = torch.randperm(len(z), generator=generator, device="cpu")
         held = min(len(z) - 1, max(1, round(self.validation_fraction * len(z))))
         checked, rows = z[order[:held]].float(), z[order[held:]].float()
         with torch.random.fork_rng(devices=[]):  # the weights and dropout draw from torch's own generator
@@ -324,7 +324,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):
             now, mean = list(model.parameters()), list(average.parameters())
             self.n_steps_ = 0
             for step in tqdm(range(1, self.steps + 1), desc="training", disable=not self.verbose):
-                index = torch.randint(len(rows), (self.batch_size,), generator=generator)
+                index = torch.randint(len(rows), (self.batch_size,), generator=generator, device="cpu")
                 value = loss(model, rows[index], generator=generator).mean()
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()

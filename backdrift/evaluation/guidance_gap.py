@@ -63,7 +63,7 @@ def guidance_gap(
     # Z is a mean over the class for w >= 1 and over all data below, where the terms of the other vary too much.
     tilts = scale >= 1
     clean = (one if tilts else mixture).sample(samples, generator)
-    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device="cpu").to(clean)
     powers = (scale - tilts) * log_class(mixture.sde.perturb(clean, eps, noise))
     log_z = float(tilts * log_share + powers.logsumexp(0)) - math.log(samples)
     ratios = (powers - powers.max()).exp()

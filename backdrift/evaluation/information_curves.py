@@ -137,7 +137,7 @@ def information_curves(
     sde = model.sde
     x = data.to_model(values, torch.Generator().manual_seed(seed)).to(*place_of(model))
     first, last = (float(sde.log_snr(t)) for t in (sde.eps, sde.T))
-    log_snr = first + (last - first) * (torch.arange(levels, dtype=torch.float64) + 0.5) / levels
+    log_snr = first + (last - first) * (torch.arange(levels, dtype=torch.float64, device="cpu") + 0.5) / levels
     times = sde.t_from_log_snr(log_snr).tolist()
     integral: dict[str, Any] = {"draws": draws, "seed": seed, "strata": strata}
     variances = principal_variances(data, seed)

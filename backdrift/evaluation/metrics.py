@@ -88,14 +88,14 @@ def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 128, seed: int =
         raise ValueError(f"projections: expected at least 1, got {projections}")
     generator = torch.Generator().manual_seed(seed)
     blocks = [
-        torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], generator=generator, dtype=x.dtype))[0]
+        torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], generator=generator, dtype=x.dtype, device="cpu"))[0]
         for _ in range(-(-projections // x.shape[1]))
     ]
     theta = torch.cat(blocks, dim=1)[:, :projections].to(x)
     # One row for each direction. A row without one group of the jackknife is still sorted.
     sorted_x, sorted_y = (theta.mT @ x.mT).sort(1), (theta.mT @ y.mT).sort(1)
     value = _root_mean_square_gap(sorted_x.values, sorted_y.values)
-    order = torch.randperm(max(len(x), len(y)), generator=generator).to(x.device)
+    order = torch.randperm(max(len(x), len(y)), generator=generator, device="cpu").to(x.device)
     variance = 0.0
     for points, other in ((sorted_x, sorted_y), (sorted_y, sorted_x)):
         rows, n = points.values.shape
@@ -135,7 +135,10 @@ def permutation_test(
     pooled = torch.cat((x, y))
     kernel = _kernel(torch.cdist(pooled, pooled), _bandwidth(pooled, bandwidth)).fill_diagonal_(0)
     generator = torch.Generator().manual_seed(seed)
-    orders = [torch.arange(n + m), *(torch.randperm(n + m, generator=generator) for _ in range(permutations))]
+    orders = [
+        torch.arange(n + m),
+        *(torch.randperm(n + m, generator=generator, device="cpu") for _ in range(permutations)),
+    ]
     first = (torch.stack(orders) < n).to(kernel)  # [1 + permutations, n + m]: who is in the first set
     inner, total = ((first @ kernel) * first).sum(1), first @ kernel.sum(1)
     within_x, across, within_y = inner, total - inner, kernel.sum() - 2 * total + inner

@@ -62,7 +62,9 @@ def _at_the_spread_of_the_data(
     ratio = torch.where(times > 0, sigma / alpha, 0.0)
     if data.units.is_picture:
         most, least, count = LEVELS
-        levels = data.std * torch.logspace(math.log10(most), math.log10(least), int(count), dtype=torch.float64)
+        levels = data.std * torch.logspace(
+            math.log10(most), math.log10(least), int(count), dtype=torch.float64, device="cpu"
+        )
         nearest = (ratio[:-1].log() - levels.log()[:, None]).abs().argmin(1)
         kept = sorted({0, *nearest.tolist(), len(times) - 1})
         times, states, alpha, ratio = times[kept], states[kept], alpha[kept], ratio[kept]

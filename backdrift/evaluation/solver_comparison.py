@@ -88,7 +88,7 @@ def compare(
     """
     units, sde = data.units, cast(Any, model.sde)  # the solvers are those that suit it, see `solvers_for`
     test = comparable(units, readable_data(units, data.test[:TESTED]))
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:n]
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed), device="cpu")[:n]
     floor = distances(comparable(units, readable_data(units, data.train[order])), test)
     table = {}
     for number, solver in enumerate(solvers):

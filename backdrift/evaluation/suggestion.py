@@ -137,7 +137,9 @@ def suggest(data: Tensor, seed: int = 0) -> Suggestion:
     reasons["flat"] = "principal axes without variance"
     reasons["flat"] += ": along them the density is that of the noise" if axes.flat else ""
 
-    chosen = x if n <= SUBSET else x[torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:SUBSET]]
+    chosen = (
+        x if n <= SUBSET else x[torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")[:SUBSET]]
+    )
     farthest, nearest = _distances(chosen)
     reasons["sigma_max"] = "the largest distance between two samples" + (f" among {SUBSET}" if n > SUBSET else "")
     sigma_min, reasons["sigma_min"] = _sigma_min(step, nearest, axes.thinnest, dim)
@@ -238,7 +240,9 @@ def _distances(x: Tensor, rows: int = 256) -> tuple[float, float]:
 def _level(x: Tensor) -> float | None:
     """The distance between neighbouring levels if all values lie on even levels, or None for continuous data."""
     values = x.flatten()
-    values = values[torch.randperm(len(values), generator=torch.Generator().manual_seed(0))[:200_000]].unique()
+    values = values[
+        torch.randperm(len(values), generator=torch.Generator().manual_seed(0), device="cpu")[:200_000]
+    ].unique()
     if len(values) > min(4096, x.numel() // 4) or len(values) < 2:
         return None
     gaps = values.diff()

@@ -115,8 +115,8 @@ def sample_losses(model: TrainedModel, recipe: Recipe, data: Data, seed: int = S
         torch.manual_seed(seed)  # for a loss that draws directions itself
         for _ in range(min(DRAWS, EVALUATIONS // n)):
             x0 = data.to_model(values, generator)
-            u = stratified_uniform(n, generator)[torch.randperm(n, generator=generator)]
-            noise = torch.randn(n, *state, generator=generator)
+            u = stratified_uniform(n, generator)[torch.randperm(n, generator=generator, device="cpu")]
+            noise = torch.randn(n, *state, generator=generator, device="cpu")
             parts = [
                 recipe.loss(
                     model,

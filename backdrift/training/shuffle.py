@@ -32,7 +32,7 @@ class Shuffle:
     def _pass(self, turn: int) -> Tensor:
         if self._shuffled[0] != turn:
             generator = torch.Generator().manual_seed(mixed(self.seed, 1, turn))
-            self._shuffled = (turn, torch.randperm(self.samples, generator=generator))
+            self._shuffled = (turn, torch.randperm(self.samples, generator=generator, device="cpu"))
         return self._shuffled[1]
 
 

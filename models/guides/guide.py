@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from backdrift.models.measurement import Measurement
@@ -74,5 +73,5 @@ class Guide(Model):
         """d^2 sigma^2/(sigma^2 + alpha^2 d^2), broadcasting against x: the variance of x_0 given x_t if the data were
         N(0, d^2 I)."""
         t = as_time(t, x)
-        variance, d2 = self.sde.sigma(t).square(), torch.as_tensor(self.data_std).to(x) ** 2
+        variance, d2 = self.sde.sigma(t).square(), float(self.data_std) ** 2
         return d2 * variance / (variance + self.sde.alpha(t).square() * d2)

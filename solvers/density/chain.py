@@ -111,13 +111,13 @@ class Chain:
     def __init__(
         self, sde: GaussianSDE, times: Sequence[float] | Tensor, variance: Variance | Tensor = "small"
     ) -> None:
-        self.sde, self.times = sde, torch.as_tensor(times, dtype=torch.float64).cpu()
+        self.sde, self.times = sde, torch.as_tensor(times, dtype=torch.float64, device="cpu")
         t = self.times
         rising = t.ndim == 1 and len(t) > 0 and bool((t.diff() > 0).all())
         if not rising or float(t[0]) <= 0 or float(t[-1]) > sde.T * (1 + 1e-9):
             raise ValueError(f"times: expected numbers that rise within (0, T = {sde.T:g}], got {t.tolist()}")
-        one = torch.ones(len(t), dtype=torch.float64)
-        start = torch.cat([torch.zeros(1, dtype=torch.float64), t[:-1]])
+        one = torch.ones(len(t), dtype=torch.float64, device="cpu")
+        start = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), t[:-1]])
         self.alpha, self.sigma, self.log_snr = sde.alpha(t), sde.sigma(t), sde.log_snr(t)
         self.kept, std = sde.transition(one[1:], start[1:], t[1:])
         # From x itself to z_1 the transition is the marginal: at t = 0 a process may have noise (VE) or none.
@@ -134,7 +134,7 @@ class Chain:
             if variance not in get_args(Variance):
                 raise ValueError(f"variance: expected 'small', 'large' or {n} numbers, got {variance!r}")
             return self.small if variance == "small" else self.large
-        values = torch.as_tensor(variance, dtype=torch.float64).cpu()
+        values = torch.as_tensor(variance, dtype=torch.float64, device="cpu")
         if values.shape != (n,) or not bool((values > 0).all()):
             got = values.tolist() if values.shape == (n,) else f"shape {list(values.shape)}"
             raise ValueError(f"variance: expected {n} positive numbers, got {got}")
@@ -276,7 +276,7 @@ class Chain:
             mean, std = self.marginal(x, i)
             error = float((x - self.denoise(model, mean + std * noise(), i)).square().mean())
             found.append(error if i == 1 else float(self.small[i - 1]) + float(self.pull[i - 2]) ** 2 * error)
-        return torch.tensor(found, dtype=torch.float64)
+        return torch.tensor(found, dtype=torch.float64, device="cpu")
 
     def _nats(self, i: int, error: Tensor, dim: int) -> Tensor:
         """L_{i-1} in nats, from |x - D(z_i)|^2."""

@@ -29,12 +29,12 @@ class DiscreteVP(GaussianSDE):
     """
 
     def __init__(self, betas: Sequence[float] | Tensor) -> None:
-        betas = torch.as_tensor(betas, dtype=torch.float64).cpu()
+        betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
         if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError(f"betas: expected numbers in (0, 1), got {betas.tolist()}")
         self.betas, self.T = betas, float(len(betas))
         self.rates = -torch.log1p(-betas)
-        self.integral = torch.cat([torch.zeros(1, dtype=torch.float64), self.rates.cumsum(0)])
+        self.integral = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), self.rates.cumsum(0)])
 
     def __repr__(self) -> str:
         return f"DiscreteVP({len(self.betas)} betas from {float(self.betas[0]):.3g} to {float(self.betas[-1]):.3g})"
@@ -81,7 +81,7 @@ class DDPM(Chain):
 
     def __init__(self, betas: Sequence[float] | Tensor, variance: Variance | Tensor = "small") -> None:
         sde = DiscreteVP(betas)
-        super().__init__(sde, torch.arange(1, len(sde.betas) + 1, dtype=torch.float64), variance)
+        super().__init__(sde, torch.arange(1, len(sde.betas) + 1, dtype=torch.float64, device="cpu"), variance)
         self.betas, self.alpha_bar = sde.betas, torch.exp(-sde.integral[1:])
 
     @classmethod
@@ -89,7 +89,7 @@ class DDPM(Chain):
         cls, steps: int = 1000, first: float = 1e-4, last: float = 0.02, variance: Variance | Tensor = "small"
     ) -> DDPM:
         """betas that are even from `first` to `last` (Ho et al. 2020, section 4). The defaults are for 1000 steps."""
-        return cls(torch.linspace(first, last, steps, dtype=torch.float64), variance)
+        return cls(torch.linspace(first, last, steps, dtype=torch.float64, device="cpu"), variance)
 
     @classmethod
     def cosine(cls, steps: int = 1000, offset: float = 0.008, variance: Variance | Tensor = "small") -> DDPM:
@@ -97,7 +97,9 @@ class DDPM(Chain):
 
         The betas are at most 0.999 (Nichol & Dhariwal 2021, eq. 17).
         """
-        angle = (torch.arange(steps + 1, dtype=torch.float64) / steps + offset) / (1 + offset) * math.pi / 2
+        angle = (
+            (torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps + offset) / (1 + offset) * math.pi / 2
+        )
         alpha_bar = angle.cos().square()
         return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999), variance)
 

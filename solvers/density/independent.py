@@ -37,7 +37,7 @@ class Independent:
             require_count("sizes", size)
         self.models, self.sizes, self.sde = list(models), list(sizes), cast(GaussianSDE, models[0].sde)
         self._denoisers = [denoiser_of(model) for model in models]
-        times = torch.linspace(0.1, 1, 10, dtype=torch.float64)
+        times = torch.linspace(0.1, 1, 10, dtype=torch.float64, device="cpu")
         for model in models[1:]:
             self._require_same_process(cast(GaussianSDE, model.sde), times)
 

@@ -157,7 +157,7 @@ def mutual_information(
 
     with torch.no_grad():
         found = stratified_integral(excess, x, path.first, path.last, **sampling)
-        end = torch.tensor(path.last, dtype=torch.float64)
+        end = torch.tensor(path.last, dtype=torch.float64, device="cpu")
         # What is left beyond T is of the order of snr(T), so that the noise in it is not worth a draw.
         rest = 0.5 * (x - denoise_at(model, x, end)).flatten(1).square().sum(1) * math.exp(-2 * path.last)
     # The integral of the mean of `normal_error` over s^2, from u(t) to u(T).

@@ -46,7 +46,7 @@ def score_corrected(
     Returns:
         z `[batch, ...]`, and what to add to log p at the first node, `[batch]`: minus the integral.
     """
-    u, last = torch.tensor(nodes, dtype=torch.float64), len(nodes) - 1
+    u, last = torch.tensor(nodes, dtype=torch.float64, device="cpu"), len(nodes) - 1
     weights = [0.0] * len(nodes)
     # For each interval: the weights of the velocities in the step, and these minus their weights in the integral.
     steps, excess = [], []
@@ -93,6 +93,6 @@ def interval_weights(u: Tensor, n: int, known: range) -> dict[int, float]:
     """
     width = u[n + 1] - u[n]
     place = (u[known.start : known.stop] - u[n]) / width
-    powers = torch.arange(len(known), dtype=torch.float64)
+    powers = torch.arange(len(known), dtype=torch.float64, device="cpu")
     weights = width * torch.linalg.solve(place ** powers[:, None], 1 / (powers + 1))
     return dict(zip(known, weights.tolist(), strict=True))

@@ -69,7 +69,7 @@ class TimeFlow:
     def nodes(self, grid: Grid | None, steps: int) -> list[float]:
         """Times with even steps in t^(1/p), with p the `time_power` of the process. `grid` is not used here."""
         ends = self.first ** (1 / self.power), self.last ** (1 / self.power)
-        inner = torch.linspace(*ends, steps + 1, dtype=torch.float64).pow(self.power)[1:-1].tolist()
+        inner = torch.linspace(*ends, steps + 1, dtype=torch.float64, device="cpu").pow(self.power)[1:-1].tolist()
         return [self.first, *inner, self.last]
 
     def rule(self, count: int) -> list[tuple[float, float]]:

@@ -97,7 +97,7 @@ class BrownianPath:
             ValueError: if the times do not rise or fall throughout, or lie outside the interval. The source raises it
                 if it is called more than n - 1 times.
         """
-        points = torch.as_tensor(times, dtype=torch.float64)
+        points = torch.as_tensor(times, dtype=torch.float64, device="cpu")
         steps = points.diff()
         if points.ndim != 1 or not (bool((steps > 0).all()) or bool((steps < 0).all())):
             raise ValueError(f"times: expected times that rise or fall throughout, got {points.tolist()}")

@@ -237,7 +237,7 @@ def kernel_variances(model: Denoises, shape: tuple[int, ...], times: Tensor) -> 
         b = float(sde.bridge(torch.zeros(1, 1), torch.ones(1, 1), s, t)[0])
         variances.append(float(std) ** 2 + b**2 * (sigma / alpha) ** 2 * max(0.0, 1 - square))
         x = mean + math.sqrt(variances[-1]) * noise()
-    return torch.tensor(variances, dtype=torch.float64)
+    return torch.tensor(variances, dtype=torch.float64, device="cpu")
 
 
 class _Step(Protocol):

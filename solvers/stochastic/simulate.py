@@ -49,7 +49,7 @@ def simulate(
     """
     require_state(x0, "x0")
     require_evaluation_mode(getattr(sde, "score", None), "sde")  # the score of a reverse process
-    times = torch.as_tensor(times, dtype=torch.float64)
+    times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     steps = times.diff()
     if times.ndim != 1 or not (bool((steps > 0).all()) or bool((steps < 0).all())):
         raise ValueError(f"times: expected times that rise or fall throughout, got {times.tolist()}")

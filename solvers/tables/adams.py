@@ -142,7 +142,7 @@ class Adams(TableSolver):
         """
         clock = self.clock or ("angle" if self.predict in ("noise", "velocity") else "wide_angle")
         here = self.coordinates(points)
-        index = torch.arange(len(points) - 1)[steps]
+        index = torch.arange(len(points) - 1, device="cpu")[steps]
         integrals = integrate(
             points,
             steps,
@@ -150,7 +150,7 @@ class Adams(TableSolver):
             lambda inside: self.coordinates(inside).density,
             lambda at: clock_of(at, clock, self.data_std or 1.0),
         )
-        return here.scale[index + 1, None] * integrals * here.factor[index[:, None] - torch.tensor(lags)]
+        return here.scale[index + 1, None] * integrals * here.factor[index[:, None] - torch.tensor(lags, device="cpu")]
 
     def corrections(self, points: Points) -> list[tuple[Number, ...]]:
         """The corrector's weights of every step that is corrected, with that of the value at the step's end first."""

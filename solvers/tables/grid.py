@@ -21,18 +21,20 @@ from backdrift.sde.value_types import OneOf
 
 def uniform_grid(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
     """Times with even steps in t."""
-    return torch.linspace(first, last, steps + 1, dtype=torch.float64)
+    return torch.linspace(first, last, steps + 1, dtype=torch.float64, device="cpu")
 
 
 def quadratic_grid(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
     """Times with even steps in sqrt(t). Steps get shorter towards the data (Song, Meng & Ermon 2021, appendix D.2)."""
-    return torch.linspace(math.sqrt(first), math.sqrt(last), steps + 1, dtype=torch.float64).square()
+    return torch.linspace(math.sqrt(first), math.sqrt(last), steps + 1, dtype=torch.float64, device="cpu").square()
 
 
 def log_snr_grid(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
     """Times with even steps in log-SNR (Lu et al. 2022a)."""
-    ends = sde.log_snr(torch.tensor([first, last], dtype=torch.float64))
-    return sde.t_from_log_snr(torch.linspace(0, 1, steps + 1, dtype=torch.float64) * (ends[1] - ends[0]) + ends[0])
+    ends = sde.log_snr(torch.tensor([first, last], dtype=torch.float64, device="cpu"))
+    return sde.t_from_log_snr(
+        torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu") * (ends[1] - ends[0]) + ends[0]
+    )
 
 
 def karras_grid(sde: GaussianSDE, steps: int, first: float, last: float, rho: float = 7.0) -> Tensor:
@@ -45,8 +47,8 @@ def karras_grid(sde: GaussianSDE, steps: int, first: float, last: float, rho: fl
         last: the last time, near the data.
         rho: the power. With rho = 1 steps are even in sigma/alpha. As rho grows, the grid tends to `log_snr_grid`.
     """
-    ends = torch.exp(-0.5 / rho * sde.log_snr(torch.tensor([first, last], dtype=torch.float64)))
-    root = torch.linspace(0, 1, steps + 1, dtype=torch.float64) * (ends[1] - ends[0]) + ends[0]
+    ends = torch.exp(-0.5 / rho * sde.log_snr(torch.tensor([first, last], dtype=torch.float64, device="cpu")))
+    root = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu") * (ends[1] - ends[0]) + ends[0]
     return sde.t_from_log_snr(-2 * rho * root.log())
 
 
@@ -93,9 +95,9 @@ def angle_grid(
         centre: see `spread_angle`.
         power: see `spread_angle`.
     """
-    ends = torch.exp(-0.5 * sde.log_snr(torch.tensor([first, last], dtype=torch.float64)))
+    ends = torch.exp(-0.5 * sde.log_snr(torch.tensor([first, last], dtype=torch.float64, device="cpu")))
     start, stop = spread_angle(ends, data_std, centre, power).tolist()
-    u = torch.linspace(start, stop, steps + 1, dtype=torch.float64)
+    u = torch.linspace(start, stop, steps + 1, dtype=torch.float64, device="cpu")
     return sde.t_from_log_snr(-2 * (centre * data_std * torch.tan(u) ** (1 / power)).log())
 
 
@@ -150,9 +152,9 @@ def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float, data_std: f
         widths = {"data_std": data_std} if grid == "angle" else {}
         times = GRIDS[grid](sde, steps, sde.T, last, **widths)
     elif callable(grid):
-        times = torch.as_tensor(grid(sde, steps, sde.T, last), dtype=torch.float64)
+        times = torch.as_tensor(grid(sde, steps, sde.T, last), dtype=torch.float64, device="cpu")
     else:
-        times = torch.as_tensor(grid, dtype=torch.float64)
+        times = torch.as_tensor(grid, dtype=torch.float64, device="cpu")
     if times.shape != (steps + 1,):
         raise ValueError(f"grid: expected steps + 1 = {steps + 1} times, got shape {list(times.shape)}")
     if isinstance(grid, str) and not times.requires_grad:

@@ -69,11 +69,11 @@ def integrate(
         density: the density per unit of lambda, `[steps, nodes]` at points of this shape.
         clock: the variable of the polynomials at given points.
     """
-    index = torch.arange(len(points) - 1)[steps]
+    index = torch.arange(len(points) - 1, device="cpu")[steps]
     start, end = points.lam[index, None], points.lam[index + 1, None]
     inside = points.at_lambda(start + (end - start) * _NODES)
     measure = (end - start) * _WEIGHTS * density(inside)
-    basis = lagrange(clock(inside), clock(points)[index[:, None] - torch.tensor(lags)])
+    basis = lagrange(clock(inside), clock(points)[index[:, None] - torch.tensor(lags, device="cpu")])
     return (basis * measure[:, None]).sum(-1)
 
 

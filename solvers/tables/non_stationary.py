@@ -72,7 +72,7 @@ class NonStationary(Solver):
                 f"ratios: this solver begins at sigma/alpha = {self.ratios[0]:.6g}, the process at {first:.6g}; "
                 "tune one for it"
             )
-        times = sde.t_from_log_snr(-2 * torch.tensor(self.ratios, dtype=torch.float64).log())
+        times = sde.t_from_log_snr(-2 * torch.tensor(self.ratios, dtype=torch.float64, device="cpu").log())
         times[0] = sde.T
         return times
 
@@ -111,7 +111,7 @@ def canonical(table: Table, points: Points) -> tuple[Tensor, Tensor]:
     Returns:
         The carries `[n]` and the weights `[n, n]`. The weights are lower triangular, and column j belongs to D_j.
     """
-    unit = torch.eye(1 + table.nfe, dtype=torch.float64)
+    unit = torch.eye(1 + table.nfe, dtype=torch.float64, device="cpu")
     states: list[Tensor] = [unit[0]]
     values: list[Tensor] = []
     asked: list[Tensor] = []

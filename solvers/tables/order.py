@@ -44,7 +44,7 @@ class TwoModes:
     std: float = 0.4
 
     def _at(self, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        t = torch.as_tensor(t, dtype=torch.float64)
+        t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         return alpha, sigma, (sigma.square() + (alpha * self.std).square()).sqrt()
 
@@ -176,7 +176,7 @@ def _certificate(
 def log_snr_times(sde: GaussianSDE, steps: int, ratios: tuple[float, float]) -> Tensor:
     """The `steps` + 1 times with even steps in log-SNR between two values of sigma/alpha."""
     first, last = (-2 * math.log(ratio) for ratio in ratios)
-    return sde.t_from_log_snr(torch.linspace(first, last, steps + 1, dtype=torch.float64))
+    return sde.t_from_log_snr(torch.linspace(first, last, steps + 1, dtype=torch.float64, device="cpu"))
 
 
 def trajectory_error(solver: TableSolver, sde: GaussianSDE, times: Tensor) -> float:
@@ -184,7 +184,9 @@ def trajectory_error(solver: TableSolver, sde: GaussianSDE, times: Tensor) -> fl
     modes = TwoModes(sde)
     start, end = float(times[0]), float(times[-1])
     alpha, _, width = modes._at(start)
-    x = (width + alpha) * torch.tensor([-1.6, -0.9, -0.4, -0.15, 0.25, 0.6, 1.1, 2.0], dtype=torch.float64)
+    x = (width + alpha) * torch.tensor(
+        [-1.6, -0.9, -0.4, -0.15, 0.25, 0.6, 1.1, 2.0], dtype=torch.float64, device="cpu"
+    )
     x = x.unsqueeze(1)
     ends = execute(solver.for_model(modes).table(sde, times), modes.denoise, x)
     return float((ends - modes.flow(x, start, end)).square().mean().sqrt())
@@ -211,7 +213,7 @@ def weak_error(solver: TableSolver, sde: GaussianSDE, times: Tensor, stds: Seque
 def coefficients(table: Table, sde: GaussianSDE, std: float, times: Tensor) -> Tensor:
     """The coefficients of x_T and of every noise z in the result of a table for normal data, `[1 + draws]`."""
     draws = sum(bool(row.noise) for row in table.numbers().rows)
-    unit = torch.eye(1 + draws, dtype=torch.float64)
+    unit = torch.eye(1 + draws, dtype=torch.float64, device="cpu")
     kicks = iter(unit[1:])
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
@@ -229,19 +231,19 @@ def strong_error(solver: TableSolver, sde: GaussianSDE, times: Tensor, refine: i
     """
     modes = TwoModes(sde)
     log_snr = sde.log_snr(times)
-    share = torch.linspace(0, 1, refine + 1, dtype=torch.float64)[:-1]
+    share = torch.linspace(0, 1, refine + 1, dtype=torch.float64, device="cpu")[:-1]
     fine = torch.cat([(log_snr[:-1, None] + log_snr.diff()[:, None] * share).flatten(), log_snr[-1:]])
     fine_times = sde.t_from_log_snr(fine)
     generator = torch.Generator().manual_seed(0)
     n = len(times) - 1
-    z = torch.randn(n * refine, paths, 1, generator=generator, dtype=torch.float64)
-    x = torch.linspace(-2, 2, paths, dtype=torch.float64).unsqueeze(1) * float(modes._at(times[0])[2])
+    z = torch.randn(n * refine, paths, 1, generator=generator, dtype=torch.float64, device="cpu")
+    x = torch.linspace(-2, 2, paths, dtype=torch.float64, device="cpu").unsqueeze(1) * float(modes._at(times[0])[2])
 
     table = solver.table(sde, fine_times).numbers()
     kicks = iter(z)
     exact = execute(table, modes.denoise, x, lambda: next(kicks))
     rows = [row for row in table.rows if row.noise]
-    coarse = torch.zeros(n, paths, 1, dtype=torch.float64)
+    coarse = torch.zeros(n, paths, 1, dtype=torch.float64, device="cpu")
     for k in range(n):
         total = 0.0
         for j in range(k * refine, (k + 1) * refine):

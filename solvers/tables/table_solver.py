@@ -95,7 +95,7 @@ class TableSolver(Solver):
             raise ValueError(f"eps: expected a time in [0, T = {sde.T:g}) at which sigma is positive, got {eps:g}")
         intervals = self.steps - (self.final != "stop")
         if intervals == 0:
-            return torch.tensor([sde.T], dtype=torch.float64)
+            return torch.tensor([sde.T], dtype=torch.float64, device="cpu")
         return time_grid(self.grid, sde, intervals, eps, self.data_std or 1.0)
 
     def end(self, sde: GaussianSDE) -> float:

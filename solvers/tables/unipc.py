@@ -64,7 +64,7 @@ class UniPC(TableSolver):
 
         The lags of the corrector begin with -1, the end of the step.
         """
-        index = torch.arange(len(points) - 1)[steps]
+        index = torch.arange(len(points) - 1, device="cpu")[steps]
         here = coordinates(points, self.predict)
         lam = points.lam
         h = lam[index + 1] - lam[index]
@@ -94,7 +94,7 @@ class UniPC(TableSolver):
         columns = -scale[index + 1, None] * torch.cat([differences[:, :split], base, differences[:, split:]], 1)
         # Tables weigh P = D + slope x. The denoiser is P itself, and the noise is factor P = -(alpha/sigma) P.
         factor = torch.ones_like(points.lam) if self.predict == "denoised" else here.factor
-        return columns * factor[index[:, None] - torch.tensor(lags)]
+        return columns * factor[index[:, None] - torch.tensor(lags, device="cpu")]
 
     def rows(self, points: Points) -> Iterator[Row]:
         here = coordinates(points, self.predict)

@@ -37,7 +37,7 @@ class Around:
     def origin(self) -> list[Tensor]:
         """The parameters of the given solver, which are 0: for the steps, the carries and the weights."""
         n = len(self.carries)
-        return [torch.zeros(size, dtype=torch.float64) for size in (n - 1, n, n * (n - 1) // 2)]
+        return [torch.zeros(size, dtype=torch.float64, device="cpu") for size in (n - 1, n, n * (n - 1) // 2)]
 
     def numbers(self, steps: Tensor, carries: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The times `[n]`, carries `[n]` and weights `[n, n]` of the solver with these parameters."""
@@ -69,6 +69,6 @@ class Around:
 
 def grid_of(sde: GaussianSDE, first: float, steps: Tensor) -> Tensor:
     """The times `[n]` that fall from T, from the log-SNR at T and the logarithms `[n - 1]` of the steps in log-SNR."""
-    start = torch.tensor([first], dtype=torch.float64)
+    start = torch.tensor([first], dtype=torch.float64, device="cpu")
     times = sde.t_from_log_snr(torch.cat([start, first + steps.exp().cumsum(0)]))
-    return torch.cat([torch.tensor([sde.T], dtype=torch.float64), times[1:]])
+    return torch.cat([torch.tensor([sde.T], dtype=torch.float64, device="cpu"), times[1:]])

@@ -208,6 +208,8 @@ class _NewTensors(TorchFunctionMode):
             func, args = torch.tensor, args[1:]
         if func is Tensor.tolist and isinstance(args[0], Simulated):
             return args[0].cpu().tolist()
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is None and not isinstance(args[0], Tensor):
+            kwargs["device"] = torch.get_default_device()
         asked = kwargs.get("device")
         if func not in (torch.tensor, torch.as_tensor) or asked is None or torch.device(asked).type != NAME:
             return func(*args, **kwargs)

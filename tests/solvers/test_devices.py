@@ -15,18 +15,28 @@ from simulated_device import simulated
 from solver_list import SOLVERS
 from torch import Tensor
 
+from backdrift.evaluation.metrics import mmd, sliced_wasserstein
 from backdrift.models import (
+    DPS,
+    JFPS,
     MLP,
+    MMPS,
+    TMPD,
     Denoiser,
     DenoisingLoss,
+    DiffPIR,
     GaussianMixture,
     HybridLoss,
     HybridScore,
     Label,
+    Mask,
+    Measurement,
+    PiGDM,
     UNet,
     guided,
 )
-from backdrift.sde import VE, VP, CriticallyDamped
+from backdrift.models.targets import Banana, Funnel, IllConditionedGaussian, Mixture
+from backdrift.sde import VE, VP, CriticallyDamped, check
 from backdrift.solvers import (
     DDIM,
     DDPM,
@@ -37,8 +47,10 @@ from backdrift.solvers import (
     Solver,
     SymmetricSplitting,
     TableSolver,
+    certify,
     log_likelihood,
     mutual_information,
+    particles,
     position_log_likelihood,
     sample,
     tune,
@@ -49,6 +61,8 @@ MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), 0.1, sde=VP()
 
 UNSIMULATED = ("torchsde", "torchsde_euler")
 """They make tensors of numbers inside of torch's C++ code, where the simulation does not reach."""
+
+DENSITIES: tuple[Any, ...] = (IllConditionedGaussian, Banana, Mixture, Funnel)
 
 TABLES = [name for name, solver in SOLVERS.items() if isinstance(solver, TableSolver)]
 
@@ -238,3 +252,80 @@ def test_the_fokker_planck_equation_takes_a_score_on_a_device() -> None:
         moved = model.to("sim")
         found = generator(moved.sde.reverse(moved.score, 0.0), cells, 0.5)[0].toarray()
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("guide", [MMPS, DPS, PiGDM, TMPD, JFPS, DiffPIR])
+def test_guides_are_the_same_and_wait_for_nothing_new(guide: Any) -> None:
+    measurement = Measurement(Mask(torch.tensor([True, False])), torch.tensor([0.5]), std=0.3)
+    expected = sample(guide(MIXTURE, measurement), DDIM(steps=3), (3, 2))
+    with simulated():
+        model = MIXTURE.to("sim")
+        found = sample(guide(model, measurement), DDIM(steps=3), (3, 2))
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
+    waited = growth(lambda n: sample(guide(model, measurement), DDIM(steps=n), (3, 2)))
+    assert all("conjugate_gradients" in line for line in waited), waited  # these stop where they have converged
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda: GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), torch.eye(2).expand(2, 2, 2)).sample(3),
+        lambda: log_likelihood(here(), torch.zeros(2, 2), steps=2),
+        lambda: mutual_information(here(), torch.zeros(2, 2), 0.5, strata=2),
+        lambda: DDPM.cosine(8).elbo(here(), torch.zeros(2, 2)),
+        lambda: tune(here(), DDIM(), 4, shape=(2,), batch=4, iterations=1, reference_steps=4),
+        lambda: certify(DDIM()),
+        lambda: DenoisingLoss()(Denoiser(MLP(dim=2), VP()), torch.zeros(2, 2)),
+        lambda: sample(velocity_model(), SymmetricSplitting(steps=2), (2, 2, 2)),
+        lambda: check(CriticallyDamped()),
+        lambda: mmd(torch.zeros(3, 2), torch.ones(4, 2)),
+        lambda: sliced_wasserstein(torch.zeros(3, 2), torch.ones(4, 2)),
+        lambda: here().conditional(torch.tensor([0]), torch.tensor([0.3])),
+        lambda: particles(MMPS(here(), measured()), (2,), steps=2, particles=4),
+        *(
+            lambda made=made: made().log_prob(made().start(2))
+            for made in (IllConditionedGaussian, Banana, Mixture, Funnel)
+        ),
+        *(lambda name=name: sample(here(), SOLVERS[name], (2, 2)) for name in TABLES[::3]),
+    ],
+)
+def test_another_default_device_breaks_nothing(attempt: Callable[[], Any]) -> None:
+    with simulated():
+        torch.set_default_device("sim:0")
+        try:
+            attempt()
+        finally:
+            torch.set_default_device(None)
+
+
+def here() -> GaussianMixture:
+    """The mixture on the default device."""
+    return MIXTURE.to(torch.get_default_device())
+
+
+def measured() -> Measurement:
+    return Measurement(Mask(torch.tensor([True, False])), torch.tensor([0.5]), std=0.3)
+
+
+class Foreign(torch.nn.Module):
+    """A network of somebody else's, which takes its own dtype only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = torch.nn.Sequential(torch.nn.Linear(3, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2))
+
+    def forward(self, z: Tensor, c_noise: Tensor) -> Tensor:
+        return self.layers(torch.cat([z, c_noise.unsqueeze(1)], 1))
+
+
+@pytest.mark.parametrize("made", [Foreign, lambda: network().network])
+def test_half_precision_ends_at_the_network(made: Callable[[], torch.nn.Module]) -> None:
+    model = Denoiser(made(), VP(), 0.7).eval().requires_grad_(False)
+    expected = sample(model, Adams(steps=20), (256, 2))
+    half = model.to(torch.bfloat16)
+    found = sample(half, Adams(steps=20), (256, 2))
+    rounded = sample(half, Adams(steps=20), (256, 2), dtype=torch.bfloat16)
+    assert found.dtype == torch.float32 and rounded.dtype == torch.bfloat16
+    errors = [float((x.float() - expected).square().mean().sqrt()) for x in (found, rounded)]
+    assert errors[0] < 0.5 * errors[1]
