@@ -139,9 +139,8 @@ class Blur(LinearOperator):
         rows, columns = (length // 2 for length in self.kernel.shape)
         channels = self.shape[0]
         wide = functional.pad(x, (columns, columns, rows, rows), mode="circular")
-        return functional.conv2d(
-            wide, self.kernel.to(x, non_blocking=True).expand(channels, 1, -1, -1), groups=channels
-        )
+        kernel = self.kernel.to(x, non_blocking=True).flip(0, 1)  # conv2d correlates
+        return functional.conv2d(wide, kernel.expand(channels, 1, -1, -1), groups=channels)
 
 
 class FourierSampling(LinearOperator):

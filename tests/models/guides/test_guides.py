@@ -133,6 +133,6 @@ def test_operators_do_what_they_are_called() -> None:
     torch.testing.assert_close(Blur.gaussian(SHAPE, 0.4)(flat), flat, rtol=1e-6, atol=1e-6)
     shift = torch.zeros(3, 3)
     shift[1, 2] = 1.0
-    torch.testing.assert_close(Blur(SHAPE, shift)(x), x.roll(-1, -1))
+    torch.testing.assert_close(Blur(SHAPE, shift)(x), x.roll(1, -1))  # a convolution, not a correlation
     whole = FourierSampling(SHAPE, torch.ones(4, 6, dtype=torch.bool))
     torch.testing.assert_close(whole(x).square().flatten(1).sum(1), x.square().flatten(1).sum(1))  # unitary
