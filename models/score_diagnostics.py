@@ -105,7 +105,7 @@ def diagnose_score(
         require_times(t, sde.T, "times")
     if len(x0) < 2:
         raise ValueError(f"x0: expected at least two samples, got {len(x0)}")
-    generator = torch.Generator(x0.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # of the host, so that every device has the same draws
     data_std = float(x0.std())
     times = _spread(cast(Process, sde)) if times is None else times
     return ScoreDiagnostics([_diagnosis(model, x0, float(t), data_std, probes, generator) for t in times])
@@ -161,7 +161,7 @@ def _noised(model: HasScore, x0: Tensor, t: float, data_std: float, generator: t
     """Draws of the state at the time `t`, given the data."""
     sde = cast(Process, model.sde)
     shape = (len(x0), *sde.state_shape(tuple(x0.shape[1:])))
-    eps, time = torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device), x0.new_tensor(t)
+    eps, time = torch.randn(shape, generator=generator, dtype=x0.dtype, device="cpu").to(x0), x0.new_tensor(t)
     state = sde.perturb(sde.lift(x0), t, eps)
     alpha, sigma = (float(value) for value in sde.position_marginal(t))
     if not sde.has_velocity:

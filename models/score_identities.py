@@ -150,7 +150,8 @@ def directions(x: Tensor, probes: ProbeCount, generator: torch.Generator | None)
     if probes == "exact":
         size = x[0].numel()
         return torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:])
-    signs = torch.randint(0, 2, (probes, *x.shape), generator=generator, device=x.device)
+    place = x.device if generator is None else generator.device
+    signs = torch.randint(0, 2, (probes, *x.shape), generator=generator, device=place)
     return (2 * signs - 1).to(x)
 
 

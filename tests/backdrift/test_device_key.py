@@ -1,8 +1,10 @@
 """The key `device`: found, refused in one line, and no other numbers on it. Batches that fit the memory."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +16,16 @@ from torch import Tensor
 
 import backdrift
 from backdrift.cli import main
+from backdrift.evaluation import report, solver_comparison, workload
 from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.sampling import draw
 from backdrift.models import Denoiser
 from backdrift.runs.device import device_named
 from backdrift.runs.run import Run
+from backdrift.runs.trained_model import TrainedModel
 from backdrift.runs.unfinished import Unfinished
 from backdrift.solvers import DDIM
+from backdrift.training import held_out
 from backdrift.training.accelerator import VARIABLE, accelerator_on
 
 SMALL = ("data=moons", "model=mlp", "model.hidden=8", "model.depth=1", "train.steps=2", "train.batch=8", "data.test=60")
@@ -167,6 +172,18 @@ def test_what_was_kept_before_the_memory_was_short_is_used_again(run: Run, tmp_p
     kept.close()
 
 
+def recorded_devices(patch: pytest.MonkeyPatch) -> list[str]:
+    """The type of the device of every model that a run makes from now on."""
+    made, asked = Run.model, list[str]()
+
+    def model(run: Run, weights: str = "ema", device: torch.device | str = "cpu") -> TrainedModel:
+        asked.append(torch.device(device).type)
+        return made(run, weights, device)
+
+    patch.setattr(Run, "model", model)
+    return asked
+
+
 def test_commands_give_the_same_numbers_on_a_device(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """`device=auto` takes the accelerator that is there, here a simulated one that refuses what CUDA refuses."""
     lines = {
@@ -181,8 +198,11 @@ def test_commands_give_the_same_numbers_on_a_device(run: Run, monkeypatch: pytes
         assert device_named("auto").type == "sim"
         model = backdrift.load(run.path).model
         assert {value.device.type for value in model.network.parameters()} == {"sim"}
+        devices = recorded_devices(monkeypatch)
         for command, *keys in lines.values():
             assert main([command, f"run={run.path}", *keys]) == 0
+        assert main(["tune", f"run={run.path}", "solver.nfe=4", "iterations=1", "batch=4", "reference_steps=4"]) == 0
+        assert devices == ["sim"] * 4
     for file in lines:
         first, second = run.path / file, run.path / file.replace("/", "-2/")
         if file.endswith("npz"):
@@ -192,3 +212,29 @@ def test_commands_give_the_same_numbers_on_a_device(run: Run, monkeypatch: pytes
             one.pop("class", None), other.pop("class", None)
             a, b = ([float(value) for value in row.values()] for row in (one, other))
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_report_and_the_held_out_loss_are_the_same_on_a_device(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FEWEST", "MOST"):
+        monkeypatch.setattr(workload, name, 8)
+    monkeypatch.setattr(solver_comparison, "BUDGETS", (2,))
+    run.config.likelihood.steps = 2
+    # The simulation has no forward mode in the time, which one of these checks takes.
+    monkeypatch.setattr(report, "check_score", lambda model, data: "")
+    found = []
+    with simulated():
+        for device in ("cpu", "sim:0"):
+            report.write(run, device)
+            numbers = json.loads((run.path / "report.json").read_text())
+            numbers.pop("provenance", None)
+            found.append((numbers, held_out.measure(run, device).loss))
+    assert found[0] == approximately(found[1])
+
+
+def approximately(value: Any) -> Any:
+    """A nested value whose numbers need not be equal in the last digits."""
+    if isinstance(value, dict):
+        return {key: approximately(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(approximately(each) for each in value)
+    return pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value

@@ -35,6 +35,7 @@ from backdrift.models import (
     UNet,
     guided,
 )
+from backdrift.models.score_identities import directions
 from backdrift.models.targets import Banana, Funnel, IllConditionedGaussian, Mixture
 from backdrift.sde import VE, VP, CriticallyDamped, check
 from backdrift.solvers import (
@@ -329,3 +330,10 @@ def test_half_precision_ends_at_the_network(made: Callable[[], torch.nn.Module])
     assert found.dtype == torch.float32 and rounded.dtype == torch.bfloat16
     errors = [float((x.float() - expected).square().mean().sqrt()) for x in (found, rounded)]
     assert errors[0] < 0.5 * errors[1]
+
+
+def test_checks_of_a_score_have_the_same_directions_on_every_device() -> None:
+    expected = directions(torch.ones(3, 2), 2, torch.Generator().manual_seed(4))
+    with simulated():
+        found = directions(on_sim(torch.ones(3, 2)), 2, torch.Generator().manual_seed(4))
+        assert torch.equal(found.cpu(), expected)
