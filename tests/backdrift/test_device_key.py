@@ -20,8 +20,10 @@ from backdrift.evaluation import report, solver_comparison, workload
 from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.sampling import draw
 from backdrift.models import Denoiser
+from backdrift.runs.configuration import Job
 from backdrift.runs.device import device_named
 from backdrift.runs.run import Run
+from backdrift.runs.sweeps import require_own_keys
 from backdrift.runs.trained_model import TrainedModel
 from backdrift.runs.unfinished import Unfinished
 from backdrift.solvers import DDIM
@@ -115,6 +117,14 @@ def test_training_has_accelerate_take_the_device(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="device=cuda:1: expected a device without a number"):
         accelerator_on("cuda:1")
+
+
+@pytest.mark.parametrize("key", ["device=cpu", "data.changed=allow", "train.steps=9"])
+def test_a_sweep_refuses_the_keys_that_it_does_not_read(key: str) -> None:
+    config = Job("resume", ("run=some", key)).config()
+    with pytest.raises(ValueError, match=f"^{key}: expected a single run, as the jobs of a sweep keep what"):
+        require_own_keys(config)
+    require_own_keys(Job("resume", ("run=some",)).config())
 
 
 class OfLittleMemory(Denoiser):
