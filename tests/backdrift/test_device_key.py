@@ -11,7 +11,7 @@ import pytest
 import torch
 from result_tables import rows_of
 from runs import trained
-from simulated_device import MACHINE, simulated
+from simulated_device import MACHINE, needs_simulation, simulated
 from torch import Tensor
 
 import backdrift
@@ -29,6 +29,8 @@ from backdrift.runs.unfinished import Unfinished
 from backdrift.solvers import DDIM
 from backdrift.training import held_out
 from backdrift.training.accelerator import VARIABLE, accelerator_on
+
+pytestmark = needs_simulation
 
 SMALL = ("data=moons", "model=mlp", "model.hidden=8", "model.depth=1", "train.steps=2", "train.batch=8", "data.test=60")
 

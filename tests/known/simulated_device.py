@@ -8,6 +8,7 @@ alone uses.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -195,7 +196,14 @@ def _registered() -> Library | None:
     return library
 
 
-_library = _registered()
+ENABLED = os.environ.get("BACKDRIFT_SIMULATED_DEVICE") == "1"
+"""Whether the device is registered. It then is for the whole process, where other tests would meet it."""
+
+_library = _registered() if ENABLED else None
+
+needs_simulation = pytest.mark.skipif(
+    not ENABLED, reason="registers a device for the process; run alone with BACKDRIFT_SIMULATED_DEVICE=1"
+)
 
 
 class _NewTensors(TorchFunctionMode):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from simulated_device import simulated
+from simulated_device import needs_simulation, simulated
 from solver_list import SOLVERS
 from torch import Tensor
 
@@ -57,6 +57,8 @@ from backdrift.solvers import (
     tune,
 )
 from backdrift.solvers.fokker_planck import Cells, generator
+
+pytestmark = needs_simulation
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), 0.1, sde=VP())
 
