@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-VectorField = Callable[[Tensor], Tensor]
-"""A vector field, from `[batch, ...]` to the same shape. Its value at a sample depends on that sample alone."""
-
+from backdrift.sde.jacobian import VectorField, pulled_back, pushed_forward, with_graph
 
 Mode = Literal["reverse", "forward"]
 """How products with a Jacobian are found: e^T J by a backward pass, or J e by forward differentiation."""
@@ -54,38 +51,8 @@ def derivatives(
             parts = directions.expand(-1, *z.shape).split(chunk or len(directions))
             return value.detach(), torch.cat([pulled_back(value, point, part) for part in parts])
 
-    def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.func.jvp(field, (z,), (direction.expand_as(z),))[:2]
-
-    if len(directions) == 1:
-        value, slope = along(directions[0])
-        return value, slope.unsqueeze(0)
-    each = torch.func.vmap(along, out_dims=(None, 0))  # type: ignore[arg-type]
-    pairs = [each(part) for part in directions.split(chunk or len(directions))]
+    pairs = [pushed_forward(field, z, part) for part in directions.split(chunk or len(directions))]
     return pairs[0][0], torch.cat([slopes for _, slopes in pairs])
-
-
-def with_graph(field: VectorField, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Points that a graph begins at, and v there."""
-    with torch.enable_grad():
-        point = z.detach().requires_grad_()
-        return point, field(point)
-
-
-def pulled_back(value: Tensor, point: Tensor, vectors: Tensor) -> Tensor:
-    """e^T J for each of k vectors e, `[k, batch, ...]`, by backward passes through the graph of `with_graph`.
-
-    All passes run at once. They run one after the other if an operation of the field cannot do that, as fused attention
-    and compiled networks cannot.
-    """
-    if len(vectors) > 1:
-        try:
-            return torch.autograd.grad(value, point, vectors, retain_graph=True, is_grads_batched=True)[0]
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:
-            pass
-    return torch.stack([torch.autograd.grad(value, point, vector, retain_graph=True)[0] for vector in vectors])
 
 
 def deflated(
