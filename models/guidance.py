@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backdrift.sde import DataMoments, GaussianSDE, Model, Time, as_time
+from backdrift.models.model_of_model import ModelOfModel, require_denoiser, selected
+from backdrift.sde import DataMoments, GaussianSDE, Time, as_time
 from backdrift.sde.checks import require_number
 
 
-class Guided(Model):
+class Guided(ModelOfModel):
     r"""The denoiser D = D_0 + w (D_1 - D_0) of two models of one process.
 
     With D_1 a conditional model and D_0 the same without the condition, this is classifier-free guidance (Ho & Salimans
@@ -50,22 +51,16 @@ class Guided(Model):
         interval: tuple[float, float] | None = None,
         rescale: float = 0.0,
     ) -> None:
-        for name, each in (("model", model), ("base", base)):
-            if not hasattr(each, "denoise") or not hasattr(each, "sde"):
-                raise TypeError(f"{name}: expected an object with `sde` and `denoise(x, t)`, got {type(each).__name__}")
+        super().__init__(model)
+        require_denoiser("base", base)
         require_number("scale", scale)
         require_number("rescale", rescale, least=0, most=1)
         if interval is not None:
             low, high = interval
             require_number("interval", low, least=0)
             require_number("interval", high, above=float(low))
-        self.model, self.base, self.scale = model, base, float(scale)
+        self.base, self.scale = base, float(scale)
         self.interval, self.rescale = interval, float(rescale)
-
-    @property
-    def sde(self) -> GaussianSDE:  # type: ignore[override]
-        """The process of the model."""
-        return self.model.sde
 
     @property
     def data_std(self) -> float:
@@ -78,16 +73,14 @@ class Guided(Model):
         return getattr(self.model if self.scale else self.base, "data_moments", None)
 
     def select(self, indices: Tensor) -> Guided:
-        """The guided model of the samples at `indices` `[n]` of a batch."""
-        return self._with(lambda model: model.select(indices) if hasattr(model, "select") else model)
+        other = super().select(indices)
+        other.base = selected(self.base, indices)
+        return other
 
     def under(self, sde: GaussianSDE) -> Guided:
         """The same guidance for the times of another process."""
-        return self._with(lambda model: model.under(sde))
-
-    def _with(self, change: Callable[[Any], Any]) -> Guided:
         other = copy.copy(self)
-        other.model, other.base = change(self.model), change(self.base)
+        other.model, other.base = self.model.under(sde), self.base.under(sde)
         return other
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
@@ -140,7 +133,7 @@ def guided(
     return Guided(model.given(condition), model, scale, interval=interval, rescale=rescale)
 
 
-class Tilted(Model):
+class Tilted(ModelOfModel):
     r"""A model with the gradient of a log-weight added to its score: D + w (\sigma^2/\alpha) \nabla_x \log h(x, t).
 
     With h(x, t) = p(c | x_t), the probability that a classifier of noised data gives a class, this is classifier
@@ -160,35 +153,18 @@ class Tilted(Model):
     """
 
     def __init__(self, model: Any, log_weight: Callable[[Tensor, Time], Tensor], scale: float = 1.0) -> None:
-        if not hasattr(model, "denoise") or not hasattr(model, "sde"):
-            raise TypeError(f"model: expected an object with `sde` and `denoise(x, t)`, got {type(model).__name__}")
+        super().__init__(model)
         if not callable(log_weight):
             raise TypeError(f"log_weight: expected a function of (x, t), got {type(log_weight).__name__}")
         require_number("scale", scale)
-        self.model, self.log_weight, self.scale = model, log_weight, float(scale)
-
-    @property
-    def sde(self) -> GaussianSDE:  # type: ignore[override]
-        """The process of the model."""
-        return self.model.sde
-
-    @property
-    def data_std(self) -> float:
-        """The standard deviation of the data, as the model has it."""
-        return float(getattr(self.model, "data_std", 1.0))
-
-    @property
-    def data_moments(self) -> DataMoments | None:  # type: ignore[override]
-        """The moments of the data without the weight."""
-        return getattr(self.model, "data_moments", None)
+        self.log_weight, self.scale = log_weight, float(scale)
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
+        kept = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
-            kept = torch.is_grad_enabled() and x.requires_grad
             point = x if kept else x.detach().requires_grad_()
             weight = self.log_weight(point, t)
             if weight.shape != x.shape[:1]:
                 raise ValueError(f"log_weight: expected a value [{len(x)}], got shape {list(weight.shape)}")
             (slope,) = torch.autograd.grad(weight.sum(), point, create_graph=kept)
-        time = as_time(t, x)
-        return self.model.denoise(x, t) + self.scale * self.sde.sigma(time).square() / self.sde.alpha(time) * slope
+        return self.model.denoise(x, t) + self.scale * self.gain(x, t) * slope

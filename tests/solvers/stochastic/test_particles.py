@@ -97,7 +97,7 @@ class Biased:
         self.guide, self.sde, self.model, self.data_moments = guide, guide.sde, guide.model, guide.data_moments
 
     def select(self, indices: Tensor) -> Biased:
-        return Biased(self.guide.select(indices))  # type: ignore[arg-type]
+        return Biased(self.guide.select(indices))
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         return self.guide.denoise(x, t)
@@ -177,7 +177,7 @@ class WrongSight(Biased):
     """A guide that mistakes its measurement on the way, and not the data."""
 
     def select(self, indices: Tensor) -> WrongSight:
-        return WrongSight(self.guide.select(indices))  # type: ignore[arg-type]
+        return WrongSight(self.guide.select(indices))
 
     def joint(self, x: Tensor, t: Tensor) -> Joint:
         right = self.guide.joint(x, t)
@@ -199,7 +199,7 @@ def test_an_observation_is_the_same_alone() -> None:
     mixture, measurement = mixture_problem(3)
     guide = MMPS(mixture, measurement, iterations=None)
     whole = particles(guide, (2,), observations=3, particles=32, runs=4, steps=10)
-    alone = particles(guide.select(torch.tensor([2])), (2,), particles=32, runs=4, steps=10, first=2)  # type: ignore[arg-type]
+    alone = particles(guide.select(torch.tensor([2])), (2,), particles=32, runs=4, steps=10, first=2)
     torch.testing.assert_close(alone.x[0], whole.x[2], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(alone.log_evidence[0], whole.log_evidence[2], rtol=1e-9, atol=1e-9)
 
