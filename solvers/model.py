@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, overload, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from backdrift.sde import GaussianSDE, HasScore, PriorDensity, Time, tweedie
+from backdrift.sde import GaussianSDE, HasScore, Prior, PriorDensity, Time, tweedie
 from backdrift.sde.evaluation_mode import require_evaluation_mode
 from backdrift.sde.held import tensors_of
 
@@ -152,6 +152,14 @@ def select(model: AnyModel, indices: Tensor) -> AnyModel:
 def data_std_of(model: ModelLike, data_std: float | None = None) -> float:
     """The data's standard deviation: `data_std` if it is given, else the model's own, else 1."""
     return float(getattr(model, "data_std", 1.0)) if data_std is None else data_std
+
+
+@overload
+def prior_of(model: Denoises) -> Prior: ...
+
+
+@overload
+def prior_of(model: ModelLike) -> PriorDensity | None: ...
 
 
 def prior_of(model: ModelLike) -> PriorDensity | None:

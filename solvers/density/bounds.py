@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from backdrift.sde import GaussianSDE, as_time
+from backdrift.sde import GaussianSDE, Prior, as_time
 from backdrift.solvers.density.arguments import gaussian_flow, require_batch
 from backdrift.solvers.density.denoising_error import denoise_at
 from backdrift.solvers.density.monte_carlo import MonteCarlo, Sampling, stratified_integral
-from backdrift.solvers.model import ModelLike
+from backdrift.solvers.model import ModelLike, prior_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -83,7 +83,7 @@ def elbo(
 def _expected_log_prior(model: ModelLike, y: Tensor, variance: float) -> Tensor:
     """E log pi(y + delta e), `[batch]`, where pi is the prior's density of y = x/alpha_T and delta^2 = `variance`."""
     sde = cast(GaussianSDE, model.sde)
-    prior, alpha = sde.prior_for(getattr(model, "data_moments", None)), float(sde.alpha(sde.T))
+    prior, alpha = cast(Prior, prior_of(model)), float(sde.alpha(sde.T))
     std = torch.as_tensor(prior.std, dtype=y.dtype, device=y.device).expand(y.shape[1:]) / alpha
     mean = torch.as_tensor(prior.mean, dtype=y.dtype, device=y.device) / alpha
     square = ((y - mean).square() + variance) / std.square()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backdrift.solvers.model import Denoises, denoiser_of, place_of
+from backdrift.solvers.model import Denoises, denoiser_of, place_of, prior_of
 from backdrift.solvers.noise import PRIOR, Noise
 from backdrift.solvers.solver import Solver
 from backdrift.solvers.tables.runge_kutta import RungeKutta
@@ -49,7 +49,7 @@ class Reference:
         """
         device, dtype = place_of(model)
         noise = Noise(seed, (3 * batch, *shape), stream=PRIOR, dtype=dtype, device=device)
-        x = model.sde.prior_for(getattr(model, "data_moments", None)).from_noise(noise())
+        x = prior_of(model).from_noise(noise())
         solver = RungeKutta(steps=steps + 1, grid="log_snr", final="half_step")
         with torch.no_grad():
             exact = solver.solve(model, x)
