@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class Measurement:
                     f"covariance: expected a symmetric positive matrix [{m}, {m}], got shape {list(given.shape)}"
                 )
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Of one measurement."""
         with torch.no_grad():
@@ -80,6 +81,10 @@ class Measurement:
         """y - A x for samples x, flattened, `[batch, m]`."""
         seen = self.operator(x)
         return (self.value.to(x, non_blocking=True) - seen).flatten(1)
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        """A^T u, shaped like samples `[batch, ...]`, for flattened measurements u, `[batch, m]`."""
+        return self.operator.adjoint(u.reshape(len(u), *self.shape))
 
     def noise_covariance(self, like: Tensor) -> Tensor:
         """R, `[m, m]`, with the dtype and on the device of `like`."""

@@ -48,16 +48,12 @@ class JFPS(Guide):
         """A^T (R + v A A^T)^{-1} (y - A D), shaped like x."""
         seen, v = self.measurement, self.variance(x, t).reshape(-1, 1)
 
-        def back(u: Tensor) -> Tensor:
-            return seen.operator.adjoint(u.reshape(len(u), *seen.shape))
-
         def product(u: Tensor) -> Tensor:
-            return seen.noise_product(u) + v * seen.operator(back(u)).flatten(1)
+            return seen.noise_product(u) + v * seen.operator(seen.adjoint(u)).flatten(1)
 
         r = seen.residual(denoised)
         scale = seen.noise_product(torch.ones_like(r)) + v
-        u = conjugate_gradients(product, r, seen.size, TOLERANCE, lambda w: w / scale)
-        return back(u)
+        return seen.adjoint(conjugate_gradients(product, r, seen.size, TOLERANCE, lambda w: w / scale))
 
 
 class DiffPIR(JFPS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,38 +14,7 @@ from backdrift.models.measurement import Measurement
 from backdrift.sde import Time
 from backdrift.sde.checks import require_integer, require_positive
 from backdrift.sde.jacobian import pulled_back, with_graph
-
-
-class Twisted(NamedTuple):
-    """What a guide says of a state x_t.
-
-    Attributes:
-        denoised: E[x_0 | x_t], shaped like x.
-        guided: E[x_0 | x_t, y], shaped like x.
-        log_twist: log p(y | x_t) in nats, `[batch]`.
-    """
-
-    denoised: Tensor
-    guided: Tensor
-    log_twist: Tensor
-
-
-class Joint(NamedTuple):
-    """The normal density of (x_0, y) given a state x_t, as moment matching has it, for flattened x_0 and y.
-
-    Attributes:
-        denoised: D = E[x_0 | x_t], shaped like x.
-        covariance: V, of x_0, `[batch, d, d]`, symmetric and not negative.
-        cross: V A^T, of x_0 and y, `[batch, d, m]`.
-        total: R + A V A^T, of y, `[batch, m, m]`.
-        residual: y - A D, `[batch, m]`.
-    """
-
-    denoised: Tensor
-    covariance: Tensor
-    cross: Tensor
-    total: Tensor
-    residual: Tensor
+from backdrift.sde.twist import Joint, Twist
 
 
 class MMPS(Guide):
@@ -93,13 +62,13 @@ class MMPS(Guide):
         shifted = denoised + pull.covariance(u)
         return shifted if with_gradients else shifted.detach()
 
-    def twist(self, x: Tensor, t: Time) -> Twisted:
+    def twist(self, x: Tensor, t: Time) -> Twist:
         """D, the guided D, and log p(y | x_t) = log N(y; A D, R + A V A^T), by m products with the Jacobian."""
         point, denoised = self._point(x, t)
         m, batch = self.measurement.size, len(x)
         unit = torch.eye(m, dtype=x.dtype, device=x.device)
-        operator, shape = self.measurement.operator, self.measurement.shape
-        rows = operator.adjoint(unit.reshape(m, *shape)).unsqueeze(1).expand(m, *x.shape)
+        operator = self.measurement.operator
+        rows = self.measurement.adjoint(unit).unsqueeze(1).expand(m, *x.shape)
         back = self.gain(x, t) * pulled_back(denoised, point, rows)  # V A^T, [m, batch, ...]
         seen = operator(back.flatten(0, 1)).reshape(m, batch, m).permute(1, 0, 2)  # A V A^T
         total = self.measurement.noise_covariance(x) + 0.5 * (seen + seen.mT)
@@ -112,7 +81,7 @@ class MMPS(Guide):
         u = torch.einsum("bij,bj->bi", axes, along / values)
         guided = denoised.detach() + torch.einsum("bm,mb...->b...", u, back)
         log_twist = -0.5 * (along.square() / values + values.log()).sum(1) - 0.5 * m * math.log(2 * math.pi)
-        return Twisted(denoised.detach(), guided, log_twist)
+        return Twist(denoised.detach(), guided, log_twist)
 
     def joint(self, x: Tensor, t: Time) -> Joint:
         """The normal density of (x_0, y) given x_t, by d products with the Jacobian.
@@ -144,7 +113,7 @@ class _Pull:
 
     def covariance(self, u: Tensor) -> Tensor:
         """V A^T u, shaped like x, for flattened measurements u `[batch, m]`."""
-        back = self.measurement.operator.adjoint(u.reshape(len(u), *self.measurement.shape))
+        back = self.measurement.adjoint(u)
         (slope,) = torch.autograd.grad(
             self.denoised, self.point, back, retain_graph=True, create_graph=self.create_graph
         )

@@ -32,8 +32,7 @@ class TMPD(Guide):
         point, denoised = with_graph(lambda z: self.model.denoise(z, t), x)
 
         def covariance(u: Tensor) -> Tensor:
-            back = seen.operator.adjoint(u.reshape(len(u), *seen.shape))
-            return gain * pulled_back(denoised, point, back.unsqueeze(0))[0]
+            return gain * pulled_back(denoised, point, seen.adjoint(u).unsqueeze(0))[0]
 
         r = seen.residual(denoised.detach())
         sums = seen.operator(covariance(torch.ones_like(r))).flatten(1).clamp(min=0)

@@ -5,29 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, NamedTuple, Protocol, cast
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from backdrift.sde import GaussianSDE
 from backdrift.sde.checks import require_integer, require_number
+from backdrift.sde.twist import Joint, Twist
 from backdrift.sde.value_types import OneOf
 from backdrift.solvers.confidence import student
-from backdrift.solvers.model import Denoises, place_of, prior_of, select
+from backdrift.solvers.model import Denoises, data_std_of, place_of, prior_of, select
 from backdrift.solvers.noise import ACCEPT, PATH, PRIOR, STEPS, Noise
 from backdrift.solvers.tables.grid import Grid, time_grid
 
 KERNELS = ("isotropic", "full")
 """What `particles` takes as the covariance of its chain's steps."""
-
-
-class Twist(NamedTuple):
-    """What a guide says of a state, see `Twists.twist`."""
-
-    denoised: Tensor
-    guided: Tensor
-    log_twist: Tensor
 
 
 class Twists(Protocol):
@@ -42,18 +35,8 @@ class Twists(Protocol):
 
     def denoise(self, x: Tensor, t: Tensor, /) -> Tensor: ...
 
-    def twist(self, x: Tensor, t: Tensor, /) -> Any:
+    def twist(self, x: Tensor, t: Tensor, /) -> Twist:
         """`denoised`, E[x_0 | x_t]; `guided`, E[x_0 | x_t, y]; and `log_twist`, log p(y | x_t) in nats."""
-
-
-class Moments(NamedTuple):
-    """The normal density of (x_0, y) given x_t of a guide, see `models.guides.mmps.Joint`."""
-
-    denoised: Tensor
-    covariance: Tensor
-    cross: Tensor
-    total: Tensor
-    residual: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,10 +81,8 @@ class Particles:
     def draw(self, n: int, seed: int = 0) -> Tensor:
         """`n` unweighted samples of each posterior, `[observations, n, ...]`, by systematic resampling."""
         require_integer("n", n, 1)
-        uniform = _uniform(seed, len(self.x), first=0)
-        weights = self.log_weights.exp()
-        places = (torch.arange(n).to(weights) + uniform.to(weights)) / n
-        chosen = torch.searchsorted(weights.cumsum(1), places).clamp(max=weights.shape[1] - 1)
+        normal = Noise(seed, (len(self.x), 1), stream=ACCEPT, dtype=torch.float64)()
+        chosen = _systematic(self.log_weights.exp(), normal, n)
         return torch.stack([x[index] for x, index in zip(self.x, chosen, strict=True)])
 
 
@@ -183,7 +164,7 @@ def particles(
     if kernel == "full" and not hasattr(guide, "joint"):
         raise TypeError(f"guide: kernel='full' expects a model with joint(x, t), got {type(guide).__name__}")
     sde = guide.sde
-    times = time_grid(grid, sde, steps, sde.eps if eps is None else eps, float(getattr(guide, "data_std", 1.0)))
+    times = time_grid(grid, sde, steps, sde.eps if eps is None else eps, data_std_of(guide))
     chain = _Chain(guide, tuple(shape), observations, runs, particles, threshold, kernel, seed, first)
     x, log_weights, log_means = chain.run(times)
     each = log_means.reshape(observations, runs)
@@ -191,7 +172,7 @@ def particles(
     ratio = (each - evidence.unsqueeze(1)).exp()
     finer = torch.full_like(evidence, math.nan)
     if measure_discretisation:
-        doubled = time_grid(grid, sde, 2 * steps, float(times[-1]), float(getattr(guide, "data_std", 1.0)))
+        doubled = time_grid(grid, sde, 2 * steps, float(times[-1]), data_std_of(guide))
         finer = chain.run(doubled)[2].reshape(observations, runs).logsumexp(1) - math.log(runs) - evidence
     log_weights = (log_weights.reshape(observations, runs, -1) + each.unsqueeze(2)).flatten(1).log_softmax(1)
     return Particles(
@@ -228,7 +209,7 @@ def kernel_variances(model: Denoises, shape: tuple[int, ...], times: Tensor) -> 
     device, dtype = place_of(model)
     noise = Noise(0, (PILOTS, *shape), stream=PATH, dtype=dtype, device=device)
     sde, variances = model.sde, []
-    x = sde.prior_for(getattr(model, "data_moments", None)).from_noise(noise())
+    x = prior_of(model).from_noise(noise())
     for t, s in pairwise(times):
         alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
         denoised = model.denoise(x, t.to(x))
@@ -265,7 +246,7 @@ class _IsotropicStep:
         self.stds = dict(zip(times[:-1].tolist(), stds.tolist(), strict=True))
 
     def look(self, x: Tensor, t: Tensor) -> Twist:
-        return Twist(*self.guide.twist(x, t.to(x)))
+        return self.guide.twist(x, t.to(x))
 
     def log_twist(self, at: Twist) -> Tensor:
         return at.log_twist
@@ -298,16 +279,16 @@ class _FullStep:
     def __init__(self, guide: Any) -> None:
         self.guide = guide
 
-    def look(self, x: Tensor, t: Tensor) -> Moments:
-        return Moments(*self.guide.joint(x, t.to(x)))
+    def look(self, x: Tensor, t: Tensor) -> Joint:
+        return self.guide.joint(x, t.to(x))
 
-    def log_twist(self, at: Moments) -> Tensor:
+    def log_twist(self, at: Joint) -> Tensor:
         return _log_normal(at.residual, _root(at.total))
 
-    def guided(self, at: Moments) -> Tensor:
+    def guided(self, at: Joint) -> Tensor:
         return at.denoised + self._lifted(at.cross, at.total, at.residual).reshape(at.denoised.shape)
 
-    def __call__(self, x: Tensor, at: Moments, t: Tensor, s: Tensor, kick: Noise) -> tuple[Tensor, Moments, Tensor]:
+    def __call__(self, x: Tensor, at: Joint, t: Tensor, s: Tensor, kick: Noise) -> tuple[Tensor, Joint, Tensor]:
         sde, d = self.guide.sde, at.covariance.shape[-1]
         plain, std = sde.bridge(x, at.denoised, s.to(x), t.to(x))
         b = float(sde.bridge(torch.zeros(1, 1), torch.ones(1, 1), s, t)[0])
@@ -330,7 +311,7 @@ class _FullStep:
         return (cross @ torch.cholesky_solve(residual.unsqueeze(2), _root(total))).squeeze(2)
 
     @staticmethod
-    def _noise(at: Moments, kick: Noise) -> Tensor:
+    def _noise(at: Joint, kick: Noise) -> Tensor:
         """Independent draws N(0, 1) for the measurement, `[batch, m]`, from as many draws for a sample as it takes."""
         m, d = at.residual.shape[1], at.covariance.shape[-1]
         return torch.cat([kick().flatten(1) for _ in range(-(-m // d))], 1)[:, :m]
@@ -386,7 +367,7 @@ class _Chain:
         )
         kick = draw.sibling(tuple(draw.shape), STEPS)
         resample = Noise(self.seed, (self.groups, 1), first=self.first, stream=ACCEPT, dtype=torch.float64)
-        x = cast(Any, prior_of(self.guide)).from_noise(draw())
+        x = prior_of(self.guide).from_noise(draw())
         step: _Step = _FullStep(self.guide) if self.kernel == "full" else _IsotropicStep(self.guide, self.shape, times)
         at = step.look(x, times[0])
         log_w = step.log_twist(at).reshape(self.groups, self.particles)
@@ -407,9 +388,7 @@ class _Chain:
         few = 1 / weights.square().sum(1) < self.threshold * self.particles
         if not bool(few.any()):
             return log_w, log_mean, None
-        uniform = torch.special.ndtr(normal).to(weights)
-        places = (torch.arange(self.particles).to(weights) + uniform) / self.particles
-        chosen = torch.searchsorted(weights.cumsum(1), places).clamp(max=self.particles - 1)
+        chosen = _systematic(weights, normal, self.particles)
         same = torch.arange(self.particles, device=chosen.device).expand_as(chosen)
         chosen = torch.where(few.unsqueeze(1), chosen, same)
         keep = chosen + self.particles * torch.arange(self.groups, device=chosen.device).unsqueeze(1)
@@ -417,6 +396,12 @@ class _Chain:
         return torch.where(few.unsqueeze(1), torch.zeros_like(log_w), log_w), log_mean, keep.flatten()
 
 
-def _uniform(seed: int, groups: int, first: int) -> Tensor:
-    """A uniform number for each group, `[groups, 1]`."""
-    return torch.special.ndtr(Noise(seed, (groups, 1), first=first, stream=ACCEPT, dtype=torch.float64)())
+def _systematic(weights: Tensor, normal: Tensor, n: int) -> Tensor:
+    """The indices of `n` draws in proportion to the weights of each group `[groups, particles]`, `[groups, n]`.
+
+    One uniform number for each group, that of a `normal` one `[groups, 1]`, sets all of its draws (Carpenter, Clifford
+    & Fearnhead 1999).
+    """
+    uniform = torch.special.ndtr(normal).to(weights)
+    places = (torch.arange(n).to(weights) + uniform) / n
+    return torch.searchsorted(weights.cumsum(1), places).clamp(max=weights.shape[1] - 1)

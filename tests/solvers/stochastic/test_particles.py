@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from backdrift.models import MMPS, GaussianMixture, Measurement, Projection
-from backdrift.models.guides.mmps import Joint
 from backdrift.sde import VP
-from backdrift.solvers.stochastic.particles import Twist, kernel_variances, particles
+from backdrift.sde.twist import Joint, Twist
+from backdrift.solvers.stochastic.particles import kernel_variances, particles
 from backdrift.solvers.tables.grid import time_grid
 
 VARIANCE, NOISE = 0.7, 0.3
