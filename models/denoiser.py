@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from backdrift.models.labels import require_labels
+from backdrift.models.labels import classes_of, require_labels
 from backdrift.sde import GaussianSDE, Model, Time, as_time
 from backdrift.sde.checks import require_positive
 from backdrift.sde.tensor_checks import require_shape
@@ -70,7 +70,7 @@ class Denoiser(nn.Module, Model):
             ValueError: if it has more than one axis, or the network has no such class.
         """
         if label is not None:
-            require_labels(label, getattr(getattr(self.network, "conditioning", None), "classes", None))
+            require_labels(label, classes_of(self.network))
         other = copy.copy(self)
         if label is not None:
             label = label.to(next(self.network.parameters(), label).device, non_blocking=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backdrift.data.card import DataCard
 from backdrift.models import Denoiser, guided
+from backdrift.models.labels import classes_of
 
 EVERY = "all"
 """What the key `label` says for samples of every class."""
@@ -48,7 +49,7 @@ def conditioned(model: Any, card: DataCard, label: int | str | None, guidance: f
         if guidance != 1:
             raise ValueError(f"guidance={guidance:g}: expected label=<class> beside it, or label=all")
         return Conditioned(model, n, None)
-    classes = int(getattr(getattr(getattr(model, "network", None), "conditioning", None), "classes", 0))
+    classes = classes_of(getattr(model, "network", None)) or 0
     if not classes or not isinstance(model, Denoiser):
         raise ValueError(f"label={label}: the run's network has no classes; train with model.classes=<number>")
     names = card.classes or tuple(str(k) for k in range(classes))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backdrift.data import Data
+from backdrift.models.labels import classes_of
 from backdrift.models.times import stratified_uniform
 from backdrift.runs.atomic import write_text
 from backdrift.runs.configuration import build
@@ -109,7 +110,9 @@ def sample_losses(model: TrainedModel, recipe: Recipe, data: Data, seed: int = S
     values = data.test[:SAMPLES]
     n, state = len(values), model.sde.state_shape(data.shape)
     device, _ = place_of(model)
-    labels = None if data.test_labels is None or not _classes(model) else data.test_labels[:SAMPLES].to(device)
+    labels = (
+        None if data.test_labels is None or not classes_of(model.network) else data.test_labels[:SAMPLES].to(device)
+    )
     generator, columns = torch.Generator().manual_seed(seed), []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # for a loss that draws directions itself
@@ -129,7 +132,3 @@ def sample_losses(model: TrainedModel, recipe: Recipe, data: Data, seed: int = S
             ]
             columns.append(torch.cat(parts).double().cpu())
     return torch.stack(columns, dim=1)
-
-
-def _classes(model: TrainedModel) -> int:
-    return int(getattr(getattr(model.network, "conditioning", None), "classes", 0))

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from backdrift.data import Data, Source
 from backdrift.models import ConservativeDenoiser
+from backdrift.models.labels import classes_of
 from backdrift.runs import checkpoint
 from backdrift.runs.configuration import build
 from backdrift.runs.device import AUTO, device_named
@@ -74,7 +75,7 @@ class Trainer:
         if not isinstance(self.network, nn.Module):
             raise ValueError(f"model: expected a network, got {type(self.network).__name__}")
         self.model_of = preconditioning(config)
-        self.classes = int(getattr(getattr(self.network, "conditioning", None), "classes", 0))
+        self.classes = classes_of(self.network) or 0
         self._check_fit()
         self.accelerator: Accelerator = accelerator_on(name, self.recipe.mixed_precision)
         processes = self.accelerator.num_processes
