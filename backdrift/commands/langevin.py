@@ -28,12 +28,8 @@ def main(config: DictConfig) -> None:
     """Write `draws.npz`, `trace.png`, `density.png` and `report.md` into a new run folder.
 
     Raises:
-        ValueError: if `chains` or `reference` is out of range, or arviz-stats is not installed.
+        ValueError: if arviz-stats is not installed.
     """
-    if config.chains < 1:
-        raise ValueError(f"chains={config.chains}: expected at least 1")
-    if config.reference < 0:
-        raise ValueError(f"reference={config.reference}: expected 0 or more draws")
     target: ExampleDensity = build(config, "target")
     sampler: Sampler = build(config, "sampler")
     if config.temperature != 1:

@@ -14,11 +14,8 @@ def main(config: DictConfig) -> None:
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if `n` is below 1.
     """
     folder = Path(str(config.runs)).expanduser()
-    if config.n is not None and config.n < 1:
-        raise ValueError(f"n={config.n}: expected at least 1, or null for all")
     if not folder.is_dir():
         raise FileNotFoundError(f"runs={folder}: there is no such folder")
     found = sorted(find_runs(folder), key=created)

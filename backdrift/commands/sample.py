@@ -35,13 +35,9 @@ def main(config: DictConfig) -> None:
     is, the picture shows test samples beside the generated ones. After an interruption the same command goes on.
 
     Raises:
-        ValueError: if `n` is below 1, there is no such class, or some samples are not finite.
+        ValueError: if there is no such class, or some samples are not finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
-    if config.n < 1:
-        raise ValueError(f"n={config.n}: expected at least 1 sample")
-    if config.seed < 0:
-        raise ValueError(f"seed={config.seed}: expected 0 or more")
     device, run = device_named(config.device), Run.open(config.run, config.trust)
     solver: Solver = build(config, "solver")
     units = run.card.units

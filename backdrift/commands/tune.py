@@ -29,9 +29,6 @@ def main(config: DictConfig) -> None:
     Raises:
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
-    for key, least in (("solver.nfe", 1), ("batch", 2), ("iterations", 0), ("reference_steps", 1)):
-        if OmegaConf.select(config, key) < least:
-            raise ValueError(f"{key}={OmegaConf.select(config, key)}: expected at least {least}")
     device, run = device_named(config.device), Run.open(config.run, config.trust)
     start = _start(config)
     begins = "fitted from the best of the Adams family" if start is None else f"fitted from {start}"

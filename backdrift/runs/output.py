@@ -136,14 +136,6 @@ def save_figure(figure: Figure, path: Path, provenance: Provenance) -> None:
 
 
 def chosen(config: DictConfig, data: Data) -> tuple[Tensor, Tensor | None]:
-    """The first `config.n` samples of the split `config.split` (all if `n` is null), and their labels or None.
-
-    Raises:
-        ValueError: if the split is neither "train" nor "test", or n is below 2.
-    """
-    if config.split not in ("train", "test"):
-        raise ValueError(f"split={config.split}: expected train or test")
-    if config.n is not None and config.n < 2:
-        raise ValueError(f"n={config.n}: expected at least 2 samples, or null for all")
+    """The first `config.n` samples of the split `config.split` (all if `n` is null), and their labels or None."""
     values, labels = (data.train, data.train_labels) if config.split == "train" else (data.test, data.test_labels)
     return values[: config.n], None if labels is None else labels[: config.n]
