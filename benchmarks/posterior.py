@@ -1,8 +1,8 @@
 """How close samples come to an exact posterior: our guides and particles beside azula's guides.
 
-    python -m venv /tmp/peers --system-site-packages && /tmp/peers/bin/pip install --no-deps azula einops tqdm
-    /tmp/peers/bin/python benchmarks/posterior.py                    # results/posterior.jsonl and results/posterior.md
-    /tmp/peers/bin/python benchmarks/posterior.py --problems grid8   # some of the cells; the others are kept
+    python -m venv ../peers --system-site-packages && ../peers/bin/pip install --no-deps azula einops tqdm
+    ../peers/bin/python benchmarks/posterior.py                    # results/posterior.jsonl and results/posterior.md
+    ../peers/bin/python benchmarks/posterior.py --problems grid8   # some of the cells; the others are kept
     python benchmarks/posterior.py --quick --libraries ours          # two observations, printed and not stored
     python benchmarks/posterior.py evidence                          # results/posterior_evidence.jsonl
 
