@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from backdrift.runs.atomic import write_text
 from backdrift.runs.configuration import build
 from backdrift.runs.device import device_named
+from backdrift.runs.naming import numbered
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
@@ -96,9 +97,8 @@ def _tune(
 def _write(solver: Solvers, folder: Path, stem: str, header: str) -> Path:
     """Save a solver under a name that is not taken, below lines that begin with #. The file's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (path := folder / f"{stem}{f'_{number}' if number > 1 else ''}.yaml").exists():
-        number += 1
+    names = (name.with_name(f"{name.name}.yaml") for name in numbered(folder / stem, "_"))
+    path = next(path for path in names if not path.exists())
     fields: dict[str, Any] = {"_target_": f"backdrift.solvers.{type(solver).__name__}"}
     fields |= {field.name: getattr(solver, field.name) for field in dataclasses.fields(solver)}
     fields |= {name: list(value) for name, value in fields.items() if isinstance(value, tuple)}

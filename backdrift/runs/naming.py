@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,6 +14,13 @@ from omegaconf import OmegaConf
 
 LONGEST = 80
 """Characters of a name that the changes may take. Most file systems allow 255 bytes for the whole name."""
+
+
+def numbered(planned: Path, mark: str = "-") -> Iterator[Path]:
+    """The path as planned, and then with a number after its name, from 2 on: name, name-2, name-3, …"""
+    yield planned
+    for number in itertools.count(2):
+        yield planned.with_name(f"{planned.name}{mark}{number}")
 
 
 def key_of(override: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from backdrift.data import Data
 from backdrift.runs.atomic import naming
+from backdrift.runs.naming import numbered
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
 
@@ -114,10 +115,7 @@ def renewed_results(run: Run, provenance: Provenance) -> Iterator[OutputFolder]:
 
 def _rename(folder: OutputFolder, planned: Path) -> None:
     """Give a folder the name `planned`, or the first free one with a number."""
-    number = 1
-    while True:
-        final = planned if number == 1 else planned.with_name(f"{planned.name}-{number}")
-        number += 1
+    for final in numbered(planned):
         if final.exists():
             continue
         try:

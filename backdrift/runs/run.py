@@ -23,6 +23,7 @@ from backdrift.runs.command_line import command_line
 from backdrift.runs.configuration import build
 from backdrift.runs.listing import run_path
 from backdrift.runs.migration import migrate
+from backdrift.runs.naming import numbered
 from backdrift.runs.trained_model import TrainedModel, preconditioning
 from backdrift.runs.trust import require_plain_files, require_trusted
 from backdrift.runs.versions import versions
@@ -276,10 +277,8 @@ def claim_folder(planned: Path, config: DictConfig) -> Path:
     Raises:
         ValueError: if no folder can be made there.
     """
-    config, number = copy.deepcopy(config), 1
-    while True:
-        path = planned if number == 1 else planned.with_name(f"{planned.name}-{number}")
-        number += 1
+    config = copy.deepcopy(config)
+    for path in numbered(planned):
         if "folder" in config:
             config.folder = str(path)
         text = OmegaConf.to_yaml(config, resolve=True)
@@ -293,6 +292,7 @@ def claim_folder(planned: Path, config: DictConfig) -> Path:
             with suppress(OSError):
                 path.rmdir()  # unless it held something before
             raise ValueError(f"runs={config.runs}: no folder can be made there ({error.strerror})") from error
+    raise AssertionError("numbers do not end")
 
 
 def _write_new(path: Path, text: str) -> None:

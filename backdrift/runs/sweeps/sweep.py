@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from backdrift.runs.configuration import Job, one_line
 from backdrift.runs.lock import locked
-from backdrift.runs.naming import key_of
+from backdrift.runs.naming import key_of, numbered
 from backdrift.runs.overrides import as_read, quoted, shared
 from backdrift.runs.processes import number_of_processes
 from backdrift.runs.search_path import config_folder, own_configs
@@ -120,15 +120,12 @@ def _new_folder(planned: Path, is_default: bool) -> Path:
     Raises:
         ValueError: if the user has chosen it and it holds something, or if it cannot be made.
     """
-    number = 1
-    while True:
-        folder = planned if number == 1 else planned.with_name(f"{planned.name}-{number}")
+    for folder in numbered(planned):
         try:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
             if is_default:
-                number += 1
                 continue
         except OSError as error:
             raise ValueError(f"hydra.sweep.dir={planned}: no folder can be made there ({error.strerror})") from error
@@ -137,6 +134,7 @@ def _new_folder(planned: Path, is_default: bool) -> Path:
         if not folder.is_dir() or any(folder.iterdir()):
             raise ValueError(f"hydra.sweep.dir={planned}: expected a new or an empty folder")
         return folder
+    raise AssertionError("numbers do not end")
 
 
 def _run(sweep: Sweep, task: SweepJob, settings: HydraConf, again: str) -> None:
