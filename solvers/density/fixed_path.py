@@ -14,6 +14,7 @@ from backdrift.solvers.density.divergence import Mode, products
 from backdrift.solvers.density.noisy_sum import NoisySum
 from backdrift.solvers.density.path_integral import (
     FINER,
+    FINER_CORRECTED,
     PathIntegral,
     exact_divergence,
     infinite_like,
@@ -176,6 +177,7 @@ class FixedPath:
         degrees: Tensor | None = None,
     ) -> PathIntegral:
         zero = torch.zeros_like(integral)
+        finer = FINER_CORRECTED if self.method == "score_corrected" else FINER
         return PathIntegral(
             z=end,
             integral=integral,
@@ -183,7 +185,7 @@ class FixedPath:
             degrees=infinite_like(zero) if degrees is None else degrees,
             check_z=check_z,
             check_gain=gain,
-            factor=FINER if variance is None else 1.0,
+            factor=finer if variance is None else 1.0,
             margin=zero,
             nfe=torch.full_like(zero, nfe, dtype=torch.long),
         )

@@ -134,12 +134,13 @@ def log_likelihood(
             `data_moments`; otherwise it is the process's own.
         data_std: d; the model's own by default, or else 1.
         estimate_error: whether to spend evaluations on `solver_error`, which is a bound and not a standard deviation.
-            With exact divergences it is twice the difference from a finer solve: one with every step halved and twice
-            the divergences, or with a tenth of the tolerances. It holds wherever the finer error is at most half the
-            error, and is about twice the error. With random probes it is the difference from a coarser solve, which
-            costs less: one with half the steps, or with ten times the tolerances, where the errors of the single steps
-            are added. It is 4 to 50 times the error, but seldom as large as the noise of the probes.
-            `benchmarks/results/coverage.md` shows how often the intervals hold.
+            With exact divergences it is twice the difference from a finer solve (three times with "score_corrected"):
+            one with every step halved and twice the divergences, or with a tenth of the tolerances. It holds wherever
+            the finer error is at most half the error (two thirds), and is about twice (three times) the error. With
+            random probes it is the difference from a coarser solve, which costs less: one with half the steps, or with
+            ten times the tolerances, where the errors of the single steps are added. It is 4 to 50 times the error, but
+            seldom as large as the noise of the probes. `benchmarks/results/coverage.md` shows how often the intervals
+            hold.
         calibration: a factor of `solver_error`. 1 leaves the bound as it is. `solvers.calibrate` finds the factor that
             makes it an interval, once for a model and its settings.
         first: index of the first sample of x in the data set that x is a part of.

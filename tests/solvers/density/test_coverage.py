@@ -69,7 +69,7 @@ def held(interval: tuple[Tensor, Tensor], true: Tensor) -> float:
     ids=["VP", "Rectified", "VP-16", "Rectified-score_corrected", "Brownian-adaptive"],
 )
 def test_the_solver_s_error_is_a_bound_of_the_right_size(sde: GaussianSDE, settings: dict[str, Any]) -> None:
-    """Of the model's own density, with mean 3: at least 93% are held, by a bound of at most three times the error."""
+    """Of the model's own density, with mean 3: at least 93% are held, by a bound of the size that is documented."""
     model = mixture(sde, 16, shift=3.0)
     x = states(model, 100)
     found = log_likelihood(model, x, probes="exact", **settings)
@@ -77,7 +77,8 @@ def test_the_solver_s_error_is_a_bound_of_the_right_size(sde: GaussianSDE, setti
     assert float((off <= found.solver_error).double().mean()) >= least(100)
     low, high = found.interval(density="model")  # with nothing random, the bound alone
     torch.testing.assert_close((high - low) / 2, found.solver_error, rtol=1e-6, atol=1e-9)
-    assert float(found.solver_error.mean()) <= 3 * float(off.mean())
+    stated = 3 if settings.get("method") == "score_corrected" else 2  # times the error, see `path_integral.FINER`
+    assert float(found.solver_error.mean()) <= 1.5 * stated * float(off.mean())
 
 
 @pytest.mark.parametrize(

@@ -294,15 +294,17 @@ def test_few_divergences_do(method: Any, steps: int) -> None:
 
 @pytest.mark.parametrize("divergences", ["every", 40])
 @pytest.mark.parametrize("method", ["rk4", "heun", "midpoint", "score_corrected"])
-def test_the_stated_error_is_twice_the_difference_from_halved_steps(method: Any, divergences: Any) -> None:
-    """To rounding, on a grid whose nodes are every second node of the grid of twice the steps."""
+def test_the_stated_error_is_a_multiple_of_the_difference_from_halved_steps(method: Any, divergences: Any) -> None:
+    """Twice, or three times for "score_corrected", on a grid whose nodes are every second one of the finer grid."""
+    factor = 3 if method == "score_corrected" else 2
     model = mixture(VP(), dim=3)
     x = states(model, 5)
     given: dict[str, Any] = {"method": method, "grid": "log_snr", "probes": "exact"}
     found = log_likelihood(model, x, steps=16, divergences=divergences, **given)
     twice = divergences if divergences == "every" else 2 * divergences
     fine = log_likelihood(model, x, steps=32, divergences=twice, estimate_error=False, **given)
-    torch.testing.assert_close(found.solver_error, 2 * (found.log_prob - fine.log_prob).abs(), rtol=1e-9, atol=1e-9)
+    difference = (found.log_prob - fine.log_prob).abs()
+    torch.testing.assert_close(found.solver_error, factor * difference, rtol=1e-9, atol=1e-9)
     alone = log_likelihood(model, x, steps=16, divergences=divergences, estimate_error=False, **given)
     assert torch.equal(found.nfe, alone.nfe + fine.nfe + 1)  # and one for the prior
     assert bool(fine.solver_error.isnan().all())
