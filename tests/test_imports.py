@@ -21,7 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"sde", "models", "solvers", "data", "runs"},
     "training": {"sde", "models", "solvers", "data", "runs", "evaluation"},
     "estimators": {"sde", "models", "solvers", "data"},
-    "commands": {"sde", "models", "solvers", "data", "runs", "evaluation", "training"},
+    "interop": {"sde", "models", "solvers", "data", "runs", "evaluation"},
+    "commands": {"sde", "models", "solvers", "data", "runs", "evaluation", "training", "interop"},
 }
 """For each room of the package `backdrift`, the other rooms that its files may import. None may import `commands`."""
 

@@ -1,0 +1,1 @@
+"""Networks from elsewhere as models, models to elsewhere, and whether a network is read rightly."""
