@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backdrift.models.labels import require_labels
+
 
 @dataclass(frozen=True, eq=False)
 class Condition:
@@ -70,8 +72,10 @@ def as_condition(value: object) -> object:
 
     Raises:
         TypeError: if it is a tensor of another kind, or a plain number.
+        ValueError: if a bare tensor of integers has more than one axis.
     """
     if isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool:
+        require_labels(value)
         return Label(value)
     if isinstance(value, (Tensor, int, float, str, list, tuple)):
         got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else repr(value)

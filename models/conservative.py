@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from backdrift.models.accepted_condition import AcceptedCondition, accepted_by
 from backdrift.models.denoiser import Denoiser
 from backdrift.models.energy import gradient
 from backdrift.models.unet import without_fused_attention
@@ -20,7 +21,10 @@ class Potential(nn.Module):
     networks.
 
     Args:
-        network: N, called as `network(z, c_noise)` or `network(z, c_noise, label)`.
+        network: N, called as `network(z, c_noise)` or `network(z, c_noise, condition)`.
+
+    Attributes:
+        accepted: the condition that N takes.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -32,9 +36,14 @@ class Potential(nn.Module):
         """The conditioning of N, which knows the number of classes."""
         return self.network.get_submodule("conditioning")
 
-    def forward(self, z: Tensor, c_noise: Tensor, *label: Tensor) -> Tensor:
+    @property
+    def accepted(self) -> AcceptedCondition | None:
+        """The condition that N takes, or None where it does not say."""
+        return accepted_by(self.network)
+
+    def forward(self, z: Tensor, c_noise: Tensor, *condition: Tensor) -> Tensor:
         """psi, `[batch]`, for z `[batch, ...]` and c_noise `[batch]`."""
-        return (z * self.network(z, c_noise, *label)).flatten(1).sum(1)
+        return (z * self.network(z, c_noise, *condition)).flatten(1).sum(1)
 
 
 class ConservativeDenoiser(Denoiser):
@@ -48,7 +57,7 @@ class ConservativeDenoiser(Denoiser):
     score that is the gradient of a network. Salimans & Ho (2021) compare it with an unconstrained score.
 
     Args:
-        network: psi, called as `network(z, c_noise)` or `network(z, c_noise, label)`, which returns `[batch]` or
+        network: psi, called as `network(z, c_noise)` or `network(z, c_noise, condition)`, which returns `[batch]` or
             `[batch, 1]`. Its activations should be smooth, because training uses its second derivatives.
         sde, data_std: see `Denoiser`.
 
@@ -60,19 +69,19 @@ class ConservativeDenoiser(Denoiser):
         super().__init__(network, sde, data_std)
         without_fused_attention(network)
 
-    def _potential(self, z: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
+    def _potential(self, z: Tensor, c_noise: Tensor, condition: Tensor | None) -> Tensor:
         """psi, `[batch]`."""
-        psi = self._called(z, c_noise, label)
+        psi = self.called(z, c_noise, condition)
         psi = psi.squeeze(-1) if psi.shape == (len(z), 1) else psi
         if psi.shape != (len(z),):
             raise ValueError(f"network: expected one number for each sample, [{len(z)}], got {list(psi.shape)}")
         return psi
 
-    def raw(self, z: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def raw(self, z: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """grad_z psi, shaped like `z`."""
 
         def potential(z: Tensor) -> Tensor:
-            return self._potential(z, c_noise, label)
+            return self._potential(z, c_noise, condition)
 
         # The gradient of torch.func can be differentiated again in forward mode, which the likelihood does. A network
         # that several processes train together cannot be called inside it.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from backdrift.models.labels import classes_of, require_labels
+from backdrift.models.conditional_network import ConditionalNetwork
 from backdrift.sde import GaussianSDE, Model, Time, as_time
 from backdrift.sde.checks import require_positive
 from backdrift.sde.tensor_checks import require_shape
@@ -17,7 +16,7 @@ LEAST_NOISE = -25.0
 """The least c_noise that a network is asked at: noise of e^-100 of the data's unit, below what float32 can hold."""
 
 
-class Denoiser(nn.Module, Model):
+class Denoiser(ConditionalNetwork, Model):
     """The denoiser D(x, t) = c_skip x/alpha + c_out F(c_in x/alpha, c_noise), preconditioned as in EDM.
 
     With s = sigma/alpha, the noise in the units of the data, and d, the standard deviation of the data:
@@ -29,14 +28,14 @@ class Denoiser(nn.Module, Model):
     which mean the same for every process. It can be trained under VP and sampled under VE (`under`).
 
     Args:
-        network: F, called as `network(z, c_noise)` or `network(z, c_noise, label)`. z is shaped like x and has unit
-            variance, and c_noise is `[batch]`. F returns a tensor like z.
+        network: F, called as `network(z, c_noise)` or `network(z, c_noise, condition)`. z is shaped like x and has unit
+            variance, c_noise is `[batch]`, and condition is the tensor of a condition. F returns a tensor like z.
         sde: the process that the times t belong to.
         data_std: d, over all components of the data.
 
     Attributes:
         network, sde, data_std: the arguments.
-        label: the classes that `given` sets, None without.
+        condition, condition_moments: see `ConditionalNetwork`.
         data_moments: the mean and the variance of each component of the data, None without. The prior follows from
             them.
 
@@ -45,49 +44,20 @@ class Denoiser(nn.Module, Model):
     """
 
     def __init__(self, network: nn.Module, sde: GaussianSDE, data_std: float = 0.5) -> None:
-        super().__init__()
+        super().__init__(network)
         require_positive(data_std=data_std)
         if not getattr(sde, "has_denoiser", False):
             raise ValueError(
                 f"sde: expected a GaussianSDE, got {type(sde).__name__}; models.HybridScore is for CriticallyDamped"
             )
-        self.network = network
         self.sde = sde
         self.data_std = float(data_std)
-        self.label: Tensor | None = None
 
     def under(self, sde: GaussianSDE) -> Denoiser:
         """The same network, with shared weights, for the times of another process."""
         other = copy.copy(self)
         other.sde = sde
         return other
-
-    def given(self, label: Tensor | None) -> Denoiser:
-        """The same network, with shared weights and a fixed class for each sample, `[batch]`, or one for all, `[]`.
-
-        Raises:
-            TypeError: if `label` is neither None nor a tensor of integers.
-            ValueError: if it has more than one axis, or the network has no such class.
-        """
-        if label is not None:
-            require_labels(label, classes_of(self.network))
-        other = copy.copy(self)
-        if label is not None:
-            label = label.to(next(self.network.parameters(), label).device, non_blocking=True)
-        other.label = label
-        return other
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Denoiser:
-        # The classes go with the weights, as `to` and `cuda` move them. A buffer would be shared by all of `given`.
-        super()._apply(fn, recurse)
-        self.label = self.label if self.label is None else fn(self.label)
-        return self
-
-    def select(self, indices: Tensor) -> Denoiser:
-        """The same model for the samples at `indices` `[n]` of a batch. Each of them keeps its class."""
-        if self.label is None or self.label.ndim == 0:
-            return self
-        return self.given(self.label[indices])
 
     def coefficients(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """c_skip/alpha, c_out, c_in/alpha and c_noise, in forms that stay finite where alpha vanishes.
@@ -103,35 +73,28 @@ class Denoiser(nn.Module, Model):
         c_noise = (-0.125 * self.sde.log_snr(t)).clamp(min=LEAST_NOISE)
         return alpha * d * d / total, sigma * d * root, root, c_noise
 
-    def forward(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Time, condition: Tensor | None = None) -> Tensor:
         """D(x, t), shaped like `x` `[batch, ...]`.
 
         Args:
             x: the state x_t.
             t: a scalar, or one time per sample, `[batch]`.
-            label: a class for each sample, `[batch]`, or one for all, `[]`; by default the one that `given` set.
+            condition: the tensor of a condition for each sample, or of one for all, in the units of the network; by
+                default the one that `given` set.
         """
         skip, out, scale, noise = self.coefficients(x, t)
-        raw = self.raw(scale * x, noise.flatten().expand(x.shape[0]), label)
+        raw = self.raw(scale * x, noise.flatten().expand(x.shape[0]), condition)
         return torch.addcmul(skip * x, out.expand_as(x), raw.to(x.dtype))
 
-    def raw(self, z: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def raw(self, z: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """F(z, c_noise), the output of the network itself, shaped like `z`.
 
         Raises:
             ValueError: if the network returns another shape, which might broadcast against `z` without a word.
         """
-        value = self._called(z, c_noise, label).to(z.dtype)
+        value = self.called(z, c_noise, condition).to(z.dtype)
         require_shape("network", value, z)
         return value
-
-    def _called(self, z: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
-        """The network at z, given a class where there is one."""
-        label = self.label if label is None else label
-        dtype = next(self.network.parameters(), z).dtype
-        if dtype in (torch.bfloat16, torch.float16):  # the state is in float32, see `solvers.model.place_of`
-            z, c_noise = z.to(dtype), c_noise.to(dtype)
-        return self.network(z, c_noise) if label is None else self.network(z, c_noise, label)
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
         return self(x, t)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from backdrift.models.conditional_network import ConditionalNetwork
 from backdrift.models.times import uniform_numbers
 from backdrift.sde import CriticallyDamped, DataMoments, Time, as_time
 from backdrift.sde.checks import require_positive
@@ -34,7 +35,7 @@ class Coefficients(NamedTuple):
     c_noise: Tensor
 
 
-class HybridScore(nn.Module):
+class HybridScore(ConditionalNetwork):
     """The score of the velocity, -eps_v/F_vv, from a network that predicts the noise eps_v.
 
     The state is u_t = Phi (x_0, 0) + F eps, where F is lower triangular and eps = (eps_x, eps_v). It follows that
@@ -48,8 +49,8 @@ class HybridScore(nn.Module):
     c = 1, with the variance of the velocity in place of S.
 
     Args:
-        network: called as `network(z, c_noise)` or `network(z, c_noise, label)`. z is `[batch, 2 channels, ...]` for
-            data `[batch, channels, ...]`, and c_noise is `[batch]`. It returns a tensor like z, of which the second
+        network: called as `network(z, c_noise)` or `network(z, c_noise, condition)`. z is `[batch, 2 channels, ...]`
+            for data `[batch, channels, ...]`, and c_noise is `[batch]`. It returns a tensor like z, of which the second
             half is used.
         sde: the process.
         data_std: d, over all components of the data.
@@ -59,16 +60,17 @@ class HybridScore(nn.Module):
 
     Attributes:
         data_moments: the mean and the variance of each component of the data, or None where they are not known.
+        condition, condition_moments: see `ConditionalNetwork`.
     """
 
     data_moments: DataMoments | None = None
 
     def __init__(self, network: nn.Module, sde: CriticallyDamped, data_std: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(network)
         require_positive(data_std=data_std)
         if not getattr(sde, "has_velocity", False):
             raise ValueError(f"sde: expected CriticallyDamped, got {type(sde).__name__}")
-        self.network, self.sde, self.data_std = network, sde, float(data_std)
+        self.sde, self.data_std = sde, float(data_std)
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """The coefficients at the times `t`, which may have any shape.
@@ -93,13 +95,13 @@ class HybridScore(nn.Module):
         c_noise = 0.125 * (own[..., 0, 0] / phi[..., 0, 0].square()).log()
         return Coefficients(whiten, guess, out, root[..., 1, 1], c_noise)
 
-    def raw(self, u: Tensor, parts: Coefficients, label: Tensor | None = None) -> Tensor:
+    def raw(self, u: Tensor, parts: Coefficients, condition: Tensor | None = None) -> Tensor:
         """The output of the network itself, `[batch, ...]` for the state u `[batch, 2, ...]`."""
         if u.ndim < 3 or u.shape[1] != 2:
             raise ValueError(f"u: expected a state [batch, 2, ...], got shape {list(u.shape)}")
         z = apply(parts.whiten, u).flatten(1, 2)
         c_noise = parts.c_noise.to(u).flatten().expand(len(u))
-        value = self.network(z, c_noise) if label is None else self.network(z, c_noise, label)
+        value = self.called(z, c_noise, condition).to(z.dtype)
         require_shape("network", value, z)
         return value.unflatten(1, (2, -1))[:, 1].to(u.dtype)
 
@@ -107,13 +109,13 @@ class HybridScore(nn.Module):
         """w . u, the prediction that is right for normal data, `[batch, ...]`."""
         return apply(parts.guess.unsqueeze(-2), u)[:, 0]
 
-    def noise(self, u: Tensor, parts: Coefficients, label: Tensor | None = None) -> Tensor:
+    def noise(self, u: Tensor, parts: Coefficients, condition: Tensor | None = None) -> Tensor:
         """E[eps_v | u_t = u], `[batch, ...]`, from coefficients that are known already."""
-        return self.guessed(u, parts) + as_time(parts.out, u[:, 0]) * self.raw(u, parts, label)
+        return self.guessed(u, parts) + as_time(parts.out, u[:, 0]) * self.raw(u, parts, condition)
 
-    def forward(self, u: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+    def forward(self, u: Tensor, t: Time, condition: Tensor | None = None) -> Tensor:
         """E[eps_v | u_t = u], `[batch, ...]` for u `[batch, 2, ...]`; t is a scalar or `[batch]`."""
-        return self.noise(u, self.coefficients(wide(t)), label)
+        return self.noise(u, self.coefficients(wide(t)), condition)
 
     def score(self, u: Tensor, t: Time) -> Tensor:
         """(0, grad_v log p_t(u)), `[batch, 2, ...]`; t is a scalar or `[batch]`.
@@ -140,7 +142,7 @@ class HybridLoss:
         x0: Tensor,
         u: Tensor | None = None,
         noise: Tensor | None = None,
-        label: Tensor | None = None,
+        condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The loss of each sample, `[batch]`.
@@ -150,7 +152,7 @@ class HybridLoss:
             x0: data, `[batch, ...]`.
             u: uniform numbers that choose t on [eps, T], `[batch]`; stratified by default.
             noise: eps, `[batch, 2, ...]`; drawn by default.
-            label: a class for each sample, `[batch]`, or None.
+            condition: the tensor of a condition for each sample, in the units of the network, or None.
             generator: the source of `u` and `noise` where they are drawn here.
 
         Raises:
@@ -170,4 +172,4 @@ class HybridLoss:
         state = apply(sde.moments(0.0, t)[0], sde.lift(x0)) + apply(root, noise)
         parts = model.coefficients(t)
         target = (noise[:, 1] - model.guessed(state, parts)) / as_time(parts.out, x0)
-        return (target - model.raw(state, parts, label)).flatten(1).square().mean(1)
+        return (target - model.raw(state, parts, condition)).flatten(1).square().mean(1)

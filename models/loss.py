@@ -32,8 +32,8 @@ class Trainable(Protocol):
     sde: GaussianSDE
     data_std: float
 
-    def __call__(self, x: Tensor, t: Time, label: Tensor | None) -> Tensor:
-        """D(x, t), shaped like `x` `[batch, ...]`, for one time per sample and a class for each, or None."""
+    def __call__(self, x: Tensor, t: Time, condition: Tensor | None) -> Tensor:
+        """D(x, t), shaped like `x` `[batch, ...]`, for one time per sample and the tensor of a condition, or None."""
 
 
 def unwrapped(model: Trainable) -> Trainable:
@@ -69,7 +69,7 @@ class DenoisingLoss:
         x0: Tensor,
         u: Tensor | None = None,
         noise: Tensor | None = None,
-        label: Tensor | None = None,
+        condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The loss of each sample, `[batch]`, in the units of the weighting.
@@ -79,7 +79,7 @@ class DenoisingLoss:
             x0: data, `[batch, ...]`.
             u: uniform numbers that choose the times, `[batch]`; stratified by default.
             noise: eps, shaped like `x0`; drawn by default.
-            label: a class for each sample, `[batch]`, or None.
+            condition: the tensor of a condition for each sample, in the units of the network, or None.
             generator: the source of `u` and `noise` where they are drawn here.
 
         Raises:
@@ -88,7 +88,7 @@ class DenoisingLoss:
             TypeError: if x_0 is not a floating-point tensor.
         """
         x, t, w = self.noised(model, x0, u, noise, generator)
-        denoised = model(x, t, label)
+        denoised = model(x, t, condition)
         require_shape("model", denoised, x0)
         return (as_time(w, x0) * (denoised - x0).square()).flatten(1).mean(1)
 
@@ -142,7 +142,7 @@ class ImplicitLoss(DenoisingLoss):
         x0: Tensor,
         u: Tensor | None = None,
         noise: Tensor | None = None,
-        label: Tensor | None = None,
+        condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The loss of each sample, `[batch]`. The arguments are those of `DenoisingLoss`."""
@@ -152,7 +152,7 @@ class ImplicitLoss(DenoisingLoss):
         x, t, w = self.noised(model, x0, u, noise, generator)
 
         def score(x: Tensor) -> Tensor:
-            return tweedie(model(x, t, label), x, t, sde, "denoised", "score")
+            return tweedie(model(x, t, condition), x, t, sde, "denoised", "score")
 
         matching = implicit(score, x) if self.probes == "exact" else sliced(score, x, self.probes, generator=generator)
         return 2 * w * (sde.sigma(t) ** 4 / sde.alpha(t).square()).to(x0) * matching / x0[0].numel()

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
 
-from backdrift.models.mlp import Classes, Conditioning, Width
+from backdrift.models.accepted_condition import AcceptedCondition, Classes, Length, with_mask
+from backdrift.models.conditions import Picture
+from backdrift.models.mlp import Conditioning, Width
 from backdrift.sde.arguments import checked
 from backdrift.sde.tensor_checks import require_state
 from backdrift.sde.value_types import Filled, NonNegativeCount, Range, Share
@@ -34,6 +36,9 @@ class UNet(nn.Module):
 
     They resolve the quantisation of the data, which likelihoods need and pictures do not.
 
+    A picture as a condition is seen by level 0 beside the image, with a mask for each of its channels that is 1 where a
+    number is known, and 0 where it is missing (NaN) and stands as 0.
+
     An image whose sides cannot be halved is padded with copies of its last row and column, and the output is cropped.
 
     Args:
@@ -41,13 +46,19 @@ class UNet(nn.Module):
         widths: channels at each level, the finest first.
         blocks: residual blocks at each level, on the way down and again on the way up.
         attention: the levels with self-attention after each block; level 0 is the finest.
-        classes: number of classes; 0 for an unconditional network.
+        classes: number of classes; 0 without classes.
         dropout: probability of dropping a unit inside a block, in training mode.
         fourier: the exponents k of the sinusoids; empty for none.
         patch: side of the square of pixels that become the channels of one position at level 0.
+        vector: length of the vector that the network is conditioned on, see `Conditioning`; 0 without one.
+        picture: channels of the picture that the network is conditioned on, which has the size of the image; 0 without.
+
+    Attributes:
+        accepted: the kind of condition that the network takes. It takes one kind.
 
     Raises:
-        ValueError: if a size is too small, which it names, or `attention` names a level that there is not.
+        ValueError: if a size is too small, which it names, `attention` names a level that there is not, or there is
+            more than one kind of condition.
     """
 
     @checked
@@ -61,6 +72,8 @@ class UNet(nn.Module):
         dropout: Share = 0.0,
         fourier: Sequence[Annotated[float, Range(least=-20, most=20)]] = (),
         patch: Annotated[int, Range(least=1, most=1_000)] = 1,
+        vector: Length = 0,
+        picture: Length = 0,
     ) -> None:
         super().__init__()
         if any(level >= len(widths) for level in attention):
@@ -69,8 +82,10 @@ class UNet(nn.Module):
         self.fourier = tuple(fourier)
         self.patch = patch
         embedding = 4 * widths[0]
-        self.conditioning = Conditioning(embedding, classes)
-        self.first = nn.Conv2d(patch**2 * channels * (1 + 2 * len(self.fourier)), widths[0], 3, padding=1)
+        self.accepted = AcceptedCondition.of(classes, vector, picture)
+        self.conditioning = Conditioning(embedding, classes, vector=vector)
+        seen = channels * (1 + 2 * len(self.fourier)) + 2 * picture
+        self.first = nn.Conv2d(patch**2 * seen, widths[0], 3, padding=1)
 
         def levels() -> nn.ModuleList:
             return nn.ModuleList(
@@ -85,26 +100,30 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(_groups(widths[0]), widths[0])
         self.last = _zero(nn.Conv2d(widths[0], patch**2 * channels, 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """F(x, c_noise), with the shape and the dtype of `x`, computed in the dtype of the weights.
 
         Args:
             x: `[batch, channels, height, width]`.
             c_noise: log(s)/4, `[]` or `[batch]`.
-            label: class indices, `[]` or `[batch]`. None and the index `classes` mean no class.
+            condition: class indices, `[]` or `[batch]`; vectors, `[vector]` or `[batch, vector]`; or pictures,
+                `[picture, height, width]` or `[batch, picture, height, width]`. None, the index `classes`, and a vector
+                or a picture of NaN mean no condition.
 
         Raises:
             ValueError: if a shape does not fit, or a label is out of range.
-            TypeError: if x does not hold floating-point numbers, or a label integers.
+            TypeError: if x, a vector or a picture does not hold floating-point numbers, or a label integers.
         """
         require_state(x)
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"x: expected shape [batch, {self.channels}, height, width], got {list(x.shape)}")
         height, width = x.shape[2:]
-        e = functional.silu(self.conditioning(c_noise, label, len(x)))
-        unit = self.patch * 2 ** len(self.coarsen)
-        h = functional.pad(x.to(self.first.weight.dtype), (0, -width % unit, 0, -height % unit), mode="replicate")
-        h = self.first(functional.pixel_unshuffle(self._sinusoids(h, c_noise), self.patch))
+        embedded = None if self.accepted.kind is Picture else condition
+        e = functional.silu(self.conditioning(c_noise, embedded, len(x)))
+        h = self._sinusoids(self._padded(x), c_noise)
+        if self.accepted.kind is Picture:
+            h = torch.cat((h, self._padded(self._picture(condition, x))), dim=1)
+        h = self.first(functional.pixel_unshuffle(h, self.patch))
         skips = []
         for i, level in enumerate(self.down):
             h = level(h, e)
@@ -117,6 +136,25 @@ class UNet(nn.Module):
             h = self.up[i](h, e)
         h = functional.pixel_shuffle(self.last(functional.silu(self.norm(h))), self.patch)
         return h[..., :height, :width].to(x.dtype)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """An image in the dtype of the weights, with sides that can be halved."""
+        height, width = x.shape[2:]
+        unit = self.patch * 2 ** len(self.coarsen)
+        return functional.pad(x.to(self.first.weight.dtype), (0, -width % unit, 0, -height % unit), mode="replicate")
+
+    def _picture(self, condition: Tensor | None, x: Tensor) -> Tensor:
+        """The picture that each image is given, with its mask, `[batch, 2 picture, height, width]`."""
+        batch, size = len(x), x.shape[2:]
+        if condition is None:
+            return x.new_zeros(batch, 2 * self.accepted.size, *size)
+        self.accepted.require_value(condition, batch)
+        if condition.shape[-2:] != size:
+            raise ValueError(
+                f"condition: expected pictures of {size[0]} x {size[1]} pixels, as the state has, got "
+                f"{condition.shape[-2]} x {condition.shape[-1]}"
+            )
+        return with_mask(condition, -3).expand(batch, -1, -1, -1)
 
     def _sinusoids(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """The image and its sinusoids, along the axis of channels."""

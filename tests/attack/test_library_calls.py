@@ -265,10 +265,10 @@ def networks() -> list[Call]:
         ),
         Call("label 4 of 3", lambda: labelled.given(torch.tensor(4)), "label: "),
         Call("label -1", lambda: labelled.given(torch.tensor([0, -1, 2])), "label: "),
-        Call("label as a number", lambda: labelled.given(2), "label: "),  # type: ignore[arg-type]
-        Call("label as a list", lambda: labelled.given([0, 1, 2]), "label: "),  # type: ignore[arg-type]
-        Call("label of floats", lambda: labelled.given(torch.zeros(3)), "label: "),
-        Call("label of bools", lambda: labelled.given(torch.tensor([True, False, True])), "label: "),
+        Call("label as a number", lambda: labelled.given(2), "condition: "),  # type: ignore[arg-type]
+        Call("label as a list", lambda: labelled.given([0, 1, 2]), "condition: "),  # type: ignore[arg-type]
+        Call("label of floats", lambda: labelled.given(torch.zeros(3)), "condition: "),
+        Call("label of bools", lambda: labelled.given(torch.tensor([True, False, True])), "condition: "),
         Call("label [3, 1]", lambda: labelled.given(torch.zeros(3, 1, dtype=torch.long)), "label: "),
         Call("two labels for three", lambda: labelled.given(torch.tensor([0, 1])).denoise(x, 0.5), "label: "),
         Call("label without classes", lambda: own.given(torch.tensor(0)), "label: "),
@@ -325,9 +325,9 @@ def losses() -> list[Call]:
         Call("u above 1", lambda: loss(own, x, u + 1), "u: "),
         Call("u nan", lambda: loss(own, x, u * NAN), "u: "),
         Call("noise of one", lambda: loss(own, x, u, noise[:1]), "noise: "),
-        Call("label of one", lambda: loss(model(classes=2), x, label=torch.tensor([1])), "label: "),
-        Call("label out of range", lambda: loss(model(classes=2), x, label=torch.tensor([0, 1, 7])), "label: "),
-        Call("label without classes", lambda: loss(own, x, label=torch.tensor([0, 1, 0])), "label: "),
+        Call("label of one", lambda: loss(model(classes=2), x, condition=torch.tensor([1])), "label: "),
+        Call("label out of range", lambda: loss(model(classes=2), x, condition=torch.tensor([0, 1, 7])), "label: "),
+        Call("label without classes", lambda: loss(own, x, condition=torch.tensor([0, 1, 0])), "label: "),
         Call("unknown weighting", lambda: DenoisingLoss("best"), "weighting: "),  # type: ignore[arg-type]
         Call("no times", lambda: DenoisingLoss("edm", 3), "times: "),  # type: ignore[arg-type]
         Call("useless weights", lambda: DenoisingLoss("uniform", importance=True)(own, x), "importance: "),
