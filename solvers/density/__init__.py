@@ -3,6 +3,7 @@
 from backdrift.solvers.density.bounds import elbo
 from backdrift.solvers.density.calibration import calibrate
 from backdrift.solvers.density.chain import Chain, ChainBound
+from backdrift.solvers.density.class_posterior import ClassPosterior, class_posterior
 from backdrift.solvers.density.ddpm import DDPM
 from backdrift.solvers.density.independent import Independent
 from backdrift.solvers.density.information import (
@@ -22,6 +23,7 @@ __all__ = [
     "DDPM",
     "Chain",
     "ChainBound",
+    "ClassPosterior",
     "Encoded",
     "Independent",
     "Information",
@@ -29,6 +31,7 @@ __all__ = [
     "MonteCarlo",
     "PositionLikelihood",
     "calibrate",
+    "class_posterior",
     "decode",
     "elbo",
     "encode",
