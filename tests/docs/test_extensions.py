@@ -1,0 +1,64 @@
+"""The extensions that build the site, on small cases that are known."""
+
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
+
+import pytest
+from doc_pages import DOCS
+
+
+@pytest.fixture
+def extension(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """The extension of that name, which the tests may have without Sphinx or not at all."""
+    monkeypatch.syspath_prepend(str(DOCS / "extensions"))
+    for package in {"mathml": ("latex2mathml", "sphinx"), "solver_table": ("sphinx",)}.get(request.param, ()):
+        pytest.importorskip(package, reason="the site is built with the extra docs")
+    yield import_module(request.param)
+    sys.modules.pop(request.param)
+
+
+@pytest.mark.parametrize("extension", ["docstring_equations"], indirect=True)
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        ("Twice |x| and x*.", r"Twice \|x\| and x\*."),
+        ("Code `|x|` and ``a*b`` stays.", "Code `|x|` and ``a*b`` stays."),
+        ("A step is:\n\n    x' = |x|*2\n\nand |y|.", "A step is::\n\n    x' = |x|*2\n\nand \\|y\\|."),
+        ("Cases:\n\n    - |x|\n", "Cases:\n\n    - \\|x\\|\n"),
+        (".. math::\n    |x|\n\n|y|", ".. math::\n    |x|\n\n\\|y\\|"),
+        ("Args:\n    x: |x| at most.", "Args:\n    x: \\|x\\| at most."),
+    ],
+)
+def test_equations_stay_as_they_are(extension: ModuleType, docstring: str, expected: str) -> None:
+    assert "\n".join(extension.prepare(docstring.split("\n"))) == expected
+
+
+@pytest.mark.parametrize("extension", ["mathml"], indirect=True)
+def test_formulas_become_mathml(extension: ModuleType) -> None:
+    fraction = extension.mathml(r"\frac{a}{2}", "inline")
+    assert "<mfrac><mrow><mi>a</mi></mrow><mrow><mn>2</mn></mrow></mfrac>" in fraction
+    assert fraction.startswith("<math")
+    two_lines = extension.mathml(r"a &= b \\ c &= d", "block")
+    assert two_lines.count("<mtr>") == 2
+    assert extension.mathml("|x|", "inline").count('lspace="0em" rspace="0em">&#x0007C;</mo>') == 2
+    with pytest.raises(ValueError, match="unheardof"):
+        extension.mathml(r"\unheardof{x}", "inline")
+
+
+@pytest.mark.parametrize("extension", ["solver_table"], indirect=True)
+def test_every_solver_says_when_to_take_it(extension: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from backdrift.solvers import CATALOGUE, certify
+
+    assert list(extension.WHEN) == list(CATALOGUE)
+    few = {name: CATALOGUE[name] for name in ("heun", "ancestral")}
+    monkeypatch.setattr(extension, "CATALOGUE", few)
+    with pytest.raises(ValueError, match="ddim"):
+        extension.rows()
+    monkeypatch.setattr(extension, "WHEN", dict.fromkeys(few, "Now."))
+    header, _, heun, ancestral = (line.split(" | ") for line in extension.rows())
+    row = dict(zip(header, heun, strict=True))
+    assert row["order, measured"] == f"{certify(few['heun'].solver).measured:.2f}"
+    assert (row["order, claimed"], row["evaluations a step"], row["errors of"]) == ("2", "2.00", "paths")
+    assert dict(zip(header, ancestral, strict=True))["errors of"] == "variances"
