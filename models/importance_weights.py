@@ -33,10 +33,10 @@ def effective_share(weighting: Weighting, times: TimeDistribution, sde: Gaussian
         sde: the process.
         data_std: d.
     """
-    first, last = float(sde.log_snr(sde.eps)), float(sde.log_snr(sde.T))
+    first, last = float(sde.log_snr(sde.eps)), float(sde.log_snr(sde.start))
     levels = torch.linspace(first, last, 2001, dtype=torch.float64, device="cpu")
-    even = torch.linspace(sde.eps, sde.T, 2001, dtype=torch.float64, device="cpu")
-    t = torch.cat([sde.t_from_log_snr(levels).clamp(sde.eps, sde.T), even]).unique()
+    even = torch.linspace(sde.eps, sde.start, 2001, dtype=torch.float64, device="cpu")
+    t = torch.cat([sde.t_from_log_snr(levels).clamp(sde.eps, sde.start), even]).unique()
     if sde.eps == 0 and float(sde.sigma(0.0)) == 0:
         t = t[1:]  # the weights may be infinite at the very end
     s2 = (-sde.log_snr(t)).exp()

@@ -189,9 +189,9 @@ def _spread(sde: Process, n: int = 5) -> list[float]:
     share = torch.linspace(0.1, 0.9, n, dtype=torch.float64, device="cpu")
     if sde.has_denoiser:
         gaussian = cast(GaussianSDE, sde)
-        first, last = gaussian.log_snr(torch.tensor([sde.eps, sde.T], dtype=torch.float64, device="cpu"))
+        first, last = gaussian.log_snr(torch.tensor([sde.eps, sde.start], dtype=torch.float64, device="cpu"))
         return gaussian.t_from_log_snr(first + share * (last - first)).tolist()
-    times = torch.logspace(math.log10(sde.eps), math.log10(sde.T), 1000, dtype=torch.float64, device="cpu")
+    times = torch.logspace(math.log10(sde.eps), math.log10(sde.start), 1000, dtype=torch.float64, device="cpu")
     alpha, sigma = sde.position_marginal(times)
     level = (sigma / alpha).log()
     return times[torch.searchsorted(level, level[0] + share * (level[-1] - level[0]))].tolist()

@@ -79,7 +79,7 @@ class TimeDistribution(ABC):
         """
         _require_unit(u)
         t = self.times(u, sde)
-        return t, 1 / ((sde.T - sde.eps) * self.density(t, sde))
+        return t, 1 / ((sde.start - sde.eps) * self.density(t, sde))
 
 
 def log_ratio(t: Tensor | float, sde: GaussianSDE) -> Tensor:
@@ -97,10 +97,10 @@ class UniformTimes(TimeDistribution):
     """t uniform on [eps, T], so that every weight is 1."""
 
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
-        return sde.eps + (sde.T - sde.eps) * u
+        return sde.eps + (sde.start - sde.eps) * u
 
     def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
-        return torch.full_like(t, 1 / (sde.T - sde.eps))
+        return torch.full_like(t, 1 / (sde.start - sde.eps))
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ class LikelihoodTimes(TimeDistribution):
     """
 
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
-        first, last = float(sde.log_snr(sde.eps)), float(sde.log_snr(sde.T))
+        first, last = float(sde.log_snr(sde.eps)), float(sde.log_snr(sde.start))
         return sde.t_from_log_snr(first + (last - first) * u)
 
     def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
-        return log_ratio_slope(t, sde) / float(log_ratio(sde.T, sde) - log_ratio(sde.eps, sde))
+        return log_ratio_slope(t, sde) / float(log_ratio(sde.start, sde) - log_ratio(sde.eps, sde))
 
 
 @dataclass(frozen=True)
@@ -144,15 +144,15 @@ class EDMLikelihoodTimes(TimeDistribution):
         return -0.5 * math.log1p(self.data_std**2 * math.exp(-2 * float(log_ratio(t, sde))))
 
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
-        first, last = self._log_sine(sde.eps, sde), self._log_sine(sde.T, sde)
+        first, last = self._log_sine(sde.eps, sde), self._log_sine(sde.start, sde)
         log_sine = first + (last - first) * u
         # log s = log d + log sin(phi) - log cos(phi), with cos^2 = 1 - sin^2.
         log_s = math.log(self.data_std) + log_sine - 0.5 * (-torch.expm1(2 * log_sine)).log()
-        return sde.t_from_log_snr(-2 * log_s).clamp(sde.eps, sde.T)
+        return sde.t_from_log_snr(-2 * log_s).clamp(sde.eps, sde.start)
 
     def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
         share = torch.sigmoid(2 * (math.log(self.data_std) - log_ratio(t, sde)))  # this is d^2/(s^2 + d^2)
-        return share * log_ratio_slope(t, sde) / (self._log_sine(sde.T, sde) - self._log_sine(sde.eps, sde))
+        return share * log_ratio_slope(t, sde) / (self._log_sine(sde.start, sde) - self._log_sine(sde.eps, sde))
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,14 @@ class LogNormalTimes(TimeDistribution):
 
     def _ends(self, sde: GaussianSDE) -> tuple[float, float]:
         """The normal distribution function at eps and at T."""
-        ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64, device="cpu")
+        ends = torch.tensor([sde.eps, sde.start], dtype=torch.float64, device="cpu")
         low, high = torch.special.ndtr((log_ratio(ends, sde) - self.mean) / self.std).tolist()
         return low, high
 
     def times(self, u: Tensor, sde: GaussianSDE) -> Tensor:
         low, high = self._ends(sde)
         z = torch.special.ndtri(low + (high - low) * u)
-        return sde.t_from_log_snr(-2 * (self.mean + self.std * z)).clamp(sde.eps, sde.T)
+        return sde.t_from_log_snr(-2 * (self.mean + self.std * z)).clamp(sde.eps, sde.start)
 
     def density(self, t: Tensor, sde: GaussianSDE) -> Tensor:
         low, high = self._ends(sde)

@@ -3,7 +3,9 @@
 from backdrift.sde.check import check
 from backdrift.sde.check_report import CheckReport
 from backdrift.sde.critically_damped import CriticallyDamped
+from backdrift.sde.discrete import Discrete
 from backdrift.sde.gaussian import GaussianSDE
+from backdrift.sde.interpolant import Interpolant
 from backdrift.sde.linear import LinearSDE
 from backdrift.sde.model import FunctionModel, HasScore, Model
 from backdrift.sde.prior import DataMoments, MatrixPrior, Prior, PriorDensity
@@ -12,10 +14,11 @@ from backdrift.sde.rectified import Rectified
 from backdrift.sde.schedule import Schedule
 from backdrift.sde.stationary import StationarySDE
 from backdrift.sde.tweedie import Kind, affine, tweedie
-from backdrift.sde.variance_exploding import VE, Brownian
+from backdrift.sde.variance_exploding import EDM, VE, Brownian
 from backdrift.sde.variance_preserving import VP, CosineVP, OrnsteinUhlenbeck, SubVP
 
 __all__ = [
+    "EDM",
     "SDE",
     "VE",
     "VP",
@@ -24,9 +27,11 @@ __all__ = [
     "CosineVP",
     "CriticallyDamped",
     "DataMoments",
+    "Discrete",
     "FunctionModel",
     "GaussianSDE",
     "HasScore",
+    "Interpolant",
     "Kind",
     "LinearSDE",
     "MatrixPrior",

@@ -74,11 +74,13 @@ class GaussianSDE(SDE):
     Attributes:
         T: the end time.
         end_ratio: the ratio sigma/alpha at which solvers stop, in the units of the data. It gives `eps`.
+        start_ratio: the ratio sigma/alpha at which solvers start where it is infinite at T. It gives `start`.
     """
 
     state_dependent = False
     has_denoiser = True
     end_ratio: ClassVar[float] = 2e-3
+    start_ratio: ClassVar[float] = 4096.0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -89,7 +91,7 @@ class GaussianSDE(SDE):
     @takes_numbers
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Scale of the data at time t, positive on [0, T], alpha(0) = 1."""
+        """Scale of the data at time t, positive on [0, T), alpha(0) = 1. It may be 0 at T; then see `start`."""
 
     @takes_numbers
     @abstractmethod
@@ -136,9 +138,21 @@ class GaussianSDE(SDE):
         )
 
     @functools.cached_property
+    def start(self) -> float:
+        """The time at which solvers start: T; or, where alpha(T) = 0, the time at which sigma/alpha = `start_ratio`.
+
+        At T itself such a process has no finite coordinates: the drift and log_snr are infinite. At `start` the state
+        holds the data with a weight of 1/4096, as in diffusers, which sets alpha^2 = 2^-24 at the last step.
+        """
+        end = torch.tensor(self.T, dtype=torch.float64, device="cpu")
+        if float(self.alpha(end)) > 0:
+            return float(self.T)
+        return float(self.t_from_log_snr(torch.full_like(end, -2 * math.log(self.start_ratio))))
+
+    @functools.cached_property
     def prior(self) -> Prior:
-        """N(0, sigma(T)^2 I), which is p_T without the mean and variance of alpha(T) x_0."""
-        return Prior(float(self.sigma(torch.tensor(self.T, dtype=torch.float64, device="cpu"))))
+        """N(0, sigma^2 I) at `start`, which is T: the marginal without the mean and variance of alpha x_0."""
+        return Prior(float(self.sigma(torch.tensor(self.start, dtype=torch.float64, device="cpu"))))
 
     def position_marginal(self, t: Time) -> tuple[Tensor, Tensor]:
         """alpha(t) and sigma(t), each shaped like `t`. The whole state is the data's part."""
@@ -151,7 +165,7 @@ class GaussianSDE(SDE):
         """
         if moments is None:
             return self.prior
-        end = torch.tensor(self.T, dtype=torch.float64, device="cpu")
+        end = torch.tensor(self.start, dtype=torch.float64, device="cpu")
         alpha, sigma = float(self.alpha(end)), float(self.sigma(end))
         mean, variance = (torch.as_tensor(value, dtype=torch.float64, device="cpu") for value in moments)
         return Prior((alpha**2 * variance + sigma**2).sqrt(), alpha * mean)

@@ -75,7 +75,7 @@ class SDE(ABC):
     `noise_divergence`. The default True is always right. Nothing here can detect a False that is wrong.
 
     A process answers questions about itself, so that no solver, likelihood or command asks for its class.
-    Those are the attributes below, `eps`, `prior`, `prior_for` and `position_marginal`.
+    Those are the attributes below, `eps`, `start`, `prior`, `prior_for` and `position_marginal`.
 
     Attributes:
         T: the end time, where the state is noise.
@@ -98,6 +98,11 @@ class SDE(ABC):
     def eps(self) -> float:
         """The time at which solvers stop, near the data at 0. It is 0 unless the process says otherwise."""
         return 0.0
+
+    @functools.cached_property
+    def start(self) -> float:
+        """The time at which solvers start. It is T unless the process says otherwise."""
+        return float(self.T)
 
     @functools.cached_property
     def prior(self) -> PriorDensity | None:

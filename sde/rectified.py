@@ -1,4 +1,4 @@
-"""The straight line from data to noise, as a diffusion."""
+"""Straight and other interpolants from data to noise, as diffusions: rectified flow, flow matching."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ class Rectified(GaussianSDE):
         dx = -x/(1 - t) dt + sqrt(2t/(1 - t)) dw.
 
     Its probability flow has velocity E[eps - x_0 | x_t]. Liu, Gong & Liu (2022); Lipman et al. (2023).
-    The SDE is singular at t = 1, where alpha vanishes, so T must be below 1.
+    The SDE is singular at t = 1, where alpha vanishes. With T = 1, as networks of flow matching are trained, solvers
+    begin at `start`, just before it.
 
     Args:
-        T: end time, below 1.
+        T: end time, at most 1.
 
     Raises:
-        ValueError: if T is not between 0 and 1.
+        ValueError: if T is not above 0 and at most 1.
     """
 
-    T: Annotated[float, Range(above=0, below=1)] = 0.999
+    T: Annotated[float, Range(above=0, most=1)] = 0.999
 
     def __post_init__(self) -> None:
         check_fields(self)

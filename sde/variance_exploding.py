@@ -1,4 +1,4 @@
-"""Processes that only add noise: Brownian motion and the variance-exploding SDE."""
+"""Processes that only add noise: Brownian motion, the variance-exploding SDE, and that of EDM."""
 
 from __future__ import annotations
 
@@ -110,3 +110,48 @@ class VE(GaussianSDE):
     @takes_numbers
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         return ((-0.5 * log_snr - math.log(self.sigma_min)) / self._growth).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class EDM(GaussianSDE):
+    """The process of EDM, alpha = 1 and sigma = t: its time is the standard deviation of the noise.
+
+        dx = sqrt(2t) dw
+
+    (Karras et al. 2022, table 1 and eq. 1 with s = 1.) Solvers stop at sigma = 0.002, as there.
+
+    Args:
+        T: end time, the standard deviation of the noise at the end, in the units of the data.
+
+    Raises:
+        ValueError: if T is not positive.
+    """
+
+    T: Positive = 80.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @takes_numbers
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    @takes_numbers
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.clone()
+
+    @takes_numbers
+    def f(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    @takes_numbers
+    def g(self, t: Tensor) -> Tensor:
+        return (2 * t).sqrt()
+
+    @takes_numbers
+    def log_snr(self, t: Tensor) -> Tensor:
+        return -2 * t.log()
+
+    @takes_numbers
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(-0.5 * log_snr)

@@ -236,7 +236,7 @@ def sample(
         if not trajectory:
             return solver.solve(model, x, noise, on_step)
         recorder = Recorder(on_step)
-        recorder.keep(x, torch.full((), model.sde.T, dtype=x.dtype, device=x.device))
+        recorder.keep(x, torch.full((), model.sde.start, dtype=x.dtype, device=x.device))
         x = solver.solve(model, x, noise, recorder)
     return Trajectory(x, torch.stack([t.to(x.device) for t in recorder.times]).cpu(), torch.stack(recorder.states))
 

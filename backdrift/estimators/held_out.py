@@ -32,7 +32,7 @@ class HeldOut:
 
     def __init__(self, z: Tensor, sde: GaussianSDE, noise: float, generator: torch.Generator) -> None:
         self.z = z.repeat(max(1, CHECKED // len(z)), 1)
-        low, high = math.log(noise), -0.5 * float(sde.log_snr(sde.T))
+        low, high = math.log(noise), -0.5 * float(sde.log_snr(sde.start))
         n = len(self.z)
         # Evenly in log s, in a random order: each row gets noise from the whole range.
         place = (

@@ -47,7 +47,8 @@ class InformationCurves:
         log_snr: log(alpha^2/sigma^2) at these times.
         mmse: E|x_0 - D(x_t)|^2 / dim, x_0 in the model's units, an estimate for each level.
         gaussian: the same of the best denoiser of normal data with the training set's covariance,
-            mean_i v_i/(1 + snr v_i), v_i the covariance's eigenvalues. It is the best linear denoiser.
+            mean_i v_i/(1 + snr v_i), v_i the covariance's eigenvalues. It is the best linear denoiser. Given classes it
+            is that of normal classes, which have their own means and share the covariance within them.
         information: I(x_0; x_t) in nats, an estimate for each level.
         gaussian_information: that of the normal data, sum_i log(1 + snr v_i)/2.
         entropy: -E log p in nats, in the data's own units (of v + u for discrete data).
@@ -108,6 +109,7 @@ def information_curves(
     model: Denoises,
     data: Data,
     values: Tensor,
+    classes: Tensor | None = None,
     *,
     levels: int = 16,
     strata: int = 12,
@@ -118,9 +120,11 @@ def information_curves(
     """Measure a denoiser on samples v of a data set.
 
     Args:
-        model: a denoiser of a Gaussian process.
+        model: a denoiser of a Gaussian process, given a class for each sample where there are `classes`.
         data: gives the units, and the training set whose covariance the curves are compared with.
         values: v, `[n, ...]`.
+        classes: that the model is given, `[n]`, or None. All numbers are then means over the classes of these samples:
+            the entropy is H(x_0 | class), and the information I(x_0; x_t | class).
         levels: of noise, the middles of so many equal parts of the process's range of log-SNR.
         strata: parts of the range of log-SNR that each integral is taken in.
         draws: of the noise in each part, and at each level.
@@ -136,11 +140,11 @@ def information_curves(
         raise ValueError(f"n={len(values)}: expected at least 2 samples")
     sde = model.sde
     x = data.to_model(values, torch.Generator().manual_seed(seed)).to(*place_of(model))
-    first, last = (float(sde.log_snr(t)) for t in (sde.eps, sde.T))
+    first, last = (float(sde.log_snr(t)) for t in (sde.eps, sde.start))
     log_snr = first + (last - first) * (torch.arange(levels, dtype=torch.float64, device="cpu") + 0.5) / levels
     times = sde.t_from_log_snr(log_snr).tolist()
     integral: dict[str, Any] = {"draws": draws, "seed": seed, "strata": strata}
-    variances = principal_variances(data, seed)
+    variances = principal_variances(data, seed, classes)
     snr = log_snr.exp()[:, None]
     log_jacobian = data.units.log_jacobian(values)
 
@@ -197,9 +201,16 @@ def in_batches(
     return Estimate(float(each.mean()), float(each.std()) / math.sqrt(len(each)))
 
 
-def principal_variances(data: Data, seed: int) -> Tensor:
-    """The eigenvalues of the covariance of the training set in the model's units, `[dim]` in float64."""
+def principal_variances(data: Data, seed: int, classes: Tensor | None = None) -> Tensor:
+    """The eigenvalues of the covariance of the training set in the model's units, `[dim]` in float64.
+
+    With classes `[n]` it is the covariance within the classes that occur among them: of the training samples of these
+    classes, each minus the mean of its class.
+    """
     train = data.to_model(data.train, torch.Generator().manual_seed(seed)).flatten(1).double()
+    if classes is not None and data.train_labels is not None:
+        parts = [train[data.train_labels == label] for label in classes.unique().tolist()]
+        train = torch.cat([part - part.mean(0) for part in parts if len(part)])
     dim = data.units.dim
     # Divided by n, as the spread of what is at hand: more features than rows do no harm.
     return torch.linalg.eigvalsh(torch.cov(train.T, correction=0).reshape(dim, dim)).clamp(min=0)

@@ -56,7 +56,7 @@ def _require_finite(sde: SDE) -> None:
     """Raise `ValueError` unless the ratio of signal to noise is a number from eps to T, if the process is Gaussian."""
     if not sde.has_denoiser:
         return
-    ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64, device="cpu")
+    ends = torch.tensor([sde.eps, sde.start], dtype=torch.float64, device="cpu")
     log_snr = cast(GaussianSDE, sde).log_snr(ends)
     if not bool(log_snr.isfinite().all()) or float(log_snr.diff()) >= 0:
         raise ValueError(

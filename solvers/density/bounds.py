@@ -83,7 +83,7 @@ def elbo(
 def _expected_log_prior(model: ModelLike, y: Tensor, variance: float) -> Tensor:
     """E log pi(y + delta e), `[batch]`, where pi is the prior's density of y = x/alpha_T and delta^2 = `variance`."""
     sde = cast(GaussianSDE, model.sde)
-    prior, alpha = cast(Prior, prior_of(model)), float(sde.alpha(sde.T))
+    prior, alpha = cast(Prior, prior_of(model)), float(sde.alpha(sde.start))
     std = torch.as_tensor(prior.std, dtype=y.dtype, device=y.device).expand(y.shape[1:]) / alpha
     mean = torch.as_tensor(prior.mean, dtype=y.dtype, device=y.device) / alpha
     square = ((y - mean).square() + variance) / std.square()

@@ -105,7 +105,8 @@ class Chain:
         variance: "small", "large", or v_1, ..., v_N themselves, of which v_1 is the decoder's.
 
     Raises:
-        ValueError: if the times do not rise within (0, T], or the variances are not N positive numbers.
+        ValueError: if the times do not rise within (0, T], alpha is 0 at the last one, or the variances are not N
+            positive numbers.
     """
 
     def __init__(
@@ -119,6 +120,8 @@ class Chain:
         one = torch.ones(len(t), dtype=torch.float64, device="cpu")
         start = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), t[:-1]])
         self.alpha, self.sigma, self.log_snr = sde.alpha(t), sde.sigma(t), sde.log_snr(t)
+        if not float(self.alpha[-1]) > 0:
+            raise ValueError(f"times: expected times at which alpha is positive, got {float(t[-1]):g}, where it is 0")
         self.kept, std = sde.transition(one[1:], start[1:], t[1:])
         # From x itself to z_1 the transition is the marginal: at t = 0 a process may have noise (VE) or none.
         self.large = torch.cat([(self.sigma[:1] / self.alpha[:1]).square(), std.square()])

@@ -22,7 +22,7 @@ def denoise_at(model: ModelLike, x_hat: Tensor, u: Tensor) -> Tensor:
     """
     require_gaussian_model(model)
     sde = cast(GaussianSDE, model.sde)
-    t = sde.t_from_log_snr(-2 * u).clamp(max=sde.T)
+    t = sde.t_from_log_snr(-2 * u).clamp(max=sde.start)
     return denoiser_of(model)(as_time(sde.alpha(t), x_hat) * x_hat, t.to(x_hat.dtype))
 
 

@@ -39,7 +39,7 @@ def prior_error(model: ModelLike, x: Tensor, prior: TerminalDensity) -> Tensor:
     sde = model.sde
     if sde.prior is None:
         return torch.full_like(x.flatten(1)[:, 0], math.nan)
-    slope = score_of(model)(x, torch.as_tensor(sde.T, dtype=x.dtype, device=x.device)).detach()
+    slope = score_of(model)(x, torch.as_tensor(sde.start, dtype=x.dtype, device=x.device)).detach()
     with torch.enable_grad():
         point = x.detach().clone().requires_grad_()
         slope = slope - torch.autograd.grad(prior.log_prob(point).sum(), point)[0]

@@ -81,7 +81,7 @@ class AngleFlow:
         self.data_std = data_std_of(model, data_std)
         self.eps = end_time(self.sde, eps)
         require_positive(data_std=self.data_std)
-        self.first, self.last = (-0.5 * float(self.sde.log_snr(t)) for t in (self.eps, float(self.sde.T)))
+        self.first, self.last = (-0.5 * float(self.sde.log_snr(t)) for t in (self.eps, float(self.sde.start)))
         if not math.isfinite(self.first):
             raise ValueError(f"eps: expected a time at which sigma is positive, got {self.eps:g}")
 
@@ -107,7 +107,7 @@ class AngleFlow:
         return x / scale, -math.log(scale)
 
     def leave(self, z: Tensor) -> tuple[Tensor, float]:
-        scale = self.width(float(self.sde.T))
+        scale = self.width(float(self.sde.start))
         return z * scale, -math.log(scale)
 
     def velocity(self, z: Tensor, u: float | Tensor | Place) -> Tensor:
@@ -125,7 +125,7 @@ class AngleFlow:
         return known - variance / square.to(z, non_blocking=True)
 
     def places(self, u: Tensor, z: Tensor) -> list[Place]:
-        t = self.sde.t_from_log_snr(-2 * u).clamp_(self.eps, self.sde.T)
+        t = self.sde.t_from_log_snr(-2 * u).clamp_(self.eps, self.sde.start)
         square = (2 * u).exp_().add_(self.data_std**2)
         root = square.sqrt()
         shape = (*u.shape, *(1,) * (z.ndim - 1)) if u.ndim == 2 else u.shape
@@ -134,7 +134,7 @@ class AngleFlow:
         return list(map(Place, u, times, *(column.reshape(shape) for column in (scale, keep, gain))))
 
     def time(self, u: float) -> float:
-        return float(self.sde.t_from_log_snr(wide(-2 * u)).clamp(self.eps, self.sde.T))
+        return float(self.sde.t_from_log_snr(wide(-2 * u)).clamp(self.eps, self.sde.start))
 
     def at_time(self, t: float) -> float:
         return -0.5 * float(self.sde.log_snr(t))

@@ -31,7 +31,7 @@ class TimeFlow:
 
     def __init__(self, model: ModelLike, eps: float | None = None) -> None:
         self.eps = self.first = end_time(model.sde, eps)
-        self.last = float(model.sde.T)
+        self.last = float(model.sde.start)
         self.model, self.reverse = model, model.sde.reverse(score_of(model), stochasticity=0.0)
         self.power = model.sde.time_power
 

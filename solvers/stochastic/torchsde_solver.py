@@ -38,16 +38,16 @@ class _Clocked(torch.nn.Module):
         self.steps = steps
         if clock == "log_snr":
             gaussian = cast(GaussianSDE, forward)
-            self.first, self.last = float(gaussian.log_snr(forward.T)), float(gaussian.log_snr(eps))
+            self.first, self.last = float(gaussian.log_snr(forward.start)), float(gaussian.log_snr(eps))
 
     def time(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """t(u) and -dt/du."""
         if self.clock == "t":
-            span = (self.reverse.T - self.eps) / self.steps
-            return self.reverse.T - span * u, span * torch.ones_like(u)
+            span = (self.forward_sde.start - self.eps) / self.steps
+            return self.forward_sde.start - span * u, span * torch.ones_like(u)
         sde = cast(GaussianSDE, self.forward_sde)
         step = (self.last - self.first) / self.steps
-        t = sde.t_from_log_snr(self.first + step * u).clamp(self.eps, sde.T)
+        t = sde.t_from_log_snr(self.first + step * u).clamp(self.eps, sde.start)
         return t, step * (sde.sigma(t) / sde.g(t)).square()  # d log_snr/dt = -g^2/sigma^2
 
     def f(self, u: Tensor, y: Tensor) -> Tensor:

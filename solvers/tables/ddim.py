@@ -37,6 +37,7 @@ class DDIM(TableSolver):
 
     eta: Annotated[float, Range(least=0, most=1)] = 0.0
     claimed_order = 1
+    needs_ratio = False
 
     @property
     def stochastic(self) -> bool:

@@ -150,15 +150,15 @@ def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float, data_std: f
         if grid not in GRIDS:
             raise ValueError(f"grid: expected one of {', '.join(GRIDS)}, a list of times or a function, got {grid!r}")
         widths = {"data_std": data_std} if grid == "angle" else {}
-        times = GRIDS[grid](sde, steps, sde.T, last, **widths)
+        times = GRIDS[grid](sde, steps, sde.start, last, **widths)
     elif callable(grid):
-        times = torch.as_tensor(grid(sde, steps, sde.T, last), dtype=torch.float64, device="cpu")
+        times = torch.as_tensor(grid(sde, steps, sde.start, last), dtype=torch.float64, device="cpu")
     else:
         times = torch.as_tensor(grid, dtype=torch.float64, device="cpu")
     if times.shape != (steps + 1,):
         raise ValueError(f"grid: expected steps + 1 = {steps + 1} times, got shape {list(times.shape)}")
     if isinstance(grid, str) and not times.requires_grad:
-        times[0], times[-1] = sde.T, last  # the inverse of log_snr has rounded them
+        times[0], times[-1] = sde.start, last  # the inverse of log_snr has rounded them
     values = times.tolist()
     if not bool((times.diff() < 0).all()) or values[-1] < 0 or values[0] > sde.T * (1 + 1e-9):
         raise ValueError(f"grid: expected times that fall from T = {sde.T:g} towards 0, got {values}")

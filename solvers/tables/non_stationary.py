@@ -66,14 +66,14 @@ class NonStationary(Solver):
 
     def times(self, sde: GaussianSDE) -> Tensor:
         """The times of the evaluations, which fall from T, `[n]` in float64."""
-        first = math.exp(-0.5 * float(sde.log_snr(sde.T)))
+        first = math.exp(-0.5 * float(sde.log_snr(sde.start)))
         if abs(first / self.ratios[0] - 1) > 1e-3:
             raise ValueError(
                 f"ratios: this solver begins at sigma/alpha = {self.ratios[0]:.6g}, the process at {first:.6g}; "
                 "tune one for it"
             )
         times = sde.t_from_log_snr(-2 * torch.tensor(self.ratios, dtype=torch.float64, device="cpu").log())
-        times[0] = sde.T
+        times[0] = sde.start
         return times
 
     def table(self, sde: GaussianSDE) -> Table:

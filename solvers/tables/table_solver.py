@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Annotated, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -51,6 +51,10 @@ class TableSolver(Solver):
         data_std: standard deviation d of the data; the model's own by default, or else 1. Some grids and coordinates
             depend on it.
 
+    Attributes:
+        needs_ratio: whether a step needs a finite sigma/alpha where it starts. Without, a grid that is a list may begin
+            at a time at which alpha is 0.
+
     Raises:
         ValueError: if an argument has a value that is not allowed. The message names it.
     """
@@ -60,6 +64,7 @@ class TableSolver(Solver):
     final: Final = "denoise"
     eps: NonNegative | Literal["auto"] | None = None
     data_std: Positive | None = None
+    needs_ratio: ClassVar[bool] = True
 
     @property
     def claimed_order(self) -> int:
@@ -95,7 +100,7 @@ class TableSolver(Solver):
             raise ValueError(f"eps: expected a time in [0, T = {sde.T:g}) at which sigma is positive, got {eps:g}")
         intervals = self.steps - (self.final != "stop")
         if intervals == 0:
-            return torch.tensor([sde.T], dtype=torch.float64, device="cpu")
+            return torch.tensor([sde.start], dtype=torch.float64, device="cpu")
         return time_grid(self.grid, sde, intervals, eps, self.data_std or 1.0)
 
     def end(self, sde: GaussianSDE) -> float:
@@ -110,6 +115,11 @@ class TableSolver(Solver):
     def table(self, sde: GaussianSDE, times: Tensor | None = None) -> Table:
         """The table of the solver for a process, on its own grid or on given times."""
         points = Points(sde, self.times(sde) if times is None else times)
+        if self.needs_ratio and float(points.alpha[0].detach()) == 0:
+            raise ValueError(
+                f"grid: expected times of at most {sde.start:.6g}, since {type(self).__name__} needs a finite "
+                f"sigma/alpha, got {float(points.t[0]):g}, where alpha = 0"
+            )
         rows = list(self.rows(points)) if len(points) > 1 else []
         if self.final == "stop":
             return Table(tuple(predictions_as_stages(rows)))

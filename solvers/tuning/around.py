@@ -71,4 +71,4 @@ def grid_of(sde: GaussianSDE, first: float, steps: Tensor) -> Tensor:
     """The times `[n]` that fall from T, from the log-SNR at T and the logarithms `[n - 1]` of the steps in log-SNR."""
     start = torch.tensor([first], dtype=torch.float64, device="cpu")
     times = sde.t_from_log_snr(torch.cat([start, first + steps.exp().cumsum(0)]))
-    return torch.cat([torch.tensor([sde.T], dtype=torch.float64, device="cpu"), times[1:]])
+    return torch.cat([torch.tensor([sde.start], dtype=torch.float64, device="cpu"), times[1:]])

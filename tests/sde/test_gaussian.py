@@ -277,7 +277,7 @@ def test_dtype_follows_x() -> None:
         (lambda: VE(sigma_min=0.0), "sigma_min"),
         (lambda: VE(sigma_min=2.0, sigma_max=1.0), "sigma_max"),
         (lambda: Brownian(T=-1.0), "T"),
-        (lambda: Rectified(T=1.0), "T"),
+        (lambda: Rectified(T=1.1), "T"),
         (lambda: CosineVP(T=1.5), "T"),
         (lambda: OrnsteinUhlenbeck(std=float("nan")), "std"),
         (lambda: OrnsteinUhlenbeck(rate="fast"), "rate"),  # type: ignore[arg-type]

@@ -16,7 +16,6 @@ from backdrift.models import GaussianMixture
 from backdrift.sde import VP, Brownian
 from backdrift.solvers import DDPM, Chain
 from backdrift.solvers.density.chain import ChainBound
-from backdrift.solvers.density.ddpm import DiscreteVP
 from backdrift.solvers.density.discrete_decoder import discretised
 
 C = 1.7
@@ -234,7 +233,8 @@ def simple_loss(i: Tensor, noise: Tensor | None = None) -> Tensor:
         (lambda: Chain(VP(), [0.5, 1.2]), "times"),
         (lambda: Chain(VP(), [0.5], "tiny"), "variance"),  # type: ignore[arg-type]
         (lambda: Chain(VP(), [0.5], torch.tensor([-1.0])), "variance"),
-        (lambda: DiscreteVP([0.5, 1.0]), "betas"),
+        (lambda: DDPM([0.5, 1.0]), "times"),
+        (lambda: DDPM([0.5, 1.1]), "betas"),
         (lambda: DDPM.linear(4).forward(torch.zeros(1, 1), 5), "i:"),
         (lambda: DDPM.linear(4).elbo(None, torch.zeros(1, 1), draws=1), "draws"),  # type: ignore[arg-type]
         (lambda: DDPM.linear(4).elbo(gaussian(DDPM.linear(4)), torch.zeros(1, 3), low=-1.0), "bin_size"),
