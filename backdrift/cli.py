@@ -24,6 +24,7 @@ COMMANDS = (
     "report",
     "sample",
     "likelihood",
+    "restore",
     "solvers",
     "tune",
     "langevin",

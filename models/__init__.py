@@ -19,7 +19,9 @@ from backdrift.models.operators import (
     LinearOperator,
     Mask,
     Projection,
+    Scaled,
 )
+from backdrift.models.radon import Radon
 from backdrift.models.score_diagnostics import ScoreDiagnostics, diagnose_score
 from backdrift.models.score_identities import score_residual
 from backdrift.models.times import (
@@ -66,6 +68,8 @@ __all__ = [
     "Picture",
     "Potential",
     "Projection",
+    "Radon",
+    "Scaled",
     "ScoreDiagnostics",
     "Tilted",
     "TimeDistribution",

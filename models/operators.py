@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from backdrift.sde.value_types import Count, Positive, Range, Seed, is_integer, require
 
 
 class LinearOperator(ABC):
@@ -65,6 +67,79 @@ class Mask(LinearOperator):
         full = y.new_zeros(len(y), math.prod(self.shape))
         return full.index_copy(1, self.indices.to(y.device, non_blocking=True), y).reshape(len(y), *self.shape)
 
+    @classmethod
+    def half(cls, shape: Sequence[int], hidden: Literal["lower", "upper", "left", "right"] = "lower") -> Mask:
+        """A picture `[channels, height, width]` of which a half is hidden. Of an odd length the hidden part is smaller.
+
+        Raises:
+            ValueError: if samples are not pictures of at least 2x2 pixels, or `hidden` is another word.
+        """
+        require("hidden", hidden, Literal["lower", "upper", "left", "right"])
+        _, height, width = _picture(shape, least=2)
+        seen = torch.ones(tuple(shape), dtype=torch.bool, device="cpu")
+        part = {
+            "lower": (..., slice(height - height // 2, None), slice(None)),
+            "upper": (..., slice(height // 2), slice(None)),
+            "left": (..., slice(None), slice(width // 2)),
+            "right": (..., slice(None), slice(width - width // 2, None)),
+        }[hidden]
+        seen[part] = False
+        return cls(seen)
+
+    @classmethod
+    def box(cls, shape: Sequence[int], share: Annotated[float, Range(above=0, below=1)] = 0.5) -> Mask:
+        """A picture `[channels, height, width]` in which a box in the middle is hidden.
+
+        Args:
+            shape: of a picture.
+            share: the height and the width of the box, in parts of those of the picture. The box has at least a pixel.
+
+        Raises:
+            ValueError: if samples are not pictures of at least 2x2 pixels, or `share` is not between 0 and 1.
+        """
+        require("share", share, Annotated[float, Range(above=0, below=1)])
+        seen = torch.ones(tuple(shape), dtype=torch.bool, device="cpu")
+        rows, columns = (_middle(length, share) for length in _picture(shape, least=2)[1:])
+        seen[..., rows, columns] = False
+        return cls(seen)
+
+    @classmethod
+    def random(
+        cls, shape: Sequence[int], share: Annotated[float, Range(above=0, most=1)] = 0.5, seed: Seed = 0
+    ) -> Mask:
+        """A random share of the components is seen, at least one.
+
+        Raises:
+            ValueError: if `share` is not above 0 and at most 1, or `seed` is not an integer of at least 0.
+        """
+        require("share", share, Annotated[float, Range(above=0, most=1)])
+        require("seed", seed, Seed)
+        size = math.prod(shape)
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed), device="cpu")
+        seen = torch.zeros(size, dtype=torch.bool, device="cpu")
+        seen[order[: max(1, round(share * size))]] = True
+        return cls(seen.reshape(tuple(shape)))
+
+    @classmethod
+    def of_columns(cls, shape: Sequence[int], columns: Sequence[int]) -> Mask:
+        """Some components of a vector are known.
+
+        Args:
+            shape: `[d]`, of one vector.
+            columns: which components, from 0.
+
+        Raises:
+            ValueError: if samples are not vectors, or `columns` is empty, has a number twice or one that is too large.
+        """
+        if len(shape) != 1:
+            raise ValueError(f"shape: expected vectors [d], got samples {list(shape)}")
+        inside = all(is_integer(number) and 0 <= number < shape[0] for number in columns)
+        if not columns or not inside or len(set(columns)) < len(columns):
+            raise ValueError(f"columns: expected different numbers from 0 to {shape[0] - 1}, got {list(columns)}")
+        seen = torch.zeros(shape[0], dtype=torch.bool, device="cpu")
+        seen[list(columns)] = True
+        return cls(seen)
+
 
 class Projection(LinearOperator):
     """Inner products with the rows of a matrix, `[batch, m]`.
@@ -84,8 +159,14 @@ class Projection(LinearOperator):
         return (y @ self.rows.to(y)).reshape(len(y), *self.shape)
 
     @classmethod
-    def random(cls, number: int, shape: Sequence[int], seed: int = 0) -> Projection:
-        """So many random projections, with independent entries N(0, 1/d)."""
+    def random(cls, number: Count, shape: Sequence[int], seed: Seed = 0) -> Projection:
+        """So many random projections, with independent entries N(0, 1/d).
+
+        Raises:
+            ValueError: if `number` is not a positive integer, or `seed` not an integer of at least 0.
+        """
+        require("number", number, Count)
+        require("seed", seed, Seed)
         generator = torch.Generator().manual_seed(seed)
         return cls(torch.randn(number, *shape, generator=generator, device="cpu") / math.sqrt(math.prod(shape)))
 
@@ -96,9 +177,13 @@ class DownSampling(LinearOperator):
     Args:
         shape: `[channels, height, width]` of one picture; height and width are multiples of `factor`.
         factor: how many pixels become one along each axis.
+
+    Raises:
+        ValueError: if `factor` is not a positive integer, or the shape is not such a multiple.
     """
 
-    def __init__(self, shape: Sequence[int], factor: int) -> None:
+    def __init__(self, shape: Sequence[int], factor: Count) -> None:
+        require("factor", factor, Count)
         super().__init__(shape)
         if len(self.shape) != 3 or self.shape[1] % factor or self.shape[2] % factor:
             raise ValueError(
@@ -128,8 +213,16 @@ class Blur(LinearOperator):
         self.kernel = kernel
 
     @classmethod
-    def gaussian(cls, shape: Sequence[int], std: float) -> Blur:
-        """A normal kernel of standard deviation `std` in pixels, cut off at three of them."""
+    def gaussian(cls, shape: Sequence[int], std: Positive) -> Blur:
+        """A normal kernel of standard deviation `std` in pixels, cut off at three of them.
+
+        Raises:
+            ValueError: if `std` is not positive, or the kernel is wider than the picture.
+        """
+        require("std", std, Positive)
+        _, height, width = _picture(shape, least=1)
+        if math.ceil(3 * std) > min(height, width):
+            raise ValueError(f"std: expected at most a third of the picture's {min(height, width)} pixels, got {std:g}")
         reach = max(1, math.ceil(3 * std))
         line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / std).square())
         kernel = torch.outer(line, line)
@@ -167,6 +260,43 @@ class FourierSampling(LinearOperator):
         coefficients = torch.fft.fft2(x, norm="ortho")[..., rows, columns]
         return torch.stack([coefficients.real, coefficients.imag], 1)
 
+    @classmethod
+    def random(
+        cls, shape: Sequence[int], share: Annotated[float, Range(above=0, most=1)] = 0.3, seed: Seed = 0
+    ) -> FourierSampling:
+        """Random rows of coefficients, as of a fast magnetic resonance scan; the mean, at frequency 0, is among them.
+
+        A row and its mirror image at the negative frequency say the same of a real picture, so only rows of frequencies
+        from 0 to half the height are drawn, at least one.
+
+        Args:
+            shape: `[channels, height, width]` of one picture.
+            share: of these rows.
+            seed: of the choice.
+
+        Raises:
+            ValueError: if `share` is not above 0 and at most 1, or `seed` is not an integer of at least 0.
+        """
+        require("share", share, Annotated[float, Range(above=0, most=1)])
+        require("seed", seed, Seed)
+        _, height, width = _picture(shape, least=1)
+        half = height // 2 + 1
+        order = 1 + torch.randperm(half - 1, generator=torch.Generator().manual_seed(seed), device="cpu")
+        seen = torch.zeros(height, width, dtype=torch.bool, device="cpu")
+        seen[0] = True
+        seen[order[: max(1, round(share * half)) - 1]] = True
+        return cls(shape, seen)
+
+
+class Physics(Protocol):
+    """A linear physics of deepinv (Tachella et al. 2025), or another object with the same two methods."""
+
+    def A(self, x: Tensor) -> Tensor:
+        """A x, `[batch, ...]`."""
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """A^T y, `[batch, ...]`."""
+
 
 class FunctionOperator(LinearOperator):
     """A linear function as an operator.
@@ -187,8 +317,15 @@ class FunctionOperator(LinearOperator):
         self.function, self._adjoint = function, adjoint
 
     @classmethod
-    def of_physics(cls, physics: Any, shape: Sequence[int]) -> FunctionOperator:
-        """A linear physics of deepinv: an object with `A(x)` and `A_adjoint(y)`."""
+    def of_physics(cls, physics: Physics, shape: Sequence[int]) -> FunctionOperator:
+        """A linear physics of deepinv: an object with `A(x)` and `A_adjoint(y)`.
+
+        Raises:
+            TypeError: if it lacks one of them, as a physics that is not linear does.
+        """
+        for name in ("A", "A_adjoint"):
+            if not callable(getattr(physics, name, None)):
+                raise TypeError(f"physics: expected an object with A(x) and A_adjoint(y), got {type(physics).__name__}")
         return cls(physics.A, shape, physics.A_adjoint)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -196,3 +333,39 @@ class FunctionOperator(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return super().adjoint(y) if self._adjoint is None else self._adjoint(y)
+
+
+class Scaled(LinearOperator):
+    """x to weight A (scale x): an operator on samples in their own units, for a model that works in scaled ones.
+
+    Args:
+        operator: A.
+        scale: a number, or one for each component of a sample.
+        weight: a number, or one for each component of a measurement.
+    """
+
+    def __init__(self, operator: LinearOperator, scale: float | Tensor, weight: float | Tensor = 1.0) -> None:
+        super().__init__(operator.shape)
+        self.operator, self.scale, self.weight = operator, torch.as_tensor(scale), torch.as_tensor(weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.weight.to(x) * self.operator(self.scale.to(x) * x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.scale.to(y) * self.operator.adjoint(self.weight.to(y) * y)
+
+
+def _picture(shape: Sequence[int], least: int) -> tuple[int, int, int]:
+    """Channels, height and width of pictures that have at least so many rows and columns."""
+    if len(shape) != 3 or min(shape[1:]) < least:
+        raise ValueError(
+            f"shape: expected pictures [channels, height, width] of {least}x{least} pixels or more, got {list(shape)}"
+        )
+    return int(shape[0]), int(shape[1]), int(shape[2])
+
+
+def _middle(length: int, share: float) -> slice:
+    """The middle part of so many pixels, at least one of them and not all."""
+    inside = min(length - 1, max(1, round(share * length)))
+    first = (length - inside) // 2
+    return slice(first, first + inside)

@@ -100,6 +100,19 @@ class Likelihood(OfRun):
     weights: Weights
 
 
+class Restore(OfRun):
+    noise: Positive | Annotated[list[Positive], Filled()]
+    observation: Text | None
+    split: Split
+    n: Count | None
+    samples: Annotated[int, Range(least=2, most=100_000)]
+    seed: Seed
+    weights: Weights
+    solver: Group | None
+    measurement: Group
+    guide: Group
+
+
 class InformationCurves(OfRun):
     split: Split
     n: Several | None
@@ -166,6 +179,7 @@ OPTIONS: dict[str, type] = {
     "report": OfRun,
     "sample": Sample,
     "likelihood": Likelihood,
+    "restore": Restore,
     "solvers": Solvers,
     "tune": Tune,
     "langevin": Langevin,

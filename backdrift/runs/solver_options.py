@@ -26,6 +26,10 @@ OTHERS: dict[str, tuple[solvers.Solver, str]] = {
         solvers.Adaptive(),
         "Dormand & Prince 1980, on dz/dphi = -F, with a step size for each sample",
     ),
+    "adams_to_data": (
+        solvers.Adams(final="denoise", eps=None),
+        "as adams, to the end of the process: for posteriors, whose components may vary less than where adams ends",
+    ),
     "predictor_corrector": (
         solvers.PredictorCorrector(predictor=solvers.EulerMaruyama(steps=100, grid="log_snr")),
         "Song et al. 2021, alg. 1, with the Langevin steps of alg. 5",

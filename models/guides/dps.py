@@ -11,6 +11,7 @@ from backdrift.models.guides.guide import Guide
 from backdrift.models.measurement import Measurement
 from backdrift.sde import Time
 from backdrift.sde.checks import require_positive
+from backdrift.sde.value_types import Positive
 
 
 class DPS(Guide):
@@ -36,7 +37,7 @@ class DPS(Guide):
         ValueError: if `scale` is not positive.
     """
 
-    def __init__(self, model: Any, measurement: Measurement, scale: float = 1.0) -> None:
+    def __init__(self, model: Any, measurement: Measurement, scale: Positive = 1.0) -> None:
         super().__init__(model, measurement)
         require_positive(scale=scale)
         self.scale = float(scale)

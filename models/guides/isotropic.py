@@ -13,6 +13,7 @@ from backdrift.models.measurement import Measurement
 from backdrift.sde import Time, as_time
 from backdrift.sde.checks import require_positive
 from backdrift.sde.jacobian import pulled_back, with_graph
+from backdrift.sde.value_types import Positive
 
 TOLERANCE = 1e-6
 """Of the linear systems, relative to the residual. Their products need no network."""
@@ -75,7 +76,7 @@ class DiffPIR(JFPS):
         ValueError: if `strength` is not positive.
     """
 
-    def __init__(self, model: Any, measurement: Measurement, strength: float = 10.0) -> None:
+    def __init__(self, model: Any, measurement: Measurement, strength: Positive = 10.0) -> None:
         super().__init__(model, measurement)
         require_positive(strength=strength)
         self.strength = float(strength)

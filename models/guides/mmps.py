@@ -15,6 +15,7 @@ from backdrift.sde import Time
 from backdrift.sde.checks import require_integer, require_positive
 from backdrift.sde.jacobian import pulled_back, with_graph
 from backdrift.sde.twist import Joint, Twist
+from backdrift.sde.value_types import Count, Positive
 
 
 class MMPS(Guide):
@@ -42,7 +43,7 @@ class MMPS(Guide):
     """
 
     def __init__(
-        self, model: Any, measurement: Measurement, iterations: int | None = 5, tolerance: float = 1e-4
+        self, model: Any, measurement: Measurement, iterations: Count | None = 5, tolerance: Positive = 1e-4
     ) -> None:
         super().__init__(model, measurement)
         if iterations is not None:
@@ -58,7 +59,8 @@ class MMPS(Guide):
         pull = _Pull(self, point, denoised, self.gain(x, t), with_gradients)
         r = self.measurement.residual(denoised if with_gradients else denoised.detach())
         scale = self.measurement.noise_product(torch.ones_like(r)) + self.prior_variance(x, t).reshape(-1, 1)
-        u = conjugate_gradients(pull.product, r, self.iterations, self.tolerance, lambda v: v / scale)
+        noise = self.measurement.noise_product
+        u = conjugate_gradients(pull.product, r, self.iterations, self.tolerance, lambda v: v / scale, noise)
         shifted = denoised + pull.covariance(u)
         return shifted if with_gradients else shifted.detach()
 
@@ -71,14 +73,18 @@ class MMPS(Guide):
         rows = self.measurement.adjoint(unit).unsqueeze(1).expand(m, *x.shape)
         back = self.gain(x, t) * pulled_back(denoised, point, rows)  # V A^T, [m, batch, ...]
         seen = operator(back.flatten(0, 1)).reshape(m, batch, m).permute(1, 0, 2)  # A V A^T
-        total = self.measurement.noise_covariance(x) + 0.5 * (seen + seen.mT)
+        # A network's V may have eigenvalues below 0, which no covariance has. They are taken as 0: such a direction of
+        # the measurement then says nothing of x_0, and is left out of the shift below.
+        spread, directions = torch.linalg.eigh(0.5 * (seen + seen.mT))
+        kept = directions * (spread > 0).unsqueeze(1)
+        total = self.measurement.noise_covariance(x) + (kept * spread.unsqueeze(1)) @ kept.mT
         r = self.measurement.residual(denoised.detach())
         values, axes = torch.linalg.eigh(total)
-        # A network's V may have eigenvalues below 0, which no covariance has.
         least = values.amax(1, keepdim=True) * torch.finfo(x.dtype).eps * m
         values = values.clamp(min=least.clamp(min=torch.finfo(x.dtype).tiny))
         along = torch.einsum("bij,bi->bj", axes, r)
-        u = torch.einsum("bij,bj->bi", axes, along / values)
+        u = torch.einsum("bij,bj->bi", axes, along / values).unsqueeze(2)
+        u = (kept @ (kept.mT @ u)).squeeze(2)
         guided = denoised.detach() + torch.einsum("bm,mb...->b...", u, back)
         log_twist = -0.5 * (along.square() / values + values.log()).sum(1) - 0.5 * m * math.log(2 * math.pi)
         return Twist(denoised.detach(), guided, log_twist)

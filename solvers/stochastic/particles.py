@@ -13,7 +13,7 @@ from torch import Tensor
 from backdrift.sde import GaussianSDE
 from backdrift.sde.checks import require_integer, require_number
 from backdrift.sde.twist import Joint, Twist
-from backdrift.sde.value_types import OneOf
+from backdrift.sde.value_types import Count, OneOf, Range
 from backdrift.solvers.confidence import student
 from backdrift.solvers.model import Denoises, data_std_of, place_of, prior_of, select
 from backdrift.solvers.noise import ACCEPT, PATH, PRIOR, STEPS, Noise
@@ -92,12 +92,12 @@ def particles(
     shape: tuple[int, ...],
     *,
     observations: int = 1,
-    particles: int = 128,
-    runs: int = 8,
-    steps: int = 50,
+    particles: Annotated[int, Range(least=2)] = 128,
+    runs: Annotated[int, Range(least=2)] = 8,
+    steps: Count = 50,
     grid: Grid = "karras",
     eps: float | None = None,
-    threshold: float = 0.5,
+    threshold: Annotated[float, Range(least=0, most=1)] = 0.5,
     kernel: Annotated[str, OneOf(KERNELS)] = "isotropic",
     measure_discretisation: bool = False,
     seed: int = 0,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backdrift.models.operators import Blur, DownSampling, FourierSampling, FunctionOperator, Mask, Projection
+from backdrift.models.operators import Blur, DownSampling, FourierSampling, FunctionOperator, Mask, Projection, Scaled
 
 
 def impulse(row: int, column: int, size: int = 8) -> Tensor:
@@ -90,3 +90,48 @@ def test_an_adjoint_that_is_given_is_taken() -> None:
     torch.testing.assert_close(FunctionOperator.of_physics(physics, (4,)).adjoint(y), 4 * y)
     torch.testing.assert_close(FunctionOperator(physics.A, (4,)).adjoint(y), 3 * y)
     torch.testing.assert_close(FunctionOperator.of_physics(physics, (4,))(y), 3 * y)
+
+
+def test_masks_hide_what_they_are_asked_to() -> None:
+    """Of 5x4 pixels the smaller half of the rows, or a middle box of 2x2; or two of five columns."""
+    shape = (1, 5, 4)
+    rows = torch.arange(5).unsqueeze(1).expand(5, 4)
+    for hidden, expected in (("lower", rows < 3), ("upper", rows >= 2), ("left", rows.new_tensor([0, 0, 1, 1]) > 0)):
+        mask = Mask.half(shape, hidden)  # type: ignore[arg-type]
+        assert mask.indices.tolist() == expected.expand(5, 4).flatten().nonzero().flatten().tolist()
+    missing = sorted({*range(20)} - {*Mask.box(shape, 0.5).indices.tolist()})
+    assert missing == [5, 6, 9, 10]
+    assert Mask.of_columns((5,), [3, 1]).indices.tolist() == [1, 3]
+    some = Mask.random((3, 10, 10), 0.3, seed=2).indices
+    assert len(some) == 90 and len(Mask.random((7,), 1e-9).indices) == 1
+    assert not torch.equal(some, Mask.random((3, 10, 10), 0.3, seed=3).indices)
+    for wrong in ([], [0, 0], [5], [-1], [True]):
+        with pytest.raises(ValueError, match="columns: expected different numbers from 0 to 4"):
+            Mask.of_columns((5,), wrong)
+    with pytest.raises(ValueError, match="hidden: expected"):
+        Mask.half(shape, "middle")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="shape: expected pictures"):
+        Mask.box((5,))
+
+
+def test_rows_of_coefficients_hold_the_mean_and_no_row_twice() -> None:
+    seen = FourierSampling.random((1, 8, 6), 0.6, seed=1).seen
+    rows = seen.all(1).nonzero().flatten().tolist()
+    assert len(rows) == 3 and rows[0] == 0 and rows[-1] <= 4 and int(seen.sum()) == 18
+    assert FourierSampling.random((1, 8, 6), 0.01).seen.nonzero()[:, 0].unique().tolist() == [0]
+    with pytest.raises(ValueError, match="share: expected"):
+        FourierSampling.random((1, 8, 6), 0.0)
+
+
+def test_an_operator_in_other_units() -> None:
+    """x to w A (s x), with its matrix and adjoint."""
+    rows, scale, weight = torch.arange(6.0).reshape(2, 3).double(), torch.tensor([1.0, 10.0, 0.1]), torch.tensor([2, 3])
+    found = Scaled(Projection(rows), scale.double(), weight.double())
+    expected = weight.double().diag() @ rows @ scale.double().diag()
+    torch.testing.assert_close(found.matrix(), expected)
+    torch.testing.assert_close(found.adjoint(torch.eye(2).double()), expected)
+
+
+def test_a_physics_without_an_adjoint_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"physics: expected an object with A\(x\) and A_adjoint\(y\)"):
+        FunctionOperator.of_physics(SimpleNamespace(A=lambda x: x), (4,))

@@ -1,0 +1,170 @@
+"""Restore samples from incomplete, noisy measurements: several posterior samples of each, with their checks."""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from backdrift.data.card import DataCard
+from backdrift.data.results import write_archive
+from backdrift.evaluation.batchwise import Batchwise
+from backdrift.evaluation.restoration import (
+    STAGE,
+    Problem,
+    Weighted,
+    known_columns,
+    particle_posterior,
+    problem,
+    simulated,
+)
+from backdrift.evaluation.restoration_report import Restoration, write
+from backdrift.evaluation.sampling import draw
+from backdrift.models import MMPS, LinearOperator
+from backdrift.runs.configuration import blamed, build
+from backdrift.runs.device import device_named
+from backdrift.runs.output import new_folder
+from backdrift.runs.progress import Progress
+from backdrift.runs.provenance import Provenance
+from backdrift.runs.rows_to_score import rows_to_score
+from backdrift.runs.run import Run
+from backdrift.runs.unfinished import Unfinished
+from backdrift.solvers import Solver, particles
+
+OURS = {"guide", "shape", "observations", "seed", "first"}
+"""Arguments of `particles` that the command gives."""
+
+
+def main(config: DictConfig) -> None:
+    """Write `restore.md`, `restore.json`, `restoration.npz`, and a picture or tables, into a new folder of the run.
+
+    The samples come from the run's data set or from `data.path`, and their measurements are simulated; or the
+    measurements are given by `observation`. After an interruption the same command goes on.
+
+    Raises:
+        ValueError: if the measurement or the guide does not suit the data, or some samples are not finite.
+        KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
+    """
+    device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
+    task, model = _problem(config, run), run.gaussian_model(config.weights, device)
+    sampler, stem = _sampler(config)
+    provenance = Provenance.now(run, _named(config, sampler), config.seed, config.weights)
+    kept = Unfinished.of(run, "restore", provenance, config, model, task.observation)
+    n, number = len(task.observation), config.samples
+    began = time.perf_counter()
+    with (
+        kept.interruptible(_part_writer(kept, run, provenance, n, number)),
+        Progress("restore", n * number) as progress,
+    ):
+        try:
+            x, weighted = _drawn(config, model, task, sampler, Batchwise(progress, kept))
+        except (TypeError, ValueError) as error:
+            raise blamed(config, "guide", error) from error
+    seconds = time.perf_counter() - began
+    broken = int((~x.flatten(2).isfinite().all(2)).sum())
+    if broken:
+        raise ValueError(f"guide: {broken} of {n * number} samples are NaN or infinite; take more steps, another guide")
+    found = Restoration.of(task, x, weighted)
+    with new_folder(run, f"restore-{stem}-seed{config.seed}", config, provenance) as folder:
+        columns = run.card.columns or tuple(f"x{k + 1}" for k in range(task.units.dim))
+        write(folder, found, run.card, columns)
+    kept.discard()
+    print(f"{number} samples of each of {n} posteriors in {seconds:.1f} s", found.verdict(), folder, sep="\n")
+
+
+def _problem(config: DictConfig, run: Run) -> Problem:
+    """What was measured: simulated measurements, or those of a file."""
+    card, operator = run.card, _operator(config, run.card)
+    noise: Any = OmegaConf.to_container(config.noise) if OmegaConf.is_config(config.noise) else config.noise
+    if config.observation is None:
+        return simulated(rows_to_score(config, run).values, card, operator, noise, config.seed)
+    if config.data.path is not None:
+        raise ValueError("observation: expected no data.path beside it, since the samples behind it are not known")
+    return problem(_read(Path(str(config.observation)).expanduser())[: config.n], card, operator, noise)
+
+
+def _operator(config: DictConfig, card: DataCard) -> LinearOperator:
+    """The operator that the config describes, on samples of the data set."""
+    made = build(config, "measurement")
+    try:
+        if getattr(made, "func", None) is known_columns:
+            made = functools.partial(made, names=card.columns)
+        return made(shape=card.units.shape)
+    except (TypeError, ValueError) as error:
+        raise blamed(config, "measurement", error) from error
+
+
+def _read(path: Path) -> Tensor:
+    """Measurements `[n, ...]` from an array (.npy), the entry `observation` of an archive (.npz), or a table (.csv)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"observation={path}: there is no such file")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                values = archive["observation"]
+        elif path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            values = np.loadtxt(path, delimiter=",", ndmin=2)
+        return torch.from_numpy(np.asarray(values, dtype=np.float64))
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(
+            f"observation={path}: expected numbers in a .npy array, the entry observation of a .npz archive, or a .csv "
+            f"table without names ({error})"
+        ) from error
+
+
+def _sampler(config: DictConfig) -> tuple[Any, str]:
+    """The solver of a guide, or the function of particles; and the name of the results."""
+    made = build(config, "guide")
+    measured = str(config.measurement._target_).rpartition("backdrift.")[2].split(".")[-1].lower()
+    if getattr(made, "func", None) is not particles:
+        if config.get("solver") is None:
+            raise ValueError("solver: expected a solver for this guide, got null")
+        name = str(config.guide._target_).split(".")[-1].lower()
+        return build(config, "solver"), f"{measured}-{name}"
+    taken = OURS & set(made.keywords)
+    if taken:
+        raise ValueError(f"guide.{min(taken)}: the command gives it; expected no such key")
+    if config.get("solver") is not None:
+        raise ValueError("solver: expected none beside guide=particles, which have steps of their own (guide.steps)")
+    return made, f"{measured}-particles"
+
+
+def _named(config: DictConfig, sampler: Any) -> str:
+    """The guide with its settings, and the solver."""
+    settings = ", ".join(f"{key}={value}" for key, value in config.guide.items() if not str(key).startswith("_"))
+    guide = f"{str(config.guide._target_).split('.')[-1]}({settings})"
+    return f"{guide}, {sampler}" if isinstance(sampler, Solver) else guide
+
+
+def _drawn(
+    config: DictConfig, model: Any, task: Problem, sampler: Any, work: Batchwise
+) -> tuple[Tensor, Weighted | None]:
+    """Samples of each posterior in the model's units, `[n, samples, ...]`, and what the weights of particles say."""
+    n, number, shape = len(task.observation), config.samples, task.units.shape
+    if isinstance(sampler, Solver):
+        guide = build(config, "guide")(model, task.measurement(number))
+        return draw(guide, sampler, shape, n * number, config.seed, work, stage=STAGE).reshape(n, number, *shape), None
+    guide = MMPS(model, task.measurement(), iterations=None)
+    return particle_posterior(sampler, guide, task, number, config.seed, work)
+
+
+def _part_writer(kept: Unfinished, run: Run, provenance: Provenance, n: int, number: int) -> Any:
+    """What writes the samples that are done when an interruption comes."""
+
+    def write_part(folder: Path) -> str:
+        done = kept.finished(STAGE)
+        assert done is not None
+        x = done["x"] if done["x"].ndim == len(run.card.units.shape) + 1 else done["x"].flatten(0, 1)
+        part = provenance.of_part(len(x), n * number)
+        write_archive(folder / "samples.npz", run.card, x, part.to_json())
+        return f"{part.rows} samples are kept in {folder / 'samples.npz'}, {number} of each posterior in a row"
+
+    return write_part

@@ -1,0 +1,259 @@
+"""Measurements of a data set in its own units, and posterior samples of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backdrift.data.card import DataCard
+from backdrift.data.outliers import column_name
+from backdrift.data.units import Units
+from backdrift.evaluation.batchwise import Batchwise
+from backdrift.models import LinearOperator, Mask, Measurement, Scaled
+from backdrift.runs.unfinished import Batch
+from backdrift.sde.value_types import Text
+from backdrift.solvers import Noise, Particles
+from backdrift.solvers.model import select
+from backdrift.solvers.noise import FORWARD, TIMES
+
+STAGE = "posterior"
+"""The name of the samples among the results of a command."""
+
+CENTRE = 0.5
+"""The middle of a level: what is measured of discrete data v + u is v + u - 1/2, whose mean over u is v."""
+
+
+def known_columns(shape: Sequence[int], columns: list[Text], names: Sequence[str] | None = None) -> Mask:
+    """Some columns of a table are known.
+
+    Args:
+        shape: `[d]`, of one row.
+        columns: their names, or their numbers from 0.
+        names: of all columns, or None if they have none.
+
+    Raises:
+        ValueError: if there is no such column.
+    """
+    numbers = []
+    for column in columns:
+        if names is not None and str(column) in names:
+            numbers.append(list(names).index(str(column)))
+        elif isinstance(column, int) or column.isdecimal():
+            numbers.append(int(column))
+        else:
+            there = "numbers, as the columns of the run have no names" if names is None else f"some of {list(names)}"
+            raise ValueError(f"columns: expected {there}, got {column}")
+    return Mask.of_columns(shape, numbers)
+
+
+def in_data_units(units: Units, x: Tensor) -> Tensor:
+    """The quantity that is measured, in the data's own units and float64, for samples x of a model, `[n, ...]`.
+
+    For continuous data it is v itself. For discrete data it is the dequantised level v + u - 1/2.
+    """
+    if units.levels is None:
+        return units.to_data(x)
+    return x.double() * units.scale.to(x.device).double() + units.shift.to(x.device).double() - CENTRE
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What was measured of some samples: y = A w + noise, with w the samples in the data's own units.
+
+    w is v for continuous data, and v + u - 1/2 for discrete data, with u the dequantisation (`in_data_units`). A pixel
+    of a whole level differs from w by at most half a level, with a standard deviation of 0.29 levels.
+
+    Attributes:
+        units: of the data.
+        operator: A, on w.
+        std: of the noise, in the units of y, shaped like one measurement, float64.
+        observation: y, `[n, *measurement]`, float64.
+        truth: w, `[n, ...]`, float64, or None where it is not known.
+    """
+
+    units: Units
+    operator: LinearOperator
+    std: Tensor
+    observation: Tensor
+    truth: Tensor | None = None
+
+    def measurement(self, copies: int = 1) -> Measurement:
+        """The same measurements of the model's x, each `copies` times in a row.
+
+        w = scale x + shift, so that y - A shift = (A scale) x + noise. The difference is taken in float64, in which a
+        large shift does not eat the digits of y. All is divided by `sizes`, which float32 can add to each other.
+        """
+        units = self.units
+        shift = units.shift.double() - (0.0 if units.levels is None else CENTRE)
+        offset = self.operator(shift.expand(units.shape).unsqueeze(0))
+        sizes = self.sizes
+        value = ((self.observation - offset) / sizes).repeat_interleave(copies, 0)
+        operator = Scaled(self.operator, units.scale.double(), 1 / sizes)
+        return Measurement(operator, value.float(), std=(self.std / sizes).float())
+
+    @property
+    def sizes(self) -> Tensor:
+        """About the standard deviation of each component of y, shaped like one measurement, float64.
+
+        Columns of a table may differ by many powers of ten, and are divided by their own; pictures have one unit.
+        """
+        scale = self.units.scale.double()
+        if len(self.units.shape) > 1:
+            return self.std.new_full(self.std.shape, float(scale.mean()))
+        rows = (self.operator.matrix() * scale).norm(dim=1).reshape(self.std.shape)
+        return torch.hypot(rows, self.std)
+
+    def chi_squared(self, w: Tensor) -> Tensor:
+        """The sum over a measurement's components of ((y - A w)/std)^2, `[n]`, for samples w `[n, ...]`."""
+        return ((self.observation - self.operator(w)) / self.std).square().flatten(1).sum(1)
+
+    @property
+    def size(self) -> int:
+        """m, the number of components of one measurement."""
+        return self.std.numel()
+
+    @property
+    def hidden(self) -> Tensor | None:
+        """Which components of a sample are not seen at all, boolean and shaped like it; None if A is not a mask."""
+        if not isinstance(self.operator, Mask):
+            return None
+        hidden = torch.ones(self.units.dim, dtype=torch.bool)
+        hidden[self.operator.indices] = False
+        return hidden.reshape(self.units.shape)
+
+
+def simulated(
+    values: Tensor, card: DataCard, operator: LinearOperator, noise: float | list[float], seed: int
+) -> Problem:
+    """Measurements of samples v `[n, ...]` in the data's own units. That of a sample does not depend on the others.
+
+    Raises:
+        ValueError: as `problem`.
+    """
+    units = card.units
+    truth = values.double()
+    if units.levels is not None:
+        truth = truth + torch.special.ndtr(Noise(seed, tuple(values.shape), stream=TIMES, dtype=torch.float64)())
+        truth = truth - CENTRE
+    seen = operator(truth)
+    std = _stds(noise, tuple(seen.shape[1:]))
+    added = Noise(seed, tuple(seen.shape), stream=FORWARD, dtype=torch.float64)()
+    return problem(seen + std * added, card, operator, noise, truth)
+
+
+def problem(
+    observation: Tensor,
+    card: DataCard,
+    operator: LinearOperator,
+    noise: float | list[float],
+    truth: Tensor | None = None,
+) -> Problem:
+    """A problem with given measurements.
+
+    Args:
+        observation: y, `[n, *measurement]` or flattened, `[n, m]`, in the units of A v.
+        card: of the data set.
+        operator: A, on samples in the data's own units.
+        noise: standard deviation of the noise in the units of y, or one for each component.
+        truth: w, where it is known.
+
+    Raises:
+        ValueError: if the shapes do not fit, a number is not finite, or A sees a column that the run maps nonlinearly.
+    """
+    units = card.units
+    with torch.no_grad():
+        shape = tuple(operator(torch.zeros(1, *units.shape, dtype=torch.float64)).shape[1:])
+    if tuple(observation.shape[1:]) not in (shape, (torch.Size(shape).numel(),)) or not len(observation):
+        raise ValueError(
+            f"observation: expected shape [n, {', '.join(map(str, shape))}], got {list(observation.shape)}"
+        )
+    if not bool(observation.isfinite().all()):
+        raise ValueError("observation: expected finite numbers, got NaN or inf")
+    _require_affine(card, operator)
+    return Problem(units, operator, _stds(noise, shape), observation.double().reshape(-1, *shape), truth)
+
+
+def _stds(noise: float | list[float], shape: tuple[int, ...]) -> Tensor:
+    size = torch.Size(shape).numel()
+    std = torch.as_tensor(noise, dtype=torch.float64, device="cpu")
+    if std.ndim and len(std) != size:
+        raise ValueError(f"noise: expected a number, or one for each of {size} components, got {len(std)}")
+    return std.expand(shape).clone() if std.ndim == 0 else std.reshape(shape)
+
+
+def _require_affine(card: DataCard, operator: LinearOperator) -> None:
+    """Raise `ValueError` if A sees a column with a nonlinear map, of whose x the measurement is not linear."""
+    transform = card.units.transform
+    if transform is None or not transform.mapped:
+        return
+    unit = torch.eye(card.units.dim, dtype=torch.float64, device="cpu")[transform.mapped]
+    seen = operator(unit).flatten(1).ne(0).any(1)
+    if bool(seen.any()):
+        names = [column_name(transform.mapped[k], card.columns) for k in seen.nonzero().flatten().tolist()]
+        raise ValueError(
+            f"measurement: expected columns whose units are only shifted and scaled, but the run maps "
+            f"{', '.join(names)} nonlinearly; measure others, or train with data.transform=none"
+        )
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """What particles say of the posteriors beside their samples. See `Particles` for the errors.
+
+    Attributes:
+        mean, std: of w under the weights, `[n, ...]`, in the data's own units.
+        log_evidence: log p(y) in nats, `[n]`, where y is in the data's own units.
+        standard_error, discretisation: nats, `[n]`.
+        effective_sample_size: `[n]`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    log_evidence: Tensor
+    standard_error: Tensor
+    discretisation: Tensor
+    effective_sample_size: Tensor
+
+
+def particle_posterior(
+    run_particles: Callable[..., Particles], guide: Any, task: Problem, samples: int, seed: int, work: Batchwise
+) -> tuple[Tensor, Weighted]:
+    """Samples of each posterior by particles, x `[n, samples, ...]` in the model's units, and what their weights say.
+
+    Args:
+        run_particles: `solvers.particles` with its settings.
+        guide: for the observations.
+        task: what was measured.
+        samples: to draw of each weighted set.
+        seed: of the particles.
+        work: how the batches, of observations, are done.
+    """
+
+    units = task.units
+    log_units = float(task.sizes.log().sum())  # of the y that the guide sees, which is divided by them
+
+    def computed(indices: Tensor) -> Batch:
+        found = run_particles(
+            select(guide, indices), units.shape, observations=len(indices), seed=seed, first=int(indices[0])
+        )
+        w = in_data_units(units, found.x.flatten(0, 1)).reshape(*found.x.shape)
+        weights = found.log_weights.double().exp().reshape(*found.log_weights.shape, *(1,) * len(units.shape))
+        mean = (weights * w).sum(1)
+        return {
+            "x": found.draw(samples, seed),
+            "mean": mean,
+            "std": (weights * (w - mean.unsqueeze(1)).square()).sum(1).sqrt(),
+            "log_evidence": found.log_evidence.double() - log_units,
+            "standard_error": found.standard_error,
+            "discretisation": found.discretisation,
+            "effective_sample_size": found.effective_sample_size,
+        }
+
+    settings = getattr(run_particles, "keywords", {})
+    copies = settings.get("particles", 128) * settings.get("runs", 8)
+    done = work(computed, len(task.observation), units.dim * copies, stage=STAGE)
+    return done.pop("x"), Weighted(**done)

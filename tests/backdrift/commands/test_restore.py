@@ -1,0 +1,181 @@
+"""`backdrift restore` with models whose posteriors are known, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import trained
+
+from backdrift.cli import main
+from backdrift.models import GaussianMixture
+from backdrift.runs.run import Run
+from backdrift.sde import VP
+
+C = np.array([[1.0, 0.8, -0.3], [0.8, 1.0, 0.1], [-0.3, 0.1, 1.0]])
+SCALE, SHIFT = np.array([100.0, 0.1, 2.0]), np.array([1e4, -3.0, 0.0])
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table of normal rows and a run on it."""
+    folder = tmp_path_factory.mktemp("table")
+    rows = np.random.default_rng(0).multivariate_normal(np.zeros(3), C, 900) * SCALE + SHIFT
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        np.savez("table.npz", x=rows, columns=["a", "b", "c"])
+        trained(
+            *("data=array", "data.path=table.npz", "data.transform=none", "data.test=0.3", "model.hidden=8"),
+            *("model.depth=1", "train.steps=1", "sde=vp"),
+        )
+    return folder
+
+
+@pytest.fixture
+def run(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A copy of the run, whose network is replaced by the density of the rows in the model's units."""
+    shutil.copytree(trained_once, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    made = Run.open("latest", [])
+    units = made.card.units
+    ratio = torch.from_numpy(SCALE) / units.scale
+    covariance = ratio[:, None] * torch.from_numpy(C) * ratio
+    mean = (torch.from_numpy(SHIFT) - units.shift) / units.scale
+    exact = GaussianMixture(mean.unsqueeze(0).float(), covariance.unsqueeze(0).float(), sde=VP())
+
+    def model(self: Run, *_: Any, **__: Any) -> GaussianMixture:
+        return exact
+
+    monkeypatch.setattr(Run, "gaussian_model", model)
+    return made
+
+
+def results(run: Run, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    folder = run.path / name
+    return dict(np.load(folder / "restoration.npz")), json.loads((folder / "restore.json").read_text())
+
+
+def of_posterior(y: np.ndarray, rows: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means `[n, 3]`, covariance, and log p(y) `[n]`, in the data's own units."""
+    c = SCALE[:, None] * C * SCALE
+    total = rows @ c @ rows.T + noise**2 * np.eye(len(rows))
+    gain = np.linalg.solve(total, rows @ c).T
+    residual = y - SHIFT @ rows.T
+    log = -0.5 * (residual * np.linalg.solve(total, residual.T).T).sum(1)
+    log -= 0.5 * np.linalg.slogdet(2 * np.pi * total)[1]
+    return SHIFT + residual @ gain.T, c - gain @ rows @ c, log
+
+
+def test_a_posterior_of_a_table(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Means and deviations within 4.5 standard errors of 200 samples, coverage and chi-squared as they should be."""
+    line = ["restore", f"run={run.path}", "measurement=columns", "measurement.columns=[a]", "noise=20", "n=60"]
+    assert main([*line, "samples=199"]) == 0
+    assert "The residuals agree with the noise" in capsys.readouterr().out
+    found, said = results(run, "restore-known_columns-mmps-seed0")
+    mean, covariance, _ = of_posterior(found["observation"], np.eye(3)[:1], 20.0)
+    std = np.sqrt(np.diag(covariance))
+    assert np.abs((found["mean"] - mean) / std).max() < 4.8 / 199**0.5
+    assert np.abs(found["std"].mean(0) / std - 1).max() < 4.5 / (2 * 60 * 199) ** 0.5 + 0.01
+    assert said["chi_squared"]["degrees"] == 60 and said["chi_squared"]["p_value"] > 0.01
+    for one in said["coverage_of_hidden_components"]:
+        assert abs(one["share"] - one["nominal"]) < 4 * one["standard_error"]
+    assert said["verdict"] == (run.path / "restore-known_columns-mmps-seed0" / "restore.md").read_text().split("\n")[2]
+    with (run.path / "restore-known_columns-mmps-seed0" / "summary.csv").open() as opened:
+        rows = list(csv.DictReader(line for line in opened if not line.startswith("#")))
+    assert len(rows) == 180 and rows[1]["column"] == "b"
+    assert float(rows[1]["truth"]) == pytest.approx(found["truth"][0, 1])
+
+
+def test_particles_give_the_evidence_in_the_units_of_the_data(run: Run) -> None:
+    line = ["restore", f"run={run.path}", "measurement=random_projection", "measurement.number=2", "noise=5", "n=3"]
+    assert main([*line, "guide=particles", "guide.kernel=full", "guide.particles=64", "guide.steps=24"]) == 0
+    found, _ = results(run, "restore-random-particles-seed0")
+    generator = torch.Generator().manual_seed(0)
+    rows = (torch.randn(2, 3, generator=generator) / 3**0.5).double().numpy()
+    mean, covariance, log = of_posterior(found["observation"], rows, 5.0)
+    np.testing.assert_allclose(found["log_evidence"], log, atol=0.06)  # of 24 steps
+    assert np.abs((found["mean"] - mean) / np.sqrt(np.diag(covariance))).max() < 4.5 / 512**0.5 + 0.05
+
+
+def test_given_measurements_are_read_and_give_the_same(run: Run) -> None:
+    """What one command wrote as `observation` is an observation for another; there is no truth beside it."""
+    line = ["restore", f"run={run.path}", "measurement=columns", "measurement.columns=[2]", "noise=0.5", "n=4"]
+    assert main(line) == 0
+    first, _ = results(run, "restore-known_columns-mmps-seed0")
+    assert main([*line, f"observation={run.path}/restore-known_columns-mmps-seed0/restoration.npz"]) == 0
+    again, said = results(run, "restore-known_columns-mmps-seed0-2")
+    np.testing.assert_array_equal(first["samples"], again["samples"])
+    assert "truth" not in again and said["coverage"] == [] and "The truth is not known" in said["verdict"]
+    np.savetxt("y.csv", first["observation"], delimiter=",")
+    assert main([*line, "observation=y.csv"]) == 0
+    third, _ = results(run, "restore-known_columns-mmps-seed0-3")
+    np.testing.assert_allclose(first["samples"], third["samples"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("measurement=columns", "measurement.columns=[a]"), "noise is missing"),
+        (("noise=0", "measurement=columns", "measurement.columns=[a]"), "noise: expected a positive number"),
+        (("noise=1",), "measurement: shape: expected pictures"),
+        (("noise=1", "measurement=columns"), "measurement.columns is missing"),
+        (("noise=1", "measurement=columns", "measurement.columns=[z]"), "measurement.columns: expected some of"),
+        (("noise=1", "measurement=pixels", "guide=particles", "solver=heun"), "solver: expected none beside"),
+        (("noise=1", "measurement=pixels", "guide=particles", "+guide.seed=3"), "guide.seed: "),
+        (("noise=1", "measurement=pixels", "guide.iterations=0"), "guide.iterations: expected a positive integer"),
+        (("noise=1", "measurement=pixels", "observation=none.npy"), "observation=none.npy: there is no such file"),
+        (("noise=1", "measurement=pixels", "observation=table.npz"), "observation=table.npz: expected numbers"),
+    ],
+)
+def test_what_is_refused(run: Run, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["restore", f"run={run.path}", *words]) == 1
+    assert f"error: {message}" in capsys.readouterr().err
+    assert not list(run.path.glob("restore-*"))
+
+
+def test_an_interruption_loses_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second batch is interrupted. The same command then draws what it would have drawn at once."""
+    line = ["restore", f"run={run.path}", "measurement=pixels", "noise=1", "n=4", "samples=5"]
+    monkeypatch.setattr("backdrift.evaluation.batchwise.BATCH", 6)
+    assert main(line) == 0
+    whole, _ = results(run, "restore-random-mmps-seed0")
+    from backdrift.evaluation import sampling
+
+    plain, calls = sampling.sample, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(kwargs["first"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(sampling, "sample", interrupted)
+    assert main(line) == 130
+    assert [len(np.load(file)["x"]) for file in run.path.glob("unfinished/restore-*/samples.npz")] == [12]
+    assert main(line) == 0
+    assert calls == [0, 6, 12, 12, 18]
+    again, _ = results(run, "restore-random-mmps-seed0-2")
+    np.testing.assert_array_equal(whole["samples"], again["samples"])
+    assert not (run.path / "unfinished").exists()
+
+
+def test_pictures_are_drawn(empty_folder: Path) -> None:
+    """An untrained network on digits: truth, what is seen, mean, deviation and samples stand in a picture."""
+    made = trained("train.steps=1", "model.widths=[8,8]")
+    for words in (("measurement=inpaint",), ("measurement=radon", "measurement.angles=4"), ("measurement=blur",)):
+        line = ["restore", f"run={made.path}", "noise=0.5", "n=2", "samples=3", "solver.steps=2", *words]
+        assert main(line) == 0
+    with Image.open(made.path / "restore-half-mmps-seed0" / "restoration.png") as picture:
+        assert picture.info["seed"] == "0" and "restore" in picture.info["command"]
+    assert {file.parent.name for file in made.path.glob("restore-*/restoration.png")} == {
+        "restore-half-mmps-seed0",
+        "restore-radon-mmps-seed0",
+        "restore-gaussian-mmps-seed0",
+    }
