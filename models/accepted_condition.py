@@ -57,7 +57,9 @@ class AcceptedCondition:
         elif isinstance(condition, Label) and self.kind in (None, Label):
             require_labels(condition.value, self.size)
         else:
-            raise ValueError(f"condition: expected {self}, got a {type(condition).__name__}")
+            known = "none, since" if self.kind is None else f"{self.what}, as"
+            end = "the network is unconditional" if self.kind is None else "the network takes"
+            raise ValueError(f"condition: expected {known} {end}, got a {type(condition).__name__}")
 
     def require_value(self, value: Tensor, batch: int | None = None) -> None:
         """Raise unless a tensor is a value of the condition, one for all samples or one for each of `batch`.
@@ -82,13 +84,14 @@ class AcceptedCondition:
         if found is not None and math.inf in (-found[0], found[1]):
             raise ValueError("condition: expected finite numbers, or NaN for missing ones, got inf")
 
-    def __str__(self) -> str:
+    @property
+    def what(self) -> str:
+        """The condition in words."""
         if self.kind is None:
-            return "none, since the network is unconditional"
+            return "no condition"
         if self.kind is Label:
-            return f"a Label from 0 to {self.size - 1}, as the network takes"
-        what = "numbers" if self.kind is Vector else "channels"
-        return f"a {self.kind.__name__} of {self.size} {what}, as the network takes"
+            return f"a Label from 0 to {self.size - 1}"
+        return f"a {self.kind.__name__} of {self.size} {'numbers' if self.kind is Vector else 'channels'}"
 
 
 def accepted_by(network: object) -> AcceptedCondition | None:

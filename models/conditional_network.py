@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backdrift.models.accepted_condition import accepted_by
-from backdrift.models.conditions import Condition, Label, Picture, Vector, as_condition
+from backdrift.models.conditions import Condition, Label, Picture, Vector, as_condition, standardised
 from backdrift.sde import DataMoments
 
 Self = TypeVar("Self", bound="ConditionalNetwork")  # typing.Self needs Python 3.11
@@ -80,7 +80,7 @@ class ConditionalNetwork(nn.Module):
         place = next(self.network.parameters(), value)
         if isinstance(condition, Label):
             return Label(value.to(place.device, non_blocking=True))
-        return type(condition)(_standardised(value, self.condition_moments).to(place))
+        return type(condition)(standardised(value, self.condition_moments).to(place))
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The condition goes with the weights, as `to` and `cuda` move them. A buffer would be shared by all of `given`.
@@ -109,11 +109,3 @@ class ConditionalNetwork(nn.Module):
         if dtype in (torch.bfloat16, torch.float16):  # the state is in float32, see `solvers.model.place_of`
             z, c_noise = z.to(dtype), c_noise.to(dtype)
         return self.network(z, c_noise) if condition is None else self.network(z, c_noise, condition)
-
-
-def _standardised(value: Tensor, moments: DataMoments | None) -> Tensor:
-    """(value - mean)/sqrt(variance), in float64: a large mean must not eat the digits of a small spread."""
-    if moments is None:
-        return value
-    value = (value.cpu() if value.device.type == "mps" else value).double()  # such a device has no float64
-    return (value - moments.mean.to(value)) / moments.variance.to(value).sqrt()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backdrift.models.labels import require_labels
+from backdrift.sde import DataMoments
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,19 @@ class Picture(Condition):
     """A picture, `[channels, height, width]` or `[batch, channels, height, width]`."""
 
     axes = 3
+
+
+def standardised(value: Tensor, moments: DataMoments | None) -> Tensor:
+    """(value - mean)/sqrt(variance) in float64: a large mean must not eat the digits of a small spread.
+
+    Args:
+        value: vectors or pictures in their own units.
+        moments: of them; None leaves them as they are.
+    """
+    if moments is None:
+        return value
+    value = (value.cpu() if value.device.type == "mps" else value).double()  # such a device has no float64
+    return (value - moments.mean.to(value)) / moments.variance.to(value).sqrt()
 
 
 def as_condition(value: object) -> object:

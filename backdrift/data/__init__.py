@@ -7,6 +7,7 @@ the `Units` that go to the model's x and back, moments, names and a fingerprint 
 """
 
 from backdrift.data.card import DataCard
+from backdrift.data.condition_choice import ColumnsCondition, FileCondition, LabelCondition, NoCondition
 from backdrift.data.dataset import Data
 from backdrift.data.digits import Digits, Mnist5k
 from backdrift.data.files import Files
@@ -17,12 +18,16 @@ from backdrift.data.units import Units
 
 __all__ = [
     "Checkerboard",
+    "ColumnsCondition",
     "Data",
     "DataCard",
     "Digits",
+    "FileCondition",
     "Files",
+    "LabelCondition",
     "Mnist5k",
     "Moons",
+    "NoCondition",
     "Record",
     "Ring",
     "Source",

@@ -21,12 +21,15 @@ NAMES = {
 }
 """What an archive may hold, and the names it goes by, in small letters."""
 
+OF_CONDITIONS = ("condition", "condition_columns", "condition_row")
+"""What an archive of samples that were drawn given conditions holds besides."""
+
 DAMAGED = (EOFError, OSError, ValueError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error)
 """What NumPy raises for a file that is damaged, or whose header announces more numbers than there can be."""
 
 
-def read_npy(path: Path, layout: str | None = None) -> Samples:
-    """One array `[n, ...]`, with its channels where `layout.layout_of` says.
+def read_npy(path: Path, layout: str | None = None, missing: bool = False) -> Samples:
+    """One array `[n, ...]`, with its channels where `layout.layout_of` says. NaN is refused, unless it may be missing.
 
     Raises:
         ValueError: if the file is damaged or holds objects (which would need unpickling).
@@ -38,10 +41,10 @@ def read_npy(path: Path, layout: str | None = None) -> Samples:
         array = np.load(path, allow_pickle=False)
     except DAMAGED as error:
         raise ValueError(f"path={path}: not a whole .npy file of numbers ({error})") from error
-    return Samples.of(array, path, layout=layout)
+    return Samples.of(array, path, layout=layout, missing=missing)
 
 
-def read_npz(path: Path, layout: str | None = None) -> Samples:
+def read_npz(path: Path, layout: str | None = None, missing: bool = False) -> Samples:
     """Arrays by the names in `NAMES`. An archive of one array holds the samples, whatever its name is.
 
     Arrays for validation, whose name has the word val, are left out with a note.
@@ -54,6 +57,10 @@ def read_npz(path: Path, layout: str | None = None) -> Samples:
     validation = [name for name in arrays if {"val", "valid", "validation"} & set(name.split("_"))]
     used = {name: array for name, array in arrays.items() if name not in validation}
     notes = [f"{', '.join(validation)} in the archive are for validation and are left out"] if validation else []
+    given = [name for name in OF_CONDITIONS if name in used]
+    used = {name: array for name, array in used.items() if name not in given}
+    if given:
+        notes.append(f"{', '.join(given)} in the archive say what samples were drawn given, and are left out")
     roles = {role: [name for name in names if name in used] for role, names in NAMES.items()}
     known = [name for names in roles.values() for name in names]
     if len(used) == 1 and not known:
@@ -90,6 +97,7 @@ def read_npz(path: Path, layout: str | None = None) -> Samples:
         class_names=class_names,
         layout=layout,
         notes=notes,
+        missing=missing,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from backdrift.data.conditions import ConditionCard
 from backdrift.data.fingerprint import Fingerprint
 from backdrift.data.transform import Transform
 from backdrift.data.units import Units
@@ -35,7 +36,7 @@ class DataCard:
         columns: the names of the components of vectors, or None if they have none.
         classes: the names of the classes 0, 1, …, or None if the samples have no labels.
         fingerprint: of the files that the samples were read from, or None if there are none.
-        conditions: the kinds of condition that a sample comes with. There are none yet besides the class.
+        conditions: the vectors or pictures that samples are conditioned on, or None if there are none.
     """
 
     name: str
@@ -47,7 +48,7 @@ class DataCard:
     columns: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     fingerprint: Fingerprint | None = None
-    conditions: None = None
+    conditions: ConditionCard | None = None
 
     @property
     def moments(self) -> DataMoments:
@@ -77,7 +78,7 @@ class DataCard:
             "columns": _listed(self.columns),
             "classes": _listed(self.classes),
             "fingerprint": None if self.fingerprint is None else asdict(self.fingerprint),
-            "conditions": self.conditions,
+            "conditions": None if self.conditions is None else self.conditions.to_dict(),
         }
 
     @classmethod
@@ -98,7 +99,7 @@ class DataCard:
                 columns=_names(values["columns"]),
                 classes=_names(values["classes"]),
                 fingerprint=None if values["fingerprint"] is None else Fingerprint(**values["fingerprint"]),
-                conditions=values["conditions"],
+                conditions=None if values["conditions"] is None else ConditionCard.from_dict(values["conditions"]),
             )
         except KeyError as error:
             raise ValueError(f"the key {error} is missing") from error
@@ -107,8 +108,6 @@ class DataCard:
         unknown = values.keys() - card.to_dict().keys()
         if unknown:
             raise ValueError(f"the key {min(unknown)!r} is not known")
-        if card.conditions is not None:
-            raise ValueError(f"conditions: expected null, got {card.conditions!r}")
         _require_consistent(card)
         return card
 
@@ -129,6 +128,10 @@ class DataCard:
             if names is not None and others is not None and names != others:
                 changed = next(place for place, name in enumerate(names) if others[place] != name)
                 return f"one of its {what} was {names[changed]}, is now {others[changed]}"
+        if (self.conditions is None) != (other.conditions is None):
+            return f"its samples had {'no ' if self.conditions is None else ''}conditions, which is changed"
+        if self.conditions is not None and other.conditions is not None:
+            return self.conditions.misfit(other.conditions)
         return None
 
     def difference(self, other: DataCard) -> str | None:
@@ -143,6 +146,9 @@ class DataCard:
         mine, theirs = self.units, other.units
         if self.samples != other.samples:
             return f"its number of training samples was {self.samples}, is now {other.samples}"
+        given, others = self.conditions, other.conditions
+        if given is not None and others is not None and not given.same_moments(others):
+            return "the mean or the variance of its conditions has changed"
         contents = [None if card.fingerprint is None else card.fingerprint.contents for card in (self, other)]
         if None not in contents and contents[0] != contents[1]:
             return "the contents of its files have changed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from backdrift.data.checks import (
     check_spread,
     names_of,
 )
+from backdrift.data.conditions import Conditions
 from backdrift.data.fingerprint import Fingerprint
 from backdrift.data.moments import moments, standard_deviation
 from backdrift.data.outliers import Outliers, find_outliers, rows_of_bulk
@@ -54,6 +56,11 @@ class Data:
         std: standard deviation of x over all samples and components, which preconditioning asks for. Rare outliers are
             left out.
         classes: number of classes, 0 without labels.
+        conditions: the vectors or pictures that the samples are conditioned on, or None.
+        labels_are_conditions: whether the classes are what a network is to be conditioned on.
+        order: the numbers of the training and of the test samples in the files that they were read from, `[n]` each, or
+            None where there are no files.
+        places: where the files hold each sample, in their order: the row of a table or the path of an image, or None.
 
     Raises:
         ValueError: where there is nothing to learn from: an empty set, NaN or inf, a column of one value, values that
@@ -82,6 +89,11 @@ class Data:
             check_samples(name, split, values, levels)
         check_labels(name, {"train": train, "test": test}, {"train": train_labels, "test": test_labels})
         self.name, self.fingerprint = name, fingerprint
+        self.conditions: Conditions | None = None
+        self.labels_are_conditions = False
+        self.order: tuple[Tensor, Tensor] | None = None
+        self.places: tuple[int | str, ...] | None = None
+        self._told: list[str] = []
         self.train, self.test = train, test
         self.train_labels, self.test_labels = train_labels, test_labels
         self.classes = 0
@@ -92,7 +104,8 @@ class Data:
         self.class_names = names_of(name, "class_names", class_names, self.classes)
         if self.class_names is None and self.classes:
             self.class_names = tuple(map(str, range(self.classes)))
-        self._measure(levels, transform == "auto" and train.ndim == 2)
+        self._may_map = transform == "auto" and train.ndim == 2
+        self._measure(levels, self._may_map)
 
     def _measure(self, levels: int | None, may_map: bool) -> None:
         """Set the units and the standard deviation; tell of outliers and maps.
@@ -124,9 +137,15 @@ class Data:
             for split, values in (("training", train), ("test", self.test)):
                 check_magnitude(name, split, values, self.units, self.columns)
         for found in outliers:
-            print("data:", found.told(name, self.columns, len(train), found.feature in mapped))
+            self._tell(f"data: {found.told(name, self.columns, len(train), found.feature in mapped)}")
         if transform is not None and transform.told(self.columns):
-            print(f"data: {name}: {transform.told(self.columns)}; data.transform=none leaves them as they are")
+            self._tell(f"data: {name}: {transform.told(self.columns)}; data.transform=none leaves them as they are")
+
+    def _tell(self, line: str) -> None:
+        """Print a line, unless it has been printed of this data set."""
+        if line not in self._told:
+            print(line)
+        self._told = [*self._told, line]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,7 +171,45 @@ class Data:
             columns=self.columns,
             classes=self.class_names,
             fingerprint=self.fingerprint,
+            conditions=None if self.conditions is None else self.conditions.card,
         )
+
+    def conditioned_on(self, conditions: Conditions) -> Data:
+        """The same data set, with a condition for each sample."""
+        other = copy.copy(self)
+        other.__dict__.pop("card", None)
+        other.conditions = conditions
+        return other
+
+    def conditioned_on_labels(self) -> Data:
+        """The same data set, with its classes as conditions."""
+        other = copy.copy(self)
+        other.labels_are_conditions = True
+        return other
+
+    def conditioned_on_columns(self, numbers: Sequence[int]) -> Data:
+        """A data set of the other columns, which are measured alone, with the columns `numbers` as conditions."""
+        rest = [number for number in range(self.shape[0]) if number not in numbers]
+        names = None if self.columns is None else [self.columns[number] for number in numbers]
+        conditions = Conditions.of(self.train[:, list(numbers)], self.test[:, list(numbers)], self.name, names)
+        other = self.conditioned_on(conditions)
+        other.train, other.test = self.train[:, rest], self.test[:, rest]
+        other.columns = None if self.columns is None else tuple(self.columns[number] for number in rest)
+        other._measure(self.levels, self._may_map)
+        return other
+
+    @property
+    def condition_sizes(self) -> dict[str, int]:
+        """The number of classes, the length of vectors and the channels of pictures that are conditions; 0 for none."""
+        sizes = {"classes": self.classes if self.labels_are_conditions else 0, "vector": 0, "picture": 0}
+        if self.conditions is not None:
+            sizes[self.conditions.card.kind] = self.conditions.card.size
+        return sizes
+
+    @property
+    def test_condition(self) -> Tensor | None:
+        """The conditions of the test samples: vectors or pictures in their own units, or classes; None without."""
+        return self.test_labels if self.conditions is None else self.conditions.test
 
     def take_units(self, card: DataCard) -> None:
         """Take the units and the standard deviation of another data set, which a model was trained on, for its own.
@@ -171,9 +228,9 @@ class Data:
         return len(self.train)
 
     def records(self, indices: Tensor) -> Record:
-        """The training samples with numbers `indices`, `[batch]`, their labels as the condition."""
-        labels = self.train_labels
-        return Record(self.train[indices], None if labels is None else labels[indices], None, indices)
+        """The training samples with numbers `indices`, `[batch]`, with their conditions: by default their labels."""
+        conditions = self.train_labels if self.conditions is None else self.conditions.train
+        return Record(self.train[indices], None if conditions is None else conditions[indices], None, indices)
 
     def to_model(self, values: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x for samples v: `units.to_model`."""

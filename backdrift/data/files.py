@@ -85,8 +85,10 @@ class Files(Data):
         train_labels, test_labels = samples.labels, samples.test_labels
         if samples.test is None:
             train, held, train_labels, test_labels = split(samples.values, samples.labels, test, seed, found.name)
+            rest, kept, *_ = split(torch.arange(len(samples.values), device="cpu"), None, test, seed)
         else:
             train, held = samples.values, samples.test
+            rest, kept = torch.arange(len(train) + len(held), device="cpu").split([len(train), len(held)])
             said = f"the files have a test set of {len(held)} samples; data.test and data.seed change nothing"
             print(f"data: {found.name}: {said}")
         super().__init__(
@@ -104,6 +106,7 @@ class Files(Data):
         if flip and len(self.shape) != 3:
             raise ValueError(f"flip=true: expected pictures, got samples of shape {list(self.shape)}")
         self.flip = flip
+        self.order, self.places = (rest, kept), samples.places
 
     def __len__(self) -> int:
         """How many samples training sees in a pass: each picture twice if it is flipped as well."""
@@ -115,8 +118,11 @@ class Files(Data):
             return super().records(indices)
         mirrored = indices >= len(self.train)
         record = super().records(torch.where(mirrored, indices - len(self.train), indices))
-        sample = torch.where(mirrored.reshape(-1, 1, 1, 1), record.sample.flip(-1), record.sample)
-        return record._replace(sample=sample, index=indices)
+        where, condition = mirrored.reshape(-1, 1, 1, 1), record.condition
+        if condition is not None and condition.ndim == 4:  # a picture is mirrored with its sample
+            condition = torch.where(where, condition.flip(-1), condition)
+        sample = torch.where(where, record.sample.flip(-1), record.sample)
+        return record._replace(sample=sample, condition=condition, index=indices)
 
 
 def _tell_of_whole_numbers(samples: Samples, name: str) -> None:
@@ -137,7 +143,8 @@ def read(path: Path, **options: object) -> Samples:
 
     Args:
         path: the file or folder.
-        options: what `Files` takes besides. Those that are None are left to the reader.
+        options: what `Files` takes besides, and `missing` for arrays and tables: whether a missing number is NaN and
+            not an error. Those that are None are left to the reader.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -181,11 +188,11 @@ def _reader(path: Path) -> tuple[Callable[..., Samples], str, tuple[str, ...]]:
         raise ValueError(f"path={path}: the file is empty")
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return read_npy, "arrays", ("layout",)
+        return read_npy, "arrays", ("layout", "missing")
     if suffix == ".npz":
-        return read_npz, "arrays", ("layout",)
+        return read_npz, "arrays", ("layout", "missing")
     if path.name.lower().endswith(TABLES):
-        return read_table, "tables", ("header", "index")
+        return read_table, "tables", ("header", "index", "missing")
     if suffix in IMAGES:
         raise ValueError(f"path={path}: one image is no data set; give the folder it is in")
     return read_idx_file, "IDX files", ("layout",)

@@ -13,8 +13,8 @@ class Record(NamedTuple):
 
     Attributes:
         sample: v, in the data's own units, `[batch, ...]`.
-        condition: what the density of each sample is conditioned on, or None. Today it is the class 0, 1, …,
-            `[batch]`.
+        condition: what the density of each sample is conditioned on, or None: a class 0, 1, …, `[batch]`, or a vector
+            or a picture in its own units, `[batch, ...]`.
         weight: how much each sample counts in the loss, `[batch]`, or None if each counts 1.
         index: the number of each sample in its source, `[batch]`.
     """

@@ -57,6 +57,7 @@ class Samples:
         layout: str | None = None,
         notes: Sequence[str] = (),
         places: Sequence[int | str] | None = None,
+        missing: bool = False,
     ) -> Samples:
         """Arrays `[n, ...]` as samples. Arrays of bytes with two or three axes for each sample are pictures.
 
@@ -71,6 +72,7 @@ class Samples:
             layout: where the channels are, see `layout.layout_of`.
             notes: what the reader has to say.
             places: see `Samples`.
+            missing: whether NaN stands for a missing number; otherwise it is refused.
 
         Raises:
             ValueError: if an array does not hold finite numbers, or holds no samples, if labels do not fit or only one
@@ -84,8 +86,8 @@ class Samples:
         found = layout_of(array.shape, is_bytes, layout)
         encoded = None if labels is None else encode(labels, test_labels, path, class_names)
         said = [*notes, *([found.note] if found.note else [])]
-        values = found.apply(_numbers(array, "samples", path))
-        held = None if test is None else found.apply(_numbers(test, "test samples", path))
+        values = found.apply(_numbers(array, "samples", path, missing))
+        held = None if test is None else found.apply(_numbers(test, "test samples", path, missing))
         return Samples(
             torch.from_numpy(np.ascontiguousarray(values)),
             None if encoded is None else encoded.train,
@@ -99,8 +101,8 @@ class Samples:
         )
 
 
-def _numbers(array: np.ndarray, what: str, path: Path) -> np.ndarray:
-    """An array `[n, ...]` of finite numbers: bytes as they are, others in float64."""
+def _numbers(array: np.ndarray, what: str, path: Path, missing: bool = False) -> np.ndarray:
+    """An array `[n, ...]` of finite numbers, or NaN where they may be missing: bytes as they are, others in float64."""
     if array.dtype.kind not in "biuf":
         raise ValueError(f"path={path}: expected an array of numbers, got dtype {array.dtype}")
     if array.ndim == 0 or array.size == 0:
@@ -108,11 +110,12 @@ def _numbers(array: np.ndarray, what: str, path: Path) -> np.ndarray:
     if array.ndim == 1:
         array = array[:, None]
     # Checked here, before a split shuffles the samples, so that the number in the message is that in the file.
-    bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
+    good = ~np.isinf(array) if missing else np.isfinite(array)
+    bad = ~good.reshape(len(array), -1).all(1)
     if bad.any():
         raise ValueError(
-            f"path={path}: {bad.sum()} of {len(array)} {what} hold NaN or inf, the first is number "
-            f"{bad.argmax() + 1}; remove or fill them first"
+            f"path={path}: {bad.sum()} of {len(array)} {what} hold {'inf' if missing else 'NaN or inf'}, the first is "
+            f"number {bad.argmax() + 1}; remove or fill them first"
         )
     if array.dtype == np.uint8:
         return array

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from backdrift.data.cells import Fault, decimal_mark, plain_numbers, read_column
+from backdrift.data.cells import Fault, decimal_mark, kind_of, plain_numbers, read_column
 from backdrift.data.column_names import UNNAMED, fit_names, numbers_rows, take_names
 from backdrift.data.outliers import column_name
 from backdrift.data.rows import Rows, read_rows
 from backdrift.data.samples import Samples
 
 
-def read_table(path: Path, header: bool | None = None, index: bool | None = None) -> Samples:
+def read_table(path: Path, header: bool | None = None, index: bool | None = None, missing: bool = False) -> Samples:
     """A table of numbers, one sample in a row, between commas, semicolons, tabs, bars or blanks.
 
     Args:
@@ -23,6 +24,7 @@ def read_table(path: Path, header: bool | None = None, index: bool | None = None
             counts up by one, from 0, from a year or, with three columns or more, from 1, while others hold fractions.
         index: whether to keep the first column. By default it is kept, unless it has no name, beside others that have
             one, and numbers the rows from 0 or 1, as a data frame writes it.
+        missing: whether a missing cell is NaN; otherwise it is refused.
 
     Raises:
         ValueError: naming the row and the column, if a cell is missing, infinite, a date or a word, or a row has
@@ -38,8 +40,8 @@ def read_table(path: Path, header: bool | None = None, index: bool | None = None
         raise ValueError(f"path={path}: holds no samples (a table of {len(rows.cells)} rows)")
     columns = list(zip(*rows.cells, strict=True))
     labels = [column_name(number, names, width - len(columns)) for number in range(len(columns))]
-    values = _values(columns, rows, labels, path, notes)
-    return Samples.of(values, path, columns=names, notes=notes, places=rows.lines)
+    values = _values(columns, rows, labels, path, notes, missing)
+    return Samples.of(values, path, columns=names, notes=notes, places=rows.lines, missing=missing)
 
 
 def _check_lengths(rows: Rows, path: Path) -> None:
@@ -89,9 +91,11 @@ def _take_index(
 
 
 def _values(
-    columns: Sequence[Sequence[str]], rows: Rows, labels: Sequence[str], path: Path, notes: list[str]
+    columns: Sequence[Sequence[str]], rows: Rows, labels: Sequence[str], path: Path, notes: list[str], missing: bool
 ) -> np.ndarray:
     """The numbers of all columns `[n, d]`, which messages call by their `labels`."""
+    if missing and any(kind_of(cell) == "missing" for cells in columns for cell in cells):
+        return _with_gaps(columns, rows, labels, path, notes)
     read: list[np.ndarray | Fault | None] = [plain_numbers(cells) for cells in columns]
     if any(values is None for values in read):
         try:
@@ -114,3 +118,17 @@ def _values(
         said_of = said_of.replace("{row}", str(rows.lines[row]), 1).replace("{column}", labels[number], 1)
         raise ValueError(f"path={path}: {said_of}")
     return np.stack([values for values in read if isinstance(values, np.ndarray)], axis=1)
+
+
+def _with_gaps(
+    columns: Sequence[Sequence[str]], rows: Rows, labels: Sequence[str], path: Path, notes: list[str]
+) -> np.ndarray:
+    """The numbers of all columns `[n, d]`, NaN for missing ones. Each column is read without its missing cells."""
+    values = np.full((len(rows.cells), len(columns)), np.nan)
+    for number, cells in enumerate(columns):
+        known = [row for row, cell in enumerate(cells) if kind_of(cell) != "missing"]
+        if known:
+            kept = dataclasses.replace(rows, lines=[rows.lines[row] for row in known])
+            column = [[cells[row] for row in known]]
+            values[known, number] = _values(column, kept, [labels[number]], path, notes, False)[:, 0]
+    return values

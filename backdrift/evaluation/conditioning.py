@@ -1,4 +1,4 @@
-"""A trained model given the classes that a command asks for."""
+"""A trained model given the classes, vectors or pictures that a command asks for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from backdrift.data.card import DataCard
-from backdrift.models import Denoiser, guided
+from backdrift.data.condition_choice import FileCondition
+from backdrift.data.new_conditions import read_new_conditions
+from backdrift.data.results import GivenRows
+from backdrift.models import Condition, Label, Picture, Vector, guided
+from backdrift.models.conditional_network import ConditionalNetwork
 from backdrift.models.labels import classes_of
 
 EVERY = "all"
@@ -17,19 +21,21 @@ EVERY = "all"
 
 
 class Conditioned(NamedTuple):
-    """A model given classes.
+    """A model given classes, or vectors or pictures.
 
     Attributes:
-        model: for `n` samples, in the order of `labels`.
+        model: for `n` samples, in the order of `labels` or of `given.rows`.
         n: number of samples.
         labels: the class of each sample, `[n]`, or None without classes.
         names: of the classes 0, 1, …
+        given: the vectors or pictures, or None without.
     """
 
     model: Any
     n: int
     labels: Tensor | None
     names: Sequence[str] = ()
+    given: GivenRows | None = None
 
 
 def conditioned(model: Any, card: DataCard, label: int | str | None, guidance: float, n: int) -> Conditioned:
@@ -47,20 +53,56 @@ def conditioned(model: Any, card: DataCard, label: int | str | None, guidance: f
     """
     if label is None:
         if guidance != 1:
-            raise ValueError(f"guidance={guidance:g}: expected label=<class> beside it, or label=all")
+            raise ValueError(
+                f"guidance={guidance:g}: expected label=<class> beside it, or label=all, or condition=file"
+            )
         return Conditioned(model, n, None)
     classes = classes_of(getattr(model, "network", None)) or 0
-    if not classes or not isinstance(model, Denoiser):
+    if not classes or not isinstance(model, ConditionalNetwork):
         raise ValueError(f"label={label}: the run's network has no classes; train with model.classes=<number>")
     names = card.classes or tuple(str(k) for k in range(classes))
     if label == EVERY:
         labels = torch.arange(classes).repeat_interleave(n)
     else:
         labels = torch.full((n,), _number(label, names, classes))
-    device = next(model.parameters()).device
-    given = model.given(labels.to(device))
-    chosen = given if guidance == 1 else guided(model, labels.to(device), guidance)
-    return Conditioned(chosen, len(labels), labels, names)
+    return Conditioned(_towards(model, Label(labels), guidance), len(labels), labels, names)
+
+
+def conditioned_on_file(model: Any, card: DataCard, file: FileCondition, guidance: float, n: int) -> Conditioned:
+    """A model given the vectors or pictures of a file, `n` samples for each of them, with guidance.
+
+    Args:
+        model: of a run.
+        card: of its data set, which says what conditions it was trained on.
+        file: where they are, in their own units.
+        guidance: w, see `models.guided`; 1 is the conditional model without guidance.
+        n: number of samples for each condition.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the model takes no vectors or pictures, or those in the file do not fit.
+    """
+    known = card.conditions
+    if known is None or not isinstance(model, ConditionalNetwork):
+        has = "classes: label=<class> asks for one" if classes_of(getattr(model, "network", None)) else "no condition"
+        raise ValueError(
+            f"condition=file: the run's network takes {has}; train with condition=columns or condition=file"
+        )
+    read = read_new_conditions(file, known)
+    rows = torch.arange(len(read.values)).repeat_interleave(n)
+    value = read.values.double() if known.kind == "vector" else read.values.float()
+    condition = (Vector if known.kind == "vector" else Picture)(value[rows])
+    given = GivenRows(read.values, rows, read.places, known.names)
+    return Conditioned(_towards(model, condition, guidance), len(rows), None, (), given)
+
+
+def _towards(model: ConditionalNetwork, condition: Condition, guidance: float) -> Any:
+    """The model given a condition, with guidance."""
+    if guidance == 1:
+        return model.given(condition)
+    if not hasattr(model, "denoise"):
+        raise ValueError(f"guidance={guidance:g}: expected 1, as the run's model has no denoiser to guide")
+    return guided(model, condition, guidance)
 
 
 def _number(label: int | str, names: Sequence[str], classes: int) -> int:

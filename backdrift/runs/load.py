@@ -21,8 +21,9 @@ class Loaded:
 
     Attributes:
         model: in evaluation mode, in its own units x. It has `sde`, `score(x, t)` and, for Gaussian processes,
-            `denoise(x, t)`.
-        card: what is known of the data set: name, shape, moments, names of columns and classes.
+            `denoise(x, t)`. `model.given(condition)` is the same given a `models.Label`, `Vector` or `Picture`, in the
+            data's own units.
+        card: what is known of the data set: name, shape, moments, names of columns and classes, conditions.
     """
 
     model: TrainedModel
@@ -55,6 +56,7 @@ def load(
         >>> loaded = backdrift.load("runs/latest")  # doctest: +SKIP
         >>> x = sample(loaded.model, Adams(steps=20), (64, *loaded.units.shape))  # doctest: +SKIP
         >>> v = loaded.units.to_data(x)  # doctest: +SKIP
+        >>> model = loaded.model.given(Vector(torch.tensor([5000.0, 0.2])))  # doctest: +SKIP
     """
     place = device_named(device)
     opened = Run.open(run, trust)

@@ -47,6 +47,7 @@ class Measured(TypedDict):
     shape: None
     classes: None
     std: None
+    condition: None
 
 
 class Train(TypedDict):
@@ -62,6 +63,7 @@ class Train(TypedDict):
     train: Group
     solver: Group
     sde: Group
+    condition: Group
     data: Group
 
 
@@ -86,6 +88,7 @@ class Resume(OfRun):
 
 
 class Sample(OfRun):
+    condition: Group
     n: Draws
     label: NonNegativeCount | Text | None
     guidance: Annotated[float, Range()]

@@ -21,6 +21,7 @@ from backdrift.runs.building import build_network, require_fit
 from backdrift.runs.checkpoint import Checkpoint
 from backdrift.runs.command_line import command_line
 from backdrift.runs.configuration import build
+from backdrift.runs.data_set import load_data
 from backdrift.runs.listing import run_path
 from backdrift.runs.migration import migrate
 from backdrift.runs.naming import numbered
@@ -182,7 +183,7 @@ class Run:
 
     @functools.cached_property
     def _data(self) -> Data:
-        data: Data = build(self.config, "data")
+        data = load_data(self.config)
         difference = self.require_same_data(data.card)
         if self._card is not None and difference is not None:
             data.take_units(self._card)
@@ -230,6 +231,8 @@ class Run:
         model = preconditioning(self.config)(network, build(self.config, "sde"), self.config.event.std)
         if self._card is not None:  # a folder of format 1 keeps the prior that it was made with
             model.data_moments = self._card.moments
+            if self._card.conditions is not None:
+                model.condition_moments = self._card.conditions.moments
         return model.to(device).eval().requires_grad_(False)
 
     def gaussian_model(self, weights: str = "ema", device: torch.device | str = "cpu") -> Denoises:

@@ -8,13 +8,15 @@ from typing import Any, Protocol
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from backdrift.models import Denoiser
+from backdrift.models import Condition, Denoiser
 from backdrift.runs.configuration import build
 from backdrift.sde import SDE
 
 
 class TrainedModel(Protocol):
     """A network made into a model: it gives the score, and for Gaussian processes the denoiser as well.
+
+    `given(condition)` is the same model given a class, a vector or a picture, in its own units.
 
     Attributes:
         sde: the process.
@@ -28,6 +30,8 @@ class TrainedModel(Protocol):
     def network(self) -> nn.Module: ...
 
     def score(self, x: Tensor, t: Tensor, /) -> Tensor: ...
+
+    def given(self, condition: Condition | Tensor | None, /) -> TrainedModel: ...
 
 
 def preconditioning(config: DictConfig) -> Callable[[nn.Module, Any, float], Any]:

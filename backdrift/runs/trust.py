@@ -28,9 +28,11 @@ OURS = {
     *(f"backdrift.solvers.{name}" for name in solvers.__all__ if isinstance(getattr(solvers, name), type)),
     *(f"backdrift.models.targets.{name}" for name in TARGETS),
     *(f"backdrift.data.{name}" for name in ("Checkerboard", "Digits", "Files", "Mnist5k", "Moons", "Ring")),
+    *(f"backdrift.data.{name}Condition" for name in ("Columns", "File", "Label", "No")),
     "backdrift.training.Recipe",
 }
-"""Our own classes. They read and write no files, except that `Files` reads the data that its path names."""
+"""Our own classes. They read and write no files, except that `Files` and `FileCondition` read the data that
+their paths name."""
 
 OPTIMIZERS = """
 ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax LBFGS Muon NAdam RAdam RMSprop Rprop SGD SparseAdam

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from backdrift.data import Source, Units
+from backdrift.models.accepted_condition import AcceptedCondition
+from backdrift.models.conditions import Label, Picture, Vector, standardised
 from backdrift.models.times import stratified_uniform
+from backdrift.sde import DataMoments
 from backdrift.training.recipe import Recipe
 from backdrift.training.shuffle import Shuffle, mixed
 
@@ -20,22 +23,22 @@ class Batch(NamedTuple):
         x0: samples in the model's units, `[batch, ...]`.
         u: numbers in (0, 1) that become times, `[batch]`.
         noise: standard normal numbers, shaped like a state, `[batch, ...]`.
-        label: the class of each sample, `[batch]`, or None.
+        condition: of each sample, in the units of the network, `[batch, ...]`, or None. A share of them is withheld.
         weight: how much each sample counts in the loss, `[batch]`, or None if each counts 1.
     """
 
     x0: Tensor
     u: Tensor
     noise: Tensor
-    label: Tensor | None
+    condition: Tensor | None
     weight: Tensor | None
 
     def share(self, process: int, processes: int) -> Batch:
         """Every sample of number `process`, `process + processes`, …"""
         mine = slice(process, None, processes)
-        label = None if self.label is None else self.label[mine]
+        condition = None if self.condition is None else self.condition[mine]
         weight = None if self.weight is None else self.weight[mine]
-        return Batch(self.x0[mine], self.u[mine], self.noise[mine], label, weight)
+        return Batch(self.x0[mine], self.u[mine], self.noise[mine], condition, weight)
 
 
 class Batches:
@@ -45,10 +48,10 @@ class Batches:
         source: where the samples come from.
         units: the map from the samples to the model's units.
         state_shape: of one state of the process.
-        classes: the network's number of classes. The class of that number stands for no class. With 0 the conditions
-            of the samples are left out.
-        recipe: gives the size of a batch, the seed, the share of labels withheld, and the layout in memory.
+        accepted: the condition that the network takes. Without one the conditions of the samples are left out.
+        recipe: gives the size of a batch, the seed, the share of conditions withheld, and the layout in memory.
         device: where the batch goes, and where its random numbers are drawn.
+        moments: by which vectors and pictures are standardised.
     """
 
     def __init__(
@@ -56,28 +59,43 @@ class Batches:
         source: Source,
         units: Units,
         state_shape: tuple[int, ...],
-        classes: int,
+        accepted: AcceptedCondition,
         recipe: Recipe,
         device: torch.device,
+        moments: DataMoments | None = None,
     ) -> None:
-        self.source, self.units, self.state_shape, self.classes = source, units, state_shape, classes
-        self.recipe, self.device = recipe, device
+        self.source, self.units, self.state_shape, self.accepted = source, units, state_shape, accepted
+        self.recipe, self.device, self.moments = recipe, device, moments
         self.order = Shuffle(len(source), recipe.batch, recipe.seed)
         self.generator = torch.Generator(device)
 
     def draw(self, step: int) -> Batch:
         """The batch of step 0, 1, …"""
         generator = self.generator.manual_seed(mixed(self.recipe.seed, 2, step))
-        record = self.source.records(self.order(step)).to(self.device)
+        record = self.source.records(self.order(step))
+        if record.condition is not None and self.accepted.kind in (Vector, Picture):
+            record = record._replace(condition=standardised(record.condition, self.moments).float())
+        record = record.to(self.device)
         x0 = self.units.to_model(record.sample, generator)
         u = stratified_uniform(len(x0), generator, self.device)
         noise = torch.randn(len(x0), *self.state_shape, generator=generator, device=self.device)
-        label = None if record.condition is None or not self.classes else self._withhold(record.condition)
+        condition = self._withhold(record.condition)
         if self.recipe.channels_last and x0.ndim == 4:
             x0 = x0.contiguous(memory_format=torch.channels_last)
-        return Batch(x0, u, noise, label, record.weight)
+        return Batch(x0, u, noise, condition, record.weight)
 
-    def _withhold(self, label: Tensor) -> Tensor:
-        """Labels, a share of them replaced by the class that stands for none."""
-        kept = torch.rand(label.shape, generator=self.generator, device=label.device) >= self.recipe.label_dropout
-        return torch.where(kept, label, self.classes)
+    def _withhold(self, condition: Tensor | None) -> Tensor | None:
+        """Conditions of which a share is replaced by what stands for none, and of some vectors a part is missing."""
+        if condition is None or self.accepted.kind is None:
+            return None
+        recipe = self.recipe
+        kept = self._uniform(condition.shape[:1]) >= recipe.label_dropout
+        if self.accepted.kind is Label:
+            return torch.where(kept, condition, self.accepted.size)
+        if self.accepted.kind is Vector:
+            partly = self._uniform((len(condition), 1)) < recipe.partial_dropout
+            condition = torch.where(partly & (self._uniform(condition.shape) < 0.5), torch.nan, condition)
+        return torch.where(kept.reshape(-1, *(1,) * (condition.ndim - 1)), condition, torch.nan)
+
+    def _uniform(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.rand(shape, generator=self.generator, device=self.device)

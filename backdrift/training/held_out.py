@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from backdrift.data import Data
-from backdrift.models.labels import classes_of
+from backdrift.models.accepted_condition import accepted_by
+from backdrift.models.conditions import Label, standardised
 from backdrift.models.times import stratified_uniform
 from backdrift.runs.atomic import write_text
 from backdrift.runs.configuration import build
@@ -104,15 +105,13 @@ def sample_losses(model: TrainedModel, recipe: Recipe, data: Data, seed: int = S
     Args:
         model: the denoiser, on its device.
         recipe: says the loss.
-        data: gives the test samples and their labels.
+        data: gives the test samples and their conditions.
         seed: of times, noise and dequantisation; they are drawn on the host, the same for every device.
     """
     values = data.test[:SAMPLES]
     n, state = len(values), model.sde.state_shape(data.shape)
     device, _ = place_of(model)
-    labels = (
-        None if data.test_labels is None or not classes_of(model.network) else data.test_labels[:SAMPLES].to(device)
-    )
+    conditions = _conditions(model, data, device)
     generator, columns = torch.Generator().manual_seed(seed), []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # for a loss that draws directions itself
@@ -126,9 +125,21 @@ def sample_losses(model: TrainedModel, recipe: Recipe, data: Data, seed: int = S
                     x0[part].to(device),
                     u[part].to(device),
                     noise[part].to(device),
-                    None if labels is None else labels[part],
+                    None if conditions is None else conditions[part],
                 )
                 for part in (slice(first, first + BATCH) for first in range(0, n, BATCH))
             ]
             columns.append(torch.cat(parts).double().cpu())
     return torch.stack(columns, dim=1)
+
+
+def _conditions(model: TrainedModel, data: Data, device: torch.device) -> Tensor | None:
+    """The conditions of the scored samples in the units of the network, or None for an unconditional one."""
+    accepted = accepted_by(model.network)
+    if accepted is None or accepted.kind is None or data.test_condition is None:
+        return None
+    value = data.test_condition[:SAMPLES]
+    if accepted.kind is Label:
+        return value.to(device)
+    moments = None if data.conditions is None else data.conditions.card.moments
+    return standardised(value, moments).float().to(device)

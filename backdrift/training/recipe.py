@@ -21,7 +21,7 @@ class Recipe:
     """How a network is trained.
 
     Args:
-        loss: gives one number for each sample of a batch; called as `loss(model, x0, u, noise, label)`, as
+        loss: gives one number for each sample of a batch; called as `loss(model, x0, u, noise, condition)`, as
             `models.DenoisingLoss` is.
         optimizer: makes the optimiser of the parameters, with the highest learning rate.
         steps: number of optimiser steps.
@@ -32,7 +32,10 @@ class Recipe:
         clip: the largest norm of the gradient, or null for no limit.
         ema: decay of the weights' running average in a step. It is smaller at the start, see `decay_of_average`.
         mixed_precision: "no", "bf16" or "fp16" inside the network; null leaves it to accelerate's own settings.
-        label_dropout: the share of labels withheld, for classifier-free guidance (networks with classes).
+        label_dropout: the share of conditions withheld, labels, vectors or pictures, for classifier-free guidance. A
+            network sees then what the density without the condition is.
+        partial_dropout: the share of vectors of which some numbers are withheld, each with probability 1/2, so that
+            conditions that are known in part can be given.
         channels_last: whether images and kernels lie in memory with the channels innermost.
         seed: of the weights, the order of the data and all noise.
         log_every: steps between two lines of `metrics.jsonl`.
@@ -53,6 +56,7 @@ class Recipe:
     ema: Share = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     label_dropout: Share = 0.1
+    partial_dropout: Share = 0.1
     channels_last: bool = False
     seed: Seed = 0
     log_every: Count = 50

@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 
 from backdrift.data import Data, Source
 from backdrift.models import ConservativeDenoiser
-from backdrift.models.labels import classes_of
+from backdrift.models.accepted_condition import AcceptedCondition, accepted_by
 from backdrift.runs import checkpoint
 from backdrift.runs.configuration import build
+from backdrift.runs.data_set import load_data
 from backdrift.runs.device import AUTO, device_named
 from backdrift.runs.interruption import Pending, signals_held
 from backdrift.runs.listing import run_path
@@ -25,6 +26,7 @@ from backdrift.runs.run import Run
 from backdrift.runs.trained_model import preconditioning
 from backdrift.training.accelerator import accelerator_on
 from backdrift.training.batches import Batch, Batches
+from backdrift.training.condition_fit import require_fitting
 from backdrift.training.journal import Journal
 from backdrift.training.recipe import Recipe
 from backdrift.training.rehearsal import rehearse
@@ -41,7 +43,8 @@ class Trainer:
 
     Args:
         config: of the command `train`, or a run's own. Its `event` (the shape of a sample, the number of classes, the
-            standard deviation) is filled in from the data, for the network's config to refer to.
+            standard deviation, the sizes of the condition) is filled in from the data, for the network's config to
+            refer to.
         data: the data set, if it is loaded already.
         device: where to train, in place of what the config says; see `accelerator_on`.
 
@@ -61,21 +64,27 @@ class Trainer:
         device_named(name)
         self.sde = build(config, "sde")
         rehearse(config, self.sde)
-        self.data: Data = build(config, "data") if data is None else data
-        if "path" in config.data:  # the run will be read from other folders
-            config.data.path = str(Path(str(config.data.path)).expanduser().absolute())
+        self.data: Data = load_data(config) if data is None else data
+        for group in ("data", "condition"):
+            if "path" in (config.get(group) or {}):  # the run will be read from other folders
+                config[group].path = str(Path(str(config[group].path)).expanduser().absolute())
         self.state_shape = self.sde.state_shape(self.data.shape)
         # Axes that the process adds to the data are channels to the network.
         lead = len(self.state_shape) - len(self.data.shape) + 1
         shape = [math.prod(self.state_shape[:lead]), *self.state_shape[lead:]]
-        config.event = {"shape": shape, "classes": self.data.classes, "std": self.data.std}
+        config.event = {
+            "shape": shape,
+            "classes": self.data.classes,
+            "std": self.data.std,
+            "condition": self.data.condition_sizes,
+        }
         self.recipe: Recipe = build(config, "train")  # may refer to the event
         torch.manual_seed(mixed(self.recipe.seed, 0))
         self.network: nn.Module = build(config, "model")
         if not isinstance(self.network, nn.Module):
             raise ValueError(f"model: expected a network, got {type(self.network).__name__}")
         self.model_of = preconditioning(config)
-        self.classes = classes_of(self.network) or 0
+        self.accepted = accepted_by(self.network) or AcceptedCondition()
         self._check_fit()
         self.accelerator: Accelerator = accelerator_on(name, self.recipe.mixed_precision)
         processes = self.accelerator.num_processes
@@ -125,10 +134,7 @@ class Trainer:
             raise ValueError(f"train.loss: {error}") from error
         if not bool(loss.isfinite().all()):
             raise ValueError(f"train.loss: expected a finite loss of samples that are all 0, got {loss.tolist()}")
-        if self.classes and self.data.train_labels is None:
-            raise ValueError(f"model.classes: the data set {self.data.name} has no labels; set model.classes=0")
-        if 0 < self.classes < self.data.classes:
-            raise ValueError(f"model.classes={self.classes}: the data set {self.data.name} has {self.data.classes}")
+        require_fitting(self.accepted, self.data)
 
     def new_run(self) -> Run:
         """The run folder, the same one in every process.
@@ -169,7 +175,9 @@ class Trainer:
         network, optimizer = accelerator.prepare(self.network, self.optimizer)
         model = self.model_of(network, self.sde, self.data.std)
         source: Source = self.data
-        batches = Batches(source, self.data.units, self.state_shape, self.classes, recipe, accelerator.device)
+        conditions = self.data.conditions
+        moments = None if conditions is None else conditions.card.moments
+        batches = Batches(source, self.data.units, self.state_shape, self.accepted, recipe, accelerator.device, moments)
         losses: list[Tensor] = []
         with Journal(run, state.step, recipe.steps, accelerator.is_main_process) as journal, signals_held() as pending:
             while state.step < recipe.steps:
@@ -217,8 +225,8 @@ class Trainer:
         seed_device(accelerator.device, mixed(recipe.seed, 3, number, process))  # for dropout
         for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
             group["lr"] = rate * recipe.rate(number)
-        x0, u, noise, label, weight = batch.share(process, accelerator.num_processes)
-        each = recipe.loss(model, x0, u, noise, label)
+        x0, u, noise, condition, weight = batch.share(process, accelerator.num_processes)
+        each = recipe.loss(model, x0, u, noise, condition)
         loss = each.mean() if weight is None else (weight * each).mean()
         accelerator.backward(loss)
         if recipe.clip is not None:

@@ -94,14 +94,14 @@ def test_each_sample_has_the_density_given_its_own_vector() -> None:
 
 
 def test_the_likelihood_given_a_vector_is_that_of_the_conditional_density() -> None:
-    """log p(a | b) by the flow, against the normal density, within the error that the likelihood states."""
+    """log p(a | b) by the flow, against the normal density, within three of the stated deviations of its prior."""
     a, b = draw(3, seed=5)
     found = log_likelihood(exact_model().given(Vector(b)), a - MEAN[:2], method="adaptive", probes="exact")
     for i in range(3):
         mean, covariance = conditional(b[i])
         density = GaussianMixture((mean - MEAN[:2])[None], covariance[None], sde=VP())
         exact = float(density.log_prob(a[i : i + 1] - MEAN[:2], found.eps))
-        assert abs(float(found.log_prob[i]) - exact) < 2e-4 + float(found.prior_error[i])
+        assert abs(float(found.log_prob[i]) - exact) < 2e-4 + 3 * float(found.prior_error[i])
 
 
 def test_a_large_mean_leaves_the_digits_of_a_condition() -> None:
@@ -184,7 +184,7 @@ def test_a_missing_number_is_not_a_zero(kind: str) -> None:
     for number in (NAN, 0.0, 1.3):
         value = condition.value.clone()
         value[:, 0] = number
-        answers.append(model.given(type(condition)(value)).denoise(x, torch.tensor(0.5, dtype=D)))
+        answers.append(model.given(type(condition)(value)).denoise(x, torch.tensor(0.5, dtype=D)).detach())
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert float((answers[i] - answers[j]).abs().max()) > 1e-4
     assert all(bool(answer.isfinite().all()) for answer in answers)

@@ -50,7 +50,13 @@ def samples(
     return _clouds(clouds, labels, names) if len(labels) == 2 else _pairs(clouds, labels, names)
 
 
-def by_class(generated: Tensor, labels: Tensor, names: Sequence[str], most: int = 10) -> Figure:
+def by_class(
+    generated: Tensor,
+    labels: Tensor,
+    names: Sequence[str],
+    most: int = 10,
+    title: str = "generated, a row for each class",
+) -> Figure:
     """Generated pictures in rows, one row for each class, with its name before it.
 
     Args:
@@ -58,6 +64,7 @@ def by_class(generated: Tensor, labels: Tensor, names: Sequence[str], most: int 
         labels: the class of each picture, `[n]`.
         names: of the classes 0, 1, …
         most: pictures in a row at most.
+        title: of the figure.
     """
     present = labels.unique().tolist()
     rows = [generated[labels == label][:most] for label in present]
@@ -69,7 +76,7 @@ def by_class(generated: Tensor, labels: Tensor, names: Sequence[str], most: int 
     size = (left + wide + 18, top + height + 18)
     axes = figure.add_axes((left / size[0], 18 / size[1], wide / size[0], height / size[1]))
     axes.imshow(grid, interpolation="none", aspect="auto")
-    axes.set_title("generated, a row for each class", fontsize=13)
+    axes.set_title(title, fontsize=13)
     middles = [(k + 0.5) * height / len(rows) - 0.5 for k in range(len(rows))]
     axes.set_yticks(middles, [names[label] for label in present], fontsize=11)
     axes.set_xticks([])
