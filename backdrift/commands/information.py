@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 from backdrift.evaluation import figures
 from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.information_curves import evaluations, information_curves
+from backdrift.evaluation.scored_condition import in_a_name, model_scoring, rows_of_class, said
 from backdrift.runs.device import device_named
-from backdrift.runs.output import chosen, new_folder
+from backdrift.runs.output import new_folder
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
@@ -20,26 +21,31 @@ from backdrift.runs.unfinished import Unfinished
 def main(config: DictConfig) -> None:
     """Write `information.csv` and `information.png` into a new folder of the run.
 
+    With `label` the model is given a class, and is measured on samples of that class, or given each sample's own.
+
     Raises:
         ValueError: if some values are not finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
     device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
-    data, model = run.data(), run.gaussian_model(config.weights, device)
-    values, _ = chosen(config, data)
+    data, trained = run.data(), run.gaussian_model(config.weights, device)
+    values, labels = rows_of_class(config, data, trained)
+    model = model_scoring(trained, run.card, config.label, labels, len(values))
+    classes = None if config.label is None else labels
     integrals = {name: config[name] for name in ("levels", "strata", "draws")}
     integrator = f"I-MMSE, {', '.join(f'{name} {value}' for name, value in integrals.items())}"
-    provenance = Provenance.now(run, integrator, config.seed, config.weights)
-    kept = Unfinished.of(run, "information", provenance, config, model, values)
+    provenance = Provenance.now(run, integrator, config.seed, config.weights, said(config.label))
+    kept = Unfinished.of(run, "information", provenance, config, trained, values)
     total = len(values) * evaluations(**integrals)
     with kept.interruptible(), Progress("information", total, "evaluation") as progress:
         work = Batchwise(progress, kept, stages=True)
-        curves = information_curves(model, data, values, **integrals, seed=config.seed, work=work)
+        curves = information_curves(model, data, values, classes, **integrals, seed=config.seed, work=work)
     if not all(math.isfinite(e.value) for e in (curves.entropy, *curves.mmse, *curves.information)):
         raise ValueError("information: some values are NaN or infinite")
-    with new_folder(run, f"information-{config.split}", config, provenance) as folder:
+    with new_folder(run, f"information-{config.split}{in_a_name(config.label)}", config, provenance) as folder:
         with folder.new("information.csv") as file:
             curves.save(file, provenance)
         folder.save_figure("information.png", figures.information(curves))
     kept.discard()
-    print(f"{config.split} set: {curves}", folder, sep="\n")
+    given = "" if config.label is None else f" given {said(config.label)}"
+    print(f"{config.split} set{given}: {curves}", folder, sep="\n")

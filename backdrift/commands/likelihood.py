@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from backdrift.data.views import readable_data
 from backdrift.evaluation import figures
 from backdrift.evaluation.batchwise import Batchwise
+from backdrift.evaluation.class_posterior import classify, log_frequencies
+from backdrift.evaluation.conditioning import EVERY
+from backdrift.evaluation.scored_condition import in_a_name, model_scoring, require_classes, said
 from backdrift.evaluation.scoring import STAGE, collected, score
-from backdrift.runs.configuration import blamed
+from backdrift.runs.configuration import blamed, one_line
 from backdrift.runs.device import device_named
 from backdrift.runs.output import new_folder
 from backdrift.runs.progress import Progress
@@ -24,24 +28,29 @@ from backdrift.runs.unfinished import Unfinished
 def main(config: DictConfig) -> None:
     """Write `likelihood.csv`, `histogram.png` and `extremes.png` into a new folder of the run.
 
-    After an interruption the rows that are scored are in a table of their own, and the same command goes on.
+    With `label` the likelihoods are those given a class, or given each sample's own. With `label=all` the probability
+    of each class is found by Bayes' rule, see `class_probabilities`. After an interruption the rows that are scored are
+    in a table of their own, and the same command goes on.
 
     Raises:
-        ValueError: if some log-likelihoods are not finite.
+        ValueError: if there is no such class, or some log-likelihoods are not finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
+    if config.label == EVERY:
+        class_probabilities(config)
+        return
     device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
-    rows, model, card = rows_to_score(config, run), run.model(config.weights, device), run.card
+    rows, trained, card = rows_to_score(config, run), run.model(config.weights, device), run.card
     values = rows.values
-    settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
-    integrator = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
-    provenance = Provenance.now(run, integrator, settings.get("seed", 0), config.weights)
-    kept = Unfinished.of(run, "likelihood", provenance, config, model, values)
+    model = model_scoring(trained, card, config.label, rows.labels, len(values))
+    settings = _settings(config)
+    provenance = Provenance.now(run, _in_words(settings), settings["seed"], config.weights, said(config.label))
+    kept = Unfinished.of(run, "likelihood", provenance, config, trained, values)
 
     def write_part(folder: Path) -> str:
         done = kept.finished(STAGE)
         assert done is not None
-        scores = collected(done, card.units, {"seed": 0, **settings})
+        scores = collected(done, card.units, settings)
         part = provenance.of_part(len(scores.log_prob), len(values))
         scores.save(folder / "likelihood.csv", rows.labels, card.classes, part, rows.places)
         return f"{part.rows} rows are scored in {folder / 'likelihood.csv'}"
@@ -55,10 +64,12 @@ def main(config: DictConfig) -> None:
     if broken:
         raise ValueError(f"likelihood: {broken} of {len(values)} values are NaN or infinite; increase likelihood.steps")
 
-    with new_folder(run, rows.stem, config, provenance) as folder:
+    stem = rows.stem.replace("likelihood", f"likelihood{in_a_name(config.label)}", 1)
+    with new_folder(run, stem, config, provenance) as folder:
         with folder.new("likelihood.csv") as file:
             scores.save(file, rows.labels, card.classes, provenance, rows.places)
-        print(f"{rows.name}: {scores}")
+        given = "" if config.label is None else f" given {said(config.label)}"
+        print(f"{rows.name}{given}: {scores}")
         drawn = figures.likelihood_histogram({rows.name: scores.values}, scores.unit)
         folder.save_figure("histogram.png", drawn)
         most_is, shown = "high" if card.units.levels is None else "low", readable_data(card.units, values)
@@ -66,3 +77,69 @@ def main(config: DictConfig) -> None:
         folder.save_figure("extremes.png", drawn)
     kept.discard()
     print(folder)
+
+
+def class_probabilities(config: DictConfig) -> None:
+    """Write log p(class | x) of each row as `class_posterior.csv`, and `confusion.png` where the rows have labels.
+
+    Raises:
+        ValueError: if the network has no classes, or some log-probabilities are not finite.
+        KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
+    """
+    device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
+    rows, model, card = rows_to_score(config, run), run.model(config.weights, device), run.card
+    classes = require_classes(model, config.label)
+    names = card.classes or tuple(map(str, range(classes)))
+    log_prior = _log_prior(config, run, classes)
+    by = config.classes.by or ("flow" if card.units.dim <= 8 else "errors")
+    chosen: dict[str, Any] = {"by": by, "draws": config.classes.draws}
+    settings = _settings(config)
+    chosen |= settings if by == "flow" else {"strata": config.classes.strata, "seed": settings["seed"]}
+    solver = f"class posterior, {_in_words(chosen)}, prior {config.classes.prior}"
+    provenance = Provenance.now(run, solver, settings["seed"], config.weights, said(config.label))
+    kept = Unfinished.of(run, "likelihood", provenance, config, model, rows.values, log_prior)
+    with kept.interruptible(), Progress("likelihood", len(rows.values)) as progress:
+        work = Batchwise(progress, kept)
+        try:
+            found = classify(model, card.units, rows.values, log_prior, names, rows.labels, work=work, **chosen)
+        except (TypeError, ValueError) as error:
+            raise blamed(config, "likelihood", error) from error
+    if bool(found.posterior.log_prob.isnan().any()):
+        raise ValueError(f"likelihood: some of the {len(rows.values)} rows have no probabilities; they are NaN")
+    with new_folder(run, rows.stem.replace("likelihood", "classes", 1), config, provenance) as folder:
+        with folder.new("class_posterior.csv") as file:
+            found.save(file, provenance, rows.places)
+        if rows.labels is not None:
+            folder.save_figure("confusion.png", figures.confusion(found.confusion(), names))
+        print(f"{rows.name}: {found}")
+    kept.discard()
+    print(folder)
+
+
+def _log_prior(config: DictConfig, run: Run, classes: int) -> torch.Tensor:
+    """log p(class), `[classes]`: the shares of the classes in the training set, or equal ones.
+
+    Raises:
+        ValueError: if the shares are asked for, and the data set is not there or has no labels.
+    """
+    if config.classes.prior == "equal":
+        return torch.full((classes,), 1 / classes, dtype=torch.float64).log()
+    try:
+        labels = run.data().train_labels
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"classes.prior=data: the run's data set is not there ({one_line(error)}); classes.prior=equal needs none"
+        ) from error
+    if labels is None:
+        raise ValueError("classes.prior=data: the run's data set has no labels; classes.prior=equal needs none")
+    return log_frequencies(labels, classes)
+
+
+def _settings(config: DictConfig) -> dict[str, Any]:
+    """The keys of `likelihood`, with the seed."""
+    settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
+    return {"seed": 0, **settings}
+
+
+def _in_words(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from backdrift.evaluation.conditioning import EVERY, conditioned
+from backdrift.evaluation.scored_condition import in_a_name, require_classes, said
 from backdrift.runs.atomic import write_text
 from backdrift.runs.configuration import build
 from backdrift.runs.device import device_named
@@ -17,13 +20,17 @@ from backdrift.runs.naming import numbered
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
-from backdrift.solvers import NonStationary, TableSolver, Tuned, tune
+from backdrift.solvers import Denoises, NonStationary, TableSolver, Tuned, tune
+from backdrift.solvers.model import select
 
 Solvers = TableSolver | NonStationary
 
 
 def main(config: DictConfig) -> None:
     """Write the tuned solver as `<run>/conf/solver/tuned_<nfe>.yaml`, an option like any other.
+
+    With `label` and `guidance` it is fitted to the model given a class, or to all classes in turn, and guided. The name
+    of the file then says so.
 
     After an interruption the best solver so far is in `tuned_<nfe>_unfinished.yaml`.
 
@@ -33,15 +40,34 @@ def main(config: DictConfig) -> None:
     device, run = device_named(config.device), Run.open(config.run, config.trust)
     start = _start(config)
     begins = "fitted from the best of the Adams family" if start is None else f"fitted from {start}"
-    provenance = Provenance.now(run, begins, config.seed, config.weights)
+    provenance = Provenance.now(run, begins, config.seed, config.weights, said(config.label, config.guidance))
     folder = run.path / "conf" / "solver"
     tuned = _tune(config, run, device, start, folder, provenance)
     how = f"batch {tuned.batch}, {tuned.iterations} iterations, seed {tuned.seed}"
     header = "".join(f"# {line}\n" for line in (*str(tuned).split("; "), how))
-    path = _write(tuned.solver, folder, f"tuned_{tuned.nfe}", header + provenance.comment())
+    path = _write(tuned.solver, folder, _stem(config), header + provenance.comment())
     own = str(folder.parent)
-    command = shlex.join(["backdrift", "sample", f"run={run.path}", "--config-dir", own, f"solver={path.stem}"])
+    given = () if config.label is None else (f"label={config.label}", f"guidance={config.guidance:g}")
+    command = shlex.join(["backdrift", "sample", f"run={run.path}", "--config-dir", own, f"solver={path.stem}", *given])
     print(f"{tuned}\n{path}\n{command}")
+
+
+def _stem(config: DictConfig) -> str:
+    """The name of the solver: its evaluations, and the class and the guidance where there are any."""
+    return f"tuned_{config.solver.nfe}{in_a_name(config.label, config.guidance, '_')}"
+
+
+def _model(config: DictConfig, run: Run, device: torch.device) -> Denoises:
+    """The model for the three sets of trajectories that a fit takes: to fit on, to choose by and to measure on."""
+    trained, trajectories = run.gaussian_model(config.weights, device), 3 * config.batch
+    if config.label != EVERY:
+        model: Denoises = conditioned(trained, run.card, config.label, config.guidance, trajectories).model
+        return model
+    classes = require_classes(trained, EVERY)
+    each = math.ceil(trajectories / classes)
+    every = conditioned(trained, run.card, EVERY, config.guidance, each).model
+    order = torch.arange(trajectories)
+    return select(every, order % classes * each + order // classes)
 
 
 def _start(config: DictConfig) -> TableSolver | None:
@@ -73,7 +99,7 @@ def _tune(
 
         try:
             return tune(
-                run.gaussian_model(config.weights, device),
+                _model(config, run, device),
                 start,
                 config.solver.nfe,
                 shape=run.card.units.shape,
@@ -89,7 +115,7 @@ def _tune(
             if best is not None:
                 done, total, solver = best
                 header = f"# unfinished: the best solver after {done} of {total} iterations\n" + provenance.comment()
-                path = _write(solver, folder, f"tuned_{config.solver.nfe}_unfinished", header)
+                path = _write(solver, folder, f"{_stem(config)}_unfinished", header)
                 said = f"interrupted; the best solver after {done} of {total} iterations is kept in {path}"
             raise type(interrupt)(said) from interrupt
 

@@ -97,10 +97,19 @@ class Sample(OfRun):
     solver: Group
 
 
+class ClassProbabilities(TypedDict):
+    by: Literal["flow", "errors"] | None
+    strata: Annotated[int, Range(least=1, most=10_000)]
+    draws: Annotated[int, Range(least=2, most=10_000)]
+    prior: Literal["data", "equal"]
+
+
 class Likelihood(OfRun):
     split: Split
     n: Several | None
     weights: Weights
+    label: NonNegativeCount | Text | None
+    classes: ClassProbabilities
 
 
 class Restore(OfRun):
@@ -120,6 +129,7 @@ class InformationCurves(OfRun):
     split: Split
     n: Several | None
     weights: Weights
+    label: NonNegativeCount | Text | None
     levels: Annotated[int, Range(least=1, most=10_000)]
     strata: Annotated[int, Range(least=1, most=10_000)]
     draws: Annotated[int, Range(least=2, most=10_000)]
@@ -139,6 +149,8 @@ class Tune(OfRun):
     reference_steps: Annotated[int, Range(least=1, most=100_000)]
     seed: Seed
     weights: Weights
+    label: NonNegativeCount | Text | None
+    guidance: Annotated[float, Range()]
 
 
 class Runs(TypedDict):

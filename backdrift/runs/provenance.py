@@ -29,6 +29,7 @@ class Provenance:
         weights: the checkpoint, and whether the average (ema) or the weights as trained (model); or None.
         solver: what the result was computed with.
         seed: of its random numbers, or None where there are none.
+        condition: what the model was given, such as "class 3, guidance 2", or None for nothing.
         rows: "512 of 10000" where an interruption left a part of the rows, or None for all.
         backdrift: the version of this package.
     """
@@ -38,11 +39,19 @@ class Provenance:
     weights: str | None
     solver: str
     seed: int | None
+    condition: str | None = None
     rows: str | None = None
     backdrift: str = __version__
 
     @classmethod
-    def now(cls, run: Run | None, solver: object, seed: int | None, weights: str | None = None) -> Provenance:
+    def now(
+        cls,
+        run: Run | None,
+        solver: object,
+        seed: int | None,
+        weights: str | None = None,
+        condition: str | None = None,
+    ) -> Provenance:
         """That of the command which is being carried out.
 
         Args:
@@ -50,10 +59,11 @@ class Provenance:
             solver: its text in one line is kept.
             seed: of the random numbers.
             weights: "ema" or "model" of the newest checkpoint, or None for a run without a model.
+            condition: what the model was given, or None.
         """
         used = f"{run.latest_checkpoint().path.name}, {weights}" if run is not None and weights is not None else None
         path = None if run is None else str(run.path)
-        return cls(command_line(), path, used, " ".join(str(solver).split()), seed)
+        return cls(command_line(), path, used, " ".join(str(solver).split()), seed, condition)
 
     def of_part(self, done: int, total: int) -> Provenance:
         """The same for a file that holds a part of the rows."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backdrift.solvers.model import Denoises, denoiser_of, place_of, prior_of
+from backdrift.solvers.model import Denoises, denoiser_of, place_of, prior_of, select
 from backdrift.solvers.noise import PRIOR, Noise
 from backdrift.solvers.solver import Solver
 from backdrift.solvers.tables.runge_kutta import RungeKutta
@@ -23,7 +23,8 @@ class Reference:
     chosen one.
 
     Attributes:
-        model: the model that defines the flow.
+        model: the model that defines the flow. One that holds something for each sample, such as a label, holds it for
+            all `3 batch` trajectories.
         x: the starting points, `[3 batch, ...]`.
         exact: the end points, `[3 batch, ...]`, from a Runge-Kutta method of order 4 with many steps.
         batch: the number of trajectories in each part.
@@ -59,16 +60,21 @@ class Reference:
         """The indices of the trajectories of part 0, 1 or 2."""
         return slice(number * self.batch, (number + 1) * self.batch)
 
+    def model_of(self, number: int) -> Denoises:
+        """The model for the trajectories of part 0, 1 or 2."""
+        part = self.part(number)
+        return select(self.model, torch.arange(part.start, part.stop, device=self.x.device))
+
     def distance(self, solver: Solver, number: int) -> Tensor:
         """The distance between the solver's end points and the exact ones on a part, root mean square, `[batch]`."""
         part = self.part(number)
         with torch.no_grad():
-            return rms(solver.solve(self.model, self.x[part]) - self.exact[part])
+            return rms(solver.solve(self.model_of(number), self.x[part]) - self.exact[part])
 
     def loss(self, table: Table) -> Tensor:
         """The mean logarithm of the distance on the first part, differentiable in the table's coefficients."""
         part = self.part(0)
-        ends = differentiably(table, denoiser_of(self.model), self.x[part])
+        ends = differentiably(table, denoiser_of(self.model_of(0)), self.x[part])
         return rms(ends - self.exact[part]).log().mean()
 
     def score(self, solver: Solver) -> float:

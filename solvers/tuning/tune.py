@@ -103,7 +103,8 @@ def tune(
     on other trajectories than those they were made on, and a fit is kept only if it is better there than its start.
 
     Args:
-        model: a model with `sde` and `denoise(x, t)`, which must be differentiable in x and t.
+        model: a model with `sde` and `denoise(x, t)`, which must be differentiable in x and t. One that holds something
+            for each sample, such as a label, holds it for `3 batch` trajectories.
         solver: a deterministic table solver. By default the best of `candidates` is taken.
         nfe: the number of evaluations per sample.
         shape: the shape of one sample.

@@ -5,6 +5,7 @@ Every function takes data in the units that a person reads: images as `[n, chann
 of pyplot is touched; save a figure with `figure.savefig(path)`.
 """
 
+from backdrift.evaluation.figures.confusion import confusion
 from backdrift.evaluation.figures.information import information
 from backdrift.evaluation.figures.likelihood import likelihood_histogram, most_and_least_likely
 from backdrift.evaluation.figures.loss import loss_curve
@@ -13,6 +14,7 @@ from backdrift.evaluation.figures.trajectory import trajectory
 
 __all__ = [
     "by_class",
+    "confusion",
     "information",
     "likelihood_histogram",
     "loss_curve",

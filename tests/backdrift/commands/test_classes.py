@@ -9,68 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import trained
-from torch import Tensor, nn
+from clusters import CENTRES, STD, run_on_clusters
+from torch import Tensor
 
 from backdrift.cli import main
-from backdrift.models import Denoiser
 from backdrift.runs.run import Run
-
-CENTRES = torch.tensor([[-1.0, 0.5], [1.2, 0.0], [0.0, -1.0]])
-"""Of the classes, in the model's units, in which the network knows them."""
-
-STD = 0.2
-
-
-class Conditioning(nn.Module):
-    classes = 3
-
-
-class Clusters(nn.Module):
-    """The exact network for three classes N(centre, STD^2 I), alone and mixed in equal parts, with data_std d.
-
-    Args:
-        data_std: d of the denoiser around it.
-    """
-
-    def __init__(self, data_std: float) -> None:
-        super().__init__()
-        self.conditioning = Conditioning()
-        self.d = nn.Parameter(torch.tensor(data_std))
-
-    def forward(self, z: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        s, d2 = (4 * c_noise).exp()[:, None], self.d**2
-        x = z * (s.square() + d2).sqrt()  # x/alpha
-        gain = STD**2 / (STD**2 + s.square())
-        each = CENTRES + gain.unsqueeze(1) * (x.unsqueeze(1) - CENTRES)
-        if label is None:
-            log = -0.5 * (x.unsqueeze(1) - CENTRES).square().sum(2) / (STD**2 + s.square())
-            denoised = (log.softmax(1).unsqueeze(2) * each).sum(1)
-        else:
-            denoised = each[torch.arange(len(z)), label.expand(len(z))]
-        total = s.square() + d2
-        return (denoised - d2 / total * x) * total.sqrt() / (s * self.d)
 
 
 @pytest.fixture
 def run(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run on a table with three named classes, whose network is replaced by the exact one."""
-    generator = np.random.default_rng(0)
-    names = ["cat", "dog", "eel"]
-    kind = np.arange(300) % 3
-    x = CENTRES.numpy()[kind] + STD * generator.standard_normal((300, 2))
-    np.savez("table.npz", x=x, y=kind, class_names=names, columns=["a", "b"])
-    made = trained(
-        *("data=array", "data.path=table.npz", "data.transform=none", "model.hidden=8", "model.depth=1"),
-        *("model.classes=3", "train.steps=1", "sde=vp"),
-    )
-
-    def model(self: Run, *_: Any, **__: Any) -> Denoiser:
-        return Denoiser(Clusters(0.9), sde, data_std=0.9).eval().requires_grad_(False)
-
-    sde = made.gaussian_model().sde
-    monkeypatch.setattr(Run, "model", model)
-    return made
+    return run_on_clusters(monkeypatch)
 
 
 def drawn(run: Run, name: str) -> tuple[Tensor, dict[str, Any]]:
