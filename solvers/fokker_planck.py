@@ -12,10 +12,12 @@ This is the flux of Scharfetter & Gummel (1969), which in one dimension is that 
 second order in h where noise matters within a cell, and upwind where it does not (z large). D_xy is diffusion along the
 diagonals, and is subtracted from that along the axes.
 
-In time, each step is the modified Patankar Runge-Kutta method of second order (Burchard, Deleersnijder & Meister 2003):
-two implicit solves with matrices whose columns sum to one and whose inverses are positive. A linear method that is
-positive at any step has order one; this one weighs the second solve by the first. The difference between the two solves
-sets the step.
+In time, each step goes along the axes and the diagonals one after the other (Strang 1968), so that all matrices are
+tridiagonal, see `benchmarks/results/fokker_planck.md`. Along each direction
+it is the modified Patankar Runge-Kutta method of second order (Burchard, Deleersnijder & Meister 2003): two implicit
+solves with matrices whose columns sum to one and whose inverses are positive. A linear method that is positive at any
+step has order one; this one weighs the second solve by the first. The difference from a step of first order sets the
+step.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array, csc_array
+from scipy.sparse import csc_array
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
@@ -34,6 +36,7 @@ from backdrift.sde import SDE
 from backdrift.sde.checks import require_choice, require_positive
 from backdrift.sde.held import tensors_of
 from backdrift.sde.process import wide
+from backdrift.solvers.lines import Lines, euler_step, matrix, split_step
 
 Ends = Literal["reflecting", "open"]
 Start = np.ndarray | Tensor | Callable[[Tensor], Tensor]
@@ -155,17 +158,14 @@ def bernoulli(z: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def generator(sde: SDE, cells: Cells, t: float, direction: int = 1) -> tuple[csc_array, np.ndarray]:
-    """The Markov chain of a process on cells: dp/dt = Q p.
+def directions(sde: SDE, cells: Cells, t: float, direction: int = 1) -> list[Lines]:
+    """The rates of the jumps along each axis, and along both diagonals where noises are correlated.
 
     Args:
         sde: the process, on states `[n, dim]`.
         cells: the cells, numbered with the last axis fastest.
         t: the time.
         direction: -1 for time that runs backwards, which turns the sign of the drift.
-
-    Returns:
-        Q, and the rates of escape through open ends, `[n]`. The columns of Q sum to minus these rates.
 
     Raises:
         ValueError: if D_xy is too large for cells of this shape, or a rate is not finite.
@@ -176,17 +176,29 @@ def generator(sde: SDE, cells: Cells, t: float, direction: int = 1) -> tuple[csc
         flat = points.reshape(-1, dim).to(device)
         return 0.5 * sde.covariance(flat, time).expand(len(flat), dim, dim).reshape(*points.shape, dim).cpu().numpy()
 
-    jumps, centre = _Jumps(cells), diffusion(cells.points())
+    found, centre = [], diffusion(cells.points())
     for axis in range(dim):
         points = cells.points(face=axis)
         drift = sde.drift(points.reshape(-1, dim).to(device), time)[:, axis].reshape(points.shape[:-1])
         flow = direction * drift.cpu().numpy()
-        jumps.along_axis(axis, flow, _along(cells, axis, diffusion(points)), _along(cells, axis, centre))
+        found.append(
+            _axis_lines(cells, axis, flow, _along(cells, axis, diffusion(points)), _along(cells, axis, centre))
+        )
     if dim == 2 and sde.noise_type != "diagonal":
-        jumps.along_diagonals(centre[..., 0, 1])
-    if not jumps.finite:
+        speed = centre[..., 0, 1] / cells.width.prod()
+        found += [_diagonal_lines(cells, speed, slant) for slant in (1, -1)]
+    if not all(lines.finite for lines in found):
         raise ValueError(f"sde: expected finite drift and diffusion within the cells, got others at t = {t:.4g}")
-    return jumps.matrix()
+    return found
+
+
+def generator(sde: SDE, cells: Cells, t: float, direction: int = 1) -> tuple[csc_array, np.ndarray]:
+    """The Markov chain of a process on cells: dp/dt = Q p. The arguments and errors are those of `directions`.
+
+    Returns:
+        Q, and the rates of escape through open ends, `[n]`. The columns of Q sum to minus these rates.
+    """
+    return matrix(directions(sde, cells, t, direction))
 
 
 def _along(cells: Cells, axis: int, d: np.ndarray) -> np.ndarray:
@@ -204,70 +216,43 @@ def _along(cells: Cells, axis: int, d: np.ndarray) -> np.ndarray:
     return np.maximum(left, 0)
 
 
-class _Jumps:
-    """The rates of all jumps between cells, gathered axis by axis.
+def _axis_lines(cells: Cells, axis: int, drift: np.ndarray, d_face: np.ndarray, d: np.ndarray) -> Lines:
+    """Jumps between neighbours along an axis, and out through its ends if they are open.
 
     Args:
         cells: the cells.
+        axis: its number.
+        drift, d_face: drift and D along the axis at the faces across it, one more along it than there are cells.
+        d: D along the axis at the centres.
     """
+    h, number = cells.width[axis], np.arange(np.prod(cells.count)).reshape(cells.count)
+    f, d_face, d, n = (np.moveaxis(values, axis, -1) for values in (drift, d_face, d, number))
+    forward, backward, escape = np.zeros((3, *n.shape))
+    inner = d_face[..., 1:-1]
+    forward[..., :-1] = _fitted(d[..., :-1], inner, f[..., 1:-1], h, h)
+    backward[..., :-1] = _fitted(d[..., 1:], inner, -f[..., 1:-1], h, h)
+    if cells.ends == "open":
+        escape[..., 0] += _fitted(d[..., 0], d_face[..., 0], -f[..., 0], h / 2, h)
+        escape[..., -1] += _fitted(d[..., -1], d_face[..., -1], f[..., -1], h / 2, h)
+    return Lines(n.ravel(), forward.ravel()[:-1], backward.ravel()[:-1], escape.ravel())
 
-    def __init__(self, cells: Cells) -> None:
-        self.cells = cells
-        self.number = np.arange(np.prod(cells.count)).reshape(cells.count)
-        self.source: list[np.ndarray] = []
-        self.target: list[np.ndarray] = []
-        self.rate: list[np.ndarray] = []
-        self.escape = np.zeros(cells.count)
 
-    def add(self, start: np.ndarray, end: np.ndarray, rate: np.ndarray) -> None:
-        """Jumps from cells to others, by their numbers."""
-        self.source.append(start.ravel())
-        self.target.append(end.ravel())
-        self.rate.append(rate.ravel())
+def _diagonal_lines(cells: Cells, speed: np.ndarray, slant: int) -> Lines:
+    """Jumps to the neighbours along one of the two diagonals, at the rate max(slant speed, 0) in both senses.
 
-    def along_axis(self, axis: int, drift: np.ndarray, d_face: np.ndarray, d: np.ndarray) -> None:
-        """Jumps between neighbours along an axis, and out through its ends if they are open.
-
-        Args:
-            axis: its number.
-            drift, d_face: drift and D along the axis at the faces across it, one more along it than there are cells.
-            d: D along the axis at the centres.
-        """
-        h = self.cells.width[axis]
-        f, d_face, d, n = (np.moveaxis(values, axis, 0) for values in (drift, d_face, d, self.number))
-        self.add(n[:-1], n[1:], _fitted(d[:-1], d_face[1:-1], f[1:-1], h, h))
-        self.add(n[1:], n[:-1], _fitted(d[1:], d_face[1:-1], -f[1:-1], h, h))
-        if self.cells.ends == "open":
-            out = np.moveaxis(self.escape, axis, 0)
-            out[0] += _fitted(d[0], d_face[0], -f[0], h / 2, h)
-            out[-1] += _fitted(d[-1], d_face[-1], f[-1], h / 2, h)
-
-    def along_diagonals(self, d_xy: np.ndarray) -> None:
-        """Jumps to the diagonal neighbours in two dimensions, by D_xy at the centres."""
-        count, number, speed = self.cells.count, self.number, d_xy / self.cells.width.prod()
-        for step in (1, -1):  # up and down each of the two diagonals
-            for slant in (1, -1):
-                i, j = np.indices(count)
-                i, j = i + step, j + slant * step
-                inside = (i >= 0) & (i < count[0]) & (j >= 0) & (j < count[1])
-                active = np.maximum(slant * speed, 0)
-                self.add(number[inside], number[i[inside], j[inside]], active[inside])
-                if self.cells.ends == "open":
-                    self.escape[~inside] += active[~inside]
-
-    @property
-    def finite(self) -> bool:
-        """Whether all rates are finite."""
-        return all(bool(np.isfinite(values).all()) for values in (*self.rate, self.escape))
-
-    def matrix(self) -> tuple[csc_array, np.ndarray]:
-        """Q, and the rates of escape, see `generator`."""
-        size, escape = self.number.size, self.escape.ravel()
-        source, target, rate = (np.concatenate(parts) for parts in (self.source, self.target, self.rate))
-        leaving = np.bincount(source, rate, size) + escape
-        every = np.arange(size)
-        entries = (np.concatenate([rate, -leaving]), (np.append(target, every), np.append(source, every)))
-        return coo_array(entries, shape=(size, size)).tocsc(), escape
+    Args:
+        cells: the cells, in two dimensions.
+        speed: D_xy over the volume of a cell, at the centres.
+        slant: 1 for the diagonal on which both coordinates rise, -1 for the other.
+    """
+    i, j = (index.ravel() for index in np.indices(cells.count))
+    line = j - slant * i
+    order = np.lexsort((i, line))
+    rate, starts = np.maximum(slant * speed, 0).ravel()[order], np.diff(line[order]) != 0
+    escape = np.zeros_like(rate)
+    if cells.ends == "open":
+        escape += rate * (np.append(True, starts).astype(float) + np.append(starts, True))
+    return Lines(order, np.where(starts, 0, rate[:-1]), np.where(starts, 0, rate[1:]), escape)
 
 
 def _fitted(d: np.ndarray, d_face: np.ndarray, f: np.ndarray, distance: float, width: float) -> np.ndarray:
@@ -319,18 +304,19 @@ def evolve(
     found, escaped, lost, steps, time_error = [p], [0.0], 0.0, 0, 0.0
     span = abs(times[-1] - times[0])
     step, now = 1e-4 * span, times[0]
-    q, escape = generator(sde, cells, now, direction)
+    rates = directions(sde, cells, now, direction)
     for end in times[1:]:
         while now != end:
             h = min(step, abs(end - now))
             last = h == abs(end - now)
             then = end if last else now + direction * h
-            q_then, escape_then = generator(sde, cells, then, direction)
-            first, second, out = patankar(p, q, q_then, escape, escape_then, h)
+            rates_then = directions(sde, cells, then, direction)
+            first = euler_step(p, rates_then, h)
+            second, out = split_step(p, rates, rates_then, h)
             error = 0.5 * np.abs(second - first).sum() * cells.volume
             factor = 0.9 * np.sqrt(tolerance / max(error, 1e-300))
             if error <= tolerance or h < 1e-12 * span:
-                p, now, q, escape = second, then, q_then, escape_then
+                p, now, rates = second, then, rates_then
                 lost, steps, time_error = lost + out * cells.volume, steps + 1, time_error + error
                 if not last or factor < 1:  # a step that an output time cut short says nothing about the next
                     step = h * min(factor, 4.0)
@@ -342,38 +328,6 @@ def evolve(
         escaped.append(lost)
     density = np.stack(found).reshape(-1, *cells.count)
     return Evolution(times, density, cells, np.array(escaped), steps, time_error)
-
-
-def patankar(
-    p: np.ndarray, q: csc_array, q_then: csc_array, escape: np.ndarray, escape_then: np.ndarray, h: float
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """One step of length h: (1 - h Q) p1 = p, then (1 - h/2 [Q diag(p/p1) + Q_then]) p2 = p.
-
-    This is MPRK22(1) of Burchard, Deleersnijder & Meister (2003), whose first stage is backward Euler. For rates that
-    do not depend on p, its weights reduce to the ratio p/p1, which is at most 1 + h |Q_jj|.
-
-    Args:
-        p: the density in the cells, `[n]`.
-        q, q_then: the generators at both ends of the step, with one pattern of entries.
-        escape, escape_then: the rates of escape at both ends, `[n]`.
-        h: length of the step.
-
-    Returns:
-        p1, p2, and the density that escapes in the step of p2.
-    """
-    p1 = solve(implicit(q, -h * q.data), p)
-    ratio = np.divide(p, p1, out=np.ones_like(p), where=p1 > 0)
-    weighted = q.data * np.repeat(ratio, np.diff(q.indptr)) + q_then.data
-    p2 = solve(implicit(q, -0.5 * h * weighted), p)
-    out = 0.5 * h * float(((escape * ratio + escape_then) * p2).sum())
-    balance = p.sum() / (p2.sum() + out)  # 1, except for the rounding of the solve, which grows with h |Q|
-    return p1, balance * p2, balance * out
-
-
-def implicit(q: csc_array, data: np.ndarray) -> csc_array:
-    """The identity plus a matrix that has the pattern of Q, which is the same at all times, and the given entries."""
-    column = np.repeat(np.arange(q.shape[0]), np.diff(q.indptr))
-    return csc_array((data + (q.indices == column), q.indices, q.indptr), shape=q.shape)
 
 
 def stationary(sde: SDE, cells: Cells, t: float = 0.0) -> np.ndarray:
