@@ -56,6 +56,7 @@ from backdrift.solvers.stochastic.torchsde_solver import TorchSDE
 from backdrift.solvers.tables.adams import Adams
 from backdrift.solvers.tables.annealed_langevin import AnnealedLangevin
 from backdrift.solvers.tables.catalogue import CATALOGUE
+from backdrift.solvers.tables.compiled import Compiled
 from backdrift.solvers.tables.ddim import DDIM, Ancestral
 from backdrift.solvers.tables.dpm_solver import DPMSolver, DPMSolverPP2M, DPMSolverPP2S, ExponentialRK3
 from backdrift.solvers.tables.euler import Euler, EulerMaruyama, ReverseDiffusion
@@ -100,6 +101,7 @@ __all__ = [
     "ChainBound",
     "ClassPosterior",
     "Chains",
+    "Compiled",
     "Corrector",
     "DPMSolver",
     "DPMSolverPP2M",

@@ -36,7 +36,7 @@ MAY_IMPORT_IN_SOLVERS: dict[str, set[str]] = {
 }
 """The same for the rooms of `solvers`. Each of them may import the files that lie beside the rooms, `BESIDE`."""
 
-BESIDE = {"confidence", "model", "noise", "philox", "quadrature", "solver"}
+BESIDE = {"compilation", "confidence", "model", "noise", "philox", "quadrature", "solver"}
 """Files in `solvers/` that every room of it may import, and that import no room."""
 
 

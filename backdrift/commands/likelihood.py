@@ -29,15 +29,15 @@ def main(config: DictConfig) -> None:
     """Write `likelihood.csv`, `histogram.png` and `extremes.png` into a new folder of the run.
 
     With `label` the likelihoods are those given a class, or given each sample's own. With `label=all` the probability
-    of each class is found by Bayes' rule, see `class_probabilities`. After an interruption the rows that are scored are
-    in a table of their own, and the same command goes on.
+    of each class is found by Bayes' rule, see `solvers.class_posterior`. After an interruption the rows that are scored
+    are in a table of their own, and the same command goes on.
 
     Raises:
         ValueError: if there is no such class, or some log-likelihoods are not finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
     if config.label == EVERY:
-        class_probabilities(config)
+        _class_probabilities(config)
         return
     device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
     rows, trained, card = rows_to_score(config, run), run.model(config.weights, device), run.card
@@ -79,7 +79,7 @@ def main(config: DictConfig) -> None:
     print(folder)
 
 
-def class_probabilities(config: DictConfig) -> None:
+def _class_probabilities(config: DictConfig) -> None:
     """Write log p(class | x) of each row as `class_posterior.csv`, and `confusion.png` where the rows have labels.
 
     Raises:
@@ -138,7 +138,7 @@ def _log_prior(config: DictConfig, run: Run, classes: int) -> torch.Tensor:
 def _settings(config: DictConfig) -> dict[str, Any]:
     """The keys of `likelihood`, with the seed."""
     settings: dict[str, Any] = OmegaConf.to_container(config.likelihood)  # type: ignore[assignment]
-    return {"seed": 0, **settings}
+    return settings | {"seed": settings.get("seed", 0)} | ({"compile": True} if config.compile else {})
 
 
 def _in_words(settings: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
 from backdrift.runs.trained_model import TrainedModel
 from backdrift.runs.unfinished import Unfinished
-from backdrift.solvers import Solver
+from backdrift.solvers import Compiled, Solver
 
 MOST_ROWS = 16
 """Conditions of which the picture shows samples."""
@@ -49,6 +49,7 @@ def main(config: DictConfig) -> None:
     """
     device, run = device_named(config.device), Run.open(config.run, config.trust)
     solver: Solver = build(config, "solver")
+    runner = Compiled(solver) if config.compile else solver
     units = run.card.units
     trained = run.model(config.weights, device)
     asked = _asked(config, trained, run)
@@ -67,7 +68,7 @@ def main(config: DictConfig) -> None:
     began = time.perf_counter()
     with kept.interruptible(write_part), Progress("sample", n) as progress:
         try:
-            x = draw(model, solver, units.shape, n, config.seed, Batchwise(progress, kept))
+            x = draw(model, runner, units.shape, n, config.seed, Batchwise(progress, kept))
         except ValueError as error:
             raise blamed(config, "solver", error) from error
     seconds = time.perf_counter() - began

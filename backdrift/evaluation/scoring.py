@@ -154,6 +154,10 @@ def score(
     Raises:
         ValueError, TypeError: as these functions do.
     """
+    if settings.get("compile") and model.sde.has_velocity:
+        raise ValueError(
+            "compile: expected false for a process with velocities, whose likelihood is not compiled, got true"
+        )
     x = units.to_model(values, torch.Generator().manual_seed(seed)).to(*place_of(model))
     log_density = density_of(model.sde)
 

@@ -88,6 +88,7 @@ class Resume(OfRun):
 
 
 class Sample(OfRun):
+    compile: bool
     condition: Group
     n: Draws
     label: NonNegativeCount | Text | None
@@ -105,6 +106,7 @@ class ClassProbabilities(TypedDict):
 
 
 class Likelihood(OfRun):
+    compile: bool
     split: Split
     n: Several | None
     weights: Weights

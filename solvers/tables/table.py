@@ -202,24 +202,56 @@ def execute(
         ValueError: if the table is stochastic and no `noise` is given.
     """
     rows = table.numbers().rows if on_step is not None else merged(table.numbers().rows)
-    times = iter(sent([row.at for row in rows if row.at is not None], x))
     ends = iter(sent([row.to for row in rows if row.ends], x) if on_step is not None else ())
-    means = [len(row.weights) == 1 and abs(row.carry + row.weights[0] - 1) < 1e-15 for row in rows]
-    # Multiplying by a 0-d tensor takes half the time of multiplying by a number.
-    factors = iter(sent([row.carry for row, mean in zip(rows, means, strict=True) if not mean], x))
+    follow = None if on_step is None else lambda x, step=on_step: step(x, next(ends))
+    return run(rows, sent(factors_of(rows), x), denoise, x, noise, follow)
+
+
+def factors_of(rows: Sequence[Row]) -> list[float]:
+    """The numbers of the rows that `run` takes as tensors: the times of the evaluations, then the carries.
+
+    Multiplying by a 0-d tensor takes half the time of multiplying by a number. A row that `is_mean` needs no carry.
+    """
+    return [row.at for row in rows if row.at is not None] + [row.carry for row in rows if not is_mean(row)]
+
+
+def is_mean(row: Row) -> bool:
+    """Whether x' is on the line between x_base and the only value, so that one `lerp` gives it."""
+    return len(row.weights) == 1 and abs(row.carry + row.weights[0] - 1) < 1e-15
+
+
+def run(
+    rows: Sequence[Row],
+    factors: Sequence[Tensor],
+    denoise: Denoise,
+    x: Tensor,
+    noise: Callable[[], Tensor] | None = None,
+    follow: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The loop of `execute`. Nothing is sent to the device inside, so that it can be captured as one graph.
+
+    Args:
+        rows: with plain numbers as coefficients.
+        factors: `factors_of(rows)` as 0-d tensors like `x`, see `sent`.
+        denoise, x, noise: see `execute`.
+        follow: called with the state after each row that is not a stage. It returns the state to continue from.
+    """
+    evaluations = sum([row.at is not None for row in rows])
+    times, carries = iter(factors[:evaluations]), iter(factors[evaluations:])
     # torch.compile turns this loop into one graph, but it cannot take max() of a generator, so these are lists.
     states = deque([x], maxlen=1 + max([0, *[row.base for row in rows]]))
     values: deque[Tensor] = deque(maxlen=max([1, *[len(row.weights) for row in rows]]))
-    for (_, carry, weights, at, slope, base, std, kind), mean in zip(rows, means, strict=True):
+    for row in rows:
+        _, carry, weights, at, slope, base, std, kind = row
         if at is not None:
             value = denoise(x, next(times))
             values.appendleft(torch.add(value, x, alpha=slope) if slope else value)
         # carry x_base + sum_j weights_j P_j + std z, in as few passes over the data as torch allows.
         total = states[-1 - base]
-        if mean:
+        if is_mean(row):
             total, fresh = torch.lerp(total, values[0], weights[0]), True
         else:
-            factor = next(factors)
+            factor = next(carries)
             fresh = carry != 1  # whether `total` may be written to
             if fresh:
                 total = total * factor
@@ -232,8 +264,8 @@ def execute(
                 raise ValueError("noise: this table is stochastic; give a source of noise")
             total = total.add_(noise(), alpha=std) if fresh else torch.add(total, noise(), alpha=std)
         x = total
-        if on_step is not None and kind != "stage":
-            x = on_step(x, next(ends))
+        if follow is not None and kind != "stage":
+            x = follow(x)
         states.append(x)
     return x
 
