@@ -5,38 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Protocol
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from backdrift.sde import GaussianSDE
 from backdrift.sde.checks import require_integer, require_number
-from backdrift.sde.twist import Joint, Twist
-from backdrift.sde.value_types import Count, OneOf, Range
+from backdrift.sde.value_types import Count, NonNegativeCount, OneOf, Range
 from backdrift.solvers.confidence import student
-from backdrift.solvers.model import Denoises, data_std_of, place_of, prior_of, select
-from backdrift.solvers.noise import ACCEPT, PATH, PRIOR, STEPS, Noise
+from backdrift.solvers.model import data_std_of, place_of, prior_of, select
+from backdrift.solvers.noise import ACCEPT, PRIOR, STEPS, Noise
+from backdrift.solvers.stochastic.particle_steps import FullStep, IsotropicStep, Step, Twists, kept
+from backdrift.solvers.stochastic.rejuvenation import Rejuvenation
 from backdrift.solvers.tables.grid import Grid, time_grid
 
 KERNELS = ("isotropic", "full")
 """What `particles` takes as the covariance of its chain's steps."""
-
-
-class Twists(Protocol):
-    """A guide: a model of p(x_0 | y) that also gives log p(y | x_t), such as `models.MMPS`."""
-
-    @property
-    def sde(self) -> GaussianSDE: ...
-
-    @property
-    def model(self) -> Denoises:
-        """The model of p(x_0)."""
-
-    def denoise(self, x: Tensor, t: Tensor, /) -> Tensor: ...
-
-    def twist(self, x: Tensor, t: Tensor, /) -> Twist:
-        """`denoised`, E[x_0 | x_t]; `guided`, E[x_0 | x_t, y]; and `log_twist`, log p(y | x_t) in nats."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +83,7 @@ def particles(
     eps: float | None = None,
     threshold: Annotated[float, Range(least=0, most=1)] = 0.5,
     kernel: Annotated[str, OneOf(KERNELS)] = "isotropic",
+    moves: NonNegativeCount = 0,
     measure_discretisation: bool = False,
     seed: int = 0,
     first: int = 0,
@@ -123,10 +108,10 @@ def particles(
     Each run of each observation has its own particles and random numbers, so that an observation gives the same alone
     and among others.
 
-    Cost: (steps + 1) evaluations of `guide.twist` for each particle, and steps evaluations of the unguided model for
-    each of `PILOTS` states. With kernel="full" it is (steps + 1) evaluations of `guide.joint`, which take d products
-    with the Jacobian for samples of d components, in place of m; memory grows as d^2 and time as d^3. There are no
-    pilots.
+    Cost: (steps + 1) evaluations of `guide.twist` for each particle, moves * steps more with moves, and steps
+    evaluations of the unguided model for each of `PILOTS` states. With kernel="full" it is as many evaluations of
+    `guide.joint`, which take d products with the Jacobian for samples of d components, in place of m; memory grows as
+    d^2 and time as d^3. There are no pilots.
 
     Main arguments:
         guide: a model conditioned on a measurement, with `twist(x, t)`. Its measurement may hold one value for all, or
@@ -143,6 +128,8 @@ def particles(
         eps: end time; the process's own by default.
         kernel: "isotropic" or "full", the covariance of the chain's steps. "full" needs a guide with `joint(x, t)`.
         threshold: share of the particles; 0 never resamples, 1 does so at every step.
+        moves: Metropolis steps that move each particle after a step of the chain, given its ancestor. They part the
+            copies that resampling made, and leave the evidence unbiased.
         measure_discretisation: whether to run again with twice the steps, which costs twice as much again.
         first: index of the first observation, where these are a part of more.
 
@@ -158,6 +145,7 @@ def particles(
     for name, value, least in (("observations", observations, 1), ("particles", particles, 2), ("runs", runs, 2)):
         require_integer(name, value, least)
     require_integer("steps", steps, 1)
+    require_integer("moves", moves, 0)
     require_number("threshold", threshold, least=0, most=1)
     if kernel not in KERNELS:
         raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, got {kernel!r}")
@@ -165,7 +153,7 @@ def particles(
         raise TypeError(f"guide: kernel='full' expects a model with joint(x, t), got {type(guide).__name__}")
     sde = guide.sde
     times = time_grid(grid, sde, steps, sde.eps if eps is None else eps, data_std_of(guide))
-    chain = _Chain(guide, tuple(shape), observations, runs, particles, threshold, kernel, seed, first)
+    chain = _Chain(guide, tuple(shape), observations, runs, particles, threshold, kernel, moves, seed, first)
     x, log_weights, log_means = chain.run(times)
     each = log_means.reshape(observations, runs)
     evidence = each.logsumexp(1) - math.log(runs)
@@ -182,154 +170,10 @@ def particles(
         standard_error=ratio.std(1) / math.sqrt(runs),
         effective_sample_size=1 / (2 * log_weights).logsumexp(1).exp(),
         discretisation=finer,
-        nfe=(steps + 1) * (3 if measure_discretisation else 1),
+        nfe=sum(k + 1 + moves * k for k in ((steps, 2 * steps) if measure_discretisation else (steps,))),
         runs=runs,
         seed=seed,
     )
-
-
-PILOTS = 256
-"""States that `kernel_variances` follows."""
-
-
-def kernel_variances(model: Denoises, shape: tuple[int, ...], times: Tensor) -> Tensor:
-    r"""The variances v of the steps x_t to x_s that fit the reverse process best, `[steps]` in float64,
-
-    .. math:: v = \sigma^2_{s|t} + b^2 \bar V, \qquad \bar V = (\sigma/\alpha)^2 (1 - \sigma^2 E|s(x_t)|^2/d)
-
-    (Bao et al. 2022, theorem 1). sigma_{s|t} is the deviation of x_s given x_t and x_0, b is the weight of x_0 in its
-    mean, and V the mean variance of a component of x_0 given x_t. The mean of the squared score is over states that go
-    through the chain themselves.
-
-    Args:
-        model: the model of p(x_0).
-        shape: of one sample.
-        times: of the chain, which fall.
-    """
-    device, dtype = place_of(model)
-    noise = Noise(0, (PILOTS, *shape), stream=PATH, dtype=dtype, device=device)
-    sde, variances = model.sde, []
-    x = prior_of(model).from_noise(noise())
-    for t, s in pairwise(times):
-        alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
-        denoised = model.denoise(x, t.to(x))
-        square = float(((alpha * denoised - x) / sigma).double().square().mean())  # sigma^2 |s|^2/d
-        mean, std = sde.bridge(x, denoised, s.to(x), t.to(x))
-        b = float(sde.bridge(torch.zeros(1, 1), torch.ones(1, 1), s, t)[0])
-        variances.append(float(std) ** 2 + b**2 * (sigma / alpha) ** 2 * max(0.0, 1 - square))
-        x = mean + math.sqrt(variances[-1]) * noise()
-    return torch.tensor(variances, dtype=torch.float64, device="cpu")
-
-
-class _Step(Protocol):
-    """A step of the chain with its weight: a kernel and its proposal."""
-
-    def look(self, x: Tensor, t: Tensor) -> Any:
-        """What the guide says at x, a named tuple with an entry for each particle."""
-
-    def log_twist(self, at: Any) -> Tensor:
-        """log p(y | x_t), `[batch]`."""
-
-    def guided(self, at: Any) -> Tensor:
-        """E[x_0 | x_t, y], shaped like x."""
-
-    def __call__(self, x: Tensor, at: Any, t: Tensor, s: Tensor, kick: Noise) -> tuple[Tensor, Any, Tensor]:
-        """x_s, what the guide says there, and the change of the log-weight, `[batch]`."""
-
-
-class _IsotropicStep:
-    """Kernels N(mu(x, D), v I), with proposals N(mu(x, D_y), v I)."""
-
-    def __init__(self, guide: Twists, shape: tuple[int, ...], times: Tensor) -> None:
-        self.guide = guide
-        stds = kernel_variances(guide.model, shape, times).sqrt()
-        self.stds = dict(zip(times[:-1].tolist(), stds.tolist(), strict=True))
-
-    def look(self, x: Tensor, t: Tensor) -> Twist:
-        return self.guide.twist(x, t.to(x))
-
-    def log_twist(self, at: Twist) -> Tensor:
-        return at.log_twist
-
-    def guided(self, at: Twist) -> Tensor:
-        return at.guided
-
-    def __call__(self, x: Tensor, at: Twist, t: Tensor, s: Tensor, kick: Noise) -> tuple[Tensor, Twist, Tensor]:
-        sde, std = self.guide.sde, self.stds[float(t)]
-        mean = sde.bridge(x, at.guided, s.to(x), t.to(x))[0]
-        plain = sde.bridge(x, at.denoised, s.to(x), t.to(x))[0]
-        z = kick()
-        x = mean + std * z
-        # log of the chain's kernel over the proposal: with delta = mean - plain, -(z . delta/std + |delta/std|^2/2)
-        delta = ((mean - plain) / std).flatten(1)
-        change = -(z.flatten(1) * delta).sum(1) - 0.5 * delta.square().sum(1)
-        new = self.look(x, s)
-        return x, new, change + new.log_twist - at.log_twist
-
-
-class _FullStep:
-    r"""Kernels N(mu(x, D), C) with C = v I + b^2 V, proposed from their posterior given y.
-
-    With (x_0, y) normal given x_t, y given x_s and x_t is N(A D + H (x_s - mu), S), with H = b A V C^{-1} and
-    S = R + A V A^T - H C H^T. The proposal is the normal density of x_s given y. By Bayes the kernel over the proposal
-    is N(y; A D, R + A V A^T) over N(y; A D + H (x_s - mu), S), whose numerator is the twist at x_t. The weight is
-    therefore the twist at x_s over the prediction of it, and has no variance where V does not depend on x.
-    """
-
-    def __init__(self, guide: Any) -> None:
-        self.guide = guide
-
-    def look(self, x: Tensor, t: Tensor) -> Joint:
-        return self.guide.joint(x, t.to(x))
-
-    def log_twist(self, at: Joint) -> Tensor:
-        return _log_normal(at.residual, _root(at.total))
-
-    def guided(self, at: Joint) -> Tensor:
-        return at.denoised + self._lifted(at.cross, at.total, at.residual).reshape(at.denoised.shape)
-
-    def __call__(self, x: Tensor, at: Joint, t: Tensor, s: Tensor, kick: Noise) -> tuple[Tensor, Joint, Tensor]:
-        sde, d = self.guide.sde, at.covariance.shape[-1]
-        plain, std = sde.bridge(x, at.denoised, s.to(x), t.to(x))
-        b = float(sde.bridge(torch.zeros(1, 1), torch.ones(1, 1), s, t)[0])
-        c = std.reshape(-1, 1, 1).square() * torch.eye(d).to(x) + b**2 * at.covariance
-        root = _root(c)
-        h = b * torch.cholesky_solve(at.cross, root).mT
-        left = _root(at.total - b * h @ at.cross)  # S = left left^T, since H C H^T = b H V A^T
-        # A draw of (x_s - mu, y) moves to the y that was seen (Matheron's rule, Wilson et al. 2021).
-        move = (root @ kick().flatten(1).unsqueeze(2)).squeeze(2)
-        seen = (h @ move.unsqueeze(2) + left @ self._noise(at, kick).unsqueeze(2)).squeeze(2)
-        move = move + self._lifted(b * at.cross, at.total, at.residual - seen)  # C H^T = b V A^T
-        predicted = _log_normal(at.residual - (h @ move.unsqueeze(2)).squeeze(2), left)
-        x = plain + move.reshape(x.shape)
-        new = self.look(x, s)
-        return x, new, self.log_twist(new) - predicted
-
-    @staticmethod
-    def _lifted(cross: Tensor, total: Tensor, residual: Tensor) -> Tensor:
-        """cross total^{-1} residual, `[batch, d]`."""
-        return (cross @ torch.cholesky_solve(residual.unsqueeze(2), _root(total))).squeeze(2)
-
-    @staticmethod
-    def _noise(at: Joint, kick: Noise) -> Tensor:
-        """Independent draws N(0, 1) for the measurement, `[batch, m]`, from as many draws for a sample as it takes."""
-        m, d = at.residual.shape[1], at.covariance.shape[-1]
-        return torch.cat([kick().flatten(1) for _ in range(-(-m // d))], 1)[:, :m]
-
-
-def _root(matrix: Tensor) -> Tensor:
-    """The Cholesky factor, for matrices whose least eigenvalue may be below 0 by rounding."""
-    size = torch.finfo(matrix.dtype).eps * matrix.shape[-1] * matrix.diagonal(dim1=-2, dim2=-1).amax(-1)
-    return torch.linalg.cholesky(
-        0.5 * (matrix + matrix.mT) + torch.diag_embed(size.unsqueeze(-1).expand(matrix.shape[:-1]))
-    )
-
-
-def _log_normal(residual: Tensor, root: Tensor) -> Tensor:
-    """log N(residual; 0, root root^T) in nats, `[batch]`."""
-    z = torch.linalg.solve_triangular(root, residual.unsqueeze(2), upper=False).squeeze(2)
-    log_det = root.diagonal(dim1=1, dim2=2).log().sum(1)
-    return -0.5 * z.square().sum(1) - log_det - 0.5 * residual.shape[1] * math.log(2 * math.pi)
 
 
 class _Chain:
@@ -344,11 +188,12 @@ class _Chain:
         particles: int,
         threshold: float,
         kernel: str,
+        moves: int,
         seed: int,
         first: int,
     ) -> None:
         self.groups, self.particles, self.threshold = observations * runs, particles, threshold
-        self.kernel = kernel
+        self.kernel, self.moves = kernel, moves
         self.shape, self.seed, self.first = shape, seed, first * runs
         owners = torch.arange(observations).repeat_interleave(runs * particles)
         self.guide: Twists = select(guide, owners)
@@ -368,16 +213,23 @@ class _Chain:
         kick = draw.sibling(tuple(draw.shape), STEPS)
         resample = Noise(self.seed, (self.groups, 1), first=self.first, stream=ACCEPT, dtype=torch.float64)
         x = prior_of(self.guide).from_noise(draw())
-        step: _Step = _FullStep(self.guide) if self.kernel == "full" else _IsotropicStep(self.guide, self.shape, times)
+        step: Step = FullStep(self.guide) if self.kernel == "full" else IsotropicStep(self.guide, self.shape, times)
         at = step.look(x, times[0])
         log_w = step.log_twist(at).reshape(self.groups, self.particles)
         log_mean = log_w.new_zeros(self.groups)
+        rejuvenation = Rejuvenation(step, self.moves, draw)
         for t, s in pairwise(times):
             log_w, log_mean, keep = self._resampled(log_w, log_mean, resample())
             if keep is not None:
-                x, at = x[keep], type(at)(*(part[keep] for part in at))
-            x, at, change = step(x, at, t, s, kick)
+                x, at = x[keep], kept(at, keep)
+                rejuvenation.keep(keep)
+            x, at = rejuvenation(x, at)
+            z = step.draws(at, kick)
+            new_x, new, change = step(x, at, t, s, z)
+            rejuvenation.remember(x, at, t, s, z, change)
+            x, at = new_x, new
             log_w = log_w + change.reshape(self.groups, self.particles)
+        x, at = rejuvenation(x, at)
         total = log_w.logsumexp(1)
         return step.guided(at), log_w - total.unsqueeze(1), log_mean + total - math.log(self.particles)
 

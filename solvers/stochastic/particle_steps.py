@@ -1,0 +1,186 @@
+"""The steps of a chain of particles: kernels of the reverse process, and their guided proposals with weights."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from backdrift.sde import GaussianSDE
+from backdrift.sde.twist import Joint, Twist
+from backdrift.solvers.model import Denoises, place_of, prior_of
+from backdrift.solvers.noise import PATH, Noise
+
+
+class Twists(Protocol):
+    """A guide: a model of p(x_0 | y) that also gives log p(y | x_t), such as `models.MMPS`."""
+
+    @property
+    def sde(self) -> GaussianSDE: ...
+
+    @property
+    def model(self) -> Denoises:
+        """The model of p(x_0)."""
+
+    def denoise(self, x: Tensor, t: Tensor, /) -> Tensor: ...
+
+    def twist(self, x: Tensor, t: Tensor, /) -> Twist:
+        """`denoised`, E[x_0 | x_t]; `guided`, E[x_0 | x_t, y]; and `log_twist`, log p(y | x_t) in nats."""
+
+
+PILOTS = 256
+"""States that `kernel_variances` follows."""
+
+
+def kernel_variances(model: Denoises, shape: tuple[int, ...], times: Tensor) -> Tensor:
+    r"""The variances v of the steps x_t to x_s that fit the reverse process best, `[steps]` in float64,
+
+    .. math:: v = \sigma^2_{s|t} + b^2 \bar V, \qquad \bar V = (\sigma/\alpha)^2 (1 - \sigma^2 E|s(x_t)|^2/d)
+
+    (Bao et al. 2022, theorem 1). sigma_{s|t} is the deviation of x_s given x_t and x_0, b is the weight of x_0 in its
+    mean, and V the mean variance of a component of x_0 given x_t. The mean of the squared score is over states that go
+    through the chain themselves.
+
+    Args:
+        model: the model of p(x_0).
+        shape: of one sample.
+        times: of the chain, which fall.
+    """
+    device, dtype = place_of(model)
+    noise = Noise(0, (PILOTS, *shape), stream=PATH, dtype=dtype, device=device)
+    sde, variances = model.sde, []
+    x = prior_of(model).from_noise(noise())
+    for t, s in pairwise(times):
+        alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+        denoised = model.denoise(x, t.to(x))
+        square = float(((alpha * denoised - x) / sigma).double().square().mean())  # sigma^2 |s|^2/d
+        mean, std = sde.bridge(x, denoised, s.to(x), t.to(x))
+        b = float(sde.bridge(torch.zeros(1, 1), torch.ones(1, 1), s, t)[0])
+        variances.append(float(std) ** 2 + b**2 * (sigma / alpha) ** 2 * max(0.0, 1 - square))
+        x = mean + math.sqrt(variances[-1]) * noise()
+    return torch.tensor(variances, dtype=torch.float64, device="cpu")
+
+
+def kept(at: Any, keep: Tensor) -> Any:
+    """What a guide says at the particles `keep`."""
+    return type(at)(*(part[keep] for part in at))
+
+
+class Step(Protocol):
+    """A step of the chain with its weight: a kernel and its proposal."""
+
+    def look(self, x: Tensor, t: Tensor) -> Any:
+        """What the guide says at x, a named tuple with an entry for each particle."""
+
+    def log_twist(self, at: Any) -> Tensor:
+        """log p(y | x_t), `[batch]`."""
+
+    def guided(self, at: Any) -> Tensor:
+        """E[x_0 | x_t, y], shaped like x."""
+
+    def draws(self, at: Any, kick: Noise) -> Tensor:
+        """Independent draws N(0, 1) for a proposal, `[k, batch, ...]`."""
+
+    def __call__(self, x: Tensor, at: Any, t: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Any, Tensor]:
+        """x_s for draws z, what the guide says there, and the change of the log-weight, `[batch]`."""
+
+
+class IsotropicStep:
+    """Kernels N(mu(x, D), v I), with proposals N(mu(x, D_y), v I)."""
+
+    def __init__(self, guide: Twists, shape: tuple[int, ...], times: Tensor) -> None:
+        self.guide = guide
+        stds = kernel_variances(guide.model, shape, times).sqrt()
+        self.stds = dict(zip(times[:-1].tolist(), stds.tolist(), strict=True))
+
+    def look(self, x: Tensor, t: Tensor) -> Twist:
+        return self.guide.twist(x, t.to(x))
+
+    def log_twist(self, at: Twist) -> Tensor:
+        return at.log_twist
+
+    def guided(self, at: Twist) -> Tensor:
+        return at.guided
+
+    def draws(self, at: Twist, kick: Noise) -> Tensor:
+        return kick().unsqueeze(0)
+
+    def __call__(self, x: Tensor, at: Twist, t: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Twist, Tensor]:
+        sde, std = self.guide.sde, self.stds[float(t)]
+        mean = sde.bridge(x, at.guided, s.to(x), t.to(x))[0]
+        plain = sde.bridge(x, at.denoised, s.to(x), t.to(x))[0]
+        z = z[0]
+        x = mean + std * z
+        # log of the chain's kernel over the proposal: with delta = mean - plain, -(z . delta/std + |delta/std|^2/2)
+        delta = ((mean - plain) / std).flatten(1)
+        change = -(z.flatten(1) * delta).sum(1) - 0.5 * delta.square().sum(1)
+        new = self.look(x, s)
+        return x, new, change + new.log_twist - at.log_twist
+
+
+class FullStep:
+    r"""Kernels N(mu(x, D), C) with C = v I + b^2 V, proposed from their posterior given y.
+
+    With (x_0, y) normal given x_t, y given x_s and x_t is N(A D + H (x_s - mu), S), with H = b A V C^{-1} and
+    S = R + A V A^T - H C H^T. The proposal is the normal density of x_s given y. By Bayes the kernel over the proposal
+    is N(y; A D, R + A V A^T) over N(y; A D + H (x_s - mu), S), whose numerator is the twist at x_t. The weight is
+    therefore the twist at x_s over the prediction of it, and has no variance where V does not depend on x.
+    """
+
+    def __init__(self, guide: Any) -> None:
+        self.guide = guide
+
+    def look(self, x: Tensor, t: Tensor) -> Joint:
+        return self.guide.joint(x, t.to(x))
+
+    def log_twist(self, at: Joint) -> Tensor:
+        return _log_normal(at.residual, _root(at.total))
+
+    def guided(self, at: Joint) -> Tensor:
+        return at.denoised + self._lifted(at.cross, at.total, at.residual).reshape(at.denoised.shape)
+
+    def draws(self, at: Joint, kick: Noise) -> Tensor:
+        """One for x_s, and as many more as the measurement's m components take."""
+        m, d = at.residual.shape[1], at.covariance.shape[-1]
+        return torch.stack([kick() for _ in range(1 + -(-m // d))])
+
+    def __call__(self, x: Tensor, at: Joint, t: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Joint, Tensor]:
+        sde, d = self.guide.sde, at.covariance.shape[-1]
+        plain, std = sde.bridge(x, at.denoised, s.to(x), t.to(x))
+        b = float(sde.bridge(torch.zeros(1, 1), torch.ones(1, 1), s, t)[0])
+        c = std.reshape(-1, 1, 1).square() * torch.eye(d).to(x) + b**2 * at.covariance
+        root = _root(c)
+        h = b * torch.cholesky_solve(at.cross, root).mT
+        left = _root(at.total - b * h @ at.cross)  # S = left left^T, since H C H^T = b H V A^T
+        for_y = torch.cat([more.flatten(1) for more in z[1:]], 1)[:, : at.residual.shape[1]]
+        # A draw of (x_s - mu, y) moves to the y that was seen (Matheron's rule, Wilson et al. 2021).
+        move = (root @ z[0].flatten(1).unsqueeze(2)).squeeze(2)
+        seen = (h @ move.unsqueeze(2) + left @ for_y.unsqueeze(2)).squeeze(2)
+        move = move + self._lifted(b * at.cross, at.total, at.residual - seen)  # C H^T = b V A^T
+        predicted = _log_normal(at.residual - (h @ move.unsqueeze(2)).squeeze(2), left)
+        x = plain + move.reshape(x.shape)
+        new = self.look(x, s)
+        return x, new, self.log_twist(new) - predicted
+
+    @staticmethod
+    def _lifted(cross: Tensor, total: Tensor, residual: Tensor) -> Tensor:
+        """cross total^{-1} residual, `[batch, d]`."""
+        return (cross @ torch.cholesky_solve(residual.unsqueeze(2), _root(total))).squeeze(2)
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """The Cholesky factor, for matrices whose least eigenvalue may be below 0 by rounding."""
+    size = torch.finfo(matrix.dtype).eps * matrix.shape[-1] * matrix.diagonal(dim1=-2, dim2=-1).amax(-1)
+    return torch.linalg.cholesky(
+        0.5 * (matrix + matrix.mT) + torch.diag_embed(size.unsqueeze(-1).expand(matrix.shape[:-1]))
+    )
+
+
+def _log_normal(residual: Tensor, root: Tensor) -> Tensor:
+    """log N(residual; 0, root root^T) in nats, `[batch]`."""
+    z = torch.linalg.solve_triangular(root, residual.unsqueeze(2), upper=False).squeeze(2)
+    log_det = root.diagonal(dim1=1, dim2=2).log().sum(1)
+    return -0.5 * z.square().sum(1) - log_det - 0.5 * residual.shape[1] * math.log(2 * math.pi)
