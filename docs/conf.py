@@ -40,8 +40,8 @@ nb_merge_streams = True
 # Docstrings: the arguments that every user needs come first, under "Main arguments".
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_custom_sections = [("Main arguments", "params_style"), ("Other arguments", "params_style")]
-napoleon_use_ivar = True
+napoleon_custom_sections = [(name, "params_style") for name in ("Main arguments", "Other arguments", "Attributes")]
+napoleon_use_param = False  # a field of Sphinx's own has one name, and ours may have several: "rtol, atol: ..."
 default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

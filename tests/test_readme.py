@@ -11,9 +11,8 @@ from backdrift.runs.configuration import Job
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line.split("#")[0].replace("…", "x").split() for line in re.findall(r"^    backdrift (.*)$", README, re.MULTILINE)
-]
+LINES = re.findall(r"^    (?:\.venv/bin/)?backdrift (.*)$", README, re.MULTILINE)
+COMMANDS = [line.split("#")[0].replace("…", "x").split() for line in LINES]
 
 
 def test_the_example_runs_and_is_right() -> None:

@@ -1,9 +1,10 @@
-"""The directive `solver-table`: every solver of the catalogue, with its order as measured while the site is built."""
+"""The directive `solver-table`: the solvers of the catalogue, with their orders as measured while the site is built."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 from backdrift.solvers import CATALOGUE, certify
@@ -12,16 +13,7 @@ if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.application import Sphinx
 
-COLUMNS = (
-    "`solver=`",
-    "class",
-    "errors of",
-    "order, claimed",
-    "order, measured",
-    "evaluations a step",
-    "when to take it",
-    "source",
-)
+COLUMNS = ("`solver=`", "order, claimed", "order, measured", "evaluations a step", "when to take it", "source")
 
 WHEN = {
     "euler": "To see what a plain Euler step does. DDIM costs the same and is nearer.",
@@ -58,28 +50,31 @@ WHEN = {
 """When to take each solver of the catalogue. The build fails where the two differ."""
 
 
-def rows() -> list[str]:
-    """The lines of the table, with an order measured for each solver on the variance-preserving process."""
+def rows(stochastic: bool) -> list[str]:
+    """The lines of the table of the stochastic solvers, or of the others, with their orders measured now."""
     if WHEN.keys() != CATALOGUE.keys():
         raise ValueError(
             f"WHEN: expected the names of the catalogue, these differ: {sorted(WHEN.keys() ^ CATALOGUE.keys())}"
         )
     made = [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
     for name, (solver, source) in CATALOGUE.items():
-        found = certify(solver)
-        kind = {"trajectory": "paths", "weak": "variances"}[found.kind]
-        made.append(
-            f"| `{name}` | [](#backdrift.solvers.{type(solver).__name__}) | {kind} | {found.claimed:g} "
-            f"| {found.measured:.2f} | {found.nfe:.2f} | {WHEN[name]} | {source} |"
-        )
+        if solver.stochastic == stochastic:
+            found = certify(solver)
+            made.append(
+                f"| [`{name}`](#backdrift.solvers.{type(solver).__name__}) | {found.claimed:g} | {found.measured:.2f} "
+                f"| {found.nfe:.2f} | {WHEN[name]} | {source} |"
+            )
     return made
 
 
 class SolverTable(SphinxDirective):
-    """Put the table where the directive stands."""
+    """Put the table where the directive stands. Its argument is "deterministic" or "stochastic"."""
+
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        return self.parse_text_to_nodes("\n".join(rows()))
+        kind = directives.choice(self.arguments[0], ("deterministic", "stochastic"))
+        return self.parse_text_to_nodes("\n".join(rows(kind == "stochastic")))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -55,10 +55,11 @@ def test_every_solver_says_when_to_take_it(extension: ModuleType, monkeypatch: p
     few = {name: CATALOGUE[name] for name in ("heun", "ancestral")}
     monkeypatch.setattr(extension, "CATALOGUE", few)
     with pytest.raises(ValueError, match="ddim"):
-        extension.rows()
+        extension.rows(stochastic=False)
     monkeypatch.setattr(extension, "WHEN", dict.fromkeys(few, "Now."))
-    header, _, heun, ancestral = (line.split(" | ") for line in extension.rows())
+    header, _, heun = (line.strip("| ").split(" | ") for line in extension.rows(stochastic=False))
     row = dict(zip(header, heun, strict=True))
+    assert row["`solver=`"] == "[`heun`](#backdrift.solvers.Heun)"
     assert row["order, measured"] == f"{certify(few['heun'].solver).measured:.2f}"
-    assert (row["order, claimed"], row["evaluations a step"], row["errors of"]) == ("2", "2.00", "paths")
-    assert dict(zip(header, ancestral, strict=True))["errors of"] == "variances"
+    assert (row["order, claimed"], row["evaluations a step"]) == ("2", "2.00")
+    assert "ancestral" in extension.rows(stochastic=True)[2]
