@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backdrift.estimators.score_density import ScoreDensity
+    from backdrift.interop.check_model import check_model
     from backdrift.runs.load import load
 
 __version__ = "0.1.0"
-__all__ = ["ScoreDensity", "load"]
+__all__ = ["ScoreDensity", "check_model", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from backdrift.estimators.score_density import ScoreDensity
 
         return ScoreDensity
+    if name == "check_model":
+        from backdrift.interop.check_model import check_model
+
+        return check_model
     if name == "load":
         from backdrift.runs.load import load
 
