@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from omegaconf import DictConfig
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from backdrift.runs.checkpoint import Checkpoint
 from backdrift.runs.configuration import build
-
-SLACK = 4
-"""A network may register so many times the weights that it ends with, as weight normalisation does."""
-
-
-class TooLarge(ValueError):
-    """A network asks for more weights than its checkpoint holds."""
+from backdrift.runs.weight_limit import TooLarge, at_most
 
 
 class NoNetwork(ValueError):
@@ -66,7 +57,7 @@ def require_fit(config: DictConfig, kept: Checkpoint, weights: str) -> None:
 
 
 def _build(config: DictConfig, kept: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
-    with _at_most(shapes) as exceeded:
+    with at_most(shapes) as exceeded:
         try:
             network: nn.Module = build(config, "model")
         except ValueError as error:
@@ -79,30 +70,3 @@ def _build(config: DictConfig, kept: Checkpoint, shapes: Mapping[str, tuple[int,
     if not isinstance(network, nn.Module):
         raise NoNetwork(f"model: expected a network, got {type(network).__name__}")
     return network
-
-
-@contextmanager
-def _at_most(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
-    """Stop the making of a network as soon as it registers far more parameters than `shapes` has.
-
-    Yields:
-        A list to which the name of the parameter that was too much is added.
-    """
-    exceeded: list[str] = []
-    count, largest, thread = 0, SLACK * len(shapes) + 1, threading.get_ident()
-    elements = SLACK * sum(torch.Size(shape).numel() for shape in shapes.values()) + 1
-
-    def check(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal count
-        if threading.get_ident() != thread:  # the hook sees the modules of all threads
-            return
-        count += 1
-        if count > largest or parameter.numel() > elements:
-            exceeded.append(name)
-            raise ValueError("more weights than the file holds")
-
-    handle = register_module_parameter_registration_hook(check)
-    try:
-        yield exceeded
-    finally:
-        handle.remove()

@@ -1,18 +1,21 @@
-"""A trained model and its units, from a run folder."""
+"""A trained model and its units, from a run folder or from one that was exported."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from backdrift.data.card import DataCard
 from backdrift.data.units import Units
 from backdrift.runs.device import device_named
-from backdrift.runs.run import Run
-from backdrift.runs.trained_model import TrainedModel
+from backdrift.runs.exported import is_export, read
+
+if TYPE_CHECKING:
+    from backdrift.runs.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,10 @@ def load(
     """The trained model of a run folder, and its units. The training data need not be there.
 
     Args:
-        run: the folder, or "latest" for the newest one in `runs`.
-        weights: "ema" for the running average of the weights, "model" for the weights as trained.
+        run: the folder, or "latest" for the newest one in `runs`; or a folder that `backdrift export` wrote, for which
+            torch, numpy and safetensors are enough.
+        weights: "ema" for the running average of the weights, "model" for the weights as trained. An exported folder
+            holds the weights that were chosen then, and "ema" means these.
         device: "auto" for the accelerator that is there, else the CPU; or a device by its name, such as "cuda:1".
         trust: packages of your own whose classes the folder may name, such as ["mypackage"]. Our classes, and listed
             ones of torch and diffusers, need no mention.
@@ -59,5 +64,11 @@ def load(
         >>> model = loaded.model.given(Vector(torch.tensor([5000.0, 0.2])))  # doctest: +SKIP
     """
     place = device_named(device)
+    if is_export(folder := Path(run).expanduser()):
+        if weights != "ema":
+            raise ValueError(f"weights={weights}: expected ema, since an exported folder has one set of weights")
+        return Loaded(*read(folder, place, trust))
+    from backdrift.runs.run import Run  # it needs Hydra, which an exported folder does not
+
     opened = Run.open(run, trust)
     return Loaded(opened.model(weights, place), opened.card)

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from backdrift import models, sde, solvers
+from backdrift.runs.trust import TARGETS
 
 PACKAGES = {"sde": sde, "models": models, "solvers": solvers}
 """What were packages of their own before 0.2, by the name that they had."""
@@ -17,9 +18,6 @@ RENAMED = {"solvers.ProbabilityFlow": "backdrift.solvers.ScipyODE"}
 
 RENAMED_ARGUMENTS = {"backdrift.sde.CriticallyDamped": {"clock": "schedule"}}
 """Arguments that have another name today, by the class that takes them."""
-
-TARGETS = ("Banana", "Funnel", "IllConditionedGaussian", "LogisticRegression", "Mixture")
-"""The classes of `models.targets`."""
 
 
 def current_target(target: str) -> str:

@@ -13,14 +13,18 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING, Any
 
 from backdrift import models, sde, solvers
-from backdrift.runs.migration import TARGETS
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+TARGETS = ("Banana", "Funnel", "IllConditionedGaussian", "LogisticRegression", "Mixture")
+"""The classes of `models.targets`."""
 
 OURS = {
     *(f"backdrift.sde.{name}" for name in sde.__all__ if isinstance(getattr(sde, name), type)),
@@ -62,13 +66,16 @@ INSTRUCTIONS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 """Keys that tell Hydra how to make an object. Others of this form, such as `_args_`, are refused."""
 
 
-def require_trusted(config: DictConfig, path: object, trust: Sequence[str] = ()) -> None:
+def require_trusted(
+    config: DictConfig | dict[str, Any], path: object, trust: Sequence[str] = (), file: str = "config.yaml"
+) -> None:
     """Check every class that the config of a run folder names, and that all its other values are plain.
 
     Args:
-        config: what `config.yaml` holds.
+        config: what `file` holds.
         path: of the folder, for the message.
         trust: packages whose classes may be made as well, such as "mypackage".
+        file: the name of the file, for the message.
 
     Raises:
         ValueError: with the key, for a class that is not listed, an interpolation, or an unknown instruction.
@@ -78,9 +85,9 @@ def require_trusted(config: DictConfig, path: object, trust: Sequence[str] = ())
             raise ValueError(f"trust={package}: expected the name of a package, such as mypackage")
     for key, name, value in _entries(config, ""):
         if isinstance(value, str) and "${" in value:
-            raise ValueError(f"run={path}: its config.yaml has an interpolation, {key}={value}; expected plain values")
+            raise ValueError(f"run={path}: its {file} has an interpolation, {key}={value}; expected plain values")
         if name.startswith("_") and name.endswith("_") and name not in INSTRUCTIONS:
-            raise ValueError(f"run={path}: its config.yaml has the key {key}, which is not allowed in a run folder")
+            raise ValueError(f"run={path}: its {file} has the key {key}, which is not allowed in a run folder")
         if name == "_target_" and not _is_trusted(value, trust):
             raise ValueError(
                 f"run={path}: {key}={value} is not a class that a run folder may name; if you trust who wrote the "
@@ -120,7 +127,9 @@ def _package(target: Any) -> str:
 
 def _entries(node: Any, prefix: str) -> Iterator[tuple[str, str, Any]]:
     """The full key, the last part of it, and the value of every entry of a config, however deep."""
-    plain = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+    package = sys.modules.get("omegaconf")  # a folder that was exported is read where it is not installed
+    is_config = package is not None and package.OmegaConf.is_config(node)
+    plain = package.OmegaConf.to_container(node, resolve=False) if package is not None and is_config else node
     if isinstance(plain, dict):
         pairs = [(str(name), value) for name, value in plain.items()]
     elif isinstance(plain, list):
