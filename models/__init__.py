@@ -11,6 +11,7 @@ from backdrift.models.loss import DenoisingLoss, ImplicitLoss
 from backdrift.models.measurement import Measurement
 from backdrift.models.mixture import GaussianMixture
 from backdrift.models.mlp import MLP
+from backdrift.models.nonlinear_measurement import NonlinearMeasurement, PoissonMeasurement
 from backdrift.models.operators import (
     Blur,
     DownSampling,
@@ -64,8 +65,10 @@ __all__ = [
     "Mask",
     "Measurement",
     "MixedTimes",
+    "NonlinearMeasurement",
     "PiGDM",
     "Picture",
+    "PoissonMeasurement",
     "Potential",
     "Projection",
     "Radon",

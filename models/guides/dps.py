@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backdrift.models.guides.guide import Guide
 from backdrift.models.measurement import Measurement
+from backdrift.models.nonlinear_measurement import DifferentiableMeasurement
 from backdrift.sde import Time
 from backdrift.sde.checks import require_positive
 from backdrift.sde.value_types import Positive
@@ -26,18 +27,22 @@ class DPS(Guide):
     is a part of the denoiser, and does not. It is wrong at any number of steps, also for normal data: the residual says
     nothing about the noise R, so samples do not stop at it.
 
+    Of a `DifferentiableMeasurement` r is y - f(D), in standard deviations of y at D.
+
     Cost: one evaluation of the model, and one product with its Jacobian.
 
     Args:
         model: the model of p(x_0). Its denoiser must be differentiable.
-        measurement: y, with its operator. Its noise is not used.
+        measurement: y, with its operator. Its noise is not used where it is normal and the operator linear.
         scale: zeta.
 
     Raises:
         ValueError: if `scale` is not positive.
     """
 
-    def __init__(self, model: Any, measurement: Measurement, scale: Positive = 1.0) -> None:
+    takes = (Measurement, DifferentiableMeasurement)
+
+    def __init__(self, model: Any, measurement: Measurement | DifferentiableMeasurement, scale: Positive = 1.0) -> None:
         super().__init__(model, measurement)
         require_positive(scale=scale)
         self.scale = float(scale)
@@ -46,7 +51,10 @@ class DPS(Guide):
         with torch.enable_grad():
             point = x.detach().requires_grad_()
             denoised = self.model.denoise(point, t)
-            square = self.measurement.residual(denoised).square().sum(1)
+            r = self.measurement.residual(denoised)
+            if isinstance(self.measurement, DifferentiableMeasurement):
+                r = r / self.measurement.variance(self.measurement.mean(denoised.detach())).sqrt()
+            square = r.square().sum(1)
             (slope,) = torch.autograd.grad(square.sum(), point)
         size = square.detach().clamp(min=torch.finfo(x.dtype).tiny) / self.measurement.size
         each = (0.5 * self.scale / size).reshape(-1, *(1,) * (x.ndim - 1))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backdrift.models.measurement import Measurement
 from backdrift.models.model_of_model import ModelOfModel
+from backdrift.models.nonlinear_measurement import DifferentiableMeasurement
 from backdrift.sde import GaussianSDE, Time, as_time
 
 Self = TypeVar("Self", bound="Guide")  # typing.Self needs Python 3.11
@@ -29,13 +30,20 @@ class Guide(ModelOfModel):
         ValueError: if the model's process is not Gaussian.
     """
 
-    def __init__(self, model: Any, measurement: Measurement) -> None:
+    takes: tuple[type, ...] = (Measurement,)
+    """Kinds of measurement."""
+
+    def __init__(self, model: Any, measurement: Any) -> None:
         super().__init__(model)
         if not getattr(model.sde, "has_denoiser", False):
             raise ValueError(f"model: expected a Gaussian process, got {type(model.sde).__name__}")
-        if not isinstance(measurement, Measurement):
-            raise TypeError(f"measurement: expected a Measurement, got {type(measurement).__name__}")
-        self.measurement = measurement
+        if not isinstance(measurement, self.takes):
+            kinds = " or a ".join(kind.__name__ for kind in self.takes)
+            got = type(measurement).__name__
+            if isinstance(measurement, DifferentiableMeasurement):
+                got += f", which {type(self).__name__} cannot use; DPS and TMPD can"
+            raise TypeError(f"measurement: expected a {kinds}, got {got}")
+        self.measurement: Any = measurement  # of one of the kinds that the subclass takes
 
     def select(self: Self, indices: Tensor) -> Self:
         other = super().select(indices)

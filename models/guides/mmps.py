@@ -30,7 +30,7 @@ class MMPS(Guide):
     The linear system is solved by preconditioned conjugate gradients, or exactly with all m products.
 
     Cost: one evaluation of the model, and one product with its Jacobian for each iteration and one more (for the exact
-    solve m + 1). A product costs about as much as an evaluation.
+    solve m in all). A product costs about as much as an evaluation.
 
     Args:
         model: the model of p(x_0). Its denoiser must be differentiable.

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from backdrift.models.guides.guide import Guide
+from backdrift.models.measurement import Measurement
+from backdrift.models.nonlinear_measurement import DifferentiableMeasurement
 from backdrift.sde import Time
 from backdrift.sde.jacobian import pulled_back, with_graph
+from backdrift.sde.twist import Twist
 
 
 class TMPD(Guide):
@@ -20,6 +23,12 @@ class TMPD(Guide):
     and R are diagonal, as for masks and independent components. Elsewhere it is wrong at any number of steps; where a
     sum is negative, as with strong negative correlations, it is taken as 0.
 
+    Of a `DifferentiableMeasurement` A is the Jacobian of f at D, y - A D is y - f(D), and R the variance of y at D.
+    That leaves out the curvature of f over the spread of x_0 given x_t.
+
+    As a twist of particles it gives log p(y) with f(x_0) of these sums as variances. Near t = 0 the sums vanish, and
+    the twist is log p(y | x_0), so that particles are right for every such measurement.
+
     Cost: one evaluation of the model, and two products with its Jacobian.
 
     Args:
@@ -27,14 +36,44 @@ class TMPD(Guide):
         measurement: y, with its operator and its noise.
     """
 
+    takes = (Measurement, DifferentiableMeasurement)
+
     def denoise(self, x: Tensor, t: Time) -> Tensor:
+        return self._moments(x, t)[1]
+
+    def twist(self, x: Tensor, t: Time) -> Twist:
+        """D, the guided D, and log p(y | x_t), by two products with the Jacobian.
+
+        Raises:
+            ValueError: if the noise is correlated, which the sums leave out.
+        """
+        seen = self.measurement
+        if isinstance(seen, Measurement):
+            if seen.covariance is not None:
+                raise ValueError(
+                    "measurement: expected independent noise (std) for the twist of TMPD, got a covariance"
+                )
+            denoised, guided, sums = self._moments(x, t)
+            total = sums + seen.noise_covariance(sums).diagonal()
+            z2 = seen.residual(denoised).square() / total
+            return Twist(denoised, guided, -0.5 * (z2 + (2 * torch.pi * total).log()).sum(1))
+        denoised, guided, sums = self._moments(x, t)
+        return Twist(denoised, guided, seen.log_predictive(seen.mean(denoised), sums))
+
+    def _moments(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
+        """D, the guided D, and the sums of the rows of A V A^T, `[batch, m]`."""
         seen, gain = self.measurement, self.gain(x, t)
-        point, denoised = with_graph(lambda z: self.model.denoise(z, t), x)
+        point, graph = with_graph(lambda z: self.model.denoise(z, t), x)
+        denoised = graph.detach()
+        linear = isinstance(seen, Measurement)
 
         def covariance(u: Tensor) -> Tensor:
-            return gain * pulled_back(denoised, point, seen.adjoint(u).unsqueeze(0))[0]
+            back = seen.adjoint(u) if linear else seen.pull(denoised, u)
+            return gain * pulled_back(graph, point, back.unsqueeze(0))[0]
 
-        r = seen.residual(denoised.detach())
-        sums = seen.operator(covariance(torch.ones_like(r))).flatten(1).clamp(min=0)
-        noise = seen.noise_covariance(r).diagonal()
-        return denoised.detach() + covariance(r / (noise + sums).clamp(min=torch.finfo(x.dtype).tiny))
+        r = seen.residual(denoised)
+        across = covariance(torch.ones_like(r))
+        sums = (seen.operator(across).flatten(1) if linear else seen.push(denoised, across)).clamp(min=0)
+        noise = seen.noise_covariance(r).diagonal() if linear else seen.variance(seen.mean(denoised))
+        guided = denoised + covariance(r / (noise + sums).clamp(min=torch.finfo(x.dtype).tiny))
+        return denoised, guided, sums

@@ -21,7 +21,8 @@ class Rejuvenation:
     The chain's target at s, given the ancestor x_t, is p(x_s | x_t) p(y | x_s). x_s is a function of normal draws z,
     and its weight w(z) is that target over the density of the proposal. The step z' = sqrt(1 - b^2) z + b xi is
     reversible for the draws (Cotter, Roberts, Stuart & White 2013, section 4.2), so that it is accepted with the
-    probability min(1, w(z')/w(z)). The target is left as it is, and so are the weights and the expectation of the evidence.
+    probability min(1, w(z')/w(z)). The target is left as it is, and so are the weights and the expectation of the
+    evidence.
 
     Args:
         step: of the chain.

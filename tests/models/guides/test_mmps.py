@@ -108,3 +108,36 @@ def test_what_is_wrong_is_named() -> None:
         MMPS(SimpleNamespace(), seen)
     with pytest.raises(ValueError, match=r"^iterations: expected"):
         MMPS(prior, seen, iterations=0)
+
+
+class Reversed:
+    """A denoiser whose Jacobian is negative along the second component, as that of a network may be."""
+
+    data_std = 1.0
+
+    def __init__(self) -> None:
+        self.sde = VP()
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        return x * torch.tensor([0.5, -0.3], dtype=x.dtype)
+
+
+@pytest.mark.parametrize("iterations", [None, 5])
+def test_a_covariance_that_is_not_positive_leaves_its_directions_out(iterations: int | None) -> None:
+    """V = (sigma^2/alpha) diag(0.5, -0.3). The first component is shifted as by a variance, the second one is not.
+
+    R + A V A^T is nearly singular along the second one, where an inverse would be 10^4 times too large.
+    """
+    sde, t = VP(), torch.tensor(0.4, dtype=torch.float64)
+    gain = float(sde.sigma(t) ** 2 / sde.alpha(t))
+    std = torch.tensor([0.3, (0.3 * gain) ** 0.5 * (1 + 1e-5)], dtype=torch.float64)
+    x, y = torch.tensor([[1.0, 1.0]]).double(), torch.tensor([2.0, 2.0]).double()
+    for rows in (torch.eye(2).double(), torch.eye(2).double()[1:]):
+        seen = Measurement(Projection(rows), y[: len(rows)], std=std[-len(rows) :])
+        found = MMPS(Reversed(), seen, iterations=iterations).denoise(x, t)
+        v = 0.5 * gain
+        first = 0.5 + (v / (v + 0.09) * 1.5 if len(rows) == 2 else 0.0)
+        if len(rows) == 2 and iterations is not None:
+            assert float(found.abs().max()) < 10  # conjugate gradients mix the two
+            continue
+        torch.testing.assert_close(found, torch.tensor([[first, -0.3]]).double())
