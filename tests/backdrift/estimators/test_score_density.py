@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from backdrift import ScoreDensity
 from backdrift.models import GaussianMixture
 from backdrift.sde import Rectified
+from backdrift.solvers import log_likelihood
 
 QUICK: dict[str, Any] = {"hidden": 16, "depth": 1, "steps": 60, "ode_steps": 8, "random_state": 0}
 
@@ -121,6 +123,28 @@ def test_errors_cover_the_solver(fitted: ScoreDensity) -> None:
     assert (abs(values - fine.score_samples(x)) < 1.96 * errors).mean() >= 0.93
     # Not wide for nothing: the mean error of the solver is more than a quarter of the mean interval's half width.
     assert abs(values - fine.score_samples(x)).mean() > 0.25 * 1.96 * errors.mean()
+
+
+def test_errors_cover_the_rounding_of_single_precision(fitted: ScoreDensity) -> None:
+    """With the solver's error left out, the stated error covers the difference from float64, and is not idle."""
+    x = draw(mixture(), 200, 5)
+    eps, alpha = fitted._end()
+    standard = fitted.units_.standardised(torch.tensor(x)) @ torch.from_numpy(fitted.whitening_.T)
+    exact = log_likelihood(
+        fitted.model_, alpha * standard, eps=eps, **fitted._settings(x.shape[1]), estimate_error=False
+    )
+    fast = log_likelihood(
+        copy.deepcopy(fitted.model_).float(),
+        (alpha * standard).float(),
+        eps=eps,
+        **fitted._settings(x.shape[1]),
+        estimate_error=False,
+    )
+    gap = (fast.log_prob.double() - exact.log_prob).abs()
+    stated = fitted.rounding_ * (x.shape[1] + exact.log_prob.abs())
+    assert float((gap <= stated).double().mean()) >= 0.95
+    assert float(stated.mean()) < 100 * float(gap.mean()), "not wide for nothing"
+    assert float(gap.max()) > 0, "scored in float32"
 
 
 @pytest.mark.parametrize("column", ["outlier", "student", "log-normal"])
