@@ -23,6 +23,7 @@ extensions = [
     "docstring_equations",
     "mathml",
     "notebook_pages",
+    "plain_signatures",
     "solver_table",
 ]
 exclude_patterns = ["extensions", "**/.ipynb_checkpoints"]
@@ -44,6 +45,7 @@ napoleon_custom_sections = [(name, "params_style") for name in ("Main arguments"
 napoleon_use_param = False  # a field of Sphinx's own has one name, and ours may have several: "rtol, atol: ..."
 default_role = "literal"
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # a method that a base class documents stands there
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"

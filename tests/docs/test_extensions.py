@@ -35,6 +35,20 @@ def test_equations_stay_as_they_are(extension: ModuleType, docstring: str, expec
     assert "\n".join(extension.prepare(docstring.split("\n"))) == expected
 
 
+@pytest.mark.parametrize("extension", ["plain_signatures"], indirect=True)
+@pytest.mark.parametrize(
+    ("signature", "expected"),
+    [
+        ("(a: Annotated[float, Range(above=0)] = 1.0, b: int)", "(a: float = 1.0, b: int)"),
+        ("(a: Annotated[list[int], Filled()] | None)", "(a: list[int] | None)"),
+        ("(a: Annotated[list[Annotated[int, Range(least=1)]], Filled(), OneOf([1, 2])])", "(a: list[int])"),
+        ("(a: dict[str, int])", "(a: dict[str, int])"),
+    ],
+)
+def test_signatures_are_short(extension: ModuleType, signature: str, expected: str) -> None:
+    assert extension.without_metadata(signature) == expected
+
+
 @pytest.mark.parametrize("extension", ["mathml"], indirect=True)
 def test_formulas_become_mathml(extension: ModuleType) -> None:
     fraction = extension.mathml(r"\frac{a}{2}", "inline")

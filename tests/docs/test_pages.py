@@ -16,13 +16,14 @@ from backdrift.runs.sweeps.plan import checked_plan
 from backdrift.solvers import CATALOGUE
 
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
-LINES = [
-    (f"{name(page)}: {' '.join(words)}", words)
+LINES = {
+    " ".join(words): words
     for page in PAGES
     for block in blocks(page)
     if block.language == "console" and block.mark != "run"  # those are run by the slow test
     for words in block.commands()
-]
+}
+"""Each command once, however many pages have it."""
 OTHER = {"pip", ".venv/bin/pip", "sphinx-build"}
 """Programs whose lines are checked elsewhere: the extras below, and the build of the site by its own test."""
 
@@ -37,7 +38,7 @@ def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
             exec(compile(block.text, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("words", [words for _, words in LINES], ids=[line for line, _ in LINES])
+@pytest.mark.parametrize("words", LINES.values(), ids=LINES.keys())
 def test_commands_compose(words: list[str]) -> None:
     if "backdrift" in words:  # after torchrun's or accelerate's own words
         words = words[words.index("backdrift") :]
