@@ -49,6 +49,7 @@ from backdrift.solvers.stochastic.corrector import (
     OrnsteinUhlenbeckCorrector,
     PredictorCorrector,
 )
+from backdrift.solvers.stochastic.ddrm import DDRM
 from backdrift.solvers.stochastic.particles import Particles, particles
 from backdrift.solvers.stochastic.simulate import simulate
 from backdrift.solvers.stochastic.symmetric_splitting import SymmetricSplitting
@@ -86,6 +87,7 @@ __all__ = [
     "CATALOGUE",
     "DDIM",
     "DDPM",
+    "DDRM",
     "IPNDM",
     "MALA",
     "MALT",
