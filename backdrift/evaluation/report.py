@@ -15,6 +15,7 @@ from backdrift.evaluation import agreement, figures, score_checks, solver_compar
 from backdrift.evaluation.agreement import Answer
 from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.pictures import draw_pictures
+from backdrift.evaluation.report_classes import ClassNumbers, has_classes, report_classes
 from backdrift.evaluation.report_numbers import report_json
 from backdrift.evaluation.scoring import Scores, score
 from backdrift.evaluation.solver_comparison import Comparison
@@ -32,8 +33,9 @@ from backdrift.solvers.model import Denoises, place_of
 def write(run: Run, device: torch.device | str = "cpu") -> None:
     """Write `report.md`, its numbers as `report.json`, and its pictures into the run's folder.
 
-    The pictures are `samples.png`, `trajectory.png`, `loss.png`, `likelihood.png` and `extremes.png`. All files are
-    renamed into place once the report is whole. After an interruption `backdrift report` goes on.
+    The pictures are `samples.png`, `trajectory.png`, `loss.png`, `likelihood.png` and `extremes.png`, and those of
+    `report_classes` for a class-conditional model. All files are renamed into place once the report is whole. After an
+    interruption `backdrift report` goes on.
 
     Args:
         run: the run.
@@ -66,10 +68,14 @@ def write(run: Run, device: torch.device | str = "cpu") -> None:
         if model.sde.has_denoiser:
             answers, agreed = compare_methods(model, data, scores)
             parts.append(agreed)
+        classes: ClassNumbers | None = None
+        if has_classes(model, data):
+            of_classes, classes = report_classes(folder, model, data, solver, kept)
+            parts.append(of_classes)
         parts += [check_score(model, data), versions_section(run), f"## This report\n\n{provenance.markdown()}"]
         parts.append(f"The report took {time.perf_counter() - began:.0f} s.")
         with folder.new("report.json") as file:
-            file.write_text(report_json(provenance, floor, table, scores, answers), encoding="utf-8")
+            file.write_text(report_json(provenance, floor, table, scores, answers, classes), encoding="utf-8")
         with folder.new("report.md") as file:
             file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     kept.discard()

@@ -9,6 +9,7 @@ from typing import Any
 
 from backdrift.evaluation.agreement import Answer
 from backdrift.evaluation.metrics import Estimate
+from backdrift.evaluation.report_classes import ClassNumbers
 from backdrift.evaluation.scoring import Scores
 from backdrift.evaluation.solver_comparison import Comparison
 from backdrift.runs.provenance import Provenance
@@ -20,6 +21,7 @@ def report_json(
     table: dict[tuple[str, int], Comparison],
     scores: Scores,
     answers: Sequence[Answer],
+    classes: ClassNumbers | None = None,
 ) -> str:
     """The text of `report.json`. A number is an object of `value` and `standard_error`, or null if it is not finite.
 
@@ -29,6 +31,7 @@ def report_json(
         table: the distances of generated samples by (name of the solver, evaluations).
         scores: of the test set.
         answers: of several methods for the log-density.
+        classes: of a class-conditional model, or None.
     """
     solvers = [{"solver": name, "nfe": nfe, **_comparison(found)} for (name, nfe), found in table.items()]
     methods = [
@@ -40,7 +43,7 @@ def report_json(
         }
         for answer in answers
     ]
-    numbers = {
+    numbers: dict[str, Any] = {
         "provenance": provenance.to_dict(),
         "likelihood": {
             **(_number(scores.mean()) or {"value": None, "standard_error": None}),
@@ -52,8 +55,22 @@ def report_json(
         "distance_of_training_samples": _comparison(floor),
         "solvers": solvers,
         "methods": methods,
+        **({} if classes is None else {"classes": _classes(classes)}),
     }
     return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
+
+
+def _classes(numbers: ClassNumbers) -> dict[str, Any]:
+    found = numbers.classified
+    return {
+        "samples": len(found.predicted),
+        "nfe": found.posterior.nfe,
+        "method": found.posterior.by,
+        "accuracy": _number(numbers.accuracy),
+        "log_loss_nats": _number(numbers.log_loss),
+        "accuracy_of_logistic_regression": _number(numbers.regression),
+        "confusion": found.confusion().tolist(),
+    }
 
 
 def _comparison(found: Comparison) -> dict[str, Any]:
