@@ -89,7 +89,9 @@ def _draw_classes(folder: OutputFolder, model: TrainedModel, data: Data, solver:
         shown = asked.labels < MOST_CLASSES
         rows = asked.model.select(shown.nonzero()[:, 0])
         x = draw(rows, solver, data.shape, int(shown.sum()), 0)
-        folder.save_figure(name, figures.by_class(readable(data.units, x), asked.labels[shown], asked.names))
+        title = "generated, a row for each class" + ("" if guidance == 1 else f", guidance w = {guidance:g}")
+        grid = figures.by_class(readable(data.units, x), asked.labels[shown], asked.names, title=title)
+        folder.save_figure(name, grid)
     return (
         f"Samples by `{solver}`, a row for each class. Above those of the conditional model, below those with guidance "
         f"w = {GUIDANCE:g} from the same noise. Guidance makes samples more typical of their class and less varied.\n\n"
