@@ -81,10 +81,24 @@ class Restoration:
             )
         else:
             found.append("The truth is not known, so that nothing can be said of the coverage of the intervals.")
+        if self.strays:
+            found.append(
+                f"{self.strays} of {self.draws.shape[0] * self.draws.shape[1]} samples lie far outside the range of "
+                "the data; take more solver steps or another guide."
+            )
         if self.weighted is not None and float(self.weighted.effective_sample_size.min()) < FEW:
             least = float(self.weighted.effective_sample_size.min())
             found.append(f"Too few particles count: the smallest effective sample size is {least:.1f}; take more.")
         return " ".join(found)
+
+    @property
+    def strays(self) -> int:
+        """Samples of pictures with a component that is farther outside the range of the data than the range is wide."""
+        units = self.problem.units
+        if not units.is_picture:
+            return 0
+        outside = (self.draws - 0.5 * (units.low + units.high)).abs() > 1.5 * (units.high - units.low)
+        return int(outside.flatten(2).any(2).sum())
 
     def _of_residual(self) -> str:
         chi = self.chi_squared
@@ -108,6 +122,7 @@ class Restoration:
             "verdict": self.verdict(),
             "observations": len(self.draws),
             "samples": self.draws.shape[1],
+            "strays": self.strays,
             "components_seen": self.problem.size,
             "chi_squared": asdict(self.chi_squared),
             "coverage": [_with_p(one) for one in self.coverage],
@@ -221,11 +236,12 @@ def _figure(found: Restoration, units: Units) -> Any:
         seen, title = _brightness(units, problem.observation), "seen"
     else:
         seen, title = stretched(problem.operator.adjoint(problem.observation)), "seen, A^T y"
-    largest = float(found.std.max())
+    # Values within a range have at most half of it as their deviation. A stray sample must not darken the others.
+    largest = min(float(found.std.max()), 0.5 * (units.high - units.low))
     parts = [
         (title, seen),
         ("mean", _brightness(units, found.mean)),
-        (f"std, 0 to {largest:.3g}", found.std / max(largest, 1e-300)),
+        (f"std, 0 to {largest:.3g}", (found.std / max(largest, 1e-300)).clamp(max=1)),
         ("samples", _brightness(units, found.draws[:, :shown].flatten(0, 1))),
     ]
     if problem.truth is not None:

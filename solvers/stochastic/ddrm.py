@@ -66,8 +66,8 @@ class DDRM(Solver):
 
     It assumes that D knows y through xb alone. That is right for components without noise that say nothing about each
     other. It is wrong, at any number of steps, where noise is present: below r_i a component is not fixed by y any
-    more, and its variance is not that of the posterior. eta > 0 shrinks the variance of components that are not seen, as the
-    denoiser is applied again and again.
+    more, and its variance is not that of the posterior. eta > 0 shrinks the variance of components that are not seen,
+    as the denoiser is applied again and again.
 
     Cost: steps + 1 evaluations, no product with the Jacobian, and one singular value decomposition of A, d^2 m
     operations.

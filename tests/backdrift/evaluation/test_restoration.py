@@ -146,3 +146,14 @@ def test_wrong_measurements_and_columns_are_refused() -> None:
     with pytest.raises(ValueError, match=r"columns: expected some of \['a', 'b', 'c'\], got z"):
         known_columns((3,), ["z"], ("a", "b", "c"))
     assert known_columns((3,), [2, "a"], ("a", "b", "c")).indices.tolist() == [0, 2]
+
+
+def test_samples_far_outside_the_range_are_told() -> None:
+    """One of four samples has a pixel at three times the range; the others lie within it."""
+    card = levels()
+    task = simulated(torch.full((2, 1, 4, 4), 8), card, Mask.half((1, 4, 4)), 1.0, seed=1)
+    x = 0.1 * draws(2, 2, 1, 4, 4)
+    assert Restoration.of(task, x).strays == 0
+    x[1, 0, 0, 3, 3] = -6.0
+    found = Restoration.of(task, x)
+    assert found.strays == 1 and "1 of 4 samples lie far outside the range of the data" in found.verdict()
