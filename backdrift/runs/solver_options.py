@@ -24,7 +24,7 @@ from backdrift.solvers import CATALOGUE
 OTHERS: dict[str, tuple[solvers.Solver, str]] = {
     "adaptive": (
         solvers.Adaptive(),
-        "Dormand & Prince 1980, on dz/dphi = -F, with a step size for each sample",
+        "Shampine & Gordon 1975: variable step and order, on dz/dphi = -F, with steps for each sample",
     ),
     "adams_to_data": (
         solvers.Adams(final="denoise", eps=None),

@@ -1,4 +1,4 @@
-"""Dormand & Prince's embedded Runge-Kutta pair for a flow, with separate steps for each sample, and dense output."""
+"""Dormand & Prince's embedded Runge-Kutta pair for a flow, with separate steps for each sample."""
 
 from __future__ import annotations
 
@@ -11,18 +11,6 @@ from torch import Tensor
 
 from backdrift.solvers.flows.flow import Flow
 from backdrift.solvers.tables.tableau import DORMAND_PRINCE
-
-BUBBLE = (
-    -12715105075 / 11282082432,
-    0,
-    87487479700 / 32700410799,
-    -10690763975 / 1880347072,
-    701980252875 / 199316789632,
-    -1453857185 / 822651844,
-    69997945 / 29380423,
-)
-"""The weights d of the slopes in the term that Shampine's (1986) fourth-order interpolant adds to a cubic. See
-`DensePath`."""
 
 SHORTEST = 1e-12
 """The smallest step, as a share of the whole interval of u. A solve fails if a sample needs a smaller one."""
@@ -43,14 +31,12 @@ class AdaptiveSolution(NamedTuple):
         integral_error: the error estimates of the integrals, `[k, batch]`: the sum of the absolute values of the
             embedded errors of all steps.
         nfe: the number of evaluations of the velocity, `[batch]`.
-        path: the path as a function of u, if it was asked for.
     """
 
     z: Tensor
     integral: Tensor
     integral_error: Tensor
     nfe: Tensor
-    path: DensePath | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +66,6 @@ def adaptive(
     end: float,
     rate: Rate | None = None,
     integrals: int = 0,
-    dense: bool = False,
 ) -> AdaptiveSolution:
     """Solve dz/du = velocity(z, u) with the pair of Dormand & Prince (1980), with a step size for each sample.
 
@@ -96,13 +81,12 @@ def adaptive(
         end: the value of u at which it ends, above or below `start`.
         rate: computes the velocity and the rates of integrals along the path. By default there are no integrals.
         integrals: the number k of these integrals.
-        dense: whether to keep the path, which needs the memory of three states for each step of each sample.
 
     Raises:
         RuntimeError: if a sample has not reached the end after `control.limit` steps, or if its step becomes smaller
             than `SHORTEST`. The message names the sample and the time.
     """
-    solve = _Solve(flow, z, control, start, end, rate, integrals, dense)
+    solve = _Solve(flow, z, control, start, end, rate, integrals)
     for n in range(control.limit):
         if len(solve.which) == 0:
             return solve.solution()
@@ -145,17 +129,15 @@ class _Solve:
         end: float,
         rate: Rate | None,
         integrals: int,
-        dense: bool,
     ) -> None:
         self.flow, self.here, self.control, self.rate, self.end = flow, flow, control, rate, end
         self.span, self.sign = abs(flow.last - flow.first), 1.0 if end > start else -1.0
         self.batch, self.shape, self.size, self.k = len(z), z.shape[1:], z[0].numel(), integrals
-        self.nodes, self.rows, self.weights, self.errors, self.bubble = _tableau(z)
+        self.nodes, self.rows, self.weights, self.errors = _tableau(z)
         self.stages = len(self.rows)
         self.ends = torch.empty_like(z).flatten(1)
         self.nfe = torch.ones(self.batch, dtype=torch.long, device=z.device)
         self.integral, self.integral_error = z.new_zeros(integrals, self.batch), z.new_zeros(integrals, self.batch)
-        self.knots = Knots(self.sign) if dense else None
 
         self.which = torch.arange(self.batch, device=z.device)
         self.u = torch.full((self.batch,), start, dtype=torch.float64, device=z.device)
@@ -229,9 +211,6 @@ class _Solve:
     def _take(self, tried: _Attempt, taken: Tensor) -> None:
         """Move the samples whose step is accepted."""
         first = self.buffer[0]
-        if self.knots is not None:
-            bubble = (self.behind[-1] @ self.bubble).view_as(self.z)
-            self.knots.add(self.which[taken], self.u[taken], self.z[taken], first[taken], bubble[taken])
         keep = taken.unsqueeze(1)
         self.z = torch.where(keep, tried.new, self.z)
         self.slope = torch.where(keep, self.slope, first)
@@ -245,9 +224,6 @@ class _Solve:
         """Store the results of the samples that have reached the end after step n, and continue with the others."""
         done, on = self.which[arrived], ~arrived
         self.ends[done], self.nfe[done] = self.z[arrived], 1 + self.stages * (n + 1)
-        if self.knots is not None:
-            end = torch.full_like(self.u, self.end)[arrived]
-            self.knots.add(done, end, self.z[arrived], self.slope[arrived], 0 * self.z[arrived])
         self.which, self.u, self.length = self.which[on], self.u[on], self.length[on]
         self.z, self.slope = self.z[on], self.slope[on]
         if self.along is not None:
@@ -257,100 +233,26 @@ class _Solve:
 
     def solution(self) -> AdaptiveSolution:
         """The result, once all samples have reached the end."""
-        path = None if self.knots is None else self.knots.joined(self.shape)
         ends = self.ends.reshape(self.batch, *self.shape)
-        return AdaptiveSolution(ends, self.integral, self.integral_error, self.nfe, path)
+        return AdaptiveSolution(ends, self.integral, self.integral_error, self.nfe)
 
     def stuck(self, lost: Tensor | slice, why: str) -> RuntimeError:
-        """The error to raise for samples that cannot continue. It names the first of them."""
-        which, u = self.which[lost], self.u[lost]
-        others = f", as {len(which) - 1} others" if len(which) > 1 else ""
-        return RuntimeError(
-            f"adaptive: sample {int(which[0])} of {self.batch} is stuck at t = {self.flow.time(float(u[0])):.6g}"
-            f"{others}: {why}; loosen rtol and atol, or look for nan or a jump in the model there"
-        )
+        """The error to raise for samples that cannot continue."""
+        return stuck(self.which[lost], self.batch, self.flow.time(float(self.u[lost][0])), why)
 
 
-def _tableau(z: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor, Tensor]:
-    """Dormand & Prince's nodes c `[stages, 1]`, rows a, weights b and e, and `BUBBLE`, on the device of z."""
+def stuck(which: Tensor, batch: int, t: float, why: str) -> RuntimeError:
+    """The error to raise for samples `which` of a batch that cannot continue. It names the first, whose time is t."""
+    others = f", as {len(which) - 1} others" if len(which) > 1 else ""
+    return RuntimeError(
+        f"adaptive: sample {int(which[0])} of {batch} is stuck at t = {t:.6g}"
+        f"{others}: {why}; loosen rtol and atol, or look for nan or a jump in the model there"
+    )
+
+
+def _tableau(z: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+    """Dormand & Prince's nodes c `[stages, 1]`, rows a, and weights b and e, on the device of z."""
     tableau = DORMAND_PRINCE
     nodes = torch.tensor(tableau.c[1:], dtype=torch.float64, device=z.device).unsqueeze(1)
     rows = [z.new_tensor(row) for row in tableau.a[1:]]
-    return nodes, rows, z.new_tensor(tableau.b), z.new_tensor(tableau.e), z.new_tensor(BUBBLE)
-
-
-class Knots:
-    """Collects the ends of the steps of all samples, from which it makes a `DensePath`.
-
-    Args:
-        sign: the sign of the steps in u.
-    """
-
-    def __init__(self, sign: float) -> None:
-        self.sign = sign
-        self.rows: list[tuple[Tensor, ...]] = []
-
-    def add(self, *row: Tensor) -> None:
-        """Add the knots of some samples: their indices `[n]`, u `[n]`, and state, slope and bubble `[n, size]`."""
-        self.rows.append(row)
-
-    def joined(self, shape: torch.Size) -> DensePath:
-        """The path through all knots, for samples of a given shape."""
-        which, *columns = (torch.cat(column) for column in zip(*self.rows, strict=True))
-        order = torch.argsort(which, stable=True)  # by sample, and within a sample in the order of its steps
-        counts = torch.bincount(which)
-        u, states, slopes, bubbles = (column[order] for column in columns)
-        ragged = torch.nn.utils.rnn.pad_sequence(
-            [*(self.sign * u).split(counts.tolist())], batch_first=True, padding_value=torch.inf
-        )
-        return DensePath(self.sign, counts, ragged, states, slopes, bubbles, shape)
-
-
-@dataclass(frozen=True)
-class DensePath:
-    r"""The path z(u) of every sample, interpolated between the ends of its steps (the knots).
-
-    The interpolant has order 4 and a continuous derivative:
-
-    .. math:: z(u_n + \theta h) = H(\theta) + h \theta^2 (1 - \theta)^2 \sum_i d_i v_i,
-
-    where H is the cubic with the states and slopes at both ends of the step, v_i are the slopes of its stages, and
-    d = `BUBBLE`. It is Shampine's (1986) interpolant for the method of Dormand & Prince, in the form of Hairer, Nørsett
-    & Wanner (1993), section II.6.
-
-    Attributes:
-        sign: the sign of the steps in u.
-        counts: the number of knots of each sample, `[batch]`.
-        knots: sign times u at the knots, which rise, `[batch, most]`. Rows are filled up with infinity.
-        states: the states at the knots, one sample after the other, `[sum of counts, size]`.
-        slopes: the velocities at the knots, in the same order.
-        bubbles: the sums over i in the equation for the steps that start at the knots, in the same order.
-        shape: the shape of a sample.
-    """
-
-    sign: float
-    counts: Tensor
-    knots: Tensor
-    states: Tensor
-    slopes: Tensor
-    bubbles: Tensor
-    shape: torch.Size
-
-    def __call__(self, u: Tensor) -> Tensor:
-        """z at the values u `[m]` in the interval of the solve, `[m, batch, ...]`."""
-        places = (self.sign * u.double()).expand(len(self.counts), -1).contiguous()
-        found = torch.searchsorted(self.knots, places, right=True) - 1
-        found = torch.minimum(found.clamp(min=0), self.counts.unsqueeze(1) - 2)
-        low, high = self.knots.gather(1, found), self.knots.gather(1, found + 1)
-        rows = (found + (self.counts.cumsum(0) - self.counts).unsqueeze(1)).T
-        h, share = (self.sign * (high - low)).T.unsqueeze(-1), ((places - low) / (high - low)).T.unsqueeze(-1)
-        rest = 1 - share
-        terms = (  # Hermite's cubic and the bubble
-            (rest.square() * (1 + 2 * share), self.states[rows]),
-            (share.square() * (3 - 2 * share), self.states[rows + 1]),
-            (h * share * rest.square(), self.slopes[rows]),
-            (-h * share.square() * rest, self.slopes[rows + 1]),
-            (h * (share * rest).square(), self.bubbles[rows]),
-        )
-        z = sum(weight.to(state.dtype) * state for weight, state in terms)
-        return z.reshape(len(u), -1, *self.shape)  # type: ignore[union-attr]
+    return nodes, rows, z.new_tensor(tableau.b), z.new_tensor(tableau.e)

@@ -32,8 +32,7 @@ class TorchDiffEq(Solver):
     never evaluated outside [eps, T]. By itself, torchdiffeq would step past eps and interpolate.
 
     All samples of a batch share their steps, and the sample with the largest error sets the step size. So the result of
-    a sample depends on the others, within the tolerance. `Adaptive` uses the same method as "dopri5" with separate
-    steps for each sample.
+    a sample depends on the others, within the tolerance. `Adaptive` has separate steps for each sample.
 
     Args:
         method: of odeint, adaptive ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun") or on a fixed grid.
@@ -95,8 +94,8 @@ class TorchDiffEq(Solver):
             from torchdiffeq import odeint
         except ImportError as error:
             raise ImportError(
-                "torchdiffeq is not installed: `pip install torchdiffeq`, or use solvers.Adaptive, which is Dormand & "
-                "Prince's pair with a step for each sample"
+                "torchdiffeq is not installed: `pip install torchdiffeq`, or use solvers.Adaptive, which chooses the "
+                "steps of each sample separately"
             ) from error
         # odeint goes forward in its time, so the time is -u, which rises from noise to data.
         clock = -torch.tensor(nodes, dtype=torch.float64, device=x.device).flip(0)
