@@ -111,9 +111,13 @@ def test_mass_and_sign_hold_at_any_step_from_a_point(step: float) -> None:
         assert abs(p.sum() * cells.volume - 1) < 1e-12
 
 
-def test_a_split_step_in_two_dimensions_is_of_second_order() -> None:
-    """Two axes and a diagonal that do not commute, against the exponential of the whole matrix: slope 2, and 1."""
-    sde = LinearSDE([[-1.0, 1.0], [-1.5, -1.0]], [[1.0, 0.0], [0.5, 0.8]])
+@pytest.mark.parametrize("correlated", [0.5, -0.5])
+def test_a_split_step_in_two_dimensions_is_of_second_order(correlated: float) -> None:
+    """Two axes and a diagonal that do not commute, against the exponential of the whole matrix: slope 2, and 1.
+
+    The sign of the correlation says along which of the two diagonals the jumps lead.
+    """
+    sde = LinearSDE([[-1.0, 1.0], [-1.5, -1.0]], [[1.0, 0.0], [correlated, 0.8]])
     cells = Cells([(-3, 3), (-3, 3)], 16, "open")
     lines, (q, escape) = directions(sde, cells, 0.0), generator(sde, cells, 0.0)
     density = torch.distributions.MultivariateNormal(torch.zeros(2).double(), 0.5 * torch.eye(2).double())
