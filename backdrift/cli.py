@@ -27,6 +27,7 @@ COMMANDS = (
     "restore",
     "solvers",
     "tune",
+    "export",
     "langevin",
     "suggest",
     "information",

@@ -4,6 +4,7 @@ from backdrift.models.conditions import Condition, Label, Picture, Vector
 from backdrift.models.conservative import ConservativeDenoiser, Potential
 from backdrift.models.denoiser import Denoiser
 from backdrift.models.energy import Energy, LogDensity
+from backdrift.models.field_networks import DiT, UNet2D
 from backdrift.models.guidance import Guided, Tilted, guided
 from backdrift.models.guides import DPS, JFPS, MMPS, TMPD, DiffPIR, PiGDM
 from backdrift.models.hybrid_score import HybridLoss, HybridScore
@@ -46,6 +47,7 @@ __all__ = [
     "ConservativeDenoiser",
     "Denoiser",
     "DenoisingLoss",
+    "DiT",
     "DiffPIR",
     "DownSampling",
     "EDMLikelihoodTimes",
@@ -77,6 +79,7 @@ __all__ = [
     "Tilted",
     "TimeDistribution",
     "UNet",
+    "UNet2D",
     "UniformTimes",
     "Vector",
     "diagnose_score",

@@ -156,7 +156,7 @@ class MLP(nn.Module):
         require_state(x)
         if tuple(x.shape[1:]) != self.event or x.ndim < 2:
             raise ValueError(f"x: expected shape [batch, {', '.join(map(str, self.event))}], got {list(x.shape)}")
-        e = functional.silu(self.conditioning(c_noise, condition, len(x)))
+        e = functional.silu(self.conditioning(c_noise, condition, x.shape[0]))
         h = self.first(x.flatten(1).to(self.first.weight.dtype))
         for block in self.blocks:
             h = block(h, e)

@@ -119,7 +119,7 @@ class UNet(nn.Module):
             raise ValueError(f"x: expected shape [batch, {self.channels}, height, width], got {list(x.shape)}")
         height, width = x.shape[2:]
         embedded = None if self.accepted.kind is Picture else condition
-        e = functional.silu(self.conditioning(c_noise, embedded, len(x)))
+        e = functional.silu(self.conditioning(c_noise, embedded, x.shape[0]))
         h = self._sinusoids(self._padded(x), c_noise)
         if self.accepted.kind is Picture:
             h = torch.cat((h, self._padded(self._picture(condition, x))), dim=1)
@@ -145,7 +145,7 @@ class UNet(nn.Module):
 
     def _picture(self, condition: Tensor | None, x: Tensor) -> Tensor:
         """The picture that each image is given, with its mask, `[batch, 2 picture, height, width]`."""
-        batch, size = len(x), x.shape[2:]
+        batch, size = x.shape[0], x.shape[2:]
         if condition is None:
             return x.new_zeros(batch, 2 * self.accepted.size, *size)
         self.accepted.require_value(condition, batch)

@@ -155,6 +155,15 @@ class Tune(OfRun):
     guidance: Annotated[float, Range()]
 
 
+class Export(TypedDict):
+    run: Text
+    trust: list[PackageName]
+    to: Text
+    format: Literal["safetensors", "torch_export", "onnx", "diffusers"]
+    weights: Weights
+    push_to_hub: Text | None
+
+
 class Runs(TypedDict):
     runs: Text
     n: Count | None
@@ -199,6 +208,7 @@ OPTIONS: dict[str, type] = {
     "restore": Restore,
     "solvers": Solvers,
     "tune": Tune,
+    "export": Export,
     "langevin": Langevin,
     "suggest": Suggest,
     "information": InformationCurves,

@@ -1,0 +1,166 @@
+"""A denoiser as one file that needs no code of ours: a program of torch.export, or a graph of ONNX."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backdrift.models.accepted_condition import accepted_by
+from backdrift.models.conditions import Label
+from backdrift.sde import GaussianSDE
+
+CPU = torch.device("cpu")
+
+BATCHES = (3, 5)
+"""The batch that is traced, and another one that the result has to work for as well."""
+
+
+class Denoising(nn.Module):
+    """D(x, t), or D(x, t, label) of a network with classes, as a module that can be traced."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.sde = model, model.sde
+        accepted = accepted_by(model.network)
+        self.classes = accepted.size if accepted is not None and accepted.kind is Label else 0
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        value: Tensor = self.model(x, t) if label is None else self.model(x, t, label)
+        return value
+
+    def inputs(self, shape: tuple[int, ...], batch: int) -> tuple[Tensor, ...]:
+        """States of all noise levels between the end of the data and that of the noise, their times, and classes."""
+        generator = torch.Generator().manual_seed(batch)
+        t = torch.linspace(self.sde.eps, self.sde.T, batch).clamp(max=self.sde.T)
+        x0, eps = torch.randn(2, batch, *shape, generator=generator)
+        x = self.sde.perturb(x0, t, eps)
+        if not self.classes:
+            return x, t
+        return x, t, torch.randint(0, self.classes + 1, (batch,), generator=generator)
+
+
+def as_module(model: Any) -> Denoising:
+    """The denoiser of a model, to be traced.
+
+    Raises:
+        ValueError: if the process is not Gaussian, or the network takes a condition other than a class.
+    """
+    if not isinstance(model.sde, GaussianSDE) or not isinstance(model, nn.Module):
+        raise ValueError(f"format: expected the denoiser of a Gaussian process, got one of {type(model.sde).__name__}")
+    accepted = accepted_by(model.network)
+    if accepted is not None and accepted.kind not in (None, Label):
+        raise ValueError(f"format: expected a network with classes or without conditions, got {accepted}")
+    return Denoising(model)
+
+
+def difference(model: Any, other: Callable[..., Tensor], shape: tuple[int, ...], method: str = "denoise") -> float:
+    """The largest difference of two score functions or denoisers, divided by the largest value or 1."""
+    state = tuple(model.sde.state_shape(shape))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(BATCHES[1], *state, generator=generator)
+    t = torch.linspace(model.sde.eps, model.sde.T, BATCHES[1] + 1)[1:].clamp(max=model.sde.T)
+    with torch.no_grad():
+        return largest(getattr(model, method)(x, t), other(x, t))
+
+
+def largest(value: Tensor, other: Tensor) -> float:
+    """max |value - other|, divided by max |value| or 1."""
+    return float((value - other).abs().max() / value.abs().max().clamp(min=1))
+
+
+def write_program(folder: Path, module: nn.Module, shape: tuple[int, ...]) -> float:
+    """`denoiser.pt2`, which takes x `[batch, ...]`, t `[batch]` and perhaps classes `[batch]`.
+
+    Returns:
+        The largest difference of its outputs from those of the module, for two batches.
+    """
+    assert isinstance(module, Denoising)
+    torch.export.save(_program(module, shape), folder / "denoiser.pt2")
+    return _differences(module, torch.export.load(folder / "denoiser.pt2").module(), shape)
+
+
+def write_onnx(folder: Path, module: nn.Module, shape: tuple[int, ...]) -> float:
+    """`denoiser.onnx`, with the inputs x, t and perhaps label, and the output x0.
+
+    Returns:
+        The largest difference of the outputs of onnxruntime from those of the module, for two batches.
+
+    Raises:
+        ValueError: if onnx, onnxscript or onnxruntime is missing.
+    """
+    assert isinstance(module, Denoising)
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "format=onnx: needs onnx, onnxscript and onnxruntime; pip install 'backdrift[onnx]'"
+        ) from error
+    names = ["x", "t", "label"][: len(module.inputs(shape, BATCHES[0]))]
+    file = folder / "denoiser.onnx"
+    with quiet():
+        torch.onnx.export(
+            _program(module, shape),
+            (),
+            file,
+            input_names=names,
+            output_names=["x0"],
+            verbose=False,
+            external_data=False,
+        )
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def run(*inputs: Tensor) -> Tensor:
+        values = dict(zip(names, (value.numpy() for value in inputs), strict=True))
+        return torch.from_numpy(session.run(None, values)[0])
+
+    return _differences(module, run, shape)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what torch's exporter says of packages that are not installed, and of itself."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _program(module: Denoising, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+    inputs = module.inputs(shape, BATCHES[0])
+
+    def traced(batch: Any) -> torch.export.ExportedProgram:
+        with torch.no_grad():
+            return torch.export.export(module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+
+    try:
+        return traced(torch.export.Dim("batch"))
+    except torch._dynamo.exc.UserError as error:
+        # The upsampling of diffusers copies batches of 64 and more, and a program holds one of the two ways.
+        found = re.search(r"Dim\('batch', max=(\d+)\)", str(error))
+        if found is None:
+            raise ValueError(f"format: the network cannot be traced ({str(error).splitlines()[0]})") from error
+        print(f"the network treats batches above {found[1]} in another way; the program takes 2 to {found[1]} samples")
+        return traced(torch.export.Dim("batch", max=int(found[1])))
+
+
+def _differences(module: Denoising, other: Callable[..., Tensor], shape: tuple[int, ...]) -> float:
+    found = []
+    with torch.no_grad():
+        for batch in BATCHES:
+            inputs = module.inputs(shape, batch)
+            found.append(largest(module(*inputs), other(*inputs)))
+    return max(found)

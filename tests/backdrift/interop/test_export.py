@@ -1,0 +1,224 @@
+"""Models out: what is written gives the same numbers, needs nothing else, and overwrites nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from runs import denoiser, trained
+from torch import nn
+
+from backdrift import load
+from backdrift.cli import main
+from backdrift.interop import export as exporting
+from backdrift.interop import export_graph
+from backdrift.runs.run import Run
+
+MLP = ("data=moons", "model=mlp", "model.hidden=16", "model.depth=1", "train.steps=2", "train.batch=8")
+UNET = ("data=digits", "model.widths=[8,16]", "model.classes=10", "train.steps=2", "train.batch=8")
+UNET2D = ("data=digits", "model=unet2d", "model.widths=[8,16]", "model.classes=10", "train.steps=2", "train.batch=8")
+DIT = ("data=digits", "model=dit", "model.layers=1", "model.heads=2", "model.head=8", "train.steps=2", "train.batch=8")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    folder = tmp_path_factory.mktemp("runs")
+    kinds = {"mlp": MLP, "unet": UNET}
+    return {name: randomised(trained(*options, f"runs={folder}", f"name={name}")) for name, options in kinds.items()}
+
+
+def randomised(run: Run) -> Run:
+    """The same run with random weights: the last map of a new network is 0, so that its output would be, too."""
+    kept, generator = run.latest_checkpoint(), torch.Generator().manual_seed(0)
+    state = kept.weights("ema")
+    state = {name: value + 0.05 * torch.randn(value.shape, generator=generator) for name, value in state.items()}
+    from safetensors.torch import save_file
+
+    from backdrift.data.fingerprint import sha256_of
+
+    save_file(state, kept.path / "ema.safetensors")
+    values = json.loads((kept.path / "state.json").read_text())
+    values["sha256"]["ema.safetensors"] = sha256_of(kept.path / "ema.safetensors")
+    (kept.path / "state.json").write_text(json.dumps(values))
+    return Run.open(run.path)
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet"])
+def test_a_model_is_the_same_bit_for_bit_after_safetensors(runs: dict[str, Run], name: str, tmp_path: Path) -> None:
+    done = exporting.export(runs[name], tmp_path / "out")
+    loaded, own = load(tmp_path / "out"), denoiser(runs[name])
+    x, t = torch.randn(4, *runs[name].card.units.shape), torch.tensor([0.01, 0.2, 0.6, 1.0])
+    assert loaded.model.score(x, t).equal(own.score(x, t))
+    assert done.difference == 0
+    assert loaded.card.to_dict() == runs[name].card.to_dict()
+    assert not list(tmp_path.glob(".*"))
+
+
+BARE = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in ALLOWED:
+            raise ModuleNotFoundError(name + " is not there", name=name)
+sys.meta_path.insert(0, Blocked())
+ALLOWED = {"torch", "torchgen", "functorch", "numpy", "safetensors", "backdrift", "packaging", *sys.stdlib_module_names,
+           "typing_extensions", "sympy", "mpmath", "filelock", "fsspec", "jinja2", "markupsafe", "networkx"}
+import torch
+import backdrift
+from backdrift.solvers import Adams, sample
+loaded = backdrift.load(sys.argv[1])
+x = sample(loaded.model, Adams(steps=5), (3, *loaded.units.shape), seed=0)
+print(loaded.units.to_data(x).double().flatten().tolist())
+"""
+
+
+def test_an_export_is_used_with_torch_numpy_and_safetensors_alone(runs: dict[str, Run], tmp_path: Path) -> None:
+    """What torch itself needs is allowed besides. The samples are those of the run."""
+    from backdrift.solvers import Adams, sample
+
+    exporting.export(runs["mlp"], tmp_path / "out")
+    line = [sys.executable, "-c", BARE, str(tmp_path / "out")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    own = denoiser(runs["mlp"])
+    expected = runs["mlp"].card.units.to_data(sample(own, Adams(steps=5), (3, 2), seed=0))
+    assert torch.tensor(json.loads(done.stdout), dtype=torch.float64).allclose(expected.flatten(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet"])
+def test_a_program_of_torch_export_takes_any_batch(runs: dict[str, Run], name: str, tmp_path: Path) -> None:
+    done = exporting.export(runs[name], tmp_path / "out", "torch_export")
+    assert done.difference < 1e-5
+    program = torch.export.load(tmp_path / "out" / "denoiser.pt2").module()
+    x, t = torch.randn(7, *runs[name].card.units.shape), torch.linspace(0.1, 1, 7)
+    own, classes = denoiser(runs[name]), torch.arange(7)
+    given = (classes,) if name == "unet" else ()
+    assert program(x, t, *given).allclose(own(x, t, *given), atol=1e-5)
+
+
+def test_onnx_gives_the_same_denoiser_for_any_batch(runs: dict[str, Run], tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="backdrift[onnx] is not installed")
+    pytest.importorskip("onnxscript", reason="backdrift[onnx] is not installed")
+    done = exporting.export(runs["unet"], tmp_path / "out", "onnx")
+    assert done.difference < 1e-5
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "denoiser.onnx", providers=["CPUExecutionProvider"])
+    x, t, label = torch.randn(6, 1, 8, 8), torch.linspace(0.1, 1, 6), torch.arange(6)
+    (value,) = session.run(None, {"x": x.numpy(), "t": t.numpy(), "label": label.numpy()})
+    assert torch.from_numpy(value).allclose(denoiser(runs["unet"])(x, t, label), atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [UNET2D, DIT], ids=["unet2d", "dit"])
+def test_networks_of_the_field_are_trained_and_exported(options: tuple[str, ...], tmp_path: Path) -> None:
+    pytest.importorskip("diffusers", reason="backdrift[diffusers] is not installed")
+    run = randomised(trained(*options, f"runs={tmp_path / 'runs'}"))
+    exporting.export(run, tmp_path / "out")
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 0.5, 1.0])
+    assert load(tmp_path / "out").model.score(x, t).equal(denoiser(run).score(x, t))
+    assert exporting.export(run, tmp_path / "program", "torch_export").difference < 1e-5
+    if options is UNET2D:
+        done = exporting.export(run, tmp_path / "folder", "diffusers")
+        assert done.difference < 1e-5
+        assert (tmp_path / "folder" / "unet" / "config.json").is_file()
+    else:
+        with pytest.raises(ValueError, match="format=diffusers: expected a run with model=unet2d"):
+            exporting.export(run, tmp_path / "folder", "diffusers")
+        assert not (tmp_path / "folder").exists()
+
+
+def test_another_output_after_the_export_is_refused(
+    runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that loses something: nothing is left of it."""
+
+    def wrong(folder: Path, module: nn.Module, shape: tuple[int, ...]) -> float:
+        assert isinstance(module, export_graph.Denoising)
+        (folder / "denoiser.pt2").write_text("half of it")
+        with torch.no_grad():
+            next(module.parameters()).mul_(1.001)
+            inputs = module.inputs(shape, 3)
+            return export_graph.largest(denoiser(runs["mlp"])(*inputs), module(*inputs))
+
+    monkeypatch.setitem(exporting.WRITERS, "torch_export", exporting._graph(wrong))
+    with pytest.raises(ValueError, match=r"format=torch_export: the outputs differ by .* expected at most 1e-05"):
+        exporting.export(runs["mlp"], tmp_path / "out", "torch_export")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    assert main(["export", f"run={runs['mlp'].path}", f"to={tmp_path / 'out'}"]) == 1
+    assert "expected a folder that is not there yet" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_command_writes_a_card(runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    likelihood = {"value": 1.25, "standard_error": 0.02, "unit": "nats", "samples": 9, "settings": "Adams", "eps": 1e-3}
+    row = {
+        "solver": "Adams",
+        "nfe": 10,
+        "squared_mmd": {"value": 2e-3, "standard_error": 1e-4},
+        "sliced_wasserstein": None,
+    }
+    (runs["mlp"].path / "report.json").write_text(json.dumps({"likelihood": likelihood, "solvers": [row]}))
+    assert main(["export", f"run={runs['mlp'].path}", f"to={tmp_path / 'out'}"]) == 0
+    (runs["mlp"].path / "report.json").unlink()
+    assert "differ by 0 after the export" in capsys.readouterr().out
+    card = (tmp_path / "out" / "README.md").read_text()
+    for part in (
+        "backdrift.sde.VP",
+        "moons",
+        "1.25 ± 0.02 nats",
+        "0.002 ± 0.0001",
+        "training steps: 2",
+        "backdrift.load",
+    ):
+        assert part in card, part
+
+
+def test_the_header_of_the_weights_says_what_they_are(runs: dict[str, Run], tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    exporting.export(runs["mlp"], tmp_path / "out")
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert file.metadata()["network"] == "backdrift.models.MLP"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": {"_target_": "os.system", "command": "true"}}, "network._target_=os.system is not a class"),
+        ({"version": 2}, "is of version 2, this backdrift reads version 1"),
+        ({"data_std": -1.0}, "data_std: expected a positive number"),
+        ({"sde": {"_target_": "backdrift.sde.VP", "beta_max": "much"}}, "beta_max: expected"),
+        (
+            {"network": {"_target_": "backdrift.models.MLP", "dim": [2], "hidden": 60000}},
+            "more weights than the file holds",
+        ),
+        ({"more": 1}, "expected the keys"),
+        ({"sha256": "0" * 64}, "its checksum is another"),
+    ],
+)
+def test_a_strangers_folder_is_refused_in_one_line(
+    runs: dict[str, Run], tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    exporting.export(runs["mlp"], tmp_path / "out")
+    file = tmp_path / "out" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ValueError, match=message) as caught:
+        load(tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_a_link_in_it_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
+    exporting.export(runs["mlp"], tmp_path / "out")
+    (tmp_path / "out" / "more").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="more is a symbolic link"):
+        load(tmp_path / "out")
+
+
+def test_the_hub_says_what_is_wrong_in_one_line(runs: dict[str, Run], tmp_path: Path) -> None:
+    exporting.export(runs["mlp"], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"push_to_hub=not a name: "):
+        exporting.push_to_hub(tmp_path / "out", "not a name")
