@@ -4,10 +4,11 @@ from backdrift.sde.check import check
 from backdrift.sde.check_report import CheckReport
 from backdrift.sde.critically_damped import CriticallyDamped
 from backdrift.sde.discrete import Discrete
+from backdrift.sde.function_model import FunctionModel
 from backdrift.sde.gaussian import GaussianSDE
 from backdrift.sde.interpolant import Interpolant
 from backdrift.sde.linear import LinearSDE
-from backdrift.sde.model import FunctionModel, HasScore, Model
+from backdrift.sde.model import HasScore, Model
 from backdrift.sde.prior import DataMoments, MatrixPrior, Prior, PriorDensity
 from backdrift.sde.process import SDE, NoiseType, ReverseSDE, Time, as_time
 from backdrift.sde.rectified import Rectified

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Protocol, get_args
+from typing import Protocol
 
 from torch import Tensor
 
-from backdrift.sde.checks import require_choice
 from backdrift.sde.gaussian import GaussianSDE
 from backdrift.sde.prior import DataMoments
 from backdrift.sde.process import SDE, Time
-from backdrift.sde.tweedie import Kind, tweedie
+from backdrift.sde.tweedie import tweedie
 
 
 class HasScore(Protocol):
@@ -62,37 +60,3 @@ class Model(ABC):
     def velocity(self, x: Tensor, t: Time) -> Tensor:
         """dx/dt along the probability flow, f x - g^2/2 score, shaped like `x`."""
         return tweedie(self.denoise(x, t), x, t, self.sde, "denoised", "velocity")
-
-
-class FunctionModel(Model):
-    """A function (x, t) as a model.
-
-    Args:
-        function: called with x `[batch, ...]` and t, which is passed on as it came: a scalar or `[batch]`. It returns
-            a tensor like x. It may be a method, or a module with the weights of a network.
-        sde: the process that x_t comes from.
-        predicts: what the function returns: "denoised", "score", "noise" or "velocity".
-        data_moments: the mean and the variance of each component of the data, where they are known.
-
-    Attributes:
-        function, sde, predicts, data_moments: the arguments. The device and the dtype of the model are those of
-            `function`.
-
-    Raises:
-        ValueError: if `function` cannot be called, or `predicts` is none of the four.
-    """
-
-    def __init__(
-        self,
-        function: Callable[[Tensor, Time], Tensor],
-        sde: GaussianSDE,
-        predicts: Kind = "denoised",
-        data_moments: DataMoments | None = None,
-    ) -> None:
-        if not callable(function):
-            raise ValueError(f"function: expected a function of (x, t), got {type(function).__name__}")
-        require_choice("predicts", predicts, get_args(Kind))
-        self.function, self.sde, self.predicts, self.data_moments = function, sde, predicts, data_moments
-
-    def denoise(self, x: Tensor, t: Time) -> Tensor:
-        return tweedie(self.function(x, t), x, t, self.sde, self.predicts, "denoised")

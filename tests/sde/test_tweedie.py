@@ -99,7 +99,7 @@ def test_a_function_becomes_a_model(sde: GaussianSDE, predicts: Kind) -> None:
 
 
 def test_unknown_kinds_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^predicts: expected one of denoised, score, noise, velocity, got 'x0'"):
+    with pytest.raises(ValueError, match=r"^predicts: expected one of denoised, score, noise, velocity, v, got 'x0'"):
         FunctionModel(lambda x, t: x, VP(), "x0")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^wanted: expected one of"):
         tweedie(torch.zeros(1, 1), torch.zeros(1, 1), 0.5, VP(), "score", "flow")  # type: ignore[arg-type]

@@ -1,0 +1,263 @@
+"""Our deterministic solvers as a scheduler of diffusers. Importing this file imports diffusers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import backdrift.solvers
+from backdrift.interop.diffusers_scheduler import read_scheduler
+from backdrift.sde import tweedie
+from backdrift.sde.checks import require_integer, require_positive
+from backdrift.solvers import Adams, NonStationary, Row, TableSolver
+from backdrift.solvers.model import HALF
+
+try:
+    from diffusers import ConfigMixin, DDIMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+    from diffusers.configuration_utils import register_to_config
+    from diffusers.schedulers.scheduling_utils import SchedulerOutput
+except ImportError as error:
+    raise ImportError('TableScheduler needs diffusers: pip install "backdrift[diffusers]"') from error
+
+AnySolver = TableSolver | NonStationary
+
+
+class TableScheduler(SchedulerMixin, ConfigMixin):
+    """A scheduler of diffusers that takes the steps of one of our deterministic solvers, tuned ones included.
+
+        >>> pipeline.scheduler = TableScheduler.from_config(pipeline.scheduler.config, solver=Adams())
+        >>> pipeline(num_inference_steps=10)
+
+    Its samples are those of `sample(from_diffusers(pipeline), solver, x_T=noise)`, to rounding. The steps are taken in
+    their order, from the noise on. A pipeline that begins in the middle, as one from picture to picture, is refused.
+
+    Main arguments:
+        solver: a deterministic solver on a fixed grid, such as `Adams()`, `Heun()`, or the `solver` of a `Tuned`; or
+            the dictionary that a saved config has in its place. By default `Adams()`. `set_timesteps` sets its steps.
+        data_std: the standard deviation of the data, where the solver has none of its own: 1 for latents, which are
+            scaled to it, and about 0.5 for pictures in [-1, 1].
+
+    Other arguments:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr,
+            prediction_type, clip_sample, clip_sample_range, thresholding: as in diffusers' `DDIMScheduler`, except that
+            `prediction_type` may be "flow_prediction" as well. `thresholding` must be False.
+        timestep_spacing, steps_offset: kept for pipelines that read them. The solver's grid chooses the times.
+
+    Attributes:
+        timesteps: of all evaluations of the network, `[n]` in float32. They need not be whole numbers.
+        init_noise_sigma: the standard deviation of the noise that the samples start from.
+
+    Raises:
+        ValueError: if the solver is stochastic or unknown, or the config is refused, see `from_diffusers`.
+        TypeError: if the solver is of another kind.
+    """
+
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Any = None,
+        prediction_type: str = "epsilon",
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
+        thresholding: bool = False,
+        timestep_spacing: str = "leading",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+        solver: AnySolver | Mapping[str, Any] | None = None,
+        data_std: float = 1.0,
+    ) -> None:
+        require_positive(data_std=data_std)
+        self.solver = _solver(solver)
+        self.register_to_config(solver=described(self.solver))
+        if prediction_type == "flow_prediction":
+            self.reading = read_scheduler(FlowMatchEulerDiscreteScheduler(num_train_timesteps=num_train_timesteps))
+        else:
+            known = {name: value for name, value in self.config.items() if name not in ("solver", "data_std")}
+            self.reading = read_scheduler(DDIMScheduler.from_config({**known, "_class_name": "DDIMScheduler"}))
+        self.reading = dataclasses.replace(self.reading, clip=clip_sample_range if clip_sample else None)
+        self.init_noise_sigma = float(self.reading.sde.prior.std)
+        self.num_inference_steps: int | None = None
+        self.timesteps = torch.arange(num_train_timesteps, dtype=torch.float32).flip(0)
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """The scheduler with the process and the conventions of a config, as `pipeline.scheduler.config` is one.
+
+        A value that the config has only by default in its own class, such as `clip_sample=True` of `DDIMScheduler`, is
+        kept. Settings of the other scheduler's own solver, such as `solver_order`, have no meaning here and are left
+        out.
+
+        Args:
+            config: the config.
+            return_unused_kwargs: as in diffusers.
+            kwargs: arguments of this class, above all `solver` and `data_std`.
+        """
+        own = cls._get_init_keys(cls) - {"self"}
+        unknown = [name for name in kwargs if name not in own]
+        if unknown and not return_unused_kwargs:
+            raise TypeError(f"{unknown[0]}: expected one of the arguments {', '.join(sorted(own))}")
+        kept = {name: value for name, value in dict(config).items() if name in own}
+        if "FlowMatch" in str(config.get("_class_name", "")) or "base_shift" in config:
+            kept["prediction_type"] = "flow_prediction"  # their schedulers of flow matching have no entry for it
+        if str(config.get("variance_type")).startswith("learned"):
+            raise ValueError("variance_type: expected a network without a learned variance, got one with it")
+        return super().from_config(kept, return_unused_kwargs, **kwargs)
+
+    def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
+        """Make the table of the solver with so many steps, and begin anew.
+
+        A step of some solvers takes several evaluations, so `timesteps` may be longer.
+
+        Args:
+            num_inference_steps: the steps of the solver. A tuned solver has its own number, and takes no other.
+            device: of `timesteps`.
+
+        Raises:
+            ValueError: if the solver takes no such number of steps.
+        """
+        require_integer("num_inference_steps", num_inference_steps, 1)
+        solver = self._with_steps(num_inference_steps)
+        rows = solver.table(self.reading.sde).numbers().rows
+        times = torch.tensor([row.at for row in rows if row.at is not None], dtype=torch.float32)
+        self.num_inference_steps = num_inference_steps
+        self.timesteps = self.reading.timestep(times).to(device)
+        self._expected = self.timesteps.tolist()
+        self._rows: Iterator[Row] = iter(rows)
+        self._row: Row | None = next(self._rows)
+        self._states: deque[Tensor] = deque(maxlen=1 + max(row.base for row in rows))
+        self._values: deque[Tensor] = deque(maxlen=max(1, *(len(row.weights) for row in rows)))
+        self._returned: Tensor | None = None
+
+    def _with_steps(self, steps: int) -> AnySolver:
+        if isinstance(self.solver, NonStationary):
+            if steps != len(self.solver.ratios):
+                own = len(self.solver.ratios)
+                raise ValueError(f"num_inference_steps: expected {own}, which the solver was tuned for, got {steps}")
+            return self.solver
+        data_std = self.solver.data_std or self.config["data_std"]
+        return dataclasses.replace(self.solver, steps=steps, data_std=data_std)
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The state itself: the network is given x_t = alpha x_0 + sigma eps as it is."""
+        return sample
+
+    @torch.no_grad()
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        eta: float = 0.0,
+        use_clipped_model_output: bool = True,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """The next state, from the output of the network at the current one.
+
+        States and coefficients are in float32 where the sample is in half precision.
+
+        Args:
+            model_output: what the network returned at `sample` and `timestep`.
+            timestep: the next one of `timesteps`.
+            sample: the state, as the last step returned it. A pipeline may have changed it.
+            eta: must be 0, since the solvers draw no noise.
+            use_clipped_model_output: not used. The noise is always that of the clipped denoiser.
+            generator: not used, for the same reason as `eta`.
+            return_dict: whether to return an object with `prev_sample`, and not a tuple.
+
+        Raises:
+            ValueError: if `timestep` is not the next one, or `eta` is not 0.
+        """
+        if eta != 0:
+            raise ValueError(f"eta: expected 0, since {type(self.solver).__name__} draws no noise, got {eta}")
+        if self.num_inference_steps is None:
+            raise ValueError("timesteps: expected set_timesteps(num_inference_steps) before the first step")
+        if not self._expected or abs(float(timestep) - self._expected[0]) > 1e-3:
+            due = f"{self._expected[0]:g}, as steps are taken in order," if self._expected else "none, as all are done,"
+            raise ValueError(f"timestep: expected {due} got {float(timestep):g}; set_timesteps begins anew")
+        self._expected.pop(0)
+        x = self._state(sample)
+        assert self._row is not None and self._row.at is not None
+        value = model_output.to(x.dtype)
+        denoised = tweedie(value, x, self._row.at, self.reading.sde, self.reading.predicts, "denoised")
+        if self.reading.clip is not None:
+            denoised = denoised.clamp(-self.reading.clip, self.reading.clip)
+        self._values.appendleft(denoised + self._row.slope * x)
+        x = self._advanced()
+        self._returned = x.to(sample.dtype)
+        return SchedulerOutput(prev_sample=self._returned) if return_dict else (self._returned,)
+
+    def _state(self, sample: Tensor) -> Tensor:
+        """The state of `sample` in float32 or better. What the last step returned has it without rounding."""
+        x = sample.float() if sample.dtype in HALF else sample
+        if not self._states:
+            self._states.append(x)
+        elif sample is not self._returned:
+            self._states[-1] = x
+        return self._states[-1]
+
+    def _advanced(self) -> Tensor:
+        """Run the row of this evaluation, and those after it that need none."""
+        while self._row is not None:
+            row = self._row
+            x = row.carry * self._states[-1 - row.base]
+            for weight, value in zip(row.weights, self._values, strict=False):
+                x = x + weight * value
+            self._states.append(x)
+            self._row = next(self._rows, None)
+            if self._row is not None and self._row.at is not None:
+                break
+        return self._states[-1]
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """alpha x_0 + sigma eps at timesteps, one for each sample."""
+        sde = self.reading.sde
+        times = timesteps.to(original_samples.dtype)
+        t = sde.time(times) if hasattr(sde, "time") else times / self.reading.train_steps
+        return sde.perturb(original_samples, t.to(original_samples.device), noise)
+
+    def __len__(self) -> int:
+        return int(self.config["num_train_timesteps"])
+
+
+def described(solver: AnySolver) -> dict[str, Any]:
+    """A solver as plain data, for a config: the name of its class, and its arguments.
+
+    Raises:
+        ValueError: if an argument is a function, which no config can hold.
+    """
+    found: dict[str, Any] = {"class": type(solver).__name__}
+    for field in dataclasses.fields(solver):
+        value = getattr(solver, field.name)
+        if callable(value):
+            raise ValueError(f"{field.name}: expected a name or numbers, which a config can hold, got a function")
+        found[field.name] = value.tolist() if isinstance(value, Tensor) else value
+    return found
+
+
+def _solver(solver: AnySolver | Mapping[str, Any] | None) -> AnySolver:
+    """A solver from itself, or from what `described` made of it."""
+    if isinstance(solver, Mapping):
+        arguments = dict(solver)
+        name = arguments.pop("class", None)
+        kind = getattr(backdrift.solvers, str(name), None)
+        if not (isinstance(kind, type) and issubclass(kind, (TableSolver, NonStationary))):
+            raise ValueError(f"solver: expected the class of a solver on a fixed grid, such as Adams, got {name!r}")
+        solver = kind(**arguments)
+    solver = Adams() if solver is None else solver
+    if not isinstance(solver, (TableSolver, NonStationary)):
+        raise TypeError(f"solver: expected a solver on a fixed grid, such as Adams(), got {type(solver).__name__}")
+    if solver.stochastic:
+        raise ValueError(f"solver: expected a deterministic one, got {type(solver).__name__}, which draws noise")
+    return solver

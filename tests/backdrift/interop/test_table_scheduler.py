@@ -1,0 +1,198 @@
+"""Our solvers as a scheduler of diffusers give the samples of our own `sample`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from backdrift.models import GaussianMixture
+from backdrift.sde import Discrete
+from backdrift.solvers import DDIM, Adams, DPMSolver, Heun, NonStationary, UniPC, sample
+from backdrift.solvers.tables.grid import Points
+from backdrift.solvers.tables.non_stationary import canonical
+
+diffusers = pytest.importorskip("diffusers", reason='needs diffusers: pip install "backdrift[diffusers]"')
+scheduling = pytest.importorskip("backdrift.interop.table_scheduler")
+TableScheduler = scheduling.TableScheduler
+from_diffusers = pytest.importorskip("backdrift.interop.diffusers").from_diffusers
+
+
+class Exact(torch.nn.Module):
+    """A network of diffusers' interface whose output is exact for a mixture in 4 dimensions."""
+
+    dtype = torch.float64
+
+    def __init__(self, scheduler: Any, kind: str) -> None:
+        super().__init__()
+        means = torch.tensor([[-1.0, 0.5, 0.0, 0.2], [1.0, 0.0, -0.5, 0.3]], dtype=torch.float64)
+        self.sde = Discrete(scheduler.alphas_cumprod.double())
+        self.mixture, self.kind = GaussianMixture(means, 0.3, sde=self.sde), kind
+
+    def forward(self, x: Tensor, timestep: Any, return_dict: bool = True) -> Any:
+        t = torch.as_tensor(timestep).double() + 1
+        denoised = self.mixture.denoise(x.double(), t)
+        shape = (-1, *(1,) * (x.ndim - 1)) if t.ndim else ()
+        alpha, sigma = self.sde.alpha(t).reshape(shape), self.sde.sigma(t).reshape(shape)
+        noise = (x - alpha * denoised) / sigma
+        output = {"epsilon": noise, "v_prediction": alpha * noise - sigma * denoised, "sample": denoised}[self.kind]
+        return SimpleNamespace(sample=output.to(x.dtype))
+
+
+def loop(scheduler: Any, network: Any, x: Tensor, steps: int) -> Tensor:
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        output = network(scheduler.scale_model_input(x, t), t).sample
+        x = scheduler.step(output, t, x).prev_sample
+    return x
+
+
+def tuned(model: Any, steps: int) -> NonStationary:
+    """A solver in the form in which `tune` returns one."""
+    solver = Adams(steps=steps).for_model(model)
+    points = Points(model.sde, solver.times(model.sde))
+    carries, weights = canonical(solver.table(model.sde), points)
+    rows = [row[: k + 1].flip(0).tolist() for k, row in enumerate(weights)]
+    return NonStationary(ratios=points.ratio.tolist(), carries=carries.tolist(), weights=rows)
+
+
+SOLVERS = [Adams(), DDIM(), Heun(), DPMSolver(order=3), UniPC(), Adams(final="stop", eps=5.0), "tuned"]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("epsilon", {}),
+        ("v_prediction", {"rescale_betas_zero_snr": True, "beta_schedule": "scaled_linear"}),
+        ("sample", {"beta_schedule": "squaredcos_cap_v2", "clip_sample": True, "clip_sample_range": 0.9}),
+    ],
+)
+def test_samples_are_our_own(solver: Any, kind: str, config: dict[str, Any]) -> None:
+    theirs = diffusers.DDIMScheduler(**{"clip_sample": False, "prediction_type": kind, **config})
+    network = Exact(theirs, kind)
+    model = from_diffusers((network, theirs))
+    if solver == "tuned":
+        solver = tuned(model, 6)
+    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=0.5)
+    x = scheduler.init_noise_sigma * torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    own = solver if isinstance(solver, NonStationary) else dataclasses.replace(solver, steps=6)
+    expected = sample(model, own, x_T=x)
+    # The times are in float32, which rounds a timestep of 999 to 3e-5 of a step.
+    assert float((loop(scheduler, network, x, 6) - expected).abs().max()) < 1e-5
+
+
+def test_a_pipeline_takes_it() -> None:
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    ).eval()  # fmt: skip
+    for kind in (diffusers.DDPMPipeline, diffusers.DDIMPipeline):
+        pipeline = kind(unet, diffusers.DDPMScheduler())
+        model = from_diffusers(pipeline)
+        pipeline.scheduler = TableScheduler.from_config(pipeline.scheduler.config, solver=Adams(), data_std=0.5)
+        pipeline.set_progress_bar_config(disable=True)
+        made = pipeline(2, torch.Generator().manual_seed(3), num_inference_steps=5, output_type="np").images
+        noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+        ours = sample(model, Adams(steps=5), x_T=noise)
+        assert torch.allclose(torch.from_numpy(made).permute(0, 3, 1, 2), (ours / 2 + 0.5).clamp(0, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "solver", [Adams(order=2, predict="noise"), DDIM(grid=[1000.0, 500.0, 20.0]), "tuned"], ids=str
+)
+def test_it_is_saved_and_loaded(solver: Any, tmp_path: Path) -> None:
+    theirs = diffusers.DDIMScheduler(clip_sample=False)
+    network, steps = Exact(theirs, "epsilon"), 3
+    if solver == "tuned":
+        solver = tuned(from_diffusers((network, theirs)), steps)
+    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=0.4)
+    scheduler.save_pretrained(tmp_path)
+    again = TableScheduler.from_pretrained(tmp_path)
+    assert type(again.solver) is type(solver) and again.config["data_std"] == 0.4
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(loop(scheduler, network, x, steps), loop(again, network, x, steps))
+    # and a change of the solver alone
+    other = TableScheduler.from_config(again.config, solver=DDIM())
+    assert type(other.solver) is DDIM
+
+
+def test_values_that_a_config_has_by_default_are_kept() -> None:
+    """DDIM clips by default, and an own default of no clipping must not replace that."""
+    assert TableScheduler.from_config(diffusers.DDIMScheduler().config).reading.clip == 1.0
+    assert TableScheduler.from_config(diffusers.DPMSolverMultistepScheduler().config).reading.clip is None
+
+
+def test_half_precision_rounds_no_state() -> None:
+    """What a pipeline sees is rounded to bfloat16; the next step continues from the state before rounding."""
+    theirs = diffusers.DDIMScheduler(clip_sample=False)
+    network = Exact(theirs, "epsilon")
+    scheduler = TableScheduler.from_config(theirs.config, solver=DDIM())
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    exact = loop(scheduler, network, x.double(), 50)
+
+    def rounded_output(value: Tensor, t: Any) -> Any:
+        return network(scheduler._states[-1] if scheduler._states else value.float(), t)
+
+    half = loop(scheduler, rounded_output, x.bfloat16(), 50)
+    assert half.dtype == torch.bfloat16
+    first = loop(scheduler, network, x.bfloat16().double(), 50)
+    torch.testing.assert_close(half.double(), first, rtol=2**-7, atol=1e-3)
+    assert bool((exact - first).abs().max() < 0.1)
+
+
+def test_a_flow_matching_config() -> None:
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler = TableScheduler.from_config(theirs.config, solver=DDIM())
+    network = torch.nn.Conv2d(1, 1, 3, padding=1).double()
+
+    def called(x: Tensor, t: Any) -> Any:
+        return SimpleNamespace(sample=network(x) * (t / 1000))
+
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    model = from_diffusers((lambda x, t: called(x, t.reshape(-1, 1, 1, 1)), theirs))
+    with torch.no_grad():
+        ours = sample(model, DDIM(steps=5, data_std=1.0), x_T=x)
+        assert float((loop(scheduler, called, x, 5) - ours).abs().max()) < 1e-5
+    added = scheduler.add_noise(x, torch.ones_like(x), torch.tensor([250.0, 1000.0]))
+    torch.testing.assert_close(added, torch.stack([0.75 * x[0] + 0.25, torch.ones_like(x[1])]))
+
+
+def test_add_noise_is_that_of_diffusers() -> None:
+    theirs = diffusers.DDIMScheduler()
+    ours = TableScheduler.from_config(theirs.config)
+    x, eps, t = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4), torch.tensor([10, 700])
+    torch.testing.assert_close(ours.add_noise(x, eps, t), theirs.add_noise(x, eps, t))
+
+
+def test_misuse_is_refused() -> None:
+    config = diffusers.DDIMScheduler().config
+    with pytest.raises(ValueError, match=r"^solver: expected a deterministic one, got DDIM"):
+        TableScheduler.from_config(config, solver=DDIM(eta=1.0))
+    with pytest.raises(TypeError, match=r"^solver: expected a solver on a fixed grid"):
+        TableScheduler.from_config(config, solver=3)
+    with pytest.raises(ValueError, match=r"^solver: expected the class of a solver"):
+        TableScheduler.from_config(config, solver={"class": "sample"})
+    with pytest.raises(ValueError, match=r"^grid: expected a name or numbers"):
+        TableScheduler.from_config(
+            config, solver=DDIM(grid=lambda sde, n, first, last: torch.linspace(first, last, n + 1))
+        )
+    with pytest.raises(ValueError, match=r"^variance_type: "):
+        TableScheduler.from_config(diffusers.DDPMScheduler(variance_type="learned_range").config)
+    with pytest.raises(TypeError, match=r"^slover: expected one of"):
+        TableScheduler.from_config(config, slover=DDIM())
+    scheduler = TableScheduler.from_config(config)
+    x = torch.zeros(1, 1, 2, 2)
+    with pytest.raises(ValueError, match=r"^timesteps: expected set_timesteps"):
+        scheduler.step(x, 1, x)
+    scheduler.set_timesteps(5)
+    with pytest.raises(ValueError, match=r"^timestep: expected 999, as steps are taken in order, got"):
+        scheduler.step(x, scheduler.timesteps[1], x)
+    with pytest.raises(ValueError, match=r"^eta: expected 0"):
+        scheduler.step(x, scheduler.timesteps[0], x, eta=0.5)
