@@ -41,13 +41,19 @@ class Group:
     """Stands for an object that keys with a `_target_` describe."""
 
 
+class ConditionSizes(TypedDict):
+    classes: None
+    vector: None
+    picture: None
+
+
 class Measured(TypedDict):
     """What a training measures on its data, so that nobody gives it."""
 
     shape: None
     classes: None
     std: None
-    condition: None
+    condition: ConditionSizes
 
 
 class Train(TypedDict):

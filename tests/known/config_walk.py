@@ -156,7 +156,8 @@ def make(config: DictConfig, key: str) -> None:
     config = copy.deepcopy(config)
     group = key.split(".")[0]
     if "event" in config:
-        config.event = {"shape": [1, 8, 8], "classes": 2, "std": 0.5}
+        sizes = {"classes": 2, "vector": 0, "picture": 0}
+        config.event = {"shape": [1, 8, 8], "classes": 2, "std": 0.5, "condition": sizes}
     if group in ("sde", "likelihood") and "likelihood" in config and "sde" in config:
         rehearse(config, build(config, "sde"))
     elif group == "solver" and "_target_" in config.solver:
