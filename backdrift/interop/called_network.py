@@ -33,7 +33,7 @@ class CalledNetwork:
         dtype = _weights_dtype(self.network)
         if dtype in HALF:
             positional, arguments = _as(dtype, positional), _as(dtype, arguments)
-        value = self.network(x.to(dtype) if dtype in HALF else x, time.expand(len(x)), *positional, **arguments)
+        value = self.ask(x.to(dtype) if dtype in HALF else x, time.expand(len(x)), *positional, **arguments)
         value = getattr(value, "sample", value)
         value = value[0] if isinstance(value, tuple) else value
         if not isinstance(value, Tensor):
@@ -42,6 +42,10 @@ class CalledNetwork:
             value = value[:, : x.shape[1]]
         require_shape("network", value, x)
         return value.to(x.dtype)
+
+    def ask(self, x: Tensor, time: Tensor, *positional: Any, **arguments: Any) -> Any:
+        """What the network itself returns. A subclass may call it in another order."""
+        return self.network(x, time, *positional, **arguments)
 
 
 def _weights_dtype(network: Any) -> torch.dtype | None:

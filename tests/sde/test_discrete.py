@@ -36,7 +36,8 @@ def test_the_table_is_met_at_its_times(name: str) -> None:
     t = torch.arange(1, len(sde.alphas_cumprod) + 1, dtype=torch64)
     torch.testing.assert_close(sde.alpha(t).square(), sde.alphas_cumprod, rtol=1e-14, atol=0)
     torch.testing.assert_close(sde.sigma(t).square(), 1 - sde.alphas_cumprod, rtol=1e-12, atol=0)
-    assert float(sde.alpha(0.0)) == 1 and float(sde.sigma(0.0)) == 0
+    zero = torch.zeros(())
+    assert float(sde.alpha(zero)) == 1 and float(sde.sigma(zero)) == 0
     between = torch.linspace(0, sde.T, 20_001, dtype=torch64)
     assert bool((sde.alpha(between).diff() < 0).all())
 
