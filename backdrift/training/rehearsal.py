@@ -53,7 +53,10 @@ def rehearse(config: DictConfig, sde: SDE) -> None:
 
 
 def _require_finite(sde: SDE) -> None:
-    """Raise `ValueError` unless the ratio of signal to noise is a number from eps to T, if the process is Gaussian."""
+    """Raise `ValueError` unless the ratio of signal to noise is a number from eps to T, if the process is Gaussian.
+
+    At T itself the signal may be 0, but not for most of the time: nothing could be learnt there.
+    """
     if not sde.has_denoiser:
         return
     ends = torch.tensor([sde.eps, sde.start], dtype=torch.float64, device="cpu")
@@ -62,6 +65,11 @@ def _require_finite(sde: SDE) -> None:
         raise ValueError(
             f"sde: expected values at which the logarithm of the signal-to-noise ratio falls from one number at eps = "
             f"{sde.eps:g} to another at T = {sde.T:g}, got {_row(log_snr)}"
+        )
+    if sde.start < 0.5 * sde.T:
+        raise ValueError(
+            f"sde: expected values at which something is left of the data for most of the time, got nothing from t = "
+            f"{sde.start:.2g} to T = {sde.T:g}"
         )
 
 

@@ -55,7 +55,7 @@ A_TYPE_FOR_EACH = [
         "train sde.T={_target_:backdrift.sde.VP}",
         "sde.T: expected a positive number, got {_target_: ",
     ),
-    ("train sde.beta_max=1e14", "sde: expected values at which the logarithm of the signal-to-noise ratio falls"),
+    ("train sde.beta_max=1e14", "sde: expected values at which something is left of the data for most of the time"),
     ("train sde=rectified sde.T=1", "sde.T: expected a number between 0 and 1, got 1"),
     ("train sde=cld sde.friction=null", "sde.friction: expected a positive number, got null"),
     # solvers
