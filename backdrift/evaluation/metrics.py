@@ -44,7 +44,7 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> Estimate:
     """
     x, y = _sets(x, y)
     h = _bandwidth(y, bandwidth)
-    return _jackknife(*(-_kernel(torch.cdist(a, b), h) for a, b in _pairs(x, y)))
+    return discrepancy(*_sums(*(-_kernel(torch.cdist(a, b), h) for a, b in _pairs(x, y))))
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Estimate:
@@ -61,7 +61,7 @@ def energy_distance(x: Tensor, y: Tensor) -> Estimate:
         ValueError: if the sets do not hold enough finite samples of one shape.
     """
     x, y = _sets(x, y)
-    return _jackknife(*(torch.cdist(a, b) for a, b in _pairs(x, y)))
+    return discrepancy(*_sums(*(torch.cdist(a, b) for a, b in _pairs(x, y))))
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 128, seed: int = 0) -> Estimate:
@@ -176,22 +176,31 @@ def _bandwidth(y: Tensor, bandwidth: float | None) -> float:
     return bandwidth
 
 
-def _jackknife(cross: Tensor, within_x: Tensor, within_y: Tensor) -> Estimate:
-    """2 E d(x, y) - E d(x, x') - E d(y, y') from the pairwise d, with its delete-one jackknife error.
+def discrepancy(across_x: Tensor, across_y: Tensor, within_x: Tensor, within_y: Tensor) -> Estimate:
+    """2 E d(x, y) - E d(x, x') - E d(y, y') from sums of a pairwise d, with its delete-one jackknife error.
 
     If both sets have the same distribution, the statistic is degenerate and the jackknife's error is too large rather
     than too small (Efron & Stein 1981).
+
+    Args:
+        across_x: sum_j d(x_i, y_j) for each i, `[n]`.
+        across_y: sum_i d(x_i, y_j) for each j, `[m]`.
+        within_x: the sum of d(x_i, x_k) over all k other than i, `[n]`.
+        within_y: the same of y, `[m]`.
     """
     variance, means = 0.0, []
-    for rows, within in ((cross, within_x), (cross.mT, within_y)):
-        k, other = rows.shape
-        sums = within.sum(1) - within.diagonal()
-        total = sums.sum()
+    for across, within, other in ((across_x, within_x, len(across_y)), (across_y, within_y, len(across_x))):
+        k, total = len(across), within.sum()
         means.append(total / (k * (k - 1)))
-        a, b = rows.sum(1), sums
-        left_out = 2 * (a.sum() - a) / ((k - 1) * other) - (total - 2 * b) / ((k - 1) * (k - 2))
+        left_out = 2 * (across.sum() - across) / ((k - 1) * other) - (total - 2 * within) / ((k - 1) * (k - 2))
         variance += float((left_out - left_out.mean()).square().sum()) * (k - 1) / k
-    return Estimate(float(2 * cross.mean() - means[0] - means[1]), math.sqrt(variance))
+    cross = across_x.mean() / len(across_y)
+    return Estimate(float(2 * cross - means[0] - means[1]), math.sqrt(variance))
+
+
+def _sums(cross: Tensor, within_x: Tensor, within_y: Tensor) -> tuple[Tensor, ...]:
+    """The sums that `discrepancy` takes, from matrices of a pairwise d."""
+    return cross.sum(1), cross.sum(0), *(within.sum(1) - within.diagonal() for within in (within_x, within_y))
 
 
 def _root_mean_square_gap(x: Tensor, y: Tensor) -> Tensor:
