@@ -88,7 +88,9 @@ def test_zero_terminal_snr_is_that_of_the_paper() -> None:
     torch.testing.assert_close(
         new.diff() / root.diff(), torch.full((999,), float(root[0] / (root[0] - root[-1]))).double()
     )
-    assert 0.5 * float(after.log_snr(torch.tensor(after.start))) == pytest.approx(-math.log(4096), rel=1e-9)
+    assert 0.5 * float(after.log_snr(torch.tensor(after.start, dtype=torch64))) == pytest.approx(
+        -math.log(4096), rel=1e-9
+    )
     assert after.prior.std == pytest.approx(1.0, abs=1e-7)
     assert before.start == before.T
 

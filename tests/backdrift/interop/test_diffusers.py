@@ -189,9 +189,12 @@ def test_trajectories_are_those_of_diffusers(
     assert [t - 1 for t in times] == timesteps
     exact = formula(Formula(unet, scheduler.alphas_cumprod, prediction), noise, timesteps)
     size = float(exact.abs().max())
-    assert float((ours - exact).abs().max()) < 1e-10 * size
-
     alpha = math.sqrt(float(scheduler.alphas_cumprod[-1]))
+    # Heun's states x/alpha have the size 1/alpha at the first time, 20,000 with the cosine, and are rounded in each of
+    # up to 2 STEPS evaluations.
+    rounding = 2 * STEPS * 2**-50 / alpha if method == "Heun" else 0.0
+    assert float((ours - exact).abs().max()) < max(1e-10 * size, rounding)
+
     in_ratio = "Discrete" in name  # the state of these schedulers is x/alpha
     start = noise / (alpha * float(scheduler.init_noise_sigma)) if in_ratio else noise
     theirs = by_diffusers(made(name, table, prediction, **arguments), unet, start)

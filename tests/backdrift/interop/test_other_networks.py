@@ -108,6 +108,22 @@ def test_flow_matching_keeps_its_digits_near_the_noise() -> None:
     assert float((model.denoise(x, t) - (x - t * 0.5 * x)).abs().max()) < 1e-6
 
 
+UNDER: list[tuple[GaussianSDE, GaussianSDE]] = [
+    (VP(), VE(sigma_max=100.0)),
+    (VE(), Rectified(T=0.98)),
+    (Rectified(T=1.0), EDM()),
+    (Discrete.linear(), SubVP(beta_max=19.0)),
+]
+
+
+@pytest.mark.parametrize(("own", "other"), UNDER, ids=str)
+def test_a_function_under_another_process(own: GaussianSDE, other: GaussianSDE) -> None:
+    """The exact denoiser of a mixture under one process is the exact one under another, at times within both."""
+    model = FunctionModel(mixture(own).denoise, own).under(other)
+    least = max(other.eps, float(other.t_from_log_snr(own.log_snr(torch.tensor(own.eps, dtype=torch.float64)))))
+    require_equal(model, other, [least, (least + other.T) / 2, other.T], 1e-7)
+
+
 def config(sde: str, continuous: bool) -> Any:
     model = SimpleNamespace(beta_min=0.1, beta_max=20.0, sigma_min=0.01, sigma_max=50.0, num_scales=1000)
     training = SimpleNamespace(sde=sde, continuous=continuous)
