@@ -7,12 +7,14 @@ import ast
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from backdrift.runs.command_line import as_command_line
 from backdrift.runs.interruption import exit_status, sigterm_interrupts
+from backdrift.runs.processes import is_first_process
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -111,7 +113,7 @@ def run(arguments: Sequence[str]) -> int:
     from omegaconf import OmegaConf
 
     from backdrift.runs.configuration import Job
-    from backdrift.runs.processes import require_all_processes
+    from backdrift.runs.processes import SHARED, require_all_processes, require_shared
     from backdrift.runs.sweeps import is_sweep, require_own_keys, resume_sweep, start_sweep
 
     trusted = [f"trust=[{','.join(options.trust)}]"] if options.trust else []
@@ -127,7 +129,8 @@ def run(arguments: Sequence[str]) -> int:
         start_sweep(job, perform)
         return 0
     config = job.config()
-    if command in ("train", "resume"):
+    require_shared(command)
+    if command in SHARED:
         require_all_processes(arguments)
     if command == "resume" and is_sweep(folder := Path(str(config.run)).expanduser()):
         require_own_keys(config)
@@ -146,10 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. An error is one line on stderr and status 1, Ctrl-C status 130, and SIGTERM status 143."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with sigterm_interrupts(), as_command_line(arguments):
+        with sigterm_interrupts(), as_command_line(arguments), _first_speaks():
             return run(arguments)
     except KeyboardInterrupt as interrupt:
-        if _is_first():
+        if is_first_process():
             print(str(interrupt) or "interrupted", file=sys.stderr)
         return exit_status(interrupt)
     except BrokenPipeError:  # the reader of our output has had enough
@@ -158,11 +161,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
             raise
-        if _is_first():
+        if is_first_process():
             print(f"backdrift: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 
 
-def _is_first() -> bool:
-    """Whether this is the first of the processes that train together, the one that speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
+@contextmanager
+def _first_speaks() -> Iterator[None]:
+    """Let only the first of several processes print, as the others would print the same."""
+    if is_first_process():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield

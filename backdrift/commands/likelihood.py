@@ -16,8 +16,8 @@ from backdrift.evaluation.conditioning import EVERY
 from backdrift.evaluation.scored_condition import in_a_name, model_scoring, require_classes, said
 from backdrift.evaluation.scoring import STAGE, collected, score
 from backdrift.runs.configuration import blamed, one_line
-from backdrift.runs.device import device_named
 from backdrift.runs.output import new_folder
+from backdrift.runs.process_group import ProcessGroup
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.rows_to_score import rows_to_score
@@ -30,7 +30,8 @@ def main(config: DictConfig) -> None:
 
     With `label` the likelihoods are those given a class, or given each sample's own. With `label=all` the probability
     of each class is found by Bayes' rule, see `solvers.class_posterior`. After an interruption the rows that are scored
-    are in a table of their own, and the same command goes on.
+    are in a table of their own, and the same command goes on. Several processes of torchrun
+    share the rows, and the first one writes.
 
     Raises:
         ValueError: if there is no such class, or some log-likelihoods are not finite.
@@ -39,23 +40,25 @@ def main(config: DictConfig) -> None:
     if config.label == EVERY:
         _class_probabilities(config)
         return
-    device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
+    group = ProcessGroup.join()
+    device, run = group.device(config.device), Run.open(config.run, config.trust, config.data.changed)
     rows, trained, card = rows_to_score(config, run), run.model(config.weights, device), run.card
     values = rows.values
     model = model_scoring(trained, card, config.label, rows.labels, len(values))
     settings = _settings(config)
     provenance = Provenance.now(run, _in_words(settings), settings["seed"], config.weights, said(config.label))
-    kept = Unfinished.of(run, "likelihood", provenance, config, trained, values)
+    kept = Unfinished.of(run, "likelihood", provenance, config, trained, values, group=group)
 
-    def write_part(folder: Path) -> str:
+    def write_part(folder: Path) -> str | None:
         done = kept.finished(STAGE)
-        assert done is not None
+        if done is None:
+            return None
         scores = collected(done, card.units, settings)
         part = provenance.of_part(len(scores.log_prob), len(values))
         scores.save(folder / "likelihood.csv", rows.labels, card.classes, part, rows.places)
         return f"{part.rows} rows are scored in {folder / 'likelihood.csv'}"
 
-    with kept.interruptible(write_part), Progress("likelihood", len(values)) as progress:
+    with kept.interruptible(write_part), Progress("likelihood", len(values), shown=group.is_first) as progress:
         try:
             scores = score(model, card.units, values, work=Batchwise(progress, kept), **settings)
         except (TypeError, ValueError) as error:
@@ -63,6 +66,9 @@ def main(config: DictConfig) -> None:
     broken = int((~scores.log_prob.isfinite()).sum())
     if broken:
         raise ValueError(f"likelihood: {broken} of {len(values)} values are NaN or infinite; increase likelihood.steps")
+    if not group.is_first:
+        kept.close()
+        return
 
     stem = rows.stem.replace("likelihood", f"likelihood{in_a_name(config.label)}", 1)
     with new_folder(run, stem, config, provenance) as folder:
@@ -86,7 +92,8 @@ def _class_probabilities(config: DictConfig) -> None:
         ValueError: if the network has no classes, or some log-probabilities are not finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
-    device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
+    group = ProcessGroup.join()
+    device, run = group.device(config.device), Run.open(config.run, config.trust, config.data.changed)
     rows, model, card = rows_to_score(config, run), run.model(config.weights, device), run.card
     classes = require_classes(model, config.label)
     names = card.classes or tuple(map(str, range(classes)))
@@ -97,8 +104,8 @@ def _class_probabilities(config: DictConfig) -> None:
     chosen |= settings if by == "flow" else {"strata": config.classes.strata, "seed": settings["seed"]}
     solver = f"class posterior, {_in_words(chosen)}, prior {config.classes.prior}"
     provenance = Provenance.now(run, solver, settings["seed"], config.weights, said(config.label))
-    kept = Unfinished.of(run, "likelihood", provenance, config, model, rows.values, log_prior)
-    with kept.interruptible(), Progress("likelihood", len(rows.values)) as progress:
+    kept = Unfinished.of(run, "likelihood", provenance, config, model, rows.values, log_prior, group=group)
+    with kept.interruptible(), Progress("likelihood", len(rows.values), shown=group.is_first) as progress:
         work = Batchwise(progress, kept)
         try:
             found = classify(model, card.units, rows.values, log_prior, names, rows.labels, work=work, **chosen)
@@ -106,6 +113,9 @@ def _class_probabilities(config: DictConfig) -> None:
             raise blamed(config, "likelihood", error) from error
     if bool(found.posterior.log_prob.isnan().any()):
         raise ValueError(f"likelihood: some of the {len(rows.values)} rows have no probabilities; they are NaN")
+    if not group.is_first:
+        kept.close()
+        return
     with new_folder(run, rows.stem.replace("likelihood", "classes", 1), config, provenance) as folder:
         with folder.new("class_posterior.csv") as file:
             found.save(file, provenance, rows.places)

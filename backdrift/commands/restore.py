@@ -28,8 +28,8 @@ from backdrift.evaluation.restoration_report import Restoration, write
 from backdrift.evaluation.sampling import draw
 from backdrift.models import MMPS, LinearOperator
 from backdrift.runs.configuration import blamed, build
-from backdrift.runs.device import device_named
 from backdrift.runs.output import new_folder
+from backdrift.runs.process_group import ProcessGroup
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.rows_to_score import rows_to_score
@@ -45,22 +45,24 @@ def main(config: DictConfig) -> None:
     """Write `restore.md`, `restore.json`, `restoration.npz`, and a picture or tables, into a new folder of the run.
 
     The samples come from the run's data set or from `data.path`, and their measurements are simulated; or the
-    measurements are given by `observation`. After an interruption the same command goes on.
+    measurements are given by `observation`. After an interruption the same command goes on. Several processes of
+    torchrun share the samples, and the first one writes.
 
     Raises:
         ValueError: if the measurement or the guide does not suit the data, or some samples are not finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
-    device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
+    group = ProcessGroup.join()
+    device, run = group.device(config.device), Run.open(config.run, config.trust, config.data.changed)
     task, model = _problem(config, run), run.gaussian_model(config.weights, device)
     sampler, stem = _sampler(config)
     provenance = Provenance.now(run, _named(config, sampler), config.seed, config.weights)
-    kept = Unfinished.of(run, "restore", provenance, config, model, task.observation)
+    kept = Unfinished.of(run, "restore", provenance, config, model, task.observation, group=group)
     n, number = len(task.observation), config.samples
     began = time.perf_counter()
     with (
         kept.interruptible(_part_writer(kept, run, provenance, n, number)),
-        Progress("restore", n * number) as progress,
+        Progress("restore", n * number, shown=group.is_first) as progress,
     ):
         try:
             x, weighted = _drawn(config, model, task, sampler, Batchwise(progress, kept))
@@ -70,6 +72,9 @@ def main(config: DictConfig) -> None:
     broken = int((~x.flatten(2).isfinite().all(2)).sum())
     if broken:
         raise ValueError(f"guide: {broken} of {n * number} samples are NaN or infinite; take more steps, another guide")
+    if not group.is_first:
+        kept.close()
+        return
     found = Restoration.of(task, x, weighted)
     with new_folder(run, f"restore-{stem}-seed{config.seed}", config, provenance) as folder:
         columns = run.card.columns or tuple(f"x{k + 1}" for k in range(task.units.dim))
@@ -159,9 +164,10 @@ def _drawn(
 def _part_writer(kept: Unfinished, run: Run, provenance: Provenance, n: int, number: int) -> Any:
     """What writes the samples that are done when an interruption comes."""
 
-    def write_part(folder: Path) -> str:
+    def write_part(folder: Path) -> str | None:
         done = kept.finished(STAGE)
-        assert done is not None
+        if done is None:
+            return None
         x = done["x"] if done["x"].ndim == len(run.card.units.shape) + 1 else done["x"].flatten(0, 1)
         part = provenance.of_part(len(x), n * number)
         write_archive(folder / "samples.npz", run.card, x, part.to_json())

@@ -18,8 +18,8 @@ from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.conditioning import Conditioned, conditioned, conditioned_on_file
 from backdrift.evaluation.sampling import STAGE, draw
 from backdrift.runs.configuration import blamed, build, one_line
-from backdrift.runs.device import device_named
 from backdrift.runs.output import OutputFolder, new_folder
+from backdrift.runs.process_group import ProcessGroup
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
@@ -40,14 +40,15 @@ def main(config: DictConfig) -> None:
 
     Samples of a table with names of columns are also written into `samples.csv`, with what they were drawn given. The
     data set need not be there. If it is, the picture shows test samples beside the generated ones. After an
-    interruption the same command goes on.
+    interruption the same command goes on. Several processes of torchrun share the samples, and the first one writes.
 
     Raises:
         ValueError: if there is no such class, the conditions do not fit the network, or some samples are not finite.
         FileNotFoundError: if there is no file of conditions.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
-    device, run = device_named(config.device), Run.open(config.run, config.trust)
+    group = ProcessGroup.join()
+    device, run = group.device(config.device), Run.open(config.run, config.trust)
     solver: Solver = build(config, "solver")
     runner = Compiled(solver) if config.compile else solver
     units = run.card.units
@@ -56,17 +57,18 @@ def main(config: DictConfig) -> None:
     model, n = asked.model, asked.n
     provenance = Provenance.now(run, solver, config.seed, config.weights)
     inputs = [] if asked.given is None else [asked.given.values]
-    kept = Unfinished.of(run, "sample", provenance, config, model, *inputs)
+    kept = Unfinished.of(run, "sample", provenance, config, model, *inputs, group=group)
 
-    def write_part(folder: Path) -> str:
+    def write_part(folder: Path) -> str | None:
         done = kept.finished(STAGE)
-        assert done is not None
+        if done is None:
+            return None
         part = provenance.of_part(len(done["x"]), n)
         write_archive(folder / "samples.npz", run.card, done["x"], part.to_json(), asked.labels, asked.given)
         return f"{part.rows} samples are kept in {folder / 'samples.npz'}"
 
     began = time.perf_counter()
-    with kept.interruptible(write_part), Progress("sample", n) as progress:
+    with kept.interruptible(write_part), Progress("sample", n, shown=group.is_first) as progress:
         try:
             x = draw(model, runner, units.shape, n, config.seed, Batchwise(progress, kept))
         except ValueError as error:
@@ -75,6 +77,9 @@ def main(config: DictConfig) -> None:
     broken = int((~x.flatten(1).isfinite().all(1)).sum())
     if broken:
         raise ValueError(f"solver: {broken} of {n} samples are NaN or infinite; take more steps or another solver")
+    if not group.is_first:
+        kept.close()
+        return
     real = _real(run, max(64, n))
     with new_folder(run, _stem(solver, config), config, provenance) as folder:
         _write(folder, run, x, real, asked)

@@ -1,14 +1,19 @@
-"""Long computations batch by batch: in bounded memory, with progress, and with the finished batches kept."""
+"""Long computations batch by batch: in bounded memory, with progress, and shared by several processes.
+
+Finished batches are kept until the command is done.
+"""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from backdrift.runs.process_group import ALONE, ProcessGroup
 from backdrift.runs.progress import Progress
 from backdrift.runs.unfinished import Batch, Unfinished, stacked
 
@@ -36,9 +41,12 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 class Batchwise:
     """Computes something for many samples, batch by batch.
 
+    Several processes share the samples that are not kept yet, and find the batches of the others in the folder of
+    those that are kept. So each has all values in the end, the same as one process alone.
+
     Attributes:
-        progress: is told what is done, or None.
-        kept: where finished batches are kept and found, or None.
+        progress: is told what is done, or None. Of several processes each counts its own part for the whole.
+        kept: where finished batches are kept and found, and which processes share the work, or None.
         stages: whether a command has several stages. Otherwise a single batch is the whole work, and is not kept.
     """
 
@@ -61,36 +69,75 @@ class Batchwise:
             weight: what one sample counts in the progress.
 
         Raises:
-            OSError: if a single sample does not fit into the memory.
+            OSError: if a single sample does not fit into the memory, or several processes have no folder in common.
         """
-        done: list[Batch] = []
-        first, size = 0, batch_size(numbers)
-        while first < n:
-            before = 0.0 if self.progress is None else self.progress.done
-            found = None if self.kept is None else self.kept.load(stage, first)
-            batch = found or _attempt(compute, torch.arange(first, min(first + size, n), device="cpu"))
-            if batch is None:
-                size = _halved(min(size, n - first))
-                if self.progress is not None:
-                    self.progress(before)
-                continue
-            length = len(next(iter(batch.values())))
-            if found is None and self.kept is not None and (self.stages or length < n):
-                self.kept.save(stage, first, batch)
-            done.append(batch)
-            first += length
-            if self.progress is None:
-                continue
-            if found is None:
-                self.progress(before + weight * length)
-            else:
-                self.progress.skip(weight * length)
-        return stacked(done)
+        missing = [range(n)] if self.kept is None else self.kept.missing(stage, n)
+        left = sum(map(len, missing))
+        if self.progress is not None and left < n:
+            self.progress.skip(weight * (n - left))
+        size = min(batch_size(numbers), max(1, math.ceil(left / self.group.size)))
+        mine = pieces(missing, size)[self.group.rank :: self.group.size]
+        counts = weight * left / max(1, sum(map(len, mine)))
+        done: dict[int, Batch] = {}
+        with self.group.together():
+            for first, batch in self._computed(compute, mine, counts):
+                length = len(next(iter(batch.values())))
+                if self.kept is not None and (self.stages or self.group.size > 1 or length < n):
+                    self.kept.save(stage, first, batch)
+                done[first] = batch
+        with self.group.together():  # the first process removes the files only after all have read them
+            return stacked(self._in_order(done, n, stage))
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The processes that share the work."""
+        return ALONE if self.kept is None else self.kept.group
 
     def advance(self, more: float) -> None:
-        """Tell the progress that a part of a batch is done."""
+        """Tell the progress that a part of a batch is done, in samples times their weight."""
         if self.progress is not None:
-            self.progress.advance(more)
+            self.progress.advance(more * self.group.size)
+
+    def _computed(
+        self, compute: Callable[[Tensor], Batch], mine: Sequence[range], counts: float
+    ) -> Iterator[tuple[int, Batch]]:
+        """The batches of this process, each with the number of its first sample. A sample counts `counts`."""
+        size = max(map(len, mine), default=1)
+        for piece in mine:
+            first = piece.start
+            while first < piece.stop:
+                before = 0.0 if self.progress is None else self.progress.done
+                batch = _attempt(compute, torch.arange(first, min(first + size, piece.stop), device="cpu"))
+                if batch is None:
+                    size = _halved(min(size, piece.stop - first))
+                    if self.progress is not None:
+                        self.progress(before)
+                    continue
+                yield first, batch
+                length = len(next(iter(batch.values())))
+                first += length
+                if self.progress is not None:
+                    self.progress(before + counts * length)
+
+    def _in_order(self, done: dict[int, Batch], n: int, stage: str) -> list[Batch]:
+        """All batches of a stage: those computed here, and those that are kept."""
+        batches, first = [], 0
+        while first < n:
+            batch = done.get(first) or (None if self.kept is None else self.kept.load(stage, first))
+            if batch is None:
+                assert self.kept is not None
+                raise OSError(
+                    f"{self.kept.folder}: the batch of sample {first} is not there or is damaged; several processes "
+                    "need one run folder that all of them see"
+                )
+            batches.append(batch)
+            first += len(next(iter(batch.values())))
+        return batches
+
+
+def pieces(gaps: Sequence[range], size: int) -> list[range]:
+    """Ranges cut into pieces of at most `size`, in their order."""
+    return [range(first, min(first + size, gap.stop)) for gap in gaps for first in range(gap.start, gap.stop, size)]
 
 
 def _attempt(compute: Callable[[Tensor], Batch], indices: Tensor) -> Batch | None:

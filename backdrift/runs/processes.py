@@ -9,10 +9,29 @@ from collections.abc import Sequence
 RANKS = ("RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables by which torchrun and the MPI launchers tell a process that it is one of several."""
 
+SHARED = ("train", "resume", "sample", "likelihood", "information", "restore")
+"""Commands whose work several processes share."""
+
 
 def number_of_processes() -> int:
-    """The number of processes that train together, as torchrun tells each of them."""
+    """The number of processes that work together, as torchrun tells each of them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that work together, the one that speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def require_shared(command: str) -> None:
+    """Refuse several processes for a command whose work they do not share: each would do the whole of it.
+
+    Raises:
+        ValueError: naming the commands that several processes share.
+    """
+    size = number_of_processes()
+    if size > 1 and command not in SHARED:
+        raise ValueError(f"{command}: expected one process, got {size}; several share {', '.join(SHARED)}")
 
 
 def require_all_processes(arguments: Sequence[str]) -> None:

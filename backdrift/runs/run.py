@@ -25,6 +25,7 @@ from backdrift.runs.data_set import load_data
 from backdrift.runs.listing import run_path
 from backdrift.runs.migration import migrate
 from backdrift.runs.naming import numbered
+from backdrift.runs.processes import is_first_process
 from backdrift.runs.trained_model import TrainedModel, preconditioning
 from backdrift.runs.trust import require_plain_files, require_trusted
 from backdrift.runs.versions import versions
@@ -210,7 +211,12 @@ class Run:
         raise ValueError(f"run={self.path}: the data set has changed since the run began: {difference}{advice}")
 
     def note(self, text: str) -> None:
-        """Add a line to `log.txt`: the time, the command line, and what there is to say."""
+        """Add a line to `log.txt`: the time, the command line, and what there is to say.
+
+        Of several processes the first adds it.
+        """
+        if not is_first_process():
+            return
         line = f"{datetime.now():%Y-%m-%d %H:%M:%S} {command_line()}: {text}\n"
         with naming(self.path / "log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(line)

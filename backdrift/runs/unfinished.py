@@ -12,13 +12,14 @@ from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from backdrift import __version__
 from backdrift.runs.atomic import naming, write_text
 from backdrift.runs.lock import locked
+from backdrift.runs.process_group import ALONE, ProcessGroup
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
 
@@ -42,16 +43,24 @@ class Unfinished:
         folder: where they are kept. It is made when the first batch comes.
         provenance: what is written into the folder's `config.yaml`.
         config: of the command.
+        group: the processes that share the work. The first of them holds the folder for all.
     """
 
-    def __init__(self, folder: Path, provenance: Provenance, config: DictConfig) -> None:
-        self.folder, self.provenance, self.config = folder, provenance, config
+    def __init__(self, folder: Path, provenance: Provenance, config: DictConfig, group: ProcessGroup = ALONE) -> None:
+        self.folder, self.provenance, self.config, self.group = folder, provenance, config, group
         self._lock = ExitStack()
         self._held = False
 
     @classmethod
     def of(
-        cls, run: Run, name: str, provenance: Provenance, config: DictConfig, model: object, *inputs: Tensor
+        cls,
+        run: Run,
+        name: str,
+        provenance: Provenance,
+        config: DictConfig,
+        model: object,
+        *inputs: Tensor,
+        group: ProcessGroup = ALONE,
     ) -> Unfinished:
         """The batches of a command.
 
@@ -62,6 +71,7 @@ class Unfinished:
             config: of the command.
             model: the run's, with its weights.
             inputs: the data that the results depend on.
+            group: the processes that share the work.
         """
         asked, trained = (OmegaConf.to_container(each, resolve=True) for each in (config, run.config))
         asked = {key: value for key, value in cast(dict[str, Any], asked).items() if key not in PLACES}
@@ -72,7 +82,16 @@ class Unfinished:
         for tensor in (*weights.values(), *inputs):
             total.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
             total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return cls(run.path / FOLDER / f"{name}-{total.hexdigest()[:12]}", provenance, config)
+        return cls(run.path / FOLDER / f"{name}-{total.hexdigest()[:12]}", provenance, config, group)
+
+    def missing(self, stage: str, n: int) -> list[range]:
+        """The samples 0, …, n - 1 of a stage that are not kept, as the first process finds them, in their order.
+
+        Raises:
+            ValueError: if another command works on the same.
+            OSError: naming the path, if the folder of several processes cannot be written.
+        """
+        return self.group.from_first(lambda: self._missing(stage, n))
 
     def load(self, stage: str, first: int) -> Batch | None:
         """The batch of a stage that begins with sample `first`, or None if it is not there or is damaged.
@@ -97,11 +116,7 @@ class Unfinished:
             OSError: naming the path, if it cannot be written.
         """
         with naming(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._hold()
-            if not (self.folder / "config.yaml").exists():
-                text = self.provenance.comment() + OmegaConf.to_yaml(self.config, resolve=True)
-                write_text(self.folder / "config.yaml", text)
+            self._begin()
             file = self._file(stage, first)
             hidden = file.with_name(f".{file.name}")
             save_file({name: value.detach().cpu().contiguous() for name, value in batch.items()}, hidden)
@@ -117,9 +132,10 @@ class Unfinished:
         return stacked(found) if found else None
 
     def close(self) -> None:
-        """Let go of the folder, which stays for a later command."""
+        """Let go of the folder, which stays for a later command, and of the other processes."""
         self._lock.close()
         self._held = False
+        self.group.leave()
 
     def discard(self) -> None:
         """Remove the folder: the results are written."""
@@ -131,12 +147,13 @@ class Unfinished:
 
     @contextmanager
     def interruptible(
-        self, write: Callable[[Path], str] | None = None, again: str = "the same command"
+        self, write: Callable[[Path], str | None] | None = None, again: str = "the same command"
     ) -> Iterator[None]:
         """Have an interruption say what is kept and how to go on. After an error the batches stay as they are, too.
 
         Args:
-            write: writes the part that is done into a folder, and says what it is.
+            write: writes the part that is done into a folder, and says what it is. None says that nothing is done at
+                the beginning, which is the part of another process.
             again: the command that goes on.
         """
         try:
@@ -144,7 +161,8 @@ class Unfinished:
         except KeyboardInterrupt as interrupt:
             said = "interrupted before the first batch was done; nothing is kept"
             if self._held:
-                done = f"what is done is kept in {self.folder}" if write is None else write(self.folder)
+                part = None if write is None else write(self.folder)
+                done = f"what is done is kept in {self.folder}" if part is None else part
                 said = f"interrupted; {done}, and {again} goes on from there"
             self.close()
             raise type(interrupt)(said) from interrupt
@@ -155,14 +173,45 @@ class Unfinished:
     def _file(self, stage: str, first: int) -> Path:
         return self.folder / f"{stage}-{first:012d}.safetensors"
 
+    def _missing(self, stage: str, n: int) -> list[range]:
+        if self.group.size > 1:
+            with naming(self.folder):
+                self._begin()
+        gaps, first = [], 0
+        for file in sorted(self.folder.glob(f"{stage}-{'[0-9]' * 12}.safetensors")):
+            self._hold()
+            start, length = int(file.stem.rpartition("-")[2]), _length(file)
+            if length == 0 or start < first or start + length > n:  # damaged, or not of these samples
+                continue
+            gaps.append(range(first, start))
+            first = start + length
+        return [gap for gap in (*gaps, range(first, n)) if gap]
+
+    def _begin(self) -> None:
+        """Make the folder and hold it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._hold()
+        if self.group.is_first and not (self.folder / "config.yaml").exists():
+            text = self.provenance.comment() + OmegaConf.to_yaml(self.config, resolve=True)
+            write_text(self.folder / "config.yaml", text)
+
     def _hold(self) -> None:
-        if self._held:
+        if self._held or not self.group.is_first:
             return
         try:
             self._lock.enter_context(locked(self.folder / ".lock", wait=False))
         except BlockingIOError as error:
             raise ValueError(f"{self.folder}: another process is working on the same command") from error
         self._held = True
+
+
+def _length(file: Path) -> int:
+    """How many samples a file has; 0 where it is damaged."""
+    try:
+        with safe_open(file, "pt") as batch:
+            return int(batch.get_slice(next(iter(batch.keys()))).get_shape()[0])
+    except (SafetensorError, OSError):
+        return 0
 
 
 def stacked(batches: Sequence[Batch]) -> Batch:
