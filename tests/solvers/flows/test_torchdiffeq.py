@@ -86,9 +86,7 @@ def test_same_flow_as_adaptive() -> None:
     model = GaussianMixture(means, 0.05, sde=VP())
     shaped = FunctionModel(lambda x, t: model.denoise(x.flatten(1), t).reshape(x.shape), VP())
     x = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    ours, theirs = (
-        solver(rtol=1e-7, atol=1e-7, denoise=False).solve(shaped, x) for solver in (Adaptive, TorchDiffEq)
-    )
+    ours, theirs = (solver(rtol=1e-7, atol=1e-7, denoise=False).solve(shaped, x) for solver in (Adaptive, TorchDiffEq))
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
     path = sample(shaped, TorchDiffEq(), x_T=x, trajectory=True)
     assert torch.equal(path.states[-1], path.x)

@@ -138,3 +138,16 @@ def test_the_last_step_is_taken_at_eps_whatever_its_error() -> None:
     noise = Adaptive(rtol=1e-6, atol=1e-6, eps=eps, denoise=False, data_std=1.0).solve(model, x) - point
     left = Adaptive(rtol=1e-6, atol=1e-6, eps=eps, data_std=1.0).solve(model, x) - point
     assert bool((left.norm(dim=1) < 0.6 * noise.norm(dim=1)).all())
+
+
+@pytest.mark.parametrize("sde", [VP(), VE()], ids=repr)
+def test_the_last_step_leads_to_the_width_of_the_data(sde: GaussianSDE) -> None:
+    """For N(0, d^2) F is 0, so x_0 is x_T d / sqrt(alpha^2 d^2 + sigma^2), also from an eps with half as much noise.
+
+    D(x, eps) would have a standard deviation of 0.89 d instead.
+    """
+    model = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), 0.25, sde=sde)
+    eps = float(sde.t_from_log_snr(torch.tensor(-2 * math.log(0.25), dtype=torch.float64)))
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    width = math.hypot(float(sde.alpha(sde.T)) * 0.5, float(sde.sigma(sde.T)))
+    torch.testing.assert_close(Adaptive(eps=eps, data_std=0.5).solve(model, x), 0.5 / width * x, rtol=1e-9, atol=1e-9)
