@@ -275,13 +275,13 @@ def test_flow_matching_has_the_velocity_of_the_straight_path(unet: Any, noise: T
     assert float((ours - x).abs().max()) < 1e-9 * float(x.abs().max())
 
 
-@pytest.mark.parametrize("table", ["linear", "zero terminal SNR"])
+@pytest.mark.parametrize("table", ["linear", pytest.param("zero terminal SNR", marks=pytest.mark.slow)])
 def test_the_likelihood_of_a_network_with_attention(unet: Any, table: str) -> None:
     """Exact and random probes agree within the stated errors, on samples of the network itself."""
     model = from_diffusers((unet, made("DDIMScheduler", table, "v_prediction")))
     x = 0.5 * torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    exact = log_likelihood(model, x, steps=6, probes="exact")
-    random = log_likelihood(model, x, steps=6, probes=8, seed=1)
+    exact = log_likelihood(model, x, steps=3, probes="exact")
+    random = log_likelihood(model, x, steps=3, probes=8, seed=1)
     assert bool((exact.standard_error == 0).all()) and bool((random.standard_error > 0).all())
     assert bool(((exact.log_prob - random.log_prob).abs() < 4.5 * random.standard_error).all())
 
@@ -393,11 +393,10 @@ def refused(unet: Any, **config: Any) -> DiffusersModel:
         (lambda unet: from_diffusers(unet), "source: expected a pipeline"),
         (lambda unet: refused(unet).times(0), "steps: "),
         (lambda unet: refused(unet).times(5, "even"), "spacing: expected one of leading"),  # type: ignore[arg-type]
-        (lambda unet: refused(unet).denoise(torch.zeros(2, 2, 8, 8).double(), 3.0), None),
     ],
 )
-def test_what_cannot_be_read_is_refused(unet: Any, call: Callable[[Any], Any], message: str | None) -> None:
-    with pytest.raises(ValueError if message else Exception, match=f"^{message}" if message else ""):
+def test_what_cannot_be_read_is_refused(unet: Any, call: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
         call(unet)
 
 
