@@ -10,7 +10,7 @@ from backdrift.runs.run import Run
 
 
 def main(config: DictConfig) -> None:
-    """Write `report.md` and its pictures into the run's folder, from its newest checkpoint. It replaces an older one.
+    """Write `report.md`, `report.html` and pictures into the run's folder, from its newest checkpoint, over older ones.
 
     Raises:
         ValueError, OSError: if the run cannot be opened, or its data set is not there or has changed.

@@ -17,8 +17,10 @@ class Estimate:
     standard_error: float
 
     def __str__(self) -> str:
+        if not math.isfinite(self.standard_error):  # as of one sample
+            return f"{self.value:.3f} (standard error unknown)"
         digits = 3
-        if 0 < self.standard_error < math.inf:
+        if self.standard_error > 0:
             digits = max(0, 1 - math.floor(math.log10(self.standard_error)))
         return f"{self.value:.{digits}f} ± {self.standard_error:.{digits}f}"
 

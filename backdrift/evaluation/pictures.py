@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from backdrift.data import Data
 from backdrift.data.views import readable, readable_data
 from backdrift.evaluation import figures
+from backdrift.evaluation.metrics import Estimate
 from backdrift.runs.output import OutputFolder
 from backdrift.runs.run import Run
 from backdrift.solvers import Solver, sample
@@ -20,8 +22,8 @@ LEVELS = (8.0, 0.05, 8)
 where they take shape."""
 
 
-def draw_pictures(folder: OutputFolder, run: Run, model: ModelLike, data: Data, solver: Solver, n: int = 64) -> None:
-    """Write `samples.png`, `trajectory.png` and `loss.png`.
+def draw_pictures(folder: OutputFolder, run: Run, model: ModelLike, data: Data, solver: Solver, n: int = 64) -> str:
+    """Write `samples.png`, `trajectory.png` and `loss.png`, and say how the samples' values compare with real ones.
 
     Args:
         folder: where the pictures go.
@@ -45,7 +47,41 @@ def draw_pictures(folder: OutputFolder, run: Run, model: ModelLike, data: Data, 
     rows = [row for row in run.read_metrics() if "loss" in row]
     if rows:
         steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
-        folder.save_figure("loss.png", figures.loss_curve(steps, losses, window=10))
+        measured = {row["step"]: row["held_out"] for row in rows if "held_out" in row}
+        last = held_out_loss(run)
+        if last is not None:
+            measured[last[0]] = last[1].value
+        folder.save_figure("loss.png", figures.loss_curve(steps, losses, window=10, held_out=measured))
+    return _compared_in_words(data, generated, real)
+
+
+def _compared_in_words(data: Data, generated: Tensor, real: Tensor) -> str:
+    """The mean and the standard deviation of samples beside those of real ones, where one number means something."""
+    broken = int((~generated.flatten(1).isfinite().all(1)).sum())
+    if broken:
+        return f"{broken} of the {len(generated)} samples are not finite."
+    if data.units.is_picture:
+        a, b = generated.double(), real.double()
+        return (
+            f"The brightness of the samples has mean {float(a.mean()):.3g} and standard deviation "
+            f"{float(a.std()):.3g}, that of the test set {float(b.mean()):.3g} and {float(b.std()):.3g}."
+        )
+    shift = (data.units.standardised(generated).flatten(1).double()).mean(0) - (
+        data.units.standardised(real).flatten(1).double()
+    ).mean(0)
+    return (
+        f"The largest difference between the means of samples and test set is {float(shift.abs().max()):.2g} standard "
+        f"deviations of a component, over {shift.numel()} components."
+    )
+
+
+def held_out_loss(run: Run) -> tuple[int, Estimate] | None:
+    """The step and the held-out loss that the end of a training has written, or None."""
+    try:
+        found = json.loads((run.path / "held_out.json").read_text(encoding="utf-8"))
+        return int(found["step"]), Estimate(float(found["loss"]), float(found["standard_error"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _at_the_spread_of_the_data(

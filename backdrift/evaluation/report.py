@@ -11,12 +11,14 @@ from omegaconf import OmegaConf
 
 from backdrift.data import Data
 from backdrift.data.views import readable_data
-from backdrift.evaluation import agreement, figures, score_checks, solver_comparison
+from backdrift.evaluation import agreement, figures, score_checks, solver_comparison, verdicts
 from backdrift.evaluation.agreement import Answer
 from backdrift.evaluation.batchwise import Batchwise
-from backdrift.evaluation.pictures import draw_pictures
+from backdrift.evaluation.pictures import draw_pictures, held_out_loss
 from backdrift.evaluation.report_classes import ClassNumbers, has_classes, report_classes
 from backdrift.evaluation.report_numbers import report_json
+from backdrift.evaluation.report_page import page
+from backdrift.evaluation.report_quality import QualityNumbers, has_labels, report_quality
 from backdrift.evaluation.scoring import Scores, score
 from backdrift.evaluation.solver_comparison import Comparison
 from backdrift.evaluation.workload import affordable
@@ -31,7 +33,7 @@ from backdrift.solvers.model import Denoises, place_of
 
 
 def write(run: Run, device: torch.device | str = "cpu") -> None:
-    """Write `report.md`, its numbers as `report.json`, and its pictures into the run's folder.
+    """Write `report.md`, the same as one page `report.html`, its numbers as `report.json`, and its pictures.
 
     The pictures are `samples.png`, `trajectory.png`, `loss.png`, `likelihood.png` and `extremes.png`, and those of
     `report_classes` for a class-conditional model. All files are renamed into place once the report is whole. After an
@@ -51,18 +53,18 @@ def write(run: Run, device: torch.device | str = "cpu") -> None:
     kept = Unfinished.of(run, "report", provenance, run.config, model)
     with kept.interruptible(again=f"backdrift report run={run.path}"), renewed_results(run, provenance) as folder:
         print(f"report: samples by {solver}", flush=True)
-        draw_pictures(folder, run, model, data, solver)
+        in_words = draw_pictures(folder, run, model, data, solver)
         floor, table, compared = compare_solvers(model, data, kept)
         scores = score_test_set(folder, run, model, data, kept)
         answers: list[Answer] = []
         parts = [
             f"# {run.config.name}",
             training_section(run, model, data),
-            f"## Samples\n\nLeft: samples by `{solver}`. Right: the test set. The second picture shows samples on "
-            "their way from noise to data.\n\n![generated and real samples](samples.png)\n\n"
+            f"## Samples\n\n{in_words}\n\nLeft: samples by `{solver}`. Right: the test set. The second picture "
+            "shows samples on their way from noise to data.\n\n![generated and real samples](samples.png)\n\n"
             "![from noise to data](trajectory.png)",
             compared,
-            f"## Likelihood\n\nTest set: {scores}.\n\n"
+            f"## Likelihood\n\n{verdicts.of_likelihood(scores, data)}\n\nTest set: {scores}.\n\n"
             "![histogram](likelihood.png)\n\n![most and least likely](extremes.png)",
         ]
         if model.sde.has_denoiser:
@@ -71,14 +73,24 @@ def write(run: Run, device: torch.device | str = "cpu") -> None:
         classes: ClassNumbers | None = None
         if has_classes(model, data):
             of_classes, classes = report_classes(folder, model, data, solver, kept)
-            parts.append(of_classes)
+            parts.append(verdicts.insert(of_classes, verdicts.of_classes(classes)))
+        quality: dict[str, QualityNumbers] | None = None
+        if has_labels(data):
+            of_quality, quality = report_quality(model, data, solver, kept)
+            parts.append(of_quality)
         parts += [check_score(model, data), versions_section(run), f"## This report\n\n{provenance.markdown()}"]
         parts.append(f"The report took {time.perf_counter() - began:.0f} s.")
-        with folder.new("report.json") as file:
-            file.write_text(report_json(provenance, floor, table, scores, answers, classes), encoding="utf-8")
-        with folder.new("report.md") as file:
-            file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        numbers = report_json(provenance, floor, table, scores, answers, classes, quality)
+        _write_files(folder, "\n\n".join(parts) + "\n", numbers, run.config.name)
     kept.discard()
+
+
+def _write_files(folder: OutputFolder, text: str, numbers: str, title: str) -> None:
+    """Write the report as Markdown and as a page, and its numbers."""
+    files = {"report.json": numbers, "report.md": text, "report.html": page(text, title, folder.path)}
+    for name, content in files.items():
+        with folder.new(name) as file:
+            file.write_text(content, encoding="utf-8")
 
 
 def training_section(run: Run, model: TrainedModel, data: Data) -> str:
@@ -94,9 +106,11 @@ def training_section(run: Run, model: TrainedModel, data: Data) -> str:
         step, seconds = rows[-1]["step"], rows[-1]["seconds"]
         lines.append(
             f"- training: {step} steps of {run.config.train.batch} samples in {seconds:.0f} s, "
-            f"{step / max(seconds, 1e-9):.1f} steps/s, last loss {rows[-1]['loss']:.4g} (`loss.png`)"
+            f"{step / max(seconds, 1e-9):.1f} steps/s, last loss {rows[-1]['loss']:.4g}"
         )
-    return "\n".join(lines)
+        loss = held_out_loss(run)
+        lines = [verdicts.of_training(rows[-1]["loss"], None if loss is None else loss[1]), "", *lines]
+    return "\n".join(["## Training", "", *lines, *(["", "![training loss](loss.png)"] if rows else [])])
 
 
 def compare_solvers(
@@ -104,12 +118,14 @@ def compare_solvers(
 ) -> tuple[Comparison, dict[tuple[str, int], Comparison], str]:
     """The distances of `solver_comparison.compare`, and the section on them."""
     solvers, budgets = solver_comparison.solvers_for(model), solver_comparison.BUDGETS
-    n = min(affordable(model, data.shape, len(solvers) * sum(budgets)), len(data.test), len(data.train))
+    affords = affordable(model, data.shape, len(solvers) * sum(budgets))
+    n = min(affords, solver_comparison.COMPARED, len(data.test), len(data.train))
     print(f"report: {len(solvers)} solvers at {', '.join(map(str, budgets))} evaluations, {n} samples each", flush=True)
     with Progress("report: solvers", n * len(solvers) * sum(budgets), "evaluation") as progress:
         work = Batchwise(progress, kept, stages=True)
         floor, table = solver_comparison.compare(model, data, n, solvers, work=work)
-    return floor, table, solver_comparison.section(data, n, floor, table)
+    found = solver_comparison.section(data, n, floor, table)
+    return floor, table, verdicts.insert(found, verdicts.of_solvers(floor, table))
 
 
 def score_test_set(folder: OutputFolder, run: Run, model: TrainedModel, data: Data, kept: Unfinished) -> Scores:
@@ -138,7 +154,7 @@ def compare_methods(model: TrainedModel, data: Data, scores: Scores) -> tuple[li
     print(f"report: three methods on {n} test samples", flush=True)
     values = data.test[: len(scores.log_prob)]
     answers = agreement.compare(cast(Denoises, model), data, values, scores, n=n)
-    return answers, agreement.section(answers, scores, n)
+    return answers, verdicts.insert(agreement.section(answers, scores, n), verdicts.of_methods(answers, scores.unit))
 
 
 def check_score(model: TrainedModel, data: Data) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from backdrift.evaluation.agreement import Answer
 from backdrift.evaluation.metrics import Estimate
 from backdrift.evaluation.report_classes import ClassNumbers
+from backdrift.evaluation.report_quality import QualityNumbers
 from backdrift.evaluation.scoring import Scores
 from backdrift.evaluation.solver_comparison import Comparison
 from backdrift.runs.provenance import Provenance
@@ -22,6 +23,7 @@ def report_json(
     scores: Scores,
     answers: Sequence[Answer],
     classes: ClassNumbers | None = None,
+    quality: dict[str, QualityNumbers] | None = None,
 ) -> str:
     """The text of `report.json`. A number is an object of `value` and `standard_error`, or null if it is not finite.
 
@@ -32,6 +34,7 @@ def report_json(
         scores: of the test set.
         answers: of several methods for the log-density.
         classes: of a class-conditional model, or None.
+        quality: of generated samples and of training samples, where the data have classes, or None.
     """
     solvers = [{"solver": name, "nfe": nfe, **_comparison(found)} for (name, nfe), found in table.items()]
     methods = [
@@ -56,6 +59,7 @@ def report_json(
         "solvers": solvers,
         "methods": methods,
         **({} if classes is None else {"classes": _classes(classes)}),
+        **({} if quality is None else {"quality": {name: _quality(one) for name, one in quality.items()}}),
     }
     return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
 
@@ -70,6 +74,17 @@ def _classes(numbers: ClassNumbers) -> dict[str, Any]:
         "log_loss_nats": _number(numbers.log_loss),
         "accuracy_of_logistic_regression": _number(numbers.regression),
         "confusion": found.confusion().tolist(),
+    }
+
+
+def _quality(found: QualityNumbers) -> dict[str, Any]:
+    return {
+        "kid": _number(found.kernel),
+        "fid": _number(found.frechet),
+        "precision": _number(found.precision),
+        "recall": _number(found.recall),
+        "two_sample_accuracy": _number(found.told_apart.accuracy),
+        "two_sample_p_value": found.told_apart.p_value,
     }
 
 

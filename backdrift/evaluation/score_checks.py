@@ -24,6 +24,27 @@ def evaluations(dim: int) -> int:
     return TIMES * (20 * dim if probes == "exact" else 30 * probes)
 
 
+GOOD, FAIR = 0.1, 0.5
+"""Relative residuals up to which they count as small and as moderate."""
+
+
+def verdict(rows: list[Diagnosis]) -> str:
+    """Whether the largest residual is small, or the largest curl where no residual is known."""
+    known = [(row.residual, row.noise) for row in rows if row.residual is not None]
+    what = "Fokker-Planck residual" if known else "curl"
+    size, noise = max(known or [(row.curl, row.noise) for row in rows], key=lambda pair: pair[0].value)
+    word = "small" if size.value <= GOOD else "moderate" if size.value <= FAIR else "large"
+    meaning = {
+        "small": "the scores at different levels of noise fit each other",
+        "moderate": "scores at neighbouring levels of noise fit each other in part",
+        "large": "the scores there are not those of one noised density, so that methods for the density differ",
+    }
+    return (
+        f"The largest {what} is {size.value:.2g}, at noise {noise:.2g}. That is {word}: 0 is exact, and up to {GOOD} "
+        f"counts as small and up to {FAIR} as moderate here; {meaning[word]}."
+    )
+
+
 def section(model: HasScore, x0: Tensor) -> str:
     """The report's section on the score, with a table for data `x0` `[n, ...]` in the model's units."""
     rows = diagnose_score(model, x0, probes=probes_for(x0[0].numel())).rows
@@ -35,6 +56,8 @@ def section(model: HasScore, x0: Tensor) -> str:
         holds.append("it obeys the score Fokker-Planck equation")
     lines = [
         "## Score",
+        "",
+        verdict(rows),
         "",
         f"The {of} of every density has these properties: {', '.join(holds)}. The table shows how far the model "
         f"departs from them on {len(x0)} noised test samples. *noise* is sigma/alpha. *E score* is the size of the "

@@ -41,6 +41,9 @@ MATRIX_SOLVERS: tuple[Budgeted, ...] = (
 BUDGETS = (10, 20, 50)
 """Network evaluations for each sample."""
 
+COMPARED = 100
+"""Samples of each solver in a report, at most. They were the half of the time that a report of digits took."""
+
 TESTED = 1000
 """How many test samples are compared with, at most."""
 

@@ -29,7 +29,7 @@ def confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(size + 0.3, size), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="most probable class", ylabel="true class")
+    axes.set(xlabel="most probable class", ylabel="true class", title="classes of the test set")
     if k > MOST:
         return figure
     labels = [plain_label(name, 12) for name in names]

@@ -37,7 +37,7 @@ def likelihood_histogram(values: Mapping[str, Tensor], unit: str) -> Figure:
     for colour, (name, v) in zip(itertools.cycle((REAL, GENERATED, PALE)), arrays.items(), strict=False):
         axes.hist(v, bins=edges, density=True, color=colour, alpha=0.55, label=f"{name}, mean {v.mean():.3g}")
         axes.axvline(v.mean(), color=colour, lw=1.5)
-    axes.set(xlabel=axis_label(unit), ylabel="density")
+    axes.set(xlabel=axis_label(unit), ylabel="density", title="likelihoods")
     axes.legend(frameon=False)
     return figure
 

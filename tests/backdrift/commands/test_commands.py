@@ -103,6 +103,12 @@ def test_the_report_shows_its_pictures_and_every_solver(run: Run, monkeypatch: p
     shown = [part.split(")")[0] for part in text.split("](")[1:]]
     assert set(shown) >= {"samples.png", "trajectory.png", "extremes.png"}
     assert all((run.path / name).stat().st_size > 1000 for name in shown)
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == len(shown) and "src=\"" + shown[0] not in page
+    sections = {part.split("\n")[0]: part.split("\n\n")[1] for part in text.split("\n## ")[1:]}
+    assert sections["Quality"].startswith("On these features")
+    assert "normal distribution" in sections["Likelihood"] and "evaluations are" in sections["Solvers"]
+    assert "nan" not in text
     for solver in solver_comparison.SOLVERS:
         assert text.count(f"| {type(solver).__name__} |") == 2
     scores = score(run.model(), run.data().units, run.data().test, seed=0, method="rk4", steps=4, probes=1)
