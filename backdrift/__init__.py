@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from backdrift.estimators.conditional_score_density import ConditionalScoreDensity
     from backdrift.estimators.score_density import ScoreDensity
     from backdrift.interop.check_model import check_model
     from backdrift.runs.load import load
 
 __version__ = "0.1.0"
-__all__ = ["ScoreDensity", "check_model", "load"]
+__all__ = ["ConditionalScoreDensity", "ScoreDensity", "check_model", "load"]
 
 
 def __getattr__(name: str) -> Any:
     # torch and scikit-learn are imported when one of these is asked for: `backdrift --help` needs neither.
+    if name == "ConditionalScoreDensity":
+        from backdrift.estimators.conditional_score_density import ConditionalScoreDensity
+
+        return ConditionalScoreDensity
     if name == "ScoreDensity":
         from backdrift.estimators.score_density import ScoreDensity
 

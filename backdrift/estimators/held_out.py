@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from backdrift.models import Denoiser
+from backdrift.models import Denoiser, Vector
 from backdrift.sde import GaussianSDE, as_time
 from backdrift.solvers.density.information import denoise_at, normal_error
 
@@ -28,10 +28,15 @@ class HeldOut:
         sde: the process. Its s = sigma/alpha at T is the upper end of the integral.
         noise: s at the lower end of the integral.
         generator: of the noise.
+        condition: what the denoiser is given for each row, `[n, k]`, or None.
     """
 
-    def __init__(self, z: Tensor, sde: GaussianSDE, noise: float, generator: torch.Generator) -> None:
-        self.z = z.repeat(max(1, CHECKED // len(z)), 1)
+    def __init__(
+        self, z: Tensor, sde: GaussianSDE, noise: float, generator: torch.Generator, condition: Tensor | None = None
+    ) -> None:
+        times = max(1, CHECKED // len(z))
+        self.z = z.repeat(times, 1)
+        self.condition = None if condition is None else Vector(condition.repeat(times, 1))
         low, high = math.log(noise), -0.5 * float(sde.log_snr(sde.start))
         n = len(self.z)
         # Evenly in log s, in a random order: each row gets noise from the whole range.
@@ -44,6 +49,7 @@ class HeldOut:
     @torch.no_grad()
     def gain(self, model: Denoiser) -> float:
         """The gain of a denoiser, in nats for each row."""
+        model = model if self.condition is None else model.given(self.condition)
         s = as_time(self.u.exp(), self.z)
         error = (self.z - denoise_at(model, self.z + s * self.e, self.u)).square().sum(1)
         normal, _ = normal_error(self.z, self.e, s, 1.0)

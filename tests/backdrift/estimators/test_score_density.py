@@ -210,7 +210,7 @@ def test_probes_where_there_are_many_features(monkeypatch: pytest.MonkeyPatch) -
     x[:, 0] = x[:, 0] ** 3
     density = ScoreDensity(**{**QUICK, "steps": 300, "learning_rate": 1e-2, "patience": 300}).fit(x)
     exact = density.score_samples(x)
-    monkeypatch.setattr("backdrift.estimators.score_density.EXACT", 3)
+    monkeypatch.setattr("backdrift.estimators.flow_density.EXACT", 3)
     values, errors = density.score_samples(x, return_std=True)
     assert (errors > 0).all()
     assert (abs(values - exact) < 4 * errors + 1e-6).mean() > 0.95
