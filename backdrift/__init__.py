@@ -8,10 +8,12 @@ if TYPE_CHECKING:
     from backdrift.estimators.conditional_score_density import ConditionalScoreDensity
     from backdrift.estimators.score_density import ScoreDensity
     from backdrift.interop.check_model import check_model
+    from backdrift.posteriors.simulation_posterior import SimulationPosterior
     from backdrift.runs.load import load
+    from backdrift.training.train import resume, train
 
 __version__ = "0.1.0"
-__all__ = ["ConditionalScoreDensity", "ScoreDensity", "check_model", "load"]
+__all__ = ["ConditionalScoreDensity", "ScoreDensity", "SimulationPosterior", "check_model", "load", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +26,10 @@ def __getattr__(name: str) -> Any:
         from backdrift.estimators.score_density import ScoreDensity
 
         return ScoreDensity
+    if name == "SimulationPosterior":
+        from backdrift.posteriors.simulation_posterior import SimulationPosterior
+
+        return SimulationPosterior
     if name == "check_model":
         from backdrift.interop.check_model import check_model
 
@@ -32,4 +38,12 @@ def __getattr__(name: str) -> Any:
         from backdrift.runs.load import load
 
         return load
+    if name == "resume":
+        from backdrift.training.train import resume
+
+        return resume
+    if name == "train":
+        from backdrift.training.train import train
+
+        return train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

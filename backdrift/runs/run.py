@@ -26,7 +26,7 @@ from backdrift.runs.listing import run_path
 from backdrift.runs.migration import migrate
 from backdrift.runs.naming import numbered
 from backdrift.runs.processes import is_first_process
-from backdrift.runs.trained_model import TrainedModel, preconditioning
+from backdrift.runs.trained_model import TrainedModel, preconditioning, take_moments
 from backdrift.runs.trust import require_plain_files, require_trusted
 from backdrift.runs.versions import versions
 from backdrift.solvers.model import Denoises
@@ -236,9 +236,7 @@ class Run:
         network = self.newest(lambda kept: build_network(self.config, kept, weights))
         model = preconditioning(self.config)(network, build(self.config, "sde"), self.config.event.std)
         if self._card is not None:  # a folder of format 1 keeps the prior that it was made with
-            model.data_moments = self._card.moments
-            if self._card.conditions is not None:
-                model.condition_moments = self._card.conditions.moments
+            take_moments(model, self._card)
         return model.to(device).eval().requires_grad_(False)
 
     def gaussian_model(self, weights: str = "ema", device: torch.device | str = "cpu") -> Denoises:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from backdrift.data import DataCard
 from backdrift.models import Condition, Denoiser
 from backdrift.runs.configuration import build
 from backdrift.sde import SDE
@@ -32,6 +33,13 @@ class TrainedModel(Protocol):
     def score(self, x: Tensor, t: Tensor, /) -> Tensor: ...
 
     def given(self, condition: Condition | Tensor | None, /) -> TrainedModel: ...
+
+
+def take_moments(model: Any, card: DataCard) -> None:
+    """Hand the moments of the data, and those of the conditions where there are any, to a model."""
+    model.data_moments = card.moments
+    if card.conditions is not None:
+        model.condition_moments = card.conditions.moments
 
 
 def preconditioning(config: DictConfig) -> Callable[[nn.Module, Any, float], Any]:

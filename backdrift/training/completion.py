@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from accelerate.state import AcceleratorState
 
+from backdrift.runs.interruption import advising
 from backdrift.runs.lock import locked
 from backdrift.runs.run import Run
+from backdrift.runs.working_directory import run_directory
 from backdrift.training import held_out
 from backdrift.training.trainer import Trainer
+
+
+def train_new(trainer: Trainer) -> tuple[Run, float | None]:
+    """Train into a new run folder, to the end; the run and its held-out loss, which the first process measures."""
+    run = trainer.new_run()
+    again = f"interrupted; backdrift resume run={run.path} goes on from the last checkpoint"
+    with _removed_if_empty(run, trainer.accelerator.is_main_process), advising(again), run_directory(run.path):
+        return run, complete(trainer, run)
 
 
 def complete(trainer: Trainer, run: Run) -> float | None:
@@ -58,3 +69,21 @@ def _complete(trainer: Trainer, run: Run) -> float | None:
     trainer.accelerator.end_training()
     say(f"done: {run.path}")
     return loss
+
+
+@contextmanager
+def _removed_if_empty(run: Run, is_main: bool) -> Iterator[None]:
+    """Remove the run's folder if the command ends before the first checkpoint: nothing could go on from there."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_main or run.checkpoints():
+            raise
+        for half_written in (run.path / "checkpoints").glob(".writing-*"):
+            shutil.rmtree(half_written, ignore_errors=True)
+        run.discard()
+        with suppress(OSError):  # other runs are there
+            run.path.parent.rmdir()
+        if isinstance(error, KeyboardInterrupt):
+            raise type(error)("interrupted before the first checkpoint; nothing is kept") from error
+        raise

@@ -76,14 +76,19 @@ def measure(run: Run, device: torch.device | str = "cpu") -> HeldOutLoss:
         ValueError: if the loss is not finite.
     """
     model, recipe = run.model("ema", device), build(run.config, "train")
-    losses = sample_losses(model, recipe, run.data())
-    mean, spread = float(losses.mean()), float(losses.mean(1).std())
-    if not math.isfinite(mean):
-        raise ValueError(f"run={run.path}: the held-out loss is {mean}; lower train.optimizer.lr or train.clip")
-    samples, draws = losses.shape
-    result = HeldOutLoss(mean, spread / math.sqrt(samples), samples, draws, run.latest_checkpoint().step)
+    result = loss_of(model, recipe, run.data(), run.latest_checkpoint().step)
+    if not math.isfinite(result.loss):
+        raise ValueError(f"run={run.path}: the held-out loss is {result.loss}; lower train.optimizer.lr or train.clip")
     write_text(run.path / FILE, json.dumps(asdict(result), indent=2) + "\n")
     return result
+
+
+def loss_of(model: TrainedModel, recipe: Recipe, data: Data, step: int) -> HeldOutLoss:
+    """The held-out loss of a model whose weights have `step` optimiser steps behind them."""
+    losses = sample_losses(model, recipe, data)
+    samples, draws = losses.shape
+    error = float(losses.mean(1).std()) / math.sqrt(samples)
+    return HeldOutLoss(float(losses.mean()), error, samples, draws, step)
 
 
 def recorded(run: Run) -> HeldOutLoss | None:

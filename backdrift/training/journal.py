@@ -8,6 +8,7 @@ from typing import Any
 
 from backdrift.runs.progress import Progress
 from backdrift.runs.run import Run
+from backdrift.training.held_out import HeldOutLoss
 
 
 class Journal:
@@ -30,14 +31,25 @@ class Journal:
         self.board = tensorboard_writer(run, start) if writes else None
         self.begun = time.monotonic()
 
-    def write(self, step: int, loss: float, rate: float) -> None:
-        """`step` steps are done; `loss` is the mean since the last line, `rate` the learning rate."""
+    def write(self, step: int, loss: float, rate: float, held_out: HeldOutLoss | None = None) -> None:
+        """Write a line.
+
+        Args:
+            step: optimiser steps done.
+            loss: the mean of the training losses since the last line.
+            rate: the learning rate.
+            held_out: the held-out loss of the averaged weights, if it was measured at this step.
+        """
+        measured = {} if held_out is None else {"held_out": held_out.loss, "held_out_error": held_out.standard_error}
         if self.writes:
             seconds = self.before + time.monotonic() - self.begun
-            self.run.log(step, loss=loss, lr=rate, seconds=round(seconds, 3))
+            self.run.log(step, loss=loss, lr=rate, seconds=round(seconds, 3), **measured)
             if self.board is not None:
                 self.board.add_scalar("loss", loss, step)
-        self.progress(step, f"loss {loss:.4g}")
+                for name, value in measured.items():
+                    self.board.add_scalar(name, value, step)
+        said = "" if held_out is None else f"  held-out {held_out.loss:.4g}"
+        self.progress(step, f"loss {loss:.4g}{said}")
 
     def __enter__(self) -> Journal:
         return self

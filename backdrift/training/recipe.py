@@ -39,6 +39,8 @@ class Recipe:
         channels_last: whether images and kernels lie in memory with the channels innermost.
         seed: of the weights, the order of the data and all noise.
         log_every: steps between two lines of `metrics.jsonl`.
+        held_out_every: steps between two measurements of the held-out loss of the averaged weights, which go into
+            `metrics.jsonl`; null for none before the end. The noise is the same in all of them.
         checkpoint_every: steps between two checkpoints.
         keep: how many checkpoints are kept.
 
@@ -60,6 +62,7 @@ class Recipe:
     channels_last: bool = False
     seed: Seed = 0
     log_every: Count = 50
+    held_out_every: Count | None = None
     checkpoint_every: Count = 500
     keep: Count = 2
 

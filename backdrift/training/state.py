@@ -46,8 +46,8 @@ class TrainingState:
 
     @classmethod
     def start(cls, network: nn.Module, optimizer: Optimizer, scaler: Scaler | None) -> TrainingState:
-        """The state before the first step, in which the average is the network itself."""
-        return cls(network, optimizer, scaler, copy.deepcopy(network))
+        """The state before the first step, in which the average is the network itself, in evaluation mode."""
+        return cls(network, optimizer, scaler, copy.deepcopy(network).eval())
 
     # Lists, since walking through the modules of a large network in every step takes a millisecond.
     @functools.cached_property

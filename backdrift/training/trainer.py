@@ -16,16 +16,18 @@ from torch.optim import Optimizer
 from backdrift.data import Data, Source
 from backdrift.models import ConservativeDenoiser
 from backdrift.models.accepted_condition import AcceptedCondition, accepted_by
-from backdrift.runs import checkpoint
+from backdrift.runs import checkpoint, config_file
 from backdrift.runs.configuration import build
 from backdrift.runs.data_set import load_data
 from backdrift.runs.device import AUTO, device_named
 from backdrift.runs.interruption import Pending, signals_held
 from backdrift.runs.listing import run_path
 from backdrift.runs.run import Run
-from backdrift.runs.trained_model import preconditioning
+from backdrift.runs.trained_model import TrainedModel, preconditioning, take_moments
+from backdrift.training import held_out
 from backdrift.training.accelerator import accelerator_on
 from backdrift.training.batches import Batch, Batches
+from backdrift.training.callback import Callback
 from backdrift.training.condition_fit import require_fitting
 from backdrift.training.journal import Journal
 from backdrift.training.recipe import Recipe
@@ -47,6 +49,7 @@ class Trainer:
             refer to.
         data: the data set, if it is loaded already.
         device: where to train, in place of what the config says; see `accelerator_on`.
+        callback: looks at the training after each line of the journal, and may end it.
 
     Attributes:
         data: the data set. The training samples are taken from it as from any `Source`, a batch at a time.
@@ -58,8 +61,14 @@ class Trainer:
         ValueError: if there is no such device, or a part cannot be made, or does not fit the others.
     """
 
-    def __init__(self, config: DictConfig, data: Data | None = None, device: str | None = None) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: DictConfig,
+        data: Data | None = None,
+        device: str | None = None,
+        callback: Callback | None = None,
+    ) -> None:
+        self.config, self.callback = config, callback
         name = config.get("device", AUTO) if device is None else device
         device_named(name)
         self.sde = build(config, "sde")
@@ -157,7 +166,7 @@ class Trainer:
         return Run(broadcast_object_list(path)[0], self.config, self.data.card)
 
     def fit(self, run: Run) -> None:
-        """Train from the newest checkpoint of `run`, or from the start, to the end.
+        """Train from the newest checkpoint of `run`, or from the start, to the end or until the callback asks for it.
 
         Ctrl-C and SIGTERM wait for the end of the step, and for a checkpoint of it.
 
@@ -178,32 +187,60 @@ class Trainer:
         conditions = self.data.conditions
         moments = None if conditions is None else conditions.card.moments
         batches = Batches(source, self.data.units, self.state_shape, self.accepted, recipe, accelerator.device, moments)
+        averaged = self.model_of(state.average, self.sde, self.data.std)
+        take_moments(averaged, run.card)
         losses: list[Tensor] = []
         with Journal(run, state.step, recipe.steps, accelerator.is_main_process) as journal, signals_held() as pending:
             while state.step < recipe.steps:
                 losses.append(self.step(state, model, optimizer, batches.draw(state.step)))
                 saves = state.step % recipe.checkpoint_every == 0 or state.step == recipe.steps
-                logs = saves or state.step % recipe.log_every == 0
-                stops = self._stops(pending, logs)
+                measures = recipe.held_out_every is not None and state.step % recipe.held_out_every == 0
+                logs = saves or measures or state.step % recipe.log_every == 0
+                stops, ends = self._stops(pending, logs), False
                 if logs or stops:
                     mean = self._mean(losses, state.step, run)
-                    journal.write(state.step, mean, self.optimizer.param_groups[0]["lr"])
+                    held = held_out.loss_of(averaged, recipe, self.data, state.step) if measures else None
+                    journal.write(state.step, mean, self.optimizer.param_groups[0]["lr"], held)
                     losses.clear()
-                if saves or stops:
+                    ends = logs and self._ends(averaged, state.step, mean)
+                if saves or stops or ends:
                     self.save(state, run)
                 if stops:
                     again = f"backdrift resume run={run.path} goes on from there"
                     raise pending.interrupt(f"interrupted; step {state.step} is kept, and {again}")
+                if ends:
+                    self._shorten(run, state.step)
+                    return
 
     def _stops(self, pending: Pending, logs: bool) -> bool:
         """Whether a signal asks to stop after this step. Several processes agree on that, where they log a loss."""
         stops = pending.number is not None
         if self.accelerator.num_processes == 1:
             return stops
-        if not logs:
+        return logs and self._any(stops)
+
+    def _any(self, asked: bool) -> bool:
+        """Whether one of the processes at least asks for something. All of them must call this."""
+        if self.accelerator.num_processes == 1:
+            return asked
+        number = torch.tensor(float(asked), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(number, reduction="sum") > 0)
+
+    def _ends(self, averaged: TrainedModel, step: int, loss: float) -> bool:
+        """Whether the callback of one process at least asks to end the training."""
+        if self.callback is None:
             return False
-        asked = torch.tensor(float(stops), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(asked, reduction="sum") > 0)
+        with torch.no_grad():
+            return self._any(bool(self.callback(step, loss, averaged)))
+
+    def _shorten(self, run: Run, step: int) -> None:
+        """Say in the run's config and in its log that the training has ended at `step`."""
+        if step >= run.config.train.steps:
+            return
+        run.note(f"the callback ended the training at step {step}; train.steps was {run.config.train.steps} until then")
+        run.config.train.steps = step
+        if self.accelerator.is_main_process:
+            config_file.write(run.path, run.config)
 
     def step(self, state: TrainingState, model: nn.Module, optimizer: Optimizer, batch: Batch) -> Tensor:
         """One optimiser step.
