@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"sde", "models", "solvers", "data", "runs"},
     "training": {"sde", "models", "solvers", "data", "runs", "evaluation"},
     "estimators": {"sde", "models", "solvers", "data"},
+    "posteriors": {"sde", "models", "solvers", "data", "estimators"},
     "interop": {"sde", "models", "solvers", "data", "runs", "evaluation"},
     "commands": {"sde", "models", "solvers", "data", "runs", "evaluation", "training", "interop"},
 }

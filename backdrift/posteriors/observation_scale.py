@@ -1,0 +1,61 @@
+"""Observations in the units of a network, and how far one is from every simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+LINEAR = 4.0
+"""Numbers are changed beyond so many standard deviations of the bulk only."""
+
+COMPARED = 1000
+"""Simulations whose distances to their nearest neighbours are the yardstick, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class ObservationScale:
+    """Each number less its median, over half of the width of its middle 68%. Beyond 4 of it a logarithm takes over.
+
+    One outlier of a simulator therefore neither sets the scale of all others nor reaches the network as a huge number.
+
+    Args:
+        median, width: `[k]`, float64. The width of a number that never varies is 1.
+        neighbours: of the simulations in these units.
+        usual: the distance to the nearest other simulation that 99% of the simulations have at most.
+    """
+
+    median: Tensor
+    width: Tensor
+    neighbours: NearestNeighbors
+    usual: float
+
+    @classmethod
+    def of(cls, x: Tensor) -> ObservationScale:
+        """The scale of simulations, `[n, k]`, float64."""
+        low, median, high = x.quantile(torch.tensor([0.16, 0.5, 0.84], dtype=x.dtype), dim=0)
+        width = (high - low) / 2
+        spread = x.std(0)
+        width = torch.where(width > 1e-9 * spread, width, spread)
+        width = torch.where(width > 1e-12 * x.abs().amax(0), width, 1.0)
+        rows = _compressed((x - median) / width).numpy()
+        neighbours = NearestNeighbors().fit(rows)
+        distances = neighbours.kneighbors(rows[:COMPARED], n_neighbors=2)[0][:, 1]
+        return cls(median, width, neighbours, float(np.quantile(distances, 0.99)))
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """Observations `[n, k]` in the units of the network, float64."""
+        return _compressed((x - self.median) / self.width)
+
+    def distance(self, x: Tensor) -> Tensor:
+        """How far the nearest simulation is from each row of `x` `[n, k]`, over `usual`: `[n]`."""
+        found = self.neighbours.kneighbors(self.standardised(x).numpy(), n_neighbors=1)[0][:, 0]
+        return torch.from_numpy(found / max(self.usual, np.finfo(float).tiny))
+
+
+def _compressed(v: Tensor) -> Tensor:
+    """v within +-4, and 4 + log(1 + |v| - 4) with the sign of v beyond."""
+    return torch.where(v.abs() <= LINEAR, v, v.sign() * (LINEAR + (v.abs() - LINEAR).clamp(min=0).log1p()))

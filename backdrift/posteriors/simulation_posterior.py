@@ -1,0 +1,412 @@
+"""Posteriors of a simulator's parameters, by a conditional score-based model of simulations."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from backdrift.models import Denoiser
+from backdrift.models.conditions import Vector
+from backdrift.posteriors.arguments import finite_rows, observations
+from backdrift.posteriors.composition import ComposedPosterior, composed_draws
+from backdrift.posteriors.diagnosis import Diagnosis, diagnose_draws
+from backdrift.posteriors.linear_gaussian import LinearGaussian
+from backdrift.posteriors.observation_scale import ObservationScale
+from backdrift.posteriors.parameter_maps import of_prior, standardising
+from backdrift.posteriors.posterior_network import MeanNetwork, PosteriorNetwork
+from backdrift.posteriors.training import Budget, train
+from backdrift.sde import VP, DataMoments
+from backdrift.sde.checks import require_integer, require_number, require_positive
+from backdrift.sde.value_types import require
+from backdrift.solvers import Noise, decode, log_likelihood
+
+BATCH = 2048
+"""Rows in memory at once when draws are made and densities computed. It changes no value."""
+
+EXACT = 24
+"""Up to so many parameters the divergence is exact. For more it is estimated with `PROBES` probes."""
+
+PROBES = 8
+"""Random probes of the divergence, for each row."""
+
+FAR = 2.0
+"""An observation is said to be far if its nearest simulation is so many times as far away as simulations are from
+one another."""
+
+TWO_SIDED = 1.959964
+"""Half the width of a 95% interval of a normal density, in standard deviations."""
+
+ROUNDING = 1e-9
+"""The least error that is stated of a log-density, in nats for each parameter."""
+
+COVARIANCE_DRAWS = 256
+"""Draws of each single posterior that its covariance is estimated from, where posteriors are composed."""
+
+
+class SimulationPosterior(BaseEstimator):
+    r"""p(theta given x), the posterior of a simulator's parameters, learnt from pairs (theta, x).
+
+    The parameters are mapped to the real line, z = h(theta), see `ParameterMap`, so that no posterior puts mass outside
+    the support of the prior and each is normalised on it. A linear regression gives the residuals
+    r = W (z - A x - b), and networks are trained by denoising score matching (Karras et al. 2022) to be the denoiser of
+    r given x, as Sharrock et al. (2024) do for theta itself. The density is
+
+    .. math:: \log p(\theta | x) = \log p_r(r | x) + \log|\det W| + \log|\det dz/d\theta|,
+
+    with log p_r from the probability flow (Song et al. 2021, section 4.3). An untrained network gives the normal
+    posterior N(A x + b, (W^T W)^{-1}) of z, and so training starts there. Each of the networks holds out another part
+    of the simulations, whose denoising error under fixed noise decides when it stops. The mean of their denoisers is
+    the model. Nothing is written to disk.
+
+    Args:
+        embedding: a network from observations `[batch, *shape]` to features `[batch, k]`, for images or series, which
+            is copied for each member; or a function without arguments that makes one. None takes the observation
+            itself.
+        members: number of networks.
+        hidden, depth: width of each network and number of its residual blocks.
+        dropout: probability of dropping a unit in training; by default 0.1 below 5,000 simulations, and 0 from there.
+        steps: steps of the optimiser for each network, at most; by default 2,000, and 4,000 from 5,000 simulations.
+        batch_size: simulations in a step.
+        learning_rate: the highest learning rate. It falls to 0 along a cosine.
+        ema: decay of the running average of the weights. The average is the model.
+        validation_fraction: the share of the simulations that each network holds out.
+        patience: a network stops after so many steps without gain on what it holds out.
+        noise: the least noise, in standard deviations of the residuals. The posterior is that of z with this noise.
+        ode_steps: steps of the Runge-Kutta method of order 4 along the probability flow.
+        verbose: whether to show progress of training on standard error.
+        random_state: of the weights, the held-out simulations, the noise and, where `sample` is given none, the draws.
+
+    Attributes:
+        parameters_: the `ParameterMap`.
+        observations_: the `ObservationScale`.
+        base_: the `LinearGaussian` that training started from.
+        model_: the denoiser of r, which takes an observation in the units of the network as its condition.
+        gains_: for each network the held-out log-likelihood less that of the linear normal posterior, in nats for each
+            simulation. The weights were chosen by it, which makes it optimistic.
+        n_steps_: the steps that each network took.
+
+    Example:
+        >>> from backdrift import SimulationPosterior
+        >>> posterior = SimulationPosterior(random_state=0).fit(theta, x, prior=([-1, -1], [1, 1]))  # doctest: +SKIP
+        >>> draws = posterior.sample(x_observed, 1000)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        embedding: nn.Module | Callable[[], nn.Module] | None = None,
+        members: int = 3,
+        hidden: int = 128,
+        depth: int = 2,
+        dropout: float | None = None,
+        steps: int | None = None,
+        batch_size: int = 256,
+        learning_rate: float = 2e-3,
+        ema: float = 0.995,
+        validation_fraction: float = 0.1,
+        patience: int = 600,
+        noise: float = 0.005,
+        ode_steps: int = 24,
+        verbose: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.embedding = embedding
+        self.members = members
+        self.hidden = hidden
+        self.depth = depth
+        self.dropout = dropout
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.ema = ema
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.noise = noise
+        self.ode_steps = ode_steps
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def fit(self, theta: Any, x: Any, *, prior: object = None) -> SimulationPosterior:
+        """Learn the posterior from simulations. A second fit starts anew.
+
+        Args:
+            theta: parameters drawn from the prior, `[n, d]`; `[n]` for one parameter.
+            x: what the simulator gave for each of them, `[n, *shape]`; `[n]` for one number.
+            prior: what `theta` was drawn from: a pair (lower, upper) of bounds, `[d]` each, infinite where there is
+                none; a distribution of torch or a frozen one of scipy; or an object with `support`. None means that no
+                parameter has a bound.
+
+        Raises:
+            ValueError: if there are fewer than 20 simulations or another number of them in `x`, values are not finite
+                numbers, a parameter does not vary or lies outside the support, or an argument is out of range.
+        """
+        self._check_arguments()
+        theta, x = finite_rows("theta", theta).flatten(1), finite_rows("x", x)
+        n, d = theta.shape
+        if len(x) != n:
+            raise ValueError(f"x: expected one row for each of the {n} rows of theta, got {len(x)}")
+        if n < 20:
+            raise ValueError(f"theta: expected at least 20 simulations, got {n}")
+        if bool((theta == theta[0]).all(0).any()):
+            raise ValueError(
+                f"theta: parameter {int((theta == theta[0]).all(0).int().argmax())} has one value in all rows"
+            )
+        parameters = of_prior(prior, d)
+        outside = ~parameters.inside(theta)
+        if bool(outside.any()):
+            raise ValueError(
+                f"theta: expected parameters within the support of the prior, got {int(outside.sum())} rows outside or "
+                f"on a bound, the first of them {theta[outside][0].tolist()}"
+            )
+        self.parameters_ = parameters if parameters.is_standard else standardising(parameters, theta)
+        self.observation_shape_ = tuple(x.shape[1:])
+        self.observations_ = ObservationScale.of(x.flatten(1))
+        seen, z = self.observations_.standardised(x.flatten(1)), self.parameters_.to_real(theta)
+        self._prior_moments = (z.mean(0), torch.cov(z.T).reshape(d, d))
+        if parameters.is_standard:
+            self._prior_moments = (torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64))
+        self.base_ = LinearGaussian.fitted(z, seen)
+        self._train(self.base_.residual(z, seen), seen)
+        return self
+
+    def _train(self, r: Tensor, x: Tensor) -> None:
+        """Set `model_`, `gains_` and `n_steps_`."""
+        n, d = r.shape
+        small = n < 5000
+        dropout = self.dropout if self.dropout is not None else (0.1 if small else 0.0)
+        steps = self.steps if self.steps is not None else (2000 if small else 4000)
+        budget = Budget(
+            steps, self.batch_size, self.learning_rate, self.ema, self.patience, 50, self.noise, self.verbose
+        )
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(n, generator=generator)
+        held = max(2, min(1000, round(self.validation_fraction * n)))
+        moments = DataMoments(r.mean(0), r.var(0))
+        trained, self.gains_, self.n_steps_ = [], [], []
+        r32, x32 = r.float(), x.float()
+        with torch.random.fork_rng(devices=[]):  # the weights and dropout draw from torch's own generator
+            torch.default_generator.manual_seed(seed)
+            for _ in range(self.members):
+                out, kept = order[:held], order[held:]
+                order = torch.cat((kept, out))  # the next network holds out other simulations
+                made = self._embedding()
+                network = PosteriorNetwork(d, self.observation_shape_, self.hidden, self.depth, dropout, made)
+                model = Denoiser(network, VP(), data_std=1.0)
+                best, gain, took = train(model, r32[kept], x32[kept], (r32[out], x32[out]), budget, generator)
+                trained.append(best.network)
+                self.gains_.append(gain)
+                self.n_steps_.append(took)
+        self.model_ = Denoiser(MeanNetwork(trained), VP(), data_std=1.0).eval().requires_grad_(False)
+        self.model_.data_moments = moments
+
+    def sample(
+        self,
+        x_o: Any,
+        n: int = 1,
+        *,
+        repeated: bool = False,
+        each: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> np.ndarray:
+        """Draws of the parameters given an observation.
+
+        Args:
+            x_o: an observation, `[*shape]` or `[1, *shape]`; or several, `[k, *shape]`.
+            n: number of draws.
+            repeated: whether several observations are independent ones of the same parameters. Their posteriors are
+                then composed, see `ComposedPosterior`, which is exact for normal posteriors and approximate for others.
+            each: whether several observations are of parameters of their own, which gives draws for each.
+            random_state: of the draws. The first draws of a seed are the same for any `n`.
+
+        Returns:
+            Parameters `[n, d]`, or `[k, n, d]` with `each`.
+
+        Raises:
+            ValueError: if `x_o` has another shape or values that are not finite numbers, or several observations are
+                given without saying which of the two they are.
+
+        Warns:
+            UserWarning: if an observation is far from every simulation.
+        """
+        check_is_fitted(self, "model_")
+        require_integer("n", n, 1)
+        x = self._observed(x_o, repeated, each)
+        state = self.random_state if random_state is None else random_state
+        seed = int(check_random_state(state).randint(2**31 - 1))
+        if repeated and len(x) > 1:
+            return self._composed(x, n, seed).numpy()
+        draws = self._draws(x, n, seed).numpy()
+        return draws if each else draws[0]
+
+    def log_prob(self, theta: Any, x_o: Any, *, each: bool = False, return_std: bool = False) -> Any:
+        """The log-density of the posterior in nats, in the units of the parameters.
+
+        Args:
+            theta: parameters, `[m, d]`. Outside the support of the prior the log-density is minus infinity.
+            x_o: an observation, `[*shape]` or `[1, *shape]`; with `each` one for each row of `theta`, `[m, *shape]`.
+            each: see `x_o`.
+            return_std: whether to return the numerical error of each value as well, as a standard deviation: log p plus
+                and minus 1.96 of it holds the model's own log-density. It says nothing of how far the model is from the
+                truth, which `diagnose` measures.
+
+        Returns:
+            log p, `[m]`, or the pair of log p and its error.
+
+        Raises:
+            ValueError: if a shape does not fit or a value is not a finite number.
+        """
+        check_is_fitted(self, "model_")
+        d = len(self.parameters_.shift)
+        theta = finite_rows("theta", theta).flatten(1)
+        if theta.shape[1] != d:
+            raise ValueError(f"theta: expected shape [m, {d}], got {list(theta.shape)}")
+        x = self._observed(x_o, False, each)
+        if each and len(x) != len(theta):
+            raise ValueError(f"x_o: expected {len(theta)} observations, one for each row of theta, got {len(x)}")
+        log_p = torch.full((len(theta),), -math.inf, dtype=torch.float64)
+        error = torch.zeros(len(theta), dtype=torch.float64)
+        inside = self.parameters_.inside(theta).nonzero()[:, 0]
+        for index in inside.split(BATCH) if len(inside) else ():
+            rows = x[index] if each else x
+            log_p[index], error[index] = self._log_density(theta[index], rows, return_std, int(index[0]))
+        return (log_p.numpy(), error.numpy()) if return_std else log_p.numpy()
+
+    def diagnose(
+        self,
+        theta_test: Any,
+        x_test: Any,
+        *,
+        draws: int = 100,
+        simulator: Callable[[np.ndarray], Any] | None = None,
+        random_state: int | None = 0,
+    ) -> Diagnosis:
+        """Whether the posterior is calibrated on simulations that `fit` has not seen, see `diagnose_draws`.
+
+        Args:
+            theta_test: parameters drawn from the prior, `[m, d]`.
+            x_test: what the simulator gave for each of them, `[m, *shape]`.
+            draws: posterior draws for each of them.
+            simulator: takes parameters `[k, d]` to observations `[k, *shape]`, for posterior predictive checks.
+            random_state: of the draws and the tests.
+
+        Raises:
+            ValueError: if a shape does not fit or a value is not a finite number.
+        """
+        theta, x = finite_rows("theta_test", theta_test).flatten(1), finite_rows("x_test", x_test)
+        found = self.sample(x, draws, each=True, random_state=random_state)
+        predicted = None
+        if simulator is not None:
+            predicted = np.stack([np.asarray(simulator(found[:, k])) for k in range(min(draws, 50))], axis=1)
+        seen = self.observations_.standardised(x.flatten(1)).numpy()
+        return diagnose_draws(found, theta.numpy(), seen, x.numpy(), predicted, random_state=random_state)
+
+    def _observed(self, x_o: Any, repeated: bool, each: bool) -> Tensor:
+        """Observations in the units of the network, `[k, size]`, float64, with a warning where one is far."""
+        x = observations(x_o, self.observation_shape_, repeated, each)
+        distance = self.observations_.distance(x)
+        if float(distance.max()) > FAR:
+            row = int(distance.argmax())
+            which = (
+                "x_o" if len(x) == 1 else f"x_o: {int((distance > FAR).sum())} of {len(x)} observations; number {row}"
+            )
+            warnings.warn(
+                f"{which}: far from every simulation: the nearest one is {float(distance[row]):.3g} times as far away "
+                "as 99% of the simulations are from their nearest neighbour; the posterior is extrapolated",
+                stacklevel=3,
+            )
+        return self.observations_.standardised(x)
+
+    def _settings(self) -> dict[str, Any]:
+        """How the probability flow is solved: steps, and the time at which sigma/alpha is `noise`."""
+        eps = float(self.model_.sde.t_from_log_snr(-2 * math.log(self.noise)))
+        return {"eps": eps, "grid": "karras", "steps": self.ode_steps}
+
+    def _draws(self, x: Tensor, n: int, seed: int) -> Tensor:
+        """Draws of theta, `[k, n, d]`, for observations `[k, size]` in the units of the network."""
+        d, k = len(self.parameters_.shift), len(x)
+        settings, prior = self._settings(), self.model_.sde.prior_for(self.model_.data_moments)
+        alpha = float(self.model_.sde.alpha(settings["eps"]))
+        parts = []
+        for first in range(0, k * n, BATCH):
+            shape = (min(BATCH, k * n - first), d)
+            which = (torch.arange(first, first + shape[0])) // n
+            noise = Noise(seed, shape, first=first, dtype=torch.float64)()
+            model = self.model_.given(Vector(x[which] if k > 1 else x[0]))
+            r = decode(model, prior.from_noise(noise).float(), **settings).double() / alpha
+            parts.append(self.parameters_.to_parameters(self.base_.restored(r, x[which] if k > 1 else x)))
+        return torch.cat(parts).reshape(k, n, d)
+
+    def _log_density(self, theta: Tensor, x: Tensor, return_std: bool, first: int) -> tuple[Tensor, Tensor]:
+        """log p and its error at parameters within the support, `[m]` each."""
+        d = theta.shape[1]
+        settings = self._settings()
+        alpha = float(self.model_.sde.alpha(settings["eps"]))
+        r = self.base_.residual(self.parameters_.to_real(theta), x)
+        model = copy.deepcopy(self.model_).double().given(Vector(x if len(x) > 1 else x[0]))
+        found = log_likelihood(
+            model,
+            alpha * r,
+            probes="exact" if d <= EXACT else PROBES,
+            divergences="every" if d <= EXACT else None,
+            estimate_error=return_std,
+            first=first,
+            **settings,
+        )
+        lower, upper = found.interval(0.95, density="model")
+        constant = d * math.log(alpha) + self.base_.log_determinant
+        error = (upper - lower) / (2 * TWO_SIDED) + d * ROUNDING
+        return found.log_prob + constant + self.parameters_.log_jacobian(theta), error
+
+    def _composed(self, x: Tensor, n: int, seed: int) -> Tensor:
+        """Draws of theta given all of the observations `[k, size]`, `[n, d]`."""
+        d, root = len(self.parameters_.shift), self.base_.whitening
+        singles = self._draws(x, COVARIANCE_DRAWS, seed)
+        y = self.parameters_.to_real(singles.flatten(0, 1)).reshape(singles.shape) @ root.T
+        centred = y - y.mean(1, keepdim=True)
+        covariances = centred.transpose(1, 2) @ centred / (COVARIANCE_DRAWS - 1)
+        centres = self.base_.mean(x) @ root.T
+        mean, covariance = self._prior_moments
+
+        def denoise(state: Tensor, which: Tensor, t: Tensor) -> Tensor:
+            model = self.model_.given(Vector(x[which]))
+            alpha = self.model_.sde.alpha(t)
+            return model.denoise((state - alpha * centres[which]).float(), t).double() + centres[which]
+
+        model = ComposedPosterior(
+            self.model_.sde, denoise, y.mean(1), covariances, (root @ mean, root @ covariance @ root.T)
+        )
+        drawn = composed_draws(model, n, seed, 2 * self.ode_steps)
+        return self.parameters_.to_parameters(torch.linalg.solve(root, drawn.T).T.reshape(n, d))
+
+    def _check_arguments(self) -> None:
+        given = {k: v.item() if isinstance(v, np.generic) else v for k, v in self.get_params(deep=False).items()}
+        for name in ("members", "hidden", "depth", "batch_size", "patience", "ode_steps"):
+            require_integer(name, given[name], 1)
+        if given["steps"] is not None:
+            require_integer("steps", given["steps"], 1)
+        for name in ("dropout", "ema"):
+            if given[name] is not None:
+                require_number(name, given[name], least=0, below=1)
+        for name in ("validation_fraction", "noise"):
+            require_number(name, given[name], above=0, below=1)
+        require_positive(learning_rate=given["learning_rate"])
+        require("verbose", given["verbose"], bool)
+        if self.embedding is not None and not callable(self.embedding):
+            raise ValueError(f"embedding: expected a network or a function that makes one, got {self.embedding!r}")
+
+    def _embedding(self) -> nn.Module | None:
+        """A new embedding for one member."""
+        if self.embedding is None:
+            return None
+        return copy.deepcopy(self.embedding) if isinstance(self.embedding, nn.Module) else self.embedding()
