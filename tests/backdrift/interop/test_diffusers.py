@@ -285,7 +285,9 @@ def test_the_likelihood_of_a_network_with_attention(unet: Any, table: str) -> No
     assert bool((exact.standard_error == 0).all()) and bool((random.standard_error > 0).all())
     # Exact and random probes are not integrated in the same way, so each has a solver error of its own.
     stated = 4.5 * random.standard_error + exact.solver_error + random.solver_error
-    assert bool(((exact.log_prob - random.log_prob).abs() < stated).all()) and float(stated.max()) < 2
+    assert bool(((exact.log_prob - random.log_prob).abs() < stated).all())
+    # In few steps the solver error of random probes is a nat or two, of log-densities near -20 nats.
+    assert float(stated.max()) < 5
 
 
 def test_half_precision_stays_inside(noise: Tensor) -> None:
