@@ -72,7 +72,8 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         log_determinant_: log|det W| in nats.
         missing_: whether each feature was missing in some row, `[n_features]`.
         n_targets_: number of targets.
-        calibration_, rounding_, gain_, n_steps_: see `ScoreDensity`. `gain_` is over the normal residuals.
+        calibration_, rounding_, gain_, n_steps_: see `ScoreDensity`. `gain_` is over the normal residuals, and
+            `rounding_` is 0, since rows are scored in float64.
         n_features_in_, feature_names_in_: of the fitted X.
 
     Example:
@@ -196,9 +197,14 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         log_p = (nats + self.units_.log_jacobian(y) + self.log_determinant_).numpy()
         return (log_p, errors.numpy()) if return_std else log_p
 
-    def score(self, X: Any, Y: Any) -> float:
-        """The log score: the mean of log p(y | x) over the rows, in nats. It is not the R squared of a regressor."""
-        return float(self.log_prob(X, Y).mean())
+    def score(self, X: Any, y: Any) -> float:
+        """The log score: the mean of log p(y | x) over the rows, in nats. It is not the R squared of a regressor.
+
+        Args:
+            X: features, `[n, n_features]`.
+            y: targets, `[n]` or `[n, n_targets]`.
+        """
+        return float(self.log_prob(X, y).mean())
 
     def sample(self, X: Any, n: int = 1, random_state: int | np.random.RandomState | None = None) -> np.ndarray:
         """Draws of the targets for each row of X.

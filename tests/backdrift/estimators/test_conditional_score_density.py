@@ -132,12 +132,14 @@ def test_quantiles_are_those_of_the_density(fitted: ConditionalScoreDensity) -> 
     quantiles = fitted.quantile(x, levels)
     for row, at in zip(quantiles, x, strict=True):
         y = np.linspace(-5, 5, 801)
-        p = np.exp(fitted.log_prob(np.repeat(at[None], len(y), 0), y))
+        log_p, error = fitted.log_prob(np.repeat(at[None], len(y), 0), y, return_std=True)
+        p = np.exp(log_p)
+        allowed = 1.96 * float((p * error).sum()) * (y[1] - y[0]) + 1e-3  # what the stated errors add up to
         share = np.concatenate([[0], np.cumsum((p[1:] + p[:-1]) / 2) * (y[1] - y[0])])
-        assert share[-1] == pytest.approx(1, abs=0.01)
-        np.testing.assert_allclose(np.interp(row, y, share), levels, atol=0.01)
+        assert share[-1] == pytest.approx(1, abs=allowed)
+        np.testing.assert_allclose(np.interp(row, y, share), levels, atol=allowed)
         mean = float((y * p).sum() * (y[1] - y[0]))
-        assert fitted.predict(at[None])[0] == pytest.approx(mean, abs=0.02)
+        assert fitted.predict(at[None])[0] == pytest.approx(mean, abs=allowed * 5)  # |y| is below 5
     np.testing.assert_array_equal(fitted.quantile(x, 0.5), quantiles[:, 1])
 
 
@@ -202,9 +204,9 @@ def test_searches_score_by_the_density() -> None:
     x, y = spread_rows(120, 0)
     pipeline = make_pipeline(StandardScaler(), ConditionalScoreDensity(**TINY))
     scoring = {"log": log_score, "energy": neg_energy_score}
-    grid = {"conditionalscoredensity__noise": [0.02, 0.9]}
+    grid = {"conditionalscoredensity__noise": [0.02, 0.5]}
     search = GridSearchCV(pipeline, grid, scoring=scoring, refit="log", cv=2, n_jobs=1).fit(x, y)
-    # Noise of 0.9 standard deviations is part of the density, and costs nats.
+    # Noise of 0.5 standard deviations is part of the density, and costs nats.
     assert search.best_params_["conditionalscoredensity__noise"] == 0.02
     assert search.score(x, y) == pytest.approx(search.best_estimator_.score(x, y))
 
