@@ -193,7 +193,8 @@ class SimulationPosterior(BaseEstimator):
         order = torch.randperm(n, generator=generator)
         held = max(2, min(1000, round(self.validation_fraction * n)))
         moments = DataMoments(r.mean(0), r.var(0))
-        trained, self.gains_, self.n_steps_ = [], [], []
+        trained: list[PosteriorNetwork] = []
+        self.gains_, self.n_steps_ = [], []
         r32, x32 = r.float(), x.float()
         with torch.random.fork_rng(devices=[]):  # the weights and dropout draw from torch's own generator
             torch.default_generator.manual_seed(seed)
@@ -204,6 +205,7 @@ class SimulationPosterior(BaseEstimator):
                 network = PosteriorNetwork(d, self.observation_shape_, self.hidden, self.depth, dropout, made)
                 model = Denoiser(network, VP(), data_std=1.0)
                 best, gain, took = train(model, r32[kept], x32[kept], (r32[out], x32[out]), budget, generator)
+                assert isinstance(best.network, PosteriorNetwork)
                 trained.append(best.network)
                 self.gains_.append(gain)
                 self.n_steps_.append(took)
