@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from backdrift.runs.load import load
     from backdrift.training.train import resume, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["ConditionalScoreDensity", "ScoreDensity", "SimulationPosterior", "check_model", "load", "resume", "train"]
 
 

@@ -63,6 +63,7 @@ class Train(TypedDict):
     init_from: Text | None
     device: DeviceName
     report: bool
+    logger: Literal["none", "tensorboard", "wandb", "mlflow", "aim"]
     event: Measured
     preconditioning: Group
     model: Group

@@ -43,7 +43,7 @@ class Run:
     - `config.yaml`: the resolved config; `versions.json`: packages, Python, git revision, command;
     - `data.json`: the format of the folder and the `DataCard` of the data set, its units among them;
     - `checkpoints/step-…/`: see `Checkpoint`;
-    - `metrics.jsonl`: a line for each logged step, and `tensorboard/` if that is installed;
+    - `metrics.jsonl`: a line for each logged step, and a folder of the logger, if `logger` names one;
     - `report.md` and the pictures, once training is done;
     - `log.txt`: what was allowed that is refused by default, where something was.
 

@@ -1,14 +1,17 @@
-"""What a training writes down on its way: losses in `metrics.jsonl`, a progress bar, TensorBoard."""
+"""What a training writes down on its way: losses in `metrics.jsonl`, a progress bar, the curves of a logger."""
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
-from typing import Any
 
+from backdrift.data import Data
 from backdrift.runs.progress import Progress
 from backdrift.runs.run import Run
+from backdrift.solvers.model import ModelLike
 from backdrift.training.held_out import HeldOutLoss
+from backdrift.training.loggers import Logger, picture_of
 
 
 class Journal:
@@ -28,10 +31,13 @@ class Journal:
             run.forget_after(start)
             self.before = max((row.get("seconds", 0.0) for row in run.read_metrics()), default=0.0)
         self.progress = Progress("train", steps, "step", start, writes)
-        self.board = tensorboard_writer(run, start) if writes else None
+        name = run.config.get("logger", "none")
+        self.logger = Logger(name, run.path, start) if writes and name != "none" else None
         self.begun = time.monotonic()
 
-    def write(self, step: int, loss: float, rate: float, held_out: HeldOutLoss | None = None) -> None:
+    def write(
+        self, step: int, loss: float, rate: float, held_out: HeldOutLoss | None = None, gradient: float | None = None
+    ) -> None:
         """Write a line.
 
         Args:
@@ -39,17 +45,23 @@ class Journal:
             loss: the mean of the training losses since the last line.
             rate: the learning rate.
             held_out: the held-out loss of the averaged weights, if it was measured at this step.
+            gradient: the norm of the last gradient before it is cut, if it is known.
         """
         measured = {} if held_out is None else {"held_out": held_out.loss, "held_out_error": held_out.standard_error}
+        if gradient is not None and math.isfinite(gradient):  # half precision skips steps whose gradient is not
+            measured["gradient_norm"] = gradient
         if self.writes:
             seconds = self.before + time.monotonic() - self.begun
             self.run.log(step, loss=loss, lr=rate, seconds=round(seconds, 3), **measured)
-            if self.board is not None:
-                self.board.add_scalar("loss", loss, step)
-                for name, value in measured.items():
-                    self.board.add_scalar(name, value, step)
+            if self.logger is not None:
+                self.logger.numbers(step, {"loss": loss, "lr": rate, **measured})
         said = "" if held_out is None else f"  held-out {held_out.loss:.4g}"
         self.progress(step, f"loss {loss:.4g}{said}")
+
+    def draw(self, step: int, model: ModelLike, data: Data) -> None:
+        """Give the logger, if there is one, a picture of samples of the averaged weights beside real ones."""
+        if self.logger is not None:
+            self.logger.picture(step, "samples", picture_of(model, data))
 
     def __enter__(self) -> Journal:
         return self
@@ -58,14 +70,5 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.close()
-        if self.board is not None:
-            self.board.close()
-
-
-def tensorboard_writer(run: Run, start: int) -> Any:
-    """A writer of TensorBoard's files in the run folder, or None if TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
-    except ImportError:
-        return None
-    return SummaryWriter(str(run.path / "tensorboard"), purge_step=start or None)
+        if self.logger is not None:
+            self.logger.close()

@@ -30,6 +30,7 @@ from backdrift.training.batches import Batch, Batches
 from backdrift.training.callback import Callback
 from backdrift.training.condition_fit import require_fitting
 from backdrift.training.journal import Journal
+from backdrift.training.loggers import require_logger
 from backdrift.training.recipe import Recipe
 from backdrift.training.rehearsal import rehearse
 from backdrift.training.shuffle import mixed, seed_device
@@ -69,8 +70,10 @@ class Trainer:
         callback: Callback | None = None,
     ) -> None:
         self.config, self.callback = config, callback
+        self.gradient_norm: Tensor | None = None
         name = config.get("device", AUTO) if device is None else device
         device_named(name)
+        require_logger(config.get("logger", "none"))
         self.sde = build(config, "sde")
         rehearse(config, self.sde)
         self.data: Data = load_data(config) if data is None else data
@@ -200,17 +203,22 @@ class Trainer:
                 if logs or stops:
                     mean = self._mean(losses, state.step, run)
                     held = held_out.loss_of(averaged, recipe, self.data, state.step) if measures else None
-                    journal.write(state.step, mean, self.optimizer.param_groups[0]["lr"], held)
+                    journal.write(state.step, mean, self.optimizer.param_groups[0]["lr"], held, self._gradient_norm())
                     losses.clear()
                     ends = logs and self._ends(averaged, state.step, mean)
                 if saves or stops or ends:
                     self.save(state, run)
+                    journal.draw(state.step, averaged, self.data)
                 if stops:
                     again = f"backdrift resume run={run.path} goes on from there"
                     raise pending.interrupt(f"interrupted; step {state.step} is kept, and {again}")
                 if ends:
                     self._shorten(run, state.step)
                     return
+
+    def _gradient_norm(self) -> float | None:
+        """The norm of the last step's gradient, for which the device is waited for."""
+        return None if self.gradient_norm is None else float(self.gradient_norm)
 
     def _stops(self, pending: Pending, logs: bool) -> bool:
         """Whether a signal asks to stop after this step. Several processes agree on that, where they log a loss."""
@@ -266,8 +274,9 @@ class Trainer:
         each = recipe.loss(model, x0, u, noise, condition)
         loss = each.mean() if weight is None else (weight * each).mean()
         accelerator.backward(loss)
-        if recipe.clip is not None:
-            accelerator.clip_grad_norm_(state.weights, recipe.clip)
+        # An infinite limit cuts nothing and gives the norm all the same.
+        limit = math.inf if recipe.clip is None else recipe.clip
+        self.gradient_norm = accelerator.clip_grad_norm_(state.weights, limit)
         optimizer.step()
         optimizer.zero_grad()
         state.update_average(recipe.decay_of_average(number))

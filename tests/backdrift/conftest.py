@@ -1,4 +1,4 @@
-"""Where the tests of the commands work: with one thread, without tensorboard, in a folder of their own."""
+"""Where the tests of the commands work: with one thread, in a folder of their own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +11,7 @@ import torch
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("backdrift.training.journal.tensorboard_writer", lambda run, start: None)  # a slow import
-        yield
+    yield
     torch.set_num_threads(threads)
 
 

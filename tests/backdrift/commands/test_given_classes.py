@@ -31,7 +31,6 @@ SPREAD = 0.6
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("backdrift.training.journal.tensorboard_writer", lambda run, start: None)  # a slow import
         patch.chdir(tmp_path_factory.mktemp("work"))
         yield run_on_clusters(patch, 1000, SPREAD)
 
