@@ -77,7 +77,7 @@ class Diagnosis:
             (left, self.ranks.T, [f"parameter {j}" for j in range(self.ranks.shape[1])]),
             (right, self.tarp[None], ["TARP"]),
         ):
-            axes.fill_between(place, -band, band, color="0.85", label="95% if calibrated")
+            axes.fill_between(place, -band, band, color="0.85", label="95% at each point if calibrated")
             for values, name in zip(columns, names, strict=True):
                 share = np.searchsorted(np.sort(values), place, side="right") / m
                 axes.plot(place, share - place, label=name)
