@@ -172,7 +172,7 @@ def table(cells: list[dict]) -> str:
         "",
         "`python benchmarks/sbi.py`: C2ST of 1,000 draws to sbibm's reference draws, 0.5 is perfect; the mean of the",
         "observations, and each of them; how many draws lie outside the prior. One fit and one seed a cell, with the",
-        "defaults. The columns of sbi 0.27 were measured earlier, on other simulations, with the same C2ST; this script",
+        "defaults. The columns of sbi 0.27 were measured earlier, on other simulations, with the same C2ST; the script",
         "does not run sbi. A difference of one seed is no ranking: the spread over fits is not measured.",
         "",
         "| task | simulations | ours | each observation | NPSE | FMPE | outside the prior | fit, CPU s |",
