@@ -56,6 +56,8 @@ class Logger:
         self.tracker = made[name]()
         if hasattr(self.tracker, "start"):  # older trackers start when they are made
             self.tracker.start()
+        self.place = place
+        _remove_links(place)
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
         """Log numbers by their names, after `step` optimiser steps."""
@@ -79,6 +81,7 @@ class Logger:
     def close(self) -> None:
         """Write what is left, and end."""
         self.tracker.finish()
+        _remove_links(self.place)
 
 
 def picture_of(model: ModelLike, data: Data) -> Any:
@@ -119,6 +122,7 @@ def _of_wandb(folder: Path) -> dict[str, Any]:
         "name": folder.name,
         "id": name,
         "resume": "allow",
+        "settings": {"symlink": False},
     }
 
 
@@ -134,6 +138,13 @@ def _of_mlflow(folder: Path) -> dict[str, Any]:
     )
     known = {"run_id": runs[0].info.run_id} if runs else {"run_name": folder.name}
     return {"logging_dir": str(place / "pictures"), **known}
+
+
+def _remove_links(folder: Path) -> None:
+    """Remove the symbolic links that wandb makes to its logs, since a run folder with a link is not opened."""
+    for path in [*folder.rglob("*")]:
+        if path.is_symlink():
+            path.unlink()
 
 
 def _new(folder: Path) -> Path:

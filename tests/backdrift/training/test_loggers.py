@@ -66,6 +66,7 @@ def test_wandb_is_offline_in_the_run_folder_and_goes_on_there(tmp_path: Path, mo
 
     def init(**values: object) -> SimpleNamespace:
         asked.append(values)
+        (tmp_path / "wandb" / "latest-run").symlink_to(tmp_path)
         return ours
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
@@ -75,4 +76,5 @@ def test_wandb_is_offline_in_the_run_folder_and_goes_on_there(tmp_path: Path, mo
         logger.close()
     assert asked[0] == asked[1]
     assert asked[0]["mode"] == "offline" and Path(str(asked[0]["dir"])) == tmp_path and asked[0]["resume"] == "allow"
+    assert not list((tmp_path / "wandb").iterdir())  # a run folder with a link is not opened
     assert logged == [({"loss": 0.5}, 1), ({"loss": 0.5}, 5)]
