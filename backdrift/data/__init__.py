@@ -13,6 +13,7 @@ from backdrift.data.digits import Digits, Mnist5k
 from backdrift.data.files import Files
 from backdrift.data.record import Record, Source
 from backdrift.data.splits import split
+from backdrift.data.streams import Stream
 from backdrift.data.toy import Checkerboard, Moons, Ring
 from backdrift.data.units import Units
 
@@ -31,6 +32,7 @@ __all__ = [
     "Record",
     "Ring",
     "Source",
+    "Stream",
     "Units",
     "split",
 ]

@@ -139,6 +139,15 @@ def _labels(folder: Path, parts: dict[str, list[Path]]) -> dict[str, np.ndarray]
     return labels if len(one) > 1 else {}
 
 
+def classes_of_folders(folder: Path, files: Sequence[Path]) -> np.ndarray | None:
+    """The name of the subfolder of each image, which is its class; None if there are no two classes.
+
+    Raises:
+        ValueError: if images lie beside the folders of classes.
+    """
+    return _labels(folder, {"train": list(files)}).get("train")
+
+
 def _names(folder: Path, file: Path) -> tuple[str, ...]:
     """The names of the folders between `folder` and a file."""
     return file.relative_to(folder).parts[:-1]

@@ -15,8 +15,11 @@ import torch.distributed as dist
 from backdrift.runs.device import AUTO, device_named
 from backdrift.runs.processes import number_of_processes
 
+MEETING = timedelta(minutes=10)
+"""How long a process waits at the start for the others to be there."""
+
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the others, which may have a slower device. One that ends is noticed at once."""
+"""How long it then waits for their results, as they may have a slower device. One that ends is noticed at once."""
 
 KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (TypeError, FloatingPointError, OSError)}
 """Errors that keep their kind in the other processes. All others are a `ValueError` there."""
@@ -33,10 +36,12 @@ class ProcessGroup:
     Attributes:
         rank: the number of this process, from 0.
         size: how many processes there are.
+        channel: through which they talk, or None for one process.
     """
 
     rank: int = 0
     size: int = 1
+    channel: dist.ProcessGroup | None = None
 
     @classmethod
     def join(cls) -> ProcessGroup:
@@ -44,17 +49,21 @@ class ProcessGroup:
 
         Raises:
             ValueError: if the launcher has not said where the processes meet.
+            ConnectionError: if some of them do not come.
         """
         size = number_of_processes()
         if size == 1:
             return cls()
         try:
-            dist.init_process_group("gloo", timeout=PATIENCE)
+            dist.init_process_group("gloo", timeout=MEETING)
+            channel = dist.new_group(backend="gloo", timeout=PATIENCE)
         except ValueError as error:
             raise ValueError(
                 f"WORLD_SIZE={size}: expected the variables that torchrun sets for each process ({error})"
             ) from error
-        return cls(dist.get_rank(), dist.get_world_size())
+        except RuntimeError as error:
+            raise ConnectionError(f"the {size} processes of this command do not meet ({error})") from error
+        return cls(dist.get_rank(), dist.get_world_size(), cast(dist.ProcessGroup, channel))
 
     @property
     def is_first(self) -> bool:
@@ -98,7 +107,7 @@ class ProcessGroup:
             if self.is_first:
                 box[0] = compute()
         with _answering():
-            dist.broadcast_object_list(box)
+            dist.broadcast_object_list(box, group=self.channel)
         return cast(Result, box[0])
 
     @contextmanager
@@ -119,7 +128,7 @@ class ProcessGroup:
             return
         said: list[tuple[str, str] | None] = [None] * self.size
         with _answering():
-            dist.all_gather_object(said, None if mine is None else (_kind(mine), str(mine)))
+            dist.all_gather_object(said, None if mine is None else (_kind(mine), str(mine)), group=self.channel)
         if mine is not None:
             raise mine
         for kind, text in filter(None, said):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from backdrift.data import Source, Units
+from backdrift.data import Record, Source, Units
 from backdrift.models.accepted_condition import AcceptedCondition
 from backdrift.models.conditions import Label, Picture, Vector, standardised
 from backdrift.models.times import stratified_uniform
@@ -52,6 +52,8 @@ class Batches:
         recipe: gives the size of a batch, the seed, the share of conditions withheld, and the layout in memory.
         device: where the batch goes, and where its random numbers are drawn.
         moments: by which vectors and pictures are standardised.
+        process: the number of this process.
+        processes: how many there are. Each reads the samples of its own share alone.
     """
 
     def __init__(
@@ -63,16 +65,22 @@ class Batches:
         recipe: Recipe,
         device: torch.device,
         moments: DataMoments | None = None,
+        process: int = 0,
+        processes: int = 1,
     ) -> None:
+        self.process, self.processes = process, processes
         self.source, self.units, self.state_shape, self.accepted = source, units, state_shape, accepted
         self.recipe, self.device, self.moments = recipe, device, moments
         self.order = Shuffle(len(source), recipe.batch, recipe.seed)
         self.generator = torch.Generator(device)
 
     def draw(self, step: int) -> Batch:
-        """The batch of step 0, 1, …"""
+        """The batch of step 0, 1, …, whose random numbers are those of all processes.
+
+        Zeros stand for the samples of the other processes.
+        """
         generator = self.generator.manual_seed(mixed(self.recipe.seed, 2, step))
-        record = self.source.records(self.order(step))
+        record = self._records(self.order(step))
         if record.condition is not None and self.accepted.kind in (Vector, Picture):
             record = record._replace(condition=standardised(record.condition, self.moments).float())
         record = record.to(self.device)
@@ -83,6 +91,22 @@ class Batches:
         if self.recipe.channels_last and x0.ndim == 4:
             x0 = x0.contiguous(memory_format=torch.channels_last)
         return Batch(x0, u, noise, condition, record.weight)
+
+    def _records(self, indices: Tensor) -> Record:
+        """The samples of this process's share, each at its place in the batch."""
+        if self.processes == 1:
+            return self.source.records(indices)
+        mine = slice(self.process, None, self.processes)
+        own = self.source.records(indices[mine])
+
+        def placed(values: Tensor) -> Tensor:
+            whole = values.new_zeros(len(indices), *values.shape[1:])
+            whole[mine] = values
+            return whole
+
+        condition = None if own.condition is None else placed(own.condition)
+        weight = None if own.weight is None else placed(own.weight)
+        return Record(placed(own.sample), condition, weight, indices)
 
     def _withhold(self, condition: Tensor | None) -> Tensor | None:
         """Conditions of which a share is replaced by what stands for none, and of some vectors a part is missing."""

@@ -189,7 +189,17 @@ class Trainer:
         source: Source = self.data
         conditions = self.data.conditions
         moments = None if conditions is None else conditions.card.moments
-        batches = Batches(source, self.data.units, self.state_shape, self.accepted, recipe, accelerator.device, moments)
+        batches = Batches(
+            source,
+            self.data.units,
+            self.state_shape,
+            self.accepted,
+            recipe,
+            accelerator.device,
+            moments,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
         averaged = self.model_of(state.average, self.sde, self.data.std)
         take_moments(averaged, run.card)
         losses: list[Tensor] = []

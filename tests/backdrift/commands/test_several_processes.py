@@ -210,7 +210,7 @@ def test_twenty_kills_at_random_moments(run: Run, command: str, tmp_path: Path) 
             return main(line)
 
         before = folders(run)
-        run_together(2, dying)
+        run_together(2, dying, watched=True)
         new = folders(run) - before
         if not new:  # it was killed before the end
             new = {result_of(run, lambda: run_together(2, lambda rank: main(line)))}

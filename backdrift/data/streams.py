@@ -1,0 +1,169 @@
+"""Data sets that do not fit into memory: the samples of a batch are read when a step asks for them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backdrift.data.card import DataCard
+from backdrift.data.conditions import Conditions
+from backdrift.data.dataset import Data
+from backdrift.data.fingerprint import fingerprint as fingerprint_of
+from backdrift.data.labels import encode
+from backdrift.data.record import Record
+from backdrift.data.stored import Stored, StoredArray, StoredImages
+from backdrift.data.units import MOST_LEVELS
+from backdrift.sde.arguments import checked
+from backdrift.sde.value_types import Count, Filled, Range, Seed
+
+MEASURED = 4096
+"""Training samples, the first ones of the seeded order, by which shift, scale and moments are measured."""
+
+
+class Stream(Data):
+    """Samples that stay on disk. Memory holds the test set, 4,096 training samples, and a number for each sample.
+
+    `path` is a .npy array `[n, ...]`, or a folder of images with a subfolder for each class. A seeded order of all
+    samples gives the test set first and then the training set. The first 4,096 training samples of this order are
+    `train`: the units and the moments are those of them, and pictures and distances in reports use them. Each batch of
+    a training is read from the files, so that a wrong value is found when it is read.
+
+    The order of a training is a function of its seed and of the step. It goes on with the same samples after an
+    interruption, and each of several processes reads its own share.
+
+    Args:
+        path: the array or the folder.
+        test: how many samples are held back. They are kept in memory.
+        seed: of the order of all samples.
+        labels: of an array: a .npy array with the class of each sample; null for none.
+        levels: how many values 0, 1, … a component takes; by default 256 for pictures of bytes, otherwise continuous.
+        layout: of an array: "channels_first" or "channels_last"; by default see `layout.layout_of`.
+        size: of images: the height and width they are scaled and cropped to, see `image_file.read_image`.
+        workers: of images: threads that read them.
+        fingerprint: "quick" for names, sizes and times of the files, "full" for their contents as well.
+
+    Attributes:
+        numbers: the place of each training sample in the files, `[n]`.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if the files are damaged, hold too few samples, an argument does not concern them, or what `Data`
+            raises.
+    """
+
+    @checked
+    def __init__(
+        self,
+        path: Annotated[str | int | Path, Filled("text")],
+        test: Annotated[int, Range(least=2, most=1_000_000)] = 1024,
+        seed: Seed = 0,
+        labels: Annotated[str, Filled("text")] | None = None,
+        levels: Annotated[int, Range(least=2, most=MOST_LEVELS)] | None = None,
+        layout: Literal["channels_first", "channels_last"] | None = None,
+        size: Annotated[int, Range(least=1, most=65_536)] | None = None,
+        workers: Count = 4,
+        fingerprint: Literal["quick", "full"] = "quick",
+    ) -> None:
+        found = Path(str(path)).expanduser()
+        self.stored = _open(found, labels, layout, size, workers)
+        for note in self.stored.notes:
+            print(f"data: {found.name}: {note}")
+        n = len(self.stored)
+        if n < test + 2:
+            raise ValueError(f"test={test}: expected at most {n - 2}, since {found} holds {n} samples")
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
+        held, self.numbers = order[:test], order[test:]
+        encoded = None if self.stored.labels is None else encode(self.stored.labels, None, found, None)
+        self._labels = None if encoded is None else encoded.train
+        measured = self.numbers[:MEASURED]
+        super().__init__(
+            self._read(measured),
+            self._read(held),
+            None if self._labels is None else self._labels[measured],
+            None if self._labels is None else self._labels[held],
+            levels if levels is not None else self.stored.levels,
+            found.stem,
+            class_names=None if encoded is None else encoded.names,
+            fingerprint=fingerprint_of(found, fingerprint),
+        )
+
+    def __len__(self) -> int:
+        """Number of training samples, of which `train` holds the first."""
+        return len(self.numbers)
+
+    def records(self, indices: Tensor) -> Record:
+        """The training samples with numbers `indices`, `[batch]`, read from the files, with their labels.
+
+        Raises:
+            ValueError: if a sample holds NaN, inf or a level that there is not, or its file cannot be read.
+        """
+        numbers = self.numbers[indices]
+        sample = self._read(numbers)
+        flat = sample.flatten(1)
+        wrong = ~flat.isfinite().all(1)
+        if self.levels is not None:
+            least, most = (value.double() for value in flat.aminmax(dim=1))  # 256 itself is no byte
+            wrong |= (least < 0) | (most >= self.levels)
+            if flat.is_floating_point():
+                wrong |= (flat != flat.round()).any(1)
+        if bool(wrong.any()):
+            expected = "finite numbers" if self.levels is None else f"whole numbers from 0 to {self.levels - 1}"
+            place = int(numbers[int(wrong.int().argmax())])
+            raise ValueError(f"{self.name}: sample number {place + 1} of the files: expected {expected}")
+        return Record(sample, None if self._labels is None else self._labels[numbers], None, indices)
+
+    @functools.cached_property
+    def card(self) -> DataCard:
+        """What is known of the data set without its samples. Moments are those of `train`."""
+        return replace(super().card, samples=len(self))
+
+    def conditioned_on(self, conditions: Conditions) -> Data:
+        """Refused: the conditions of a stream are its classes.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("condition: expected none or label for data that stay on disk, got vectors or pictures")
+
+    def conditioned_on_columns(self, numbers: Sequence[int]) -> Data:
+        """Refused, as `conditioned_on` is.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("condition: expected none or label for data that stay on disk, got columns")
+
+    def _read(self, numbers: Tensor) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.stored.read(numbers.numpy())))
+
+    def __repr__(self) -> str:
+        kind = "continuous" if self.levels is None else f"{self.levels} levels"
+        return f"{self.name}: {len(self)} train on disk, {len(self.test)} test, shape {list(self.shape)}, {kind}"
+
+
+def _open(path: Path, labels: str | None, layout: str | None, size: int | None, workers: int) -> Stored:
+    """The samples at a path.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        ValueError: if it is neither an array nor a folder, or an argument does not concern it.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"path={path}: there is no such file or folder")
+    if path.is_dir():
+        for name, value in (("labels", labels), ("layout", layout)):
+            if value is not None:
+                raise ValueError(f"{name}={value}: expected null for a folder of images, {path}")
+        return StoredImages(path, size, workers)
+    if path.suffix != ".npy":
+        raise ValueError(f"path={path}: expected a .npy array or a folder of images, which can be read in parts")
+    if size is not None:
+        raise ValueError(f"size={size}: expected null for an array, {path}")
+    return StoredArray(path, layout, None if labels is None else Path(labels).expanduser())
