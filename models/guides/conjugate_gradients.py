@@ -14,14 +14,12 @@ def conjugate_gradients(
     iterations: int,
     tolerance: float,
     precondition: Callable[[Tensor], Tensor] = lambda r: r,
-    part: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """u with S u = b for each sample, by preconditioned conjugate gradients (Hestenes & Stiefel 1952; Saad 2003,
     algorithm 9.1).
 
     A sample stops when |b - S u| <= tolerance |b|. It is then left as it is while others go on, so that it does not
-    depend on them. It also stops where S turns out not to be positive along a direction, or not to be larger than the
-    part of it that is known.
+    depend on them. It also stops where S turns out not to be positive along a direction.
 
     Args:
         product: u to S u, `[batch, m]`, with S symmetric and positive for each sample.
@@ -29,8 +27,6 @@ def conjugate_gradients(
         iterations: at most so many products.
         tolerance: of the residual, relative to b.
         precondition: r to M^{-1} r, with M near S, symmetric and positive.
-        part: u to R u, where S - R is not negative, or None. The covariance that a network gives may break that, and S
-            could then be singular.
     """
     u, r = torch.zeros_like(b), b
     z = precondition(r)
@@ -43,8 +39,6 @@ def conjugate_gradients(
         s = product(p)
         curvature = (p * s).sum(1)
         going = going & (curvature > 0)
-        if part is not None:
-            going = going & (curvature > (p * part(p)).sum(1))
         step = torch.where(going, rz / curvature, 0.0).unsqueeze(1)
         u, r = u + step * p, r - step * s
         z = precondition(r)

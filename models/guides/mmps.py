@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backdrift.models.guides.conjugate_gradients import conjugate_gradients
+from backdrift.models.guides.gmres import gmres
 from backdrift.models.guides.guide import Guide
 from backdrift.models.measurement import Measurement
 from backdrift.sde import Time
@@ -27,7 +27,8 @@ class MMPS(Guide):
     normal data the result is exact, at every t and for every covariance. Elsewhere it leaves out how V changes with
     x_t, and is wrong where p(x_0 | x_t) has several modes; `solvers.particles` corrects that.
 
-    The linear system is solved by preconditioned conjugate gradients, or exactly with all m products.
+    The linear system is solved by preconditioned generalised minimal residuals, or exactly with all m products. The V
+    of a network is neither symmetric nor positive, and conjugate gradients then diverge.
 
     Cost: one evaluation of the model, and one product with its Jacobian for each iteration and one more (for the exact
     solve m in all). A product costs about as much as an evaluation.
@@ -35,8 +36,8 @@ class MMPS(Guide):
     Args:
         model: the model of p(x_0). Its denoiser must be differentiable.
         measurement: y, with its operator and its noise.
-        iterations: of conjugate gradients at most; None solves exactly, by m products.
-        tolerance: of conjugate gradients, relative to y - A D.
+        iterations: of the linear solver at most; None solves exactly, by m products.
+        tolerance: of the linear solver, relative to y - A D.
 
     Raises:
         ValueError, TypeError: as `Guide` does, or if `iterations` or `tolerance` is not positive.
@@ -59,10 +60,18 @@ class MMPS(Guide):
         pull = _Pull(self, point, denoised, self.gain(x, t), with_gradients)
         r = self.measurement.residual(denoised if with_gradients else denoised.detach())
         scale = self.measurement.noise_product(torch.ones_like(r)) + self.prior_variance(x, t).reshape(-1, 1)
-        noise = self.measurement.noise_product
-        u = conjugate_gradients(pull.product, r, self.iterations, self.tolerance, lambda v: v / scale, noise)
+        u = self._shortened(gmres(pull.product, r, self.iterations, self.tolerance, lambda v: v / scale), r)
         shifted = denoised + pull.covariance(u)
         return shifted if with_gradients else shifted.detach()
+
+    def _shortened(self, u: Tensor, r: Tensor) -> Tensor:
+        """u as it is where V may be a covariance, else as much of it as a covariance could give.
+
+        With (R + W) u = r and a covariance W, u . R u <= u . r. A network's V may have eigenvalues below 0, and R + W
+        is nearly singular where one of them is as large as the noise.
+        """
+        along, own = (u * r).sum(1, keepdim=True), (u * self.measurement.noise_product(u)).sum(1, keepdim=True)
+        return torch.where(own > along, along.clamp(min=0) / own, 1.0) * u
 
     def twist(self, x: Tensor, t: Time) -> Twist:
         """D, the guided D, and log p(y | x_t) = log N(y; A D, R + A V A^T), by m products with the Jacobian."""

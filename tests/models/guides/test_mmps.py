@@ -137,7 +137,7 @@ def test_a_covariance_that_is_not_positive_leaves_its_directions_out(iterations:
         found = MMPS(Reversed(), seen, iterations=iterations).denoise(x, t)
         v = 0.5 * gain
         first = 0.5 + (v / (v + 0.09) * 1.5 if len(rows) == 2 else 0.0)
-        if len(rows) == 2 and iterations is not None:
-            assert float(found.abs().max()) < 10  # conjugate gradients mix the two
+        if iterations is not None:  # the linear solver mixes the two, and its answer is shortened
+            assert float(found.abs().max()) < 10
             continue
         torch.testing.assert_close(found, torch.tensor([[first, -0.3]]).double())
