@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=["modes", "decades"], choices=list(PROBLEMS))
     parser.add_argument("--seed", type=int, default=2000, help="the first seed")
     parser.add_argument("--instances", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=24, help="of each instance")
+    parser.add_argument("--samples", type=int, default=16, help="of each instance")
     parser.add_argument("--all", action="store_true", help="every setting, not only those on the shortlist")
     names = ["k-diffusion", "torchdiffeq", "torchode", "diffrax"]
     parser.add_argument("--libraries", nargs="+", default=names[:3], choices=names)
