@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +83,16 @@ BY_SYSTEMS = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", 
 
 def visible_files(folder: Path) -> list[Path]:
     """All files below a folder, sorted, without hidden ones and those in hidden folders."""
-    found = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    return [file for file in found if not any(map(is_hidden, file.relative_to(folder).parts))]
+    found: list[Path] = []
+    # `rglob` asks the system about each file and sorts paths, which takes ten seconds for 100,000 files.
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if is_hidden(entry.name):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            found += visible_files(Path(entry.path))
+        elif entry.is_file():
+            found.append(Path(entry.path))
+    return found
 
 
 def is_hidden(name: str) -> bool:

@@ -21,7 +21,7 @@ from backdrift.data.record import Record
 from backdrift.data.stored import Stored, StoredArray, StoredImages
 from backdrift.data.units import MOST_LEVELS
 from backdrift.sde.arguments import checked
-from backdrift.sde.value_types import Count, Filled, Range, Seed
+from backdrift.sde.value_types import Filled, Range, Seed
 
 MEASURED = 4096
 """Training samples, the first ones of the seeded order, by which shift, scale and moments are measured."""
@@ -68,7 +68,7 @@ class Stream(Data):
         levels: Annotated[int, Range(least=2, most=MOST_LEVELS)] | None = None,
         layout: Literal["channels_first", "channels_last"] | None = None,
         size: Annotated[int, Range(least=1, most=65_536)] | None = None,
-        workers: Count = 4,
+        workers: Annotated[int, Range(least=1, most=256)] = 4,
         fingerprint: Literal["quick", "full"] = "quick",
     ) -> None:
         found = Path(str(path)).expanduser()

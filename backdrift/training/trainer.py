@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from backdrift.data import Data, Source
+from backdrift.data import Data, Source, Stream
 from backdrift.models import ConservativeDenoiser
 from backdrift.models.accepted_condition import AcceptedCondition, accepted_by
 from backdrift.runs import checkpoint, config_file
@@ -80,6 +80,8 @@ class Trainer:
         for group in ("data", "condition"):
             if "path" in (config.get(group) or {}):  # the run will be read from other folders
                 config[group].path = str(Path(str(config[group].path)).expanduser().absolute())
+        if isinstance(self.data, Stream) and config.data.get("labels") is not None:
+            config.data.labels = str(Path(config.data.labels).expanduser().absolute())
         self.state_shape = self.sde.state_shape(self.data.shape)
         # Axes that the process adds to the data are channels to the network.
         lead = len(self.state_shape) - len(self.data.shape) + 1

@@ -64,8 +64,12 @@ def fitted(data: Data | None, *overrides: str) -> Run:
 
 def test_a_training_from_disk_has_the_bits_of_one_in_memory() -> None:
     values = vectors(300)
-    line = ("data=stream", "data.path=vectors.npy", "data.test=50", "train.steps=30")
+    line = ("data=stream", "data.path=vectors.npy", "data.test=50", "data.labels=labels.npy", "train.steps=30")
     run = fitted(None, *line)
+    folder = run.path.absolute()
+    with pytest.MonkeyPatch.context() as patch:  # the run finds its files from other folders
+        patch.chdir("/")
+        assert len(Run.open(folder).data()) == 250
     stream = Stream("vectors.npy", test=50)
     held = values[torch.randperm(300, generator=torch.Generator().manual_seed(0))[:50].numpy()]
     memory = Data(torch.from_numpy(values[stream.numbers.numpy()]), torch.from_numpy(held))
