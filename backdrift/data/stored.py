@@ -26,9 +26,14 @@ class Stored(Protocol):
         notes: what was assumed or left out, in words for the user.
     """
 
-    levels: int | None
-    labels: np.ndarray | None
-    notes: Sequence[str]
+    @property
+    def levels(self) -> int | None: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     def __len__(self) -> int: ...
 
