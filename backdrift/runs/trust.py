@@ -28,6 +28,7 @@ TARGETS = ("Banana", "Funnel", "IllConditionedGaussian", "LogisticRegression", "
 
 OURS = {
     *(f"backdrift.sde.{name}" for name in sde.__all__ if isinstance(getattr(sde, name), type)),
+    *(f"backdrift.sde.Discrete.{name}" for name in ("linear", "scaled_linear", "cosine")),
     *(f"backdrift.models.{name}" for name in models.__all__ if isinstance(getattr(models, name), type)),
     *(f"backdrift.solvers.{name}" for name in solvers.__all__ if isinstance(getattr(solvers, name), type)),
     *(f"backdrift.models.targets.{name}" for name in TARGETS),

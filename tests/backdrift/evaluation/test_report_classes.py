@@ -14,6 +14,7 @@ from backdrift.data import Data
 from backdrift.evaluation import figures, report_classes
 from backdrift.evaluation.class_posterior import log_frequencies, share
 from backdrift.models import Denoiser
+from backdrift.runs.process_group import ALONE
 from backdrift.sde import VP
 from backdrift.solvers import Adams
 
@@ -32,6 +33,11 @@ class Folder:
 
 class Nothing:
     """Keeps no batches."""
+
+    group = ALONE
+
+    def missing(self, stage: str, n: int) -> list[range]:
+        return [range(n)]
 
     def load(self, stage: str, first: int) -> None:
         return None

@@ -56,7 +56,7 @@ A_TYPE_FOR_EACH = [
         "sde.T: expected a positive number, got {_target_: ",
     ),
     ("train sde.beta_max=1e14", "sde: expected values at which something is left of the data for most of the time"),
-    ("train sde=rectified sde.T=1", "sde.T: expected a number between 0 and 1, got 1"),
+    ("train sde=rectified sde.T=1.5", "sde.T: expected a number above 0 and of at most 1, got 1.5"),
     ("train sde=cld sde.friction=null", "sde.friction: expected a positive number, got null"),
     # solvers
     ("train solver.grid=null", "solver.grid: expected one of uniform, quadratic, log_snr, karras, angle, a list, each"),
