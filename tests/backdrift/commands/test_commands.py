@@ -104,7 +104,7 @@ def test_the_report_shows_its_pictures_and_every_solver(run: Run, monkeypatch: p
     assert set(shown) >= {"samples.png", "trajectory.png", "extremes.png"}
     assert all((run.path / name).stat().st_size > 1000 for name in shown)
     page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == len(shown) and "src=\"" + shown[0] not in page
+    assert page.count("data:image/png;base64,") == len(shown) and 'src="' + shown[0] not in page
     sections = {part.split("\n")[0]: part.split("\n\n")[1] for part in text.split("\n## ")[1:]}
     assert sections["Quality"].startswith("On these features")
     assert "normal distribution" in sections["Likelihood"] and "evaluations are" in sections["Solvers"]
