@@ -12,7 +12,7 @@ from backdrift.evaluation.agreement import Answer
 from backdrift.evaluation.metrics import Estimate
 from backdrift.evaluation.report_classes import ClassNumbers
 from backdrift.evaluation.scoring import Scores
-from backdrift.evaluation.solver_comparison import BUDGETS, Comparison
+from backdrift.evaluation.solver_comparison import Comparison
 
 MOST_COMPONENTS = 1024
 """Components up to which the normal distribution that a model is compared with has all covariances."""
@@ -26,7 +26,8 @@ def insert(section: str, sentence: str) -> str:
 
 def of_solvers(floor: Comparison, table: dict[tuple[str, int], Comparison]) -> str:
     """Whether the first solver's samples with the middle budget are as near as training samples are."""
-    name, nfe = next(key for key in table if key[1] == BUDGETS[len(BUDGETS) // 2])
+    budgets = sorted({budget for _, budget in table})
+    name, nfe = next(key for key in table if key[1] == budgets[len(budgets) // 2])
     found, best = table[name, nfe].mmd, floor.mmd
     if found is None or best is None:
         return f"Samples of `{name}` with {nfe} evaluations are not finite."
