@@ -282,7 +282,7 @@ def test_the_best_solver_so_far_is_kept(
 def test_a_report_goes_on_from_the_samples_that_are_drawn(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in (("FEWEST", 16), ("WORK", 0)):
+    for name, value in (("FEWEST", 20), ("WORK", 0)):
         monkeypatch.setattr(workload, name, value)
     monkeypatch.setattr(solver_comparison, "BUDGETS", (4, 6))
     run.config.likelihood.steps = 2
