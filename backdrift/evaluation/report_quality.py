@@ -22,6 +22,7 @@ from backdrift.evaluation.quality import (
     two_sample_test,
 )
 from backdrift.evaluation.quality.frechet import FEWEST
+from backdrift.evaluation.quality.two_sample import LEAST
 from backdrift.evaluation.sampling import draw
 from backdrift.evaluation.solver_comparison import comparable
 from backdrift.evaluation.workload import affordable
@@ -63,8 +64,10 @@ def has_labels(data: Data) -> bool:
 def report_quality(
     model: TrainedModel, data: Data, solver: Solver, kept: Unfinished
 ) -> tuple[str, dict[str, QualityNumbers] | None]:
-    """The section, and its numbers for generated samples and training samples; None if a sample is not finite."""
+    """The section, and its numbers for generated samples and training samples; None if there are none to measure."""
     n = min(len(data.test), len(data.train), affordable(model, data.shape, EVALUATIONS, share=0.3))
+    if n < LEAST:
+        return f"## Quality\n\nDistances need {LEAST} samples of each set, and here are {n}.", None
     print(f"report: quality of {n} samples on features", flush=True)
     features = LabelFeatures(data)
     with Progress("report: quality", n) as progress:

@@ -12,6 +12,9 @@ from backdrift.evaluation.class_posterior import share
 from backdrift.evaluation.metrics import Estimate
 from backdrift.evaluation.quality.feature_set import FeatureSet, both
 
+LEAST = 20
+"""Samples of each set at least. Half of them are fitted to, and the accuracy is that on the others."""
+
 
 @dataclass(frozen=True)
 class TwoSampleTest:
@@ -47,12 +50,12 @@ def two_sample_test(
         seed: of the halves, and of the default classifier.
 
     Raises:
-        ValueError: if a set holds fewer than 20 samples, or the sets have different numbers of features.
+        ValueError: if a set holds fewer than `LEAST` samples, or the sets have different numbers of features.
     """
     from scipy.stats import binomtest
     from sklearn.base import clone  # takes a second to import
 
-    sets = [found.kept for found in both(x, y, 20)]
+    sets = [found.kept for found in both(x, y, LEAST)]
     n = min(map(len, sets))
     generator = torch.Generator().manual_seed(seed)
     features = torch.cat([own[torch.randperm(len(own), generator=generator)[:n]] for own in sets]).numpy()
