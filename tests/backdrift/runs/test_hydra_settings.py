@@ -48,7 +48,11 @@ def test_a_folder_that_holds_something_is_never_written_into(key, capsys):
 
 def test_a_run_works_in_its_folder_if_asked(monkeypatch, empty_folder):
     seen = []
-    monkeypatch.setattr("backdrift.training.completion.complete", lambda trainer, run: seen.append((Path.cwd(), run.path)))
+
+    def note(trainer, run):
+        seen.append((Path.cwd(), run.path))
+
+    monkeypatch.setattr("backdrift.training.completion.complete", note)
     assert main(["train", *SMALL, "hydra.job.chdir=true"]) == 0
     assert main(["train", *SMALL]) == 0
     (inside, folder), (outside, _) = seen
