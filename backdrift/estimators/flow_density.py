@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from backdrift.data import Units
 from backdrift.data.dataset import TRANSFORMS
 from backdrift.data.outliers import find_outliers
 from backdrift.data.transform_fit import fit_transform
-from backdrift.estimators.held_out import HeldOut
-from backdrift.models import MLP, Denoiser, DenoisingLoss, LogNormalTimes, Vector
+from backdrift.estimators.training import Budget, train
+from backdrift.models import MLP, Denoiser, LogNormalTimes, Vector
 from backdrift.sde import VP, DataMoments, GaussianSDE
 from backdrift.sde.checks import require_choice, require_integer, require_non_negative, require_number, require_positive
 from backdrift.sde.value_types import require
@@ -38,8 +37,8 @@ EXACT = 48
 PROBES = 8
 """Random probes of the divergence, for each row."""
 
-CHECK_EVERY = 50
-"""Steps between two evaluations on the held-out rows."""
+TIMES = LogNormalTimes(mean=-0.8, std=1.4)
+"""Of the noise levels in training."""
 
 CALIBRATED = 400
 """Rows on which the solver's error is calibrated, at most. The share of new rows that is covered then has a standard
@@ -243,41 +242,24 @@ class FlowDensity(BaseEstimator):
         x = None if condition is None else condition.float()
         checked_x, rows_x = (None, None) if x is None else (x[order[:held]], x[order[held:]])
         known = 0 if x is None else x.shape[1]
+        budget = Budget(
+            self.steps,
+            self.batch_size,
+            self.learning_rate,
+            self.weight_decay,
+            self.ema,
+            self.patience,
+            self.noise,
+            self.verbose,
+        )
         with torch.random.fork_rng(devices=[]):  # the weights and dropout draw from torch's own generator
             torch.default_generator.manual_seed(seed)
             network = MLP(z.shape[1], self.hidden, self.depth, dropout=self.dropout, vector=known)
             model = Denoiser(network, VP() if self.sde is None else self.sde, data_std=1.0)
             model.data_moments = DataMoments(z.mean(0), z.var(0))
-            average = copy.deepcopy(model).eval().requires_grad_(False)
-            best, self.gain_, kept = copy.deepcopy(average.state_dict()), 0.0, 0
-            held_out = HeldOut(checked, model.sde, self.noise, generator, checked_x)
-            loss = DenoisingLoss("edm", LogNormalTimes(mean=-0.8, std=1.4))
-            optimizer = torch.optim.AdamW(
-                model.parameters(), self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay
+            average, self.gain_, self.n_steps_ = train(
+                model, (rows, rows_x), (checked, checked_x), TIMES, budget, generator
             )
-            fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-            move = get_ema_multi_avg_fn(self.ema)
-            now, mean = list(model.parameters()), list(average.parameters())
-            self.n_steps_ = 0
-            for step in tqdm(range(1, self.steps + 1), desc="training", disable=not self.verbose):
-                index = torch.randint(len(rows), (self.batch_size,), generator=generator, device="cpu")
-                given = None if rows_x is None else rows_x[index]
-                value = loss(model, rows[index], condition=given, generator=generator).mean()
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()
-                torch.nn.utils.clip_grad_norm_(now, 1.0)
-                optimizer.step()
-                fall.step()
-                # The average forgets the first steps faster than `ema` would.
-                (move if step * (1 - self.ema) > 1 else get_ema_multi_avg_fn(1 - 1 / (step + 1)))(mean, now, step)
-                self.n_steps_ = step
-                if step % CHECK_EVERY == 0 or step == self.steps:
-                    gain = held_out.gain(average)
-                    if gain > self.gain_:
-                        best, self.gain_, kept = copy.deepcopy(average.state_dict()), gain, step
-                    if step - kept >= self.patience:
-                        break
-        average.load_state_dict(best)
         self.model_ = average.double()
 
     def _check_arguments(self) -> None:

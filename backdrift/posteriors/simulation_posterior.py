@@ -15,7 +15,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from backdrift.models import Denoiser
+from backdrift.estimators.flow_density import TWO_SIDED
+from backdrift.estimators.training import Budget, train
+from backdrift.models import Denoiser, EDMLikelihoodTimes, LogNormalTimes, MixedTimes
 from backdrift.models.conditions import Vector
 from backdrift.posteriors.arguments import finite_rows, observations
 from backdrift.posteriors.composition import ComposedPosterior, composed_draws
@@ -24,7 +26,6 @@ from backdrift.posteriors.linear_gaussian import LinearGaussian
 from backdrift.posteriors.observation_scale import ObservationScale
 from backdrift.posteriors.parameter_maps import of_prior, standardising
 from backdrift.posteriors.posterior_network import MeanNetwork, PosteriorNetwork
-from backdrift.posteriors.training import Budget, train
 from backdrift.sde import VP, DataMoments
 from backdrift.sde.checks import require_integer, require_number, require_positive
 from backdrift.sde.value_types import require
@@ -43,8 +44,11 @@ FAR = 2.0
 """An observation is said to be far if its nearest simulation is so many times as far away as simulations are from
 one another."""
 
-TWO_SIDED = 1.959964
-"""Half the width of a 95% interval of a normal density, in standard deviations."""
+TIMES = MixedTimes(LogNormalTimes(-0.8, 1.2), EDMLikelihoodTimes(1.0))
+"""Half of the noise levels weigh errors as the likelihood does, and half lie where posteriors take their shape."""
+
+WEIGHT_DECAY = 1e-2
+"""Of the optimiser."""
 
 ROUNDING = 1e-9
 """The least error that is stated of a log-density, in nats for each parameter."""
@@ -186,7 +190,14 @@ class SimulationPosterior(BaseEstimator):
         dropout = self.dropout if self.dropout is not None else (0.1 if small else 0.0)
         steps = self.steps if self.steps is not None else (2000 if small else 4000)
         budget = Budget(
-            steps, self.batch_size, self.learning_rate, self.ema, self.patience, 50, self.noise, self.verbose
+            steps,
+            self.batch_size,
+            self.learning_rate,
+            WEIGHT_DECAY,
+            self.ema,
+            self.patience,
+            self.noise,
+            self.verbose,
         )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         generator = torch.Generator().manual_seed(seed)
@@ -204,7 +215,7 @@ class SimulationPosterior(BaseEstimator):
                 made = self._embedding()
                 network = PosteriorNetwork(d, self.observation_shape_, self.hidden, self.depth, dropout, made)
                 model = Denoiser(network, VP(), data_std=1.0)
-                best, gain, took = train(model, r32[kept], x32[kept], (r32[out], x32[out]), budget, generator)
+                best, gain, took = train(model, (r32[kept], x32[kept]), (r32[out], x32[out]), TIMES, budget, generator)
                 assert isinstance(best.network, PosteriorNetwork)
                 trained.append(best.network)
                 self.gains_.append(gain)

@@ -1,4 +1,4 @@
-"""Training of one denoiser of residuals given observations, stopped by held-out simulations."""
+"""Training of a denoiser of whitened rows, which held-out rows stop."""
 
 from __future__ import annotations
 
@@ -11,77 +11,77 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from backdrift.estimators.held_out import HeldOut
-from backdrift.models import Denoiser, DenoisingLoss, EDMLikelihoodTimes, LogNormalTimes, MixedTimes
-from backdrift.models.conditions import Vector
+from backdrift.models import Denoiser, DenoisingLoss, TimeDistribution
 
-TIMES = MixedTimes(LogNormalTimes(-0.8, 1.2), EDMLikelihoodTimes(1.0))
-"""Half of the noise levels weigh errors as the likelihood does, and half lie where posteriors take their shape."""
+CHECK_EVERY = 50
+"""Steps between two evaluations on the held-out rows."""
 
-WEIGHT_DECAY = 1e-2
 GRADIENT_NORM = 1.0
+"""The largest norm of a gradient. Longer ones are shortened to it."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How a member of the ensemble is trained.
+    """How a denoiser is trained.
 
     Args:
         steps: of the optimiser, at most.
-        batch_size: simulations in a step.
+        batch_size: rows in a step.
         learning_rate: the highest. It falls to 0 along a cosine.
+        weight_decay: of AdamW.
         ema: decay of the running average of the weights.
-        patience: training stops after so many steps without gain on the held-out simulations.
-        check_every: steps between two evaluations on them.
-        noise: the least noise, in standard deviations of the residuals.
+        patience: training stops after so many steps without gain on the held-out rows.
+        noise: the least noise, in standard deviations of the rows, see `HeldOut`.
         verbose: whether to show progress.
     """
 
     steps: int
     batch_size: int
     learning_rate: float
+    weight_decay: float
     ema: float
     patience: int
-    check_every: int
     noise: float
     verbose: bool
 
 
 def train(
     model: Denoiser,
-    r: Tensor,
-    x: Tensor,
-    held: tuple[Tensor, Tensor],
+    rows: tuple[Tensor, Tensor | None],
+    held: tuple[Tensor, Tensor | None],
+    times: TimeDistribution,
     budget: Budget,
     generator: torch.Generator,
 ) -> tuple[Denoiser, float, int]:
-    """The running average of the weights that had the largest gain on the held-out simulations.
+    """The running average of the weights that had the largest gain on the held-out rows.
 
     Args:
         model: untrained, in training mode.
-        r: residuals, `[n, d]`.
-        x: observations in the units of the network, `[n, k]`.
-        held: the same pair for held-out simulations.
+        rows: z, `[n, d]`, and what the denoiser is given for each in the units of the network, `[n, k]`, or None.
+        held: the same pair for held-out rows.
+        times: of the noise levels in training.
         budget: see `Budget`.
         generator: of batches and noise.
 
     Returns:
-        The denoiser; its gain over N(0, I) in nats a simulation, see `HeldOut`; and the number of steps taken. A
-        network without any gain is left untrained, which makes the posterior the linear Gaussian one.
+        The denoiser; its gain over N(0, I) in nats a row, see `HeldOut`; and the number of steps taken. A network
+        without any gain is left untrained, which makes the density the normal one.
     """
+    z, condition = rows
     average = copy.deepcopy(model).eval().requires_grad_(False)
     best, gain, kept = copy.deepcopy(average.state_dict()), 0.0, 0
-    checked = HeldOut(held[0], model.sde, budget.noise, generator)
-    seen = Vector(held[1].repeat(len(checked.z) // len(held[1]), 1))
-    loss = DenoisingLoss("edm", TIMES)
+    held_out = HeldOut(held[0], model.sde, budget.noise, generator, held[1])
+    loss = DenoisingLoss("edm", times)
     optimizer = torch.optim.AdamW(
-        model.parameters(), budget.learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY
+        model.parameters(), budget.learning_rate, betas=(0.9, 0.99), weight_decay=budget.weight_decay
     )
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
     move, now, mean = get_ema_multi_avg_fn(budget.ema), list(model.parameters()), list(average.parameters())
     step = 0
     for step in tqdm(range(1, budget.steps + 1), desc="training", disable=not budget.verbose):
-        index = torch.randint(len(r), (budget.batch_size,), generator=generator)
-        value = loss(model, r[index], condition=x[index], generator=generator).mean()
+        index = torch.randint(len(z), (budget.batch_size,), generator=generator, device="cpu")
+        given = None if condition is None else condition[index]
+        value = loss(model, z[index], condition=given, generator=generator).mean()
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(now, GRADIENT_NORM)
@@ -89,8 +89,8 @@ def train(
         fall.step()
         # The average forgets the first steps faster than `ema` would.
         (move if step * (1 - budget.ema) > 1 else get_ema_multi_avg_fn(1 - 1 / (step + 1)))(mean, now, step)
-        if step % budget.check_every == 0 or step == budget.steps:
-            found = checked.gain(average.given(seen))
+        if step % CHECK_EVERY == 0 or step == budget.steps:
+            found = held_out.gain(average)
             if found > gain:
                 best, gain, kept = copy.deepcopy(average.state_dict()), found, step
             if step - kept >= budget.patience:
