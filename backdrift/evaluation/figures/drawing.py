@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 GENERATED, REAL, PALE = "#c0392b", "#1f5a94", "#8fa3b5"
@@ -44,6 +45,38 @@ def image_grid(x: Tensor, columns: int, cell: int = 56, gap: int = 8) -> np.ndar
         top, left = (k // columns) * height, (k % columns) * width
         canvas[top : top + height - gap, left : left + width - gap] = image.repeat(scale, 0).repeat(scale, 1)
     return canvas
+
+
+def side_by_side(
+    grids: Sequence[np.ndarray],
+    titles: Sequence[str],
+    gap: int = 36,
+    edge: int = 18,
+    title: int = 44,
+    fontsize: int = 13,
+) -> Figure:
+    """Grids of images side by side, with exactly one screen pixel for each of their pixels.
+
+    Args:
+        grids: see `image_grid`.
+        titles: over each.
+        gap: pixels between two grids.
+        edge: pixels beside and below them.
+        title: pixels above them.
+        fontsize: of the titles, in points.
+    """
+    height = title + max(grid.shape[0] for grid in grids) + edge
+    width = sum(grid.shape[1] for grid in grids) + gap * (len(grids) - 1) + 2 * edge
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    left = edge
+    for grid, name in zip(grids, titles, strict=False):
+        rows, columns = grid.shape[:2]
+        axes = figure.add_axes((left / width, 1 - (title + rows) / height, columns / width, rows / height))
+        axes.imshow(grid, interpolation="none", aspect="auto")
+        axes.set_axis_off()
+        axes.set_title(name, fontsize=fontsize)
+        left += columns + gap
+    return figure
 
 
 def shared_coordinates(

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from backdrift.evaluation.figures.drawing import DPI, image_grid
+from backdrift.evaluation.figures.drawing import image_grid, side_by_side
 
 
 def restoration(panels: Sequence[tuple[str, Tensor]], per_row: Sequence[int], most: int = 8) -> Figure:
@@ -22,19 +22,7 @@ def restoration(panels: Sequence[tuple[str, Tensor]], per_row: Sequence[int], mo
         most: rows at most.
     """
     grids = [image_grid(pictures[: most * k], k) for (_, pictures), k in zip(panels, per_row, strict=True)]
-    gap, top = 24, 44
-    height = top + max(grid.shape[0] for grid in grids) + gap
-    width = sum(grid.shape[1] for grid in grids) + gap * (len(grids) + 1)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    left = gap
-    for grid, (title, _) in zip(grids, panels, strict=True):
-        rows, columns = grid.shape[:2]
-        axes = figure.add_axes((left / width, 1 - (top + rows) / height, columns / width, rows / height))
-        axes.imshow(grid, interpolation="none", aspect="auto")
-        axes.set_axis_off()
-        axes.set_title(title, fontsize=9)
-        left += columns + gap
-    return figure
+    return side_by_side(grids, [title for title, _ in panels], gap=24, edge=24, fontsize=9)
 
 
 def stretched(pictures: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from backdrift.evaluation.figures.drawing import (
     image_grid,
     padded_limits,
     shared_coordinates,
+    side_by_side,
     to_array,
 )
 
@@ -42,7 +43,7 @@ def samples(
     kind = generated.ndim - 1
     if kind == 3:
         rows = max(1, min(8, *(math.isqrt(len(x)) for x in sets)))
-        return _pictures([image_grid(x[: rows * rows], rows) for x in sets], names)
+        return side_by_side([image_grid(x[: rows * rows], rows) for x in sets], names)
     if kind == 2:
         return _lines(sets, names)
     a, b, labels = shared_coordinates(to_array(generated), to_array(sets[-1]), 4, columns)
@@ -83,22 +84,6 @@ def by_class(
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    return figure
-
-
-def _pictures(grids: Sequence[np.ndarray], titles: Sequence[str], margin: int = 36, title: int = 44) -> Figure:
-    """Grids side by side, with exactly one screen pixel for each of their pixels."""
-    height = max(g.shape[0] for g in grids) + title + margin // 2
-    width = sum(g.shape[1] for g in grids) + margin * len(grids)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    left = margin / 2
-    for grid, name in zip(grids, titles, strict=False):
-        rows, columns = grid.shape[:2]
-        axes = figure.add_axes((left / width, 1 - (title + rows) / height, columns / width, rows / height))
-        axes.imshow(grid, interpolation="none", aspect="auto")
-        axes.set_axis_off()
-        axes.set_title(name, fontsize=13)
-        left += columns + margin
     return figure
 
 
