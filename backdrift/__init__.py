@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,35 +16,19 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = ["ConditionalScoreDensity", "ScoreDensity", "SimulationPosterior", "check_model", "load", "resume", "train"]
 
+_MODULES = {
+    "ConditionalScoreDensity": "estimators.conditional_score_density",
+    "ScoreDensity": "estimators.score_density",
+    "SimulationPosterior": "posteriors.simulation_posterior",
+    "check_model": "interop.check_model",
+    "load": "runs.load",
+    "resume": "training.train",
+    "train": "training.train",
+}
+
 
 def __getattr__(name: str) -> Any:
     # torch and scikit-learn are imported when one of these is asked for: `backdrift --help` needs neither.
-    if name == "ConditionalScoreDensity":
-        from backdrift.estimators.conditional_score_density import ConditionalScoreDensity
-
-        return ConditionalScoreDensity
-    if name == "ScoreDensity":
-        from backdrift.estimators.score_density import ScoreDensity
-
-        return ScoreDensity
-    if name == "SimulationPosterior":
-        from backdrift.posteriors.simulation_posterior import SimulationPosterior
-
-        return SimulationPosterior
-    if name == "check_model":
-        from backdrift.interop.check_model import check_model
-
-        return check_model
-    if name == "load":
-        from backdrift.runs.load import load
-
-        return load
-    if name == "resume":
-        from backdrift.training.train import resume
-
-        return resume
-    if name == "train":
-        from backdrift.training.train import train
-
-        return train
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"backdrift.{_MODULES[name]}"), name)
