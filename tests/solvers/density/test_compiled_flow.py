@@ -1,6 +1,5 @@
 """Compiled likelihoods: the values of the plain ones, and the closed forms."""
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,26 +8,10 @@ from torch import Tensor
 
 from backdrift.models import MLP, Denoiser, GaussianMixture
 from backdrift.sde import VP, CriticallyDamped
-from backdrift.solvers import compilation, log_likelihood
+from backdrift.solvers import log_likelihood
 from backdrift.solvers.density import compiled_flow
 
 Graphs = list[torch.fx.GraphModule]
-
-
-@pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
-    """The graphs that torch.compile makes, which are run without making machine code of them."""
-    made: Graphs = []
-
-    def keep(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        made.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(compilation, "BACKEND", keep)
-    compiled_flow._graphs.cache_clear()
-    yield made
-    compiled_flow._graphs.cache_clear()
-    torch._dynamo.reset()
 
 
 def network(dim: int) -> Denoiser:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,20 +17,6 @@ from backdrift.solvers import DDIM, Adams, Adaptive, Compiled, TableSolver, comp
 TABLES = {name: solver for name, solver in SOLVERS.items() if isinstance(solver, TableSolver)}
 
 Graphs = list[torch.fx.GraphModule]
-
-
-@pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
-    """The graphs that torch.compile makes, which are run without making machine code of them."""
-    made: Graphs = []
-
-    def keep(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        made.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(compilation, "BACKEND", keep)
-    yield made
-    torch._dynamo.reset()
 
 
 def mixture() -> GaussianMixture:
