@@ -104,8 +104,9 @@ def training_section(run: Run, model: TrainedModel, data: Data) -> str:
     rows = [row for row in run.read_metrics() if "seconds" in row]
     if rows:
         step, seconds = rows[-1]["step"], rows[-1]["seconds"]
+        samples = run.config.train.batch * run.config.train.get("accumulate", 1)  # older configs do not have it
         lines.append(
-            f"- training: {step} steps of {run.config.train.batch} samples in {seconds:.0f} s, "
+            f"- training: {step} steps of {samples} samples in {seconds:.0f} s, "
             f"{step / max(seconds, 1e-9):.1f} steps/s, last loss {rows[-1]['loss']:.4g}"
         )
         loss = held_out_loss(run)

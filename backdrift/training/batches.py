@@ -49,7 +49,7 @@ class Batches:
         units: the map from the samples to the model's units.
         state_shape: of one state of the process.
         accepted: the condition that the network takes. Without one the conditions of the samples are left out.
-        recipe: gives the size of a batch, the seed, the share of conditions withheld, and the layout in memory.
+        recipe: gives the samples in a step, the seed, the share of conditions withheld, and the layout in memory.
         device: where the batch goes, and where its random numbers are drawn.
         moments: by which vectors and pictures are standardised.
         process: the number of this process.
@@ -71,7 +71,7 @@ class Batches:
         self.process, self.processes = process, processes
         self.source, self.units, self.state_shape, self.accepted = source, units, state_shape, accepted
         self.recipe, self.device, self.moments = recipe, device, moments
-        self.order = Shuffle(len(source), recipe.batch, recipe.seed)
+        self.order = Shuffle(len(source), recipe.samples, recipe.seed)
         self.generator = torch.Generator(device)
 
     def draw(self, step: int) -> Batch:

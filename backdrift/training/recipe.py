@@ -25,7 +25,9 @@ class Recipe:
             `models.DenoisingLoss` is.
         optimizer: makes the optimiser of the parameters, with the highest learning rate.
         steps: number of optimiser steps.
-        batch: samples in a step, over all processes together.
+        batch: samples that go through the network at once, over all processes together.
+        accumulate: batches in a step, whose gradients are summed up one after the other. `batch=64, accumulate=4` takes
+            the steps of `batch=256`, with the same samples, times and noise, in a quarter of the memory.
         warmup: steps in which the learning rate rises to its highest.
         decay: how the learning rate changes until the end: it falls to 0 along a "cosine" or on a "linear" line, or it
             is "constant".
@@ -55,6 +57,7 @@ class Recipe:
     warmup: NonNegativeCount = 0
     decay: Decay = "cosine"
     clip: Positive | None = 1.0
+    accumulate: Annotated[int, Range(least=1, most=10_000)] = 1
     ema: Share = 0.999
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     label_dropout: Share = 0.1
@@ -73,6 +76,11 @@ class Recipe:
         """The learning rate of step 0, 1, … as a share of the highest."""
         warm = min(1.0, (step + 1) / (self.warmup + 1))
         share = step / self.steps
+    @property
+    def samples(self) -> int:
+        """Samples in a step, over all processes and all batches of it."""
+        return self.batch * self.accumulate
+
         fall = {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}
         return warm * fall[self.decay]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             config_file.write(run.path, run.config)
 
-    def step(self, state: TrainingState, model: nn.Module, optimizer: Optimizer, batch: Batch) -> Tensor:
+    def step(self, state: TrainingState, model: TrainedModel, optimizer: Optimizer, batch: Batch) -> Tensor:
         """One optimiser step.
 
         All processes are given the whole batch and take their share of it, so that the result does not depend on their
@@ -272,7 +273,7 @@ class Trainer:
             state: what the step changes.
             model: the network as the loss sees it, prepared by accelerate.
             optimizer: the optimiser, prepared by accelerate.
-            batch: of this step.
+            batch: of this step, `recipe.samples` of them.
 
         Returns:
             The mean loss of this process's share before the step.
@@ -282,10 +283,7 @@ class Trainer:
         seed_device(accelerator.device, mixed(recipe.seed, 3, number, process))  # for dropout
         for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
             group["lr"] = rate * recipe.rate(number)
-        x0, u, noise, condition, weight = batch.share(process, accelerator.num_processes)
-        each = recipe.loss(model, x0, u, noise, condition)
-        loss = each.mean() if weight is None else (weight * each).mean()
-        accelerator.backward(loss)
+        loss = self._backward(model, batch.share(process, accelerator.num_processes))
         # An infinite limit cuts nothing and gives the norm all the same.
         limit = math.inf if recipe.clip is None else recipe.clip
         self.gradient_norm = accelerator.clip_grad_norm_(state.weights, limit)
@@ -293,7 +291,22 @@ class Trainer:
         optimizer.zero_grad()
         state.update_average(recipe.decay_of_average(number))
         state.step += 1
-        return loss.detach()
+        return loss
+
+    def _backward(self, model: TrainedModel, share: Batch) -> Tensor:
+        """Add the gradient of the mean loss of a share, a part of it at a time; the mean loss."""
+        accelerator, parts = self.accelerator, self.recipe.accumulate
+        losses: list[Tensor] = []
+        for number in range(parts):
+            x0, u, noise, condition, weight = share.share(number, parts)
+            # The processes add up their gradients once, after the last part.
+            waits = accelerator.no_sync(model.network) if number < parts - 1 else nullcontext()
+            with waits:
+                each = self.recipe.loss(model, x0, u, noise, condition)
+                loss = (each if weight is None else weight * each).mean() / parts
+                accelerator.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def restore(self, run: Run) -> TrainingState:
         """The state in the newest checkpoint of `run`, or that before the first step if it has none.
