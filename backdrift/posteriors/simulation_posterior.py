@@ -26,6 +26,7 @@ from backdrift.posteriors.linear_gaussian import LinearGaussian
 from backdrift.posteriors.observation_scale import ObservationScale
 from backdrift.posteriors.parameter_maps import of_prior, standardising
 from backdrift.posteriors.posterior_network import MeanNetwork, PosteriorNetwork
+from backdrift.posteriors.sbi_interface import SBIPosterior
 from backdrift.sde import VP, DataMoments
 from backdrift.sde.checks import require_integer, require_number, require_positive
 from backdrift.sde.value_types import require
@@ -323,6 +324,18 @@ class SimulationPosterior(BaseEstimator):
             predicted = np.stack([np.asarray(simulator(found[:, k])) for k in range(min(draws, 50))], axis=1)
         seen = self.observations_.standardised(x.flatten(1)).numpy()
         return diagnose_draws(found, theta.numpy(), seen, x.numpy(), predicted, random_state=random_state)
+
+    def for_sbi(self, x_o: Any = None) -> SBIPosterior:
+        """This posterior with the methods of sbi's posteriors, for the diagnostics and plots of that package.
+
+        Args:
+            x_o: the observation that is meant where `sample` or `log_prob` is given none.
+
+        Raises:
+            ValueError: if `x_o` has another shape or values that are not finite numbers.
+        """
+        check_is_fitted(self, "model_")
+        return SBIPosterior(self, x_o)
 
     def _observed(self, x_o: Any, repeated: bool, each: bool) -> Tensor:
         """Observations in the units of the network, `[k, size]`, float64, with a warning where one is far."""
