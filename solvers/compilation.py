@@ -76,12 +76,25 @@ class CompiledFunction(Generic[Arguments]):
         return self.graph(*arguments, **named).clone()  # the next launch writes into the same memory
 
 
-def _reason(error: Exception) -> str | None:
-    """Why torch.compile failed, or None if the error is not one of torch.compile's."""
+def missing_compiler(error: Exception) -> str | None:
+    """Which compiler torch.compile did not find, or None if the error says nothing of that."""
     text = str(error)
     if any(words in text for words in ("InvalidCxxCompiler", "No working C++ compiler", "Failed to find C compiler")):
         return "torch.compile found no C++ compiler, expected one on the PATH or in the variable CXX"
+    if "Cannot find a working triton" in text:
+        return "torch.compile found no Triton, which it needs for this device"
+    return None
+
+
+def compiler_complaint(error: Exception) -> str | None:
+    """The first line of an error of torch.compile, or None if the error is another's."""
     if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return None
-    line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"expected a solve that torch.compile can make one graph of, got {line!r}"
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _reason(error: Exception) -> str | None:
+    """Why torch.compile failed, or None if the error is not one of torch.compile's."""
+    line = compiler_complaint(error)
+    graph = None if line is None else f"expected a solve that torch.compile can make one graph of, got {line!r}"
+    return missing_compiler(error) or graph

@@ -39,6 +39,9 @@ class Recipe:
         partial_dropout: the share of vectors of which some numbers are withheld, each with probability 1/2, so that
             conditions that are known in part can be given.
         channels_last: whether images and kernels lie in memory with the channels innermost.
+        compile: whether `torch.compile` makes machine code of the network and of its gradient. That takes from half a
+            minute to some minutes before the first step. Where it cannot, a line says so and training goes on without.
+            The weights in checkpoints are the same. Values differ by rounding.
         seed: of the weights, the order of the data and all noise.
         log_every: steps between two lines of `metrics.jsonl`.
         held_out_every: steps between two measurements of the held-out loss of the averaged weights, which go into
@@ -63,6 +66,7 @@ class Recipe:
     label_dropout: Share = 0.1
     partial_dropout: Share = 0.1
     channels_last: bool = False
+    compile: bool = False
     seed: Seed = 0
     log_every: Count = 50
     held_out_every: Count | None = None

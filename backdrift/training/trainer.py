@@ -29,6 +29,7 @@ from backdrift.training import held_out
 from backdrift.training.accelerator import accelerator_on
 from backdrift.training.batches import Batch, Batches
 from backdrift.training.callback import Callback
+from backdrift.training.compilation import compile_network
 from backdrift.training.condition_fit import require_fitting
 from backdrift.training.journal import Journal
 from backdrift.training.loggers import require_logger
@@ -203,6 +204,8 @@ class Trainer:
             accelerator.process_index,
             accelerator.num_processes,
         )
+        if recipe.compile:
+            self._compile(state, batches.draw(state.step), run)
         averaged = self.model_of(state.average, self.sde, self.data.std)
         take_moments(averaged, run.card)
         losses: list[Tensor] = []
@@ -228,6 +231,19 @@ class Trainer:
                 if ends:
                     self._shorten(run, state.step)
                     return
+
+    def _compile(self, state: TrainingState, batch: Batch, run: Run) -> None:
+        """Compile the network for batches like this one. Where that fails, a line says so."""
+        accelerator = self.accelerator
+        x0, u, noise, condition, _ = batch.share(
+            accelerator.process_index, accelerator.num_processes * self.recipe.accumulate
+        )
+        model = self.model_of(self.network, self.sde, self.data.std)
+        fault = compile_network(self.network, lambda: self.recipe.loss(model, x0, u, noise, condition).mean())
+        if fault is not None:
+            said = f"train.compile: {fault}; the network is trained without a compiler"
+            accelerator.print(said)
+            run.note(said)
 
     def _gradient_norm(self) -> float | None:
         """The norm of the last step's gradient, for which the device is waited for."""
