@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,14 @@ except ImportError as error:
 
 AnySolver = TableSolver | NonStationary
 
+TOLERANCE = 1e-3
+"""Timesteps that differ by less are the same: pipelines keep them in float32."""
+
+_WHERE_STEPS_BEGIN = {
+    False: "the evaluations within a step are none",
+    True: "its weights were tuned for the way from the noise, so take another solver to begin in the middle",
+}
+
 
 class TableScheduler(SchedulerMixin, ConfigMixin):
     """A scheduler of diffusers that takes the steps of one of our deterministic solvers, tuned ones included.
@@ -34,7 +42,8 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         >>> pipeline(num_inference_steps=10)
 
     Its samples are those of `sample(from_diffusers(pipeline), solver, x_T=noise)`, to rounding. The steps are taken in
-    their order, from the noise on. A pipeline that begins in the middle, as one from picture to picture, is refused.
+    their order. A pipeline may begin in the middle, as one from picture to picture does: then the samples are those of
+    the solver on the times that are left, `grid=times[k:]` with that many steps, from the noise level there.
 
     Main arguments:
         solver: a deterministic solver on a fixed grid, such as `Adams()`, `Heun()`, or the `solver` of a `Tuned`; or
@@ -51,6 +60,9 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
     Attributes:
         timesteps: of all evaluations of the network, `[n]` in float32. They need not be whole numbers.
         init_noise_sigma: the standard deviation of the noise that the samples start from.
+        order: evaluations of a step, the last one aside: 2 for `Heun`, as in diffusers. Pipelines that begin in the
+            middle count by it. It is 1 where steps differ in their evaluations.
+        begin_index: the index in `timesteps` of the first evaluation, or None if it is the first of all.
 
     Raises:
         ValueError: if the solver is stochastic or unknown, or the config is refused, see `from_diffusers`.
@@ -58,6 +70,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
     """
 
     order = 1
+    begin_index: int | None = None
 
     @register_to_config
     def __init__(
@@ -129,15 +142,61 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         require_integer("num_inference_steps", num_inference_steps, 1)
         solver = self._with_steps(num_inference_steps)
         rows = solver.table(self.reading.sde).numbers().rows
-        times = torch.tensor([row.at for row in rows if row.at is not None], dtype=torch.float32)
-        self.num_inference_steps = num_inference_steps
-        self.timesteps = self.reading.timestep(times).to(device)
-        self._expected = self.timesteps.tolist()
+        self.num_inference_steps, self.begin_index = num_inference_steps, None
+        self.timesteps = self.reading.timestep(_evaluations(rows)).to(device)
+        self._solver = solver
+        self.order = _evaluations_of_a_step(rows)
+        self._take(rows)
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin at `timesteps[begin_index]`, with the noise level there. Call it between `set_timesteps` and `step`.
+
+        Pipelines from picture to picture call it. Without it the first `timestep` that `step` is called with says where
+        to begin.
+
+        Args:
+            begin_index: an index in `timesteps` at which a step of the solver begins.
+
+        Raises:
+            ValueError: if no step begins there, or the solver was tuned: its weights are for the way from the noise.
+        """
+        if self.num_inference_steps is None:
+            raise ValueError("begin_index: expected set_timesteps(num_inference_steps) before it")
+        require_integer("begin_index", begin_index, 0, len(self.timesteps) - 1)
+        rows = self._rows_from(begin_index)
+        if rows is None:
+            raise ValueError(
+                f"begin_index: expected an index at which a step of {type(self.solver).__name__} begins, got "
+                f"{begin_index}; " + _WHERE_STEPS_BEGIN[isinstance(self.solver, NonStationary)]
+            )
+        self.begin_index = begin_index
+        self._take(rows)
+
+    def _take(self, rows: Sequence[Row]) -> None:
+        """Run these rows from now on."""
+        self._expected = self.reading.timestep(_evaluations(rows)).tolist()
         self._rows: Iterator[Row] = iter(rows)
         self._row: Row | None = next(self._rows)
         self._states: deque[Tensor] = deque(maxlen=1 + max(row.base for row in rows))
         self._values: deque[Tensor] = deque(maxlen=max(1, *(len(row.weights) for row in rows)))
         self._returned: Tensor | None = None
+
+    def _rows_from(self, index: int) -> Sequence[Row] | None:
+        """The rows of the solver on the times from `timesteps[index]` on, or None if no step of it begins there."""
+        sde, solver = self.reading.sde, self._solver
+        if index == 0:
+            return solver.table(sde).numbers().rows
+        if isinstance(solver, NonStationary):
+            return None
+        times, wanted = solver.times(sde), self.timesteps[index:].tolist()
+        for k in range(1, len(times)):
+            steps = len(times) - k - (solver.final == "stop")
+            if steps == 0:
+                break
+            rows = _shortened(solver, steps).table(sde, times[k:]).numbers().rows
+            if self.reading.timestep(_evaluations(rows)).tolist() == wanted:
+                return rows
+        return None
 
     def _with_steps(self, steps: int) -> AnySolver:
         if isinstance(self.solver, NonStationary):
@@ -169,7 +228,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             model_output: what the network returned at `sample` and `timestep`.
-            timestep: the next one of `timesteps`.
+            timestep: the next one of `timesteps`. The first call may have any of them at which a step begins.
             sample: the state, as the last step returned it. A pipeline may have changed it.
             eta: must be 0, since the solvers draw no noise.
             use_clipped_model_output: not used. The noise is always that of the clipped denoiser.
@@ -183,7 +242,9 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"eta: expected 0, since {type(self.solver).__name__} draws no noise, got {eta}")
         if self.num_inference_steps is None:
             raise ValueError("timesteps: expected set_timesteps(num_inference_steps) before the first step")
-        if not self._expected or abs(float(timestep) - self._expected[0]) > 1e-3:
+        if not self._states and self.begin_index is None:
+            self._begin_at(float(timestep))
+        if not self._expected or abs(float(timestep) - self._expected[0]) > TOLERANCE:
             due = f"{self._expected[0]:g}, as steps are taken in order," if self._expected else "none, as all are done,"
             raise ValueError(f"timestep: expected {due} got {float(timestep):g}; set_timesteps begins anew")
         self._expected.pop(0)
@@ -197,6 +258,16 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         x = self._advanced()
         self._returned = x.to(sample.dtype)
         return SchedulerOutput(prev_sample=self._returned) if return_dict else (self._returned,)
+
+    def _begin_at(self, timestep: float) -> None:
+        """Begin at the first of `timesteps` that is `timestep` and at which a step begins, if there is one."""
+        near = (self.timesteps - timestep).abs() <= TOLERANCE
+        for index in near.nonzero().flatten().tolist():
+            rows = self._rows_from(index) if index else None
+            if rows is not None:
+                self.begin_index = index
+                self._take(rows)
+                return
 
     def _state(self, sample: Tensor) -> Tensor:
         """The state of `sample` in float32 or better. What the last step returned has it without rounding."""
@@ -229,6 +300,31 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return int(self.config["num_train_timesteps"])
+
+
+def _evaluations(rows: Sequence[Row]) -> Tensor:
+    """The times at which these rows evaluate the network, in float32."""
+    return torch.tensor([row.at for row in rows if row.at is not None], dtype=torch.float32)
+
+
+def _evaluations_of_a_step(rows: Sequence[Row]) -> int:
+    """How many evaluations each step takes, the last one aside, or 1 where they differ."""
+    counts, count = [], 0
+    for row in rows:
+        count += row.at is not None
+        if row.ends:
+            counts.append(count)
+            count = 0
+    return counts[0] if len(set(counts[:-1])) == 1 and counts[-1] <= counts[0] else 1
+
+
+def _shortened(solver: TableSolver, steps: int) -> TableSolver:
+    """The solver with so many steps. A single one has one value alone, so that its order is at most 2."""
+    changes: dict[str, Any] = {"steps": steps}
+    order = getattr(solver, "order", None)
+    if steps == 1 and order is not None and order > 2:
+        changes["order"] = 2
+    return dataclasses.replace(solver, **changes)
 
 
 def described(solver: AnySolver) -> dict[str, Any]:

@@ -104,6 +104,70 @@ def test_a_pipeline_takes_it() -> None:
         assert torch.allclose(torch.from_numpy(made).permute(0, 3, 1, 2), (ours / 2 + 0.5).clamp(0, 1), atol=1e-4)
 
 
+def test_the_order_is_that_of_diffusers() -> None:
+    """Pipelines that begin in the middle multiply by it. Heun has two evaluations a step, and one for the last."""
+    config = diffusers.HeunDiscreteScheduler().config
+    theirs, ours = diffusers.HeunDiscreteScheduler(), TableScheduler.from_config(config, solver=Heun())
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(6)
+    assert ours.order == theirs.order == 2 and len(ours.timesteps) == len(theirs.timesteps) == 11
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["set_begin_index", "by the first timestep"])
+@pytest.mark.parametrize("strength", [0.2, 0.5, 0.99])
+@pytest.mark.parametrize("solver", SOLVERS[:-1], ids=str)
+def test_a_start_in_the_middle_is_our_own_solver_on_the_times_that_are_left(
+    solver: Any, strength: float, named: bool
+) -> None:
+    """The steps of `get_timesteps` in the pipelines from picture to picture, from alpha x_0 + sigma eps there."""
+    steps, theirs = 6, diffusers.DDIMScheduler(clip_sample=False)
+    network = Exact(theirs, "epsilon")
+    model = from_diffusers((network, theirs))
+    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=0.5)
+    scheduler.set_timesteps(steps)
+    skipped = max(steps - min(int(steps * strength), steps), 0)
+    timesteps = scheduler.timesteps[skipped * scheduler.order :]
+    if named:
+        scheduler.set_begin_index(skipped * scheduler.order)
+    generator = torch.Generator().manual_seed(0)
+    x0, eps = torch.randn(2, 16, 4, generator=generator, dtype=torch.float64)
+    x = start = scheduler.add_noise(x0, eps, timesteps[:1].expand(16))
+    for t in timesteps:
+        x = scheduler.step(network(x, t).sample, t, x).prev_sample
+
+    own = dataclasses.replace(solver, steps=steps, data_std=0.5)
+    grid = own.times(model.sde)[skipped:]
+    torch.testing.assert_close(start, model.sde.alpha(grid[0]) * x0 + model.sde.sigma(grid[0]) * eps, rtol=0, atol=1e-5)
+    left = dataclasses.replace(own, grid=grid.tolist(), steps=steps - skipped)
+    if len(grid) > 1:
+        expected = sample(model, left, x_T=start)
+    else:  # one step to the data from the only time that is left, as `final` says
+        alpha, denoised = model.sde.alpha(grid), model.denoise(start, grid[0])
+        expected = (start / alpha + denoised) / 2 if own.final == "half_step" else denoised
+    assert float((x - expected).abs().max()) < 1e-5
+    # and anew from the noise
+    scheduler.set_timesteps(steps)
+    assert scheduler.begin_index is None and len(scheduler.timesteps) > len(timesteps)
+
+
+def test_where_no_step_begins_is_refused() -> None:
+    theirs = diffusers.DDIMScheduler(clip_sample=False)
+    config = theirs.config
+    scheduler = TableScheduler.from_config(config, solver=Heun())
+    with pytest.raises(ValueError, match=r"^begin_index: expected set_timesteps"):
+        scheduler.set_begin_index(2)
+    scheduler.set_timesteps(6)
+    with pytest.raises(ValueError, match=r"^begin_index: expected an index at which a step of Heun begins, got 3; "):
+        scheduler.set_begin_index(3)
+    with pytest.raises(ValueError, match=r"^begin_index: expected an integer from 0 to 10"):
+        scheduler.set_begin_index(11)
+    fitted = TableScheduler.from_config(config, solver=tuned(from_diffusers((Exact(theirs, "epsilon"), theirs)), 4))
+    fitted.set_timesteps(4)
+    fitted.set_begin_index(0)
+    with pytest.raises(ValueError, match=r"^begin_index: .* got 1; its weights were tuned for the way from the noise"):
+        fitted.set_begin_index(1)
+
+
 @pytest.mark.parametrize(
     "solver", [Adams(order=2, predict="noise"), DDIM(grid=[1000.0, 500.0, 20.0]), "tuned"], ids=str
 )
@@ -192,7 +256,11 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^timesteps: expected set_timesteps"):
         scheduler.step(x, 1, x)
     scheduler.set_timesteps(5)
-    with pytest.raises(ValueError, match=r"^timestep: expected 999, as steps are taken in order, got"):
-        scheduler.step(x, scheduler.timesteps[1], x)
+    with pytest.raises(ValueError, match=r"^timestep: expected 999, as steps are taken in order, got 998"):
+        scheduler.step(x, 998, x)
+    scheduler.set_begin_index(1)
+    with pytest.raises(ValueError, match=r"^timestep: expected .*, as steps are taken in order, got 999"):
+        scheduler.step(x, scheduler.timesteps[0], x)
+    scheduler.set_timesteps(5)
     with pytest.raises(ValueError, match=r"^eta: expected 0"):
         scheduler.step(x, scheduler.timesteps[0], x, eta=0.5)
