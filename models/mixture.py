@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -199,10 +199,18 @@ class GaussianMixture(Model):
         other.__dict__.update({**kept, **changes})
         return other
 
+    if not TYPE_CHECKING:  # a type checker would take it for leave to ask for any name
+
+        def __getattr__(self, name: str) -> Any:
+            """It is called for names that are not there, such as `sde` where none was given."""
+            if name == "sde":
+                raise AttributeError("sde: this mixture has no process; give it one with `under(sde)`")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def _coefficients(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """alpha and sigma^2, `[batch, 1, 1]`, or `[1, 1, 1]` for a scalar t."""
         if not hasattr(self, "sde"):
-            raise ValueError("sde: this mixture has no process; give one with `under(sde)`")
+            raise ValueError("sde: this mixture has no process; give it one with `under(sde)`")
         t = as_time(t, x, self.sde.T).reshape(-1, 1, 1)
         return self.sde.alpha(t), self.sde.sigma(t).square()
 

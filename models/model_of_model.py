@@ -56,7 +56,9 @@ class ModelOfModel(Model):
 def require_denoiser(name: str, model: Any) -> None:
     """Raise `TypeError` unless a model has a process and denoises."""
     if not hasattr(model, "denoise") or not hasattr(model, "sde"):
-        raise TypeError(f"{name}: expected an object with `sde` and `denoise(x, t)`, got {type(model).__name__}")
+        remedy = ", which has no process; give it one with `under(sde)`" if hasattr(model, "under") else ""
+        got = f"{type(model).__name__}{remedy}"
+        raise TypeError(f"{name}: expected an object with `sde` and `denoise(x, t)`, got {got}")
 
 
 def selected(model: Any, indices: Tensor) -> Any:

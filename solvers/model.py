@@ -55,7 +55,8 @@ def require_model(model: ModelLike) -> None:
     if isinstance(model, type):
         raise TypeError(f"model: expected an object, got the class {model.__name__}; make an instance of it first")
     if not hasattr(model, "sde"):
-        raise TypeError(f"model: expected an object with `sde` and `denoise(x, t)`, got {type(model).__name__}")
+        remedy = ", which has no process; give it one with `under(sde)`" if hasattr(model, "under") else ""
+        raise TypeError(f"model: expected an object with `sde` and `denoise(x, t)`, got {type(model).__name__}{remedy}")
     if not (hasattr(model, "denoise") or hasattr(model, "score")):
         raise TypeError(
             f"model: expected `denoise(x, t)` or `score(x, t)`, {type(model).__name__} has neither; "

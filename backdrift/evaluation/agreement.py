@@ -115,4 +115,5 @@ def section(answers: list[Answer], scores: Scores, n: int) -> str:
 
 
 def _mean(values: Tensor) -> Estimate:
-    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+    spread = float(values.std()) if len(values) > 1 else math.nan
+    return Estimate(float(values.mean()), spread / math.sqrt(len(values)))

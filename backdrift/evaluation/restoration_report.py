@@ -143,6 +143,8 @@ def _of_coverage(one: Coverage, what: str) -> str:
 
 def _row(one: Coverage) -> str:
     """A row of the table of coverages."""
+    if one.samples < 2:
+        return f"| {100 * one.nominal:.1f}% | {100 * one.share:.1f}% (one sample has no standard error) | not known |"
     held = f"{100 * one.share:.1f} ± {100 * one.standard_error:.1f}%"
     return f"| {100 * one.nominal:.1f}% | {held} | {one.p_value:.2g} |"
 

@@ -19,6 +19,7 @@ from backdrift.runs.provenance import Provenance
 from backdrift.runs.unfinished import Batch
 from backdrift.sde import SDE
 from backdrift.solvers import Likelihood, PositionLikelihood, log_likelihood, position_log_likelihood
+from backdrift.solvers.confidence import counted
 from backdrift.solvers.model import ModelLike, place_of, select
 
 STAGE = "scores"
@@ -85,11 +86,11 @@ class Scores:
                 "sample)"
             )
         integrator = ", ".join(f"{name} {value}" for name, value in self.settings.items())
-        probes, solver = float(self.standard_error.mean()), float(self.solver_error.abs().mean())
+        errors = {"probes": self.standard_error, "solver": self.solver_error.abs(), "prior": self.prior_error}
+        sizes = ", ".join(f"{name} {_in_nats(error)}" for name, error in errors.items())
         return (
-            f"{what}; {len(self.log_prob)} samples; {float(self.nfe.double().mean()):.4g} NFE each ({integrator}); "
-            f"mean error of one sample: probes {probes:.2g} nats, solver {solver:.2g} nats; "
-            f"prior {float(self.prior_error.mean()):.2g} nats; density of the model at eps = {self.eps:.2g}"
+            f"{what}; {counted(len(self.log_prob))}; {float(self.nfe.double().mean()):.4g} NFE each ({integrator}); "
+            f"mean error of one sample: {sizes}; density of the model at eps = {self.eps:.2g}"
         )
 
     def save(
@@ -130,6 +131,12 @@ class Scores:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _in_nats(error: Tensor) -> str:
+    """The mean of errors in nats. They are nan where one draw shows none, or where they were not asked for."""
+    mean = float(error.mean())
+    return "not known" if math.isnan(mean) else f"{mean:.2g} nats"
 
 
 def density_of(sde: SDE) -> Callable[..., Likelihood | PositionLikelihood]:

@@ -17,6 +17,7 @@ from backdrift.runs.atomic import write_text
 from backdrift.runs.configuration import build
 from backdrift.runs.run import Run
 from backdrift.runs.trained_model import TrainedModel
+from backdrift.solvers.confidence import counted
 from backdrift.solvers.model import place_of
 from backdrift.training.recipe import Recipe
 
@@ -50,7 +51,7 @@ class HeldOutLoss:
 
     Attributes:
         loss: the mean, in the units of the loss.
-        standard_error: of the mean over the n samples; times and noise are part of it.
+        standard_error: of the mean over the n samples; times and noise are part of it. nan for one sample.
         samples: n.
         draws: m, of time and noise for each sample.
         step: optimiser steps that the weights have behind them.
@@ -63,9 +64,11 @@ class HeldOutLoss:
     step: int
 
     def __str__(self) -> str:
+        error = "" if math.isnan(self.standard_error) else f" ± {self.standard_error:.2g}"
+        unknown = "" if error else "; one sample has no standard error"
         return (
-            f"held-out loss {self.loss:.5g} ± {self.standard_error:.2g} of the averaged weights "
-            f"({self.samples} test samples, {self.draws} draws of the noise each)"
+            f"held-out loss {self.loss:.5g}{error} of the averaged weights "
+            f"({counted(self.samples).replace('sample', 'test sample')}, {self.draws} draws of the noise each{unknown})"
         )
 
 
@@ -87,7 +90,7 @@ def loss_of(model: TrainedModel, recipe: Recipe, data: Data, step: int) -> HeldO
     """The held-out loss of a model whose weights have `step` optimiser steps behind them."""
     losses = sample_losses(model, recipe, data)
     samples, draws = losses.shape
-    error = float(losses.mean(1).std()) / math.sqrt(samples)
+    error = float(losses.mean(1).std()) / math.sqrt(samples) if samples > 1 else math.nan
     return HeldOutLoss(float(losses.mean()), error, samples, draws, step)
 
 

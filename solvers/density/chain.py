@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backdrift.sde import GaussianSDE
 from backdrift.sde.checks import require_integer, require_positive
-from backdrift.solvers.confidence import student
+from backdrift.solvers.confidence import counted, student
 from backdrift.solvers.density.arguments import require_batch, require_gaussian_model
 from backdrift.solvers.density.denoising_error import denoise_at, normal_error
 from backdrift.solvers.density.discrete_decoder import discretised
@@ -78,7 +78,7 @@ class ChainBound:
         error = float(total.std() / math.sqrt(len(total))) if len(total) > 1 else float(self.standard_error[0])
         bits, inner = float(self.bits_per_dim().mean()), float(self.steps.sum(0).mean())
         return (
-            f"-log p <= {float(total.mean()):.5g} ± {error:.2g} nats ({bits:.5g} bits/dim) over {len(total)} samples: "
+            f"-log p <= {float(total.mean()):.5g} ± {error:.2g} nats ({bits:.5g} bits/dim) over {counted(len(total))}: "
             f"L_T {float(self.prior.mean()):.3g}, L_1..N-1 {inner:.5g}, L_0 {float(self.decoder.mean()):.5g}; "
             f"each ± {float(self.standard_error.mean()):.2g}, {self.nfe} NFE, seed {self.seed}"
         )

@@ -17,6 +17,14 @@ SAMPLES = 8
 DISAGREEMENT = 0.1
 """Relative difference between derivative and finite difference above which the derivative is not believed."""
 
+STEP = {
+    dtype: torch.finfo(dtype).eps ** (1 / 3) for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+}
+"""Steps of a central difference, in units of the states' size, whose errors by rounding and by curvature are alike."""
+
+UNRESOLVED = 1e-10
+"""A step that float64 resolves, and float32 does not."""
+
 
 def derivative_mode(path: Flow, z: Tensor, preferred: Mode) -> Mode:
     """The mode in which the derivative of the flow's velocity agrees with a finite difference.
@@ -65,24 +73,48 @@ def derivative_mode(path: Flow, z: Tensor, preferred: Mode) -> Mode:
 
 
 def _slope(field: VectorField, y: Tensor, probe: Tensor, value: Tensor) -> tuple[Tensor, float]:
-    """The finite difference for each state, `[n]`, and how far rounding may put it off."""
+    """The finite difference for each state, `[n]`, and how far rounding may put it off.
+
+    A network in float32 may take states in float64 and return float64. Its values are rounded in float32 all the same,
+    and the step has to be as long as for float32. It is found out by a step that float32 does not resolve.
+    """
     for dtype in (torch.float64, y.dtype):
         if dtype == torch.float64 and y.device.type == "mps":
             continue
-        eps = torch.finfo(dtype).eps
-        h = eps ** (1 / 3) * max(float(y.abs().mean()), 1e-3)
-        point, e = y.to(dtype), probe.to(dtype)
         try:
-            up, down = (field(point + side * h * e) for side in (1, -1))
+            slope = _difference(field, y.to(dtype), probe.to(dtype), STEP[dtype])
         except (RuntimeError, TypeError, ValueError):  # a network in float32 takes no float64
             if dtype == y.dtype:
                 raise
             continue
-        if up.dtype == dtype:
-            # A derivative is rounded in the dtype of the solve, in as many terms as there are components.
-            in_derivative = 10 * torch.finfo(y.dtype).eps * y[0].numel() * len(y) ** 0.5
-            # The velocity is a difference of terms as large as the state: where it vanishes, their rounding is left.
-            size = max(float(value.norm()), float(y.norm()))
-            rounding = 10 * eps / h * size * float(e.norm()) / len(y) ** 0.5
-            return ((up - down) * e).flatten(1).sum(1) / (2 * h), rounding + in_derivative
+        # The velocity is a difference of terms as large as the state: where it vanishes, their rounding is left.
+        size = max(float(value.norm()), float(y.norm())) * float(probe.norm()) / len(y) ** 0.5
+        rounded = dtype
+        if dtype == torch.float64:
+            unresolved = _difference(field, y.to(dtype), probe.to(dtype), UNRESOLVED)
+            if float((unresolved - slope).norm()) > _rounding(dtype, UNRESOLVED, y) * size:
+                rounded = torch.float32
+                slope = _difference(field, y.to(dtype), probe.to(dtype), STEP[rounded])
+        # A derivative is rounded in the dtype of the solve, in as many terms as there are components.
+        least = max(torch.finfo(rounded).eps, torch.finfo(y.dtype).eps)
+        in_derivative = 10 * least * y[0].numel() * len(y) ** 0.5
+        return slope, _rounding(rounded, STEP[rounded], y) * size + in_derivative
     raise ValueError(f"model: expected a value of {y.dtype} for a state of {y.dtype}")
+
+
+def _difference(field: VectorField, y: Tensor, probe: Tensor, step: float) -> Tensor:
+    """The central difference of e . v along e, `[n]`, with a step in units of the states' size."""
+    h = step * _size(y)
+    up, down = (field(y + side * h * probe) for side in (1, -1))
+    if up.dtype != y.dtype:
+        raise TypeError(f"model: expected a value of {y.dtype} for a state of {y.dtype}, got {up.dtype}")
+    return ((up - down) * probe).flatten(1).sum(1) / (2 * h)
+
+
+def _rounding(dtype: torch.dtype, step: float, y: Tensor) -> float:
+    """How far values that are rounded in a dtype put a difference off, for values of size 1."""
+    return 10 * torch.finfo(dtype).eps / (step * _size(y))
+
+
+def _size(y: Tensor) -> float:
+    return max(float(y.abs().mean()), 1e-3)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from backdrift.sde import as_time
 from backdrift.sde.checks import require_choice, require_number
+from backdrift.solvers.confidence import counted, with_error
 from backdrift.solvers.density.arguments import gaussian_flow, require_batch, require_gaussian_model
 from backdrift.solvers.density.denoising_error import denoise_at, normal_error
 from backdrift.solvers.density.monte_carlo import MonteCarlo, Sampling, stratified_integral
@@ -42,7 +43,7 @@ class Information:
 
     Attributes:
         value: in nats.
-        standard_error: over samples and draws.
+        standard_error: over samples and draws; nan for one sample, whose draws do not show how samples differ.
         samples: the part of each sample; `value` is their mean, with the sign turned for an entropy.
     """
 
@@ -54,10 +55,11 @@ class Information:
     def of(cls, samples: MonteCarlo, sign: float = 1.0) -> Information:
         """`sign` times the mean over samples."""
         mean, error = samples.mean()
-        return cls(sign * mean, error, samples)
+        return cls(sign * mean, error if len(samples.value) > 1 else math.nan, samples)
 
     def __str__(self) -> str:
-        return f"{self.value:.5g} ± {self.standard_error:.2g} nats over {len(self.samples.value)} samples"
+        n = len(self.samples.value)
+        return f"{with_error(self.value, self.standard_error, 'nats', n)} over {counted(n)}"
 
 
 def log_density(

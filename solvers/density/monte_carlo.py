@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_integer
-from backdrift.solvers.confidence import student
+from backdrift.solvers.confidence import counted, student
 from backdrift.solvers.noise import FORWARD, TIMES, Noise
 
 
@@ -59,7 +59,10 @@ class MonteCarlo:
         return self.value - width, self.value + width
 
     def mean(self) -> tuple[float, float]:
-        """The mean over samples, and its standard error over samples and draws together."""
+        """The mean over samples, and its standard error over samples and draws together.
+
+        The standard error of one sample is that over its draws.
+        """
         value = self.value.double()
         n = len(value)
         return float(value.mean()), float(value.std() / math.sqrt(n)) if n > 1 else float(self.standard_error[0])
@@ -67,7 +70,7 @@ class MonteCarlo:
     def __str__(self) -> str:
         mean, error = self.mean()
         return (
-            f"{mean:.5g} ± {error:.2g} nats over {len(self.value)} samples; "
+            f"{mean:.5g} ± {error:.2g} nats over {counted(len(self.value))}; "
             f"each ± {float(self.standard_error.mean()):.2g}, {self.nfe} NFE, seed {self.seed}"
         )
 

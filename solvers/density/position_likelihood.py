@@ -12,9 +12,10 @@ from torch import Tensor
 from backdrift.sde import CriticallyDamped
 from backdrift.sde.checks import require_choice, require_count, require_number
 from backdrift.sde.value_types import Count, NonNegativeCount, Positive, Seed
+from backdrift.solvers.confidence import counted, with_error
 from backdrift.solvers.density.arguments import require_batch
 from backdrift.solvers.density.likelihood import log_likelihood
-from backdrift.solvers.density.result import Density, Likelihood, half_width
+from backdrift.solvers.density.result import DENSITIES, Density, Likelihood, half_width, stated_errors
 from backdrift.solvers.model import HasScore, require_model, select
 from backdrift.solvers.noise import PRIOR, Noise
 
@@ -46,6 +47,18 @@ class PositionLikelihood:
     nfe: Tensor
     bound: Tensor
     joint: Likelihood
+
+    def __str__(self) -> str:
+        n, draws = len(self.log_prob), len(self.joint.log_prob) // len(self.log_prob)
+        spread = float(self.log_prob.std() / math.sqrt(n)) if n > 1 else math.nan
+        of_draws = float(self.standard_error.mean())
+        return (
+            f"log p {'=' if self.joint.probes == 'exact' else '>='} "
+            f"{with_error(float(self.log_prob.mean()), spread, 'nats', n)} over {counted(n)}; "
+            f"each: {'one draw has no standard error' if draws == 1 else f'{draws} draws ± {of_draws:.2g}'}, "
+            f"{stated_errors(self.solver_error, self.prior_error)}; {DENSITIES[self.joint.density]}; "
+            f"eps {self.eps:.2g}, {float(self.nfe.double().mean()):.4g} NFE, seed {self.joint.seed}"
+        )
 
     @property
     def eps(self) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_choice, require_integer, require_positive
-from backdrift.solvers.confidence import student
+from backdrift.solvers.confidence import counted, student, with_error
 
 Density = Literal["model", "data"]
 
@@ -40,6 +40,19 @@ def half_width(
     """
     normal = student(level, torch.full_like(degrees, math.inf)) * prior_error.nan_to_num(0.0)
     return torch.hypot(student(level, degrees) * standard_error, normal) + solver_error.nan_to_num(0.0)
+
+
+def stated_errors(solver_error: Tensor, prior_error: Tensor, factor: str = "") -> str:
+    """The mean errors of the solver and of the prior, `[batch]` each, in words. They are nan where none is known.
+
+    Args:
+        solver_error, prior_error: in nats.
+        factor: what else to say of the solver's error.
+    """
+    solver, prior = float(solver_error.mean()), float(prior_error.mean())
+    of_solver = "error of the solver not estimated" if math.isnan(solver) else f"solver ± {solver:.2g}{factor}"
+    of_prior = "error of the prior not known" if math.isnan(prior) else f"prior ± {prior:.2g}"
+    return f"{of_solver}; {of_prior}"
 
 
 @dataclass(frozen=True)
@@ -129,15 +142,13 @@ class Likelihood:
     def __str__(self) -> str:
         n = len(self.log_prob)
         spread = float(self.log_prob.std() / math.sqrt(n)) if n > 1 else math.nan
-        probe = float(self.standard_error.mean())
         factor = "" if self.calibration == 1 else f" (calibrated, times {self.calibration:.2g})"
         return (
-            f"log p = {float(self.log_prob.mean()):.5g} ± {spread:.2g} nats "
-            f"({float(self.bits_per_dim().mean()):.5g} bits/dim) over {n} samples; "
-            f"each: probes ± {probe:.2g}, solver ± {float(self.solver_error.mean()):.2g}{factor}; "
-            f"prior ± {float(self.prior_error.mean()):.2g}; {DENSITIES[self.density]}; "
-            f"eps {self.eps:.2g}, {float(self.nfe.double().mean()):.4g} NFE, "
-            f"seed {self.seed}"
+            f"log p = {with_error(float(self.log_prob.mean()), spread, 'nats', n)} "
+            f"({float(self.bits_per_dim().mean()):.5g} bits/dim) over {counted(n)}; "
+            f"each: probes ± {float(self.standard_error.mean()):.2g}, "
+            f"{stated_errors(self.solver_error, self.prior_error, factor)}; {DENSITIES[self.density]}; "
+            f"eps {self.eps:.2g}, {float(self.nfe.double().mean()):.4g} NFE, seed {self.seed}"
         )
 
     def rows(self) -> list[dict[str, float]]:

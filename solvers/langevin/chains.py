@@ -45,6 +45,16 @@ class Chains:
     seed: int
     seconds: float
 
+    def __repr__(self) -> str:
+        chains, draws, *shape = self.draws.shape
+        accepted = float(self.acceptance.mean())
+        exchanged = "" if self.exchange is None else f", exchanges accepted {float(self.exchange.mean()):.2f}"
+        return (
+            f"Chains({chains} chains of {draws} draws of shape {shape}: acceptance {accepted:.2f}, "
+            f"step {float(self.step.mean()):.3g}{exchanged}; {self.gradients} gradients a chain and "
+            f"{self.warmup_gradients} in the warm-up, {self.seconds:.3g} s, seed {self.seed})"
+        )
+
     def rhat(self) -> Tensor:
         """The rank-normalised split R-hat of each component, `[...]` (Vehtari et al. 2021). At best it is 1.
 

@@ -41,7 +41,15 @@ VALUES = (
 )
 """Values as they are written on a command line. The last one removes the key."""
 
-GIVEN = {"run": "x", "data.path": "x"}
+GIVEN = {
+    "run": "x",
+    "to": "x",
+    "noise": 0.1,
+    "data.path": "x",
+    "condition.path": "x",
+    "condition.columns": [1],
+    "measurement.columns": [0],
+}
 """Keys that have to be given, with a value for them."""
 
 

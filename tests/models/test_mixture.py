@@ -1,14 +1,17 @@
 """The oracle itself: its score, denoiser and density against autograd, quadrature and matrix algebra."""
 
+import copy
 import math
+import pickle
 import resource
 
 import pytest
 import torch
 from torch import Tensor
 
-from backdrift.models import GaussianMixture
+from backdrift.models import GaussianMixture, diagnose_score
 from backdrift.sde import VE, VP, CosineVP, GaussianSDE, Rectified, SubVP
+from backdrift.solvers import elbo, encode, log_likelihood
 
 METHODS = ["denoise", "score", "log_prob", "posterior_variance"]
 
@@ -278,8 +281,21 @@ def test_what_is_no_mixture_is_refused(arguments: tuple, message: str) -> None:
 def test_a_time_needs_a_process() -> None:
     mixture = GaussianMixture(torch.zeros(1, 2), 1.0)
     assert float(mixture.log_prob(torch.zeros(1, 2))) == pytest.approx(-math.log(2 * math.pi))
-    with pytest.raises(ValueError, match=r"^sde: "):
+    with pytest.raises(ValueError, match=r"^sde: .* give it one with `under\(sde\)`"):
         mixture.score(torch.zeros(1, 2), 0.5)
+
+
+def test_a_mixture_without_a_process_is_told_how_to_get_one() -> None:
+    """By whatever asks for its process, and not that it is no model."""
+    mixture, x = GaussianMixture(torch.zeros(1, 2), 1.0), torch.zeros(3, 2)
+    for call in (log_likelihood, elbo, encode):
+        with pytest.raises(TypeError, match=r"has no process; give it one with `under\(sde\)`$"):
+            call(mixture, x)
+    with pytest.raises(AttributeError, match=r"^sde: .* give it one with `under\(sde\)`$"):
+        diagnose_score(mixture, x)
+    copies = copy.copy(mixture), pickle.loads(pickle.dumps(mixture))
+    assert all(torch.equal(one.log_prob(x), mixture.log_prob(x)) for one in copies)
+    assert not hasattr(mixture, "other")
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(3), torch.zeros(2, 1), torch.zeros(2, 2)])

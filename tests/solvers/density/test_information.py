@@ -253,12 +253,22 @@ def test_averages_tell_the_mean_and_its_error() -> None:
     found = MonteCarlo(value, torch.tensor([0.1, 0.2, 0.3, 0.8]), torch.full((4,), 3.0), nfe=64, seed=5)
     assert str(found) == "3 ± 0.91 nats over 4 samples; each ± 0.35, 64 NFE, seed 5"
     assert found.mean() == pytest.approx((3.0, math.sqrt(10 / 3) / 2))
-    assert MonteCarlo(value[3:], torch.tensor([0.8]), torch.tensor([3.0]), 64, 5).mean() == pytest.approx((5.0, 0.8))
+    one = MonteCarlo(value[3:], torch.tensor([0.8]), torch.tensor([3.0]), 64, 5)
+    assert one.mean() == pytest.approx((5.0, 0.8))
+    assert str(one) == "5 ± 0.8 nats over 1 sample; each ± 0.8, 64 NFE, seed 5"
     low, high = found.interval()
     torch.testing.assert_close((high - value) / found.standard_error, torch.full((4,), 3.182446))
     torch.testing.assert_close(value - low, high - value)
     assert str(Information.of(found)) == "3 ± 0.91 nats over 4 samples"
     assert str(Information.of(found, sign=-1.0)) == "-3 ± 0.91 nats over 4 samples"
+
+
+def test_one_sample_does_not_tell_the_error_of_an_information() -> None:
+    """Its draws show how well its own part is known, and not how far it is from the mean over the data."""
+    model = mixture(VP(), dim=2)
+    for found in (entropy(model, draws(model, 1)), mutual_information(model, draws(model, 1), 0.5)):
+        assert math.isnan(found.standard_error)
+        assert str(found) == f"{found.value:.5g} nats (one sample has no standard error) over 1 sample"
 
 
 def test_dequantisation_noise_has_the_density_it_says() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,20 @@ def test_it_is_the_density_of_the_position() -> None:
     assert float((found.log_prob - exact).abs().max()) < 0.01
     assert bool((found.bound < found.log_prob).all())
     assert float(found.standard_error.max()) < 0.005
+
+
+def test_one_draw_is_told_to_have_no_standard_error() -> None:
+    x = torch.tensor([[0.1], [1.0]], dtype=torch.float64)
+    settings: dict[str, Any] = {"eps": 0.05, "steps": 4, "prior": NormalData()}
+    one = str(position_log_likelihood(NormalData(), x[:1], draws=1, **settings))
+    assert "nats (one sample has no standard error) over 1 sample; each: one draw has no standard error" in one
+    assert "nan" not in one
+    found = position_log_likelihood(NormalData(), x, draws=3, estimate_error=False, **settings)
+    assert f"over 2 samples; each: 3 draws ± {float(found.standard_error.mean()):.2g}, error of the solver" in str(
+        found
+    )
+    assert str(found).startswith("log p = ") and "nan" not in str(found)
+    assert str(position_log_likelihood(NormalData(), x, draws=3, probes=2, **settings)).startswith("log p >= ")
 
 
 def test_random_probes_leave_a_bound_without_bias() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from backdrift.solvers import Likelihood
+from backdrift.solvers.confidence import with_error
 
 
 def column(*values: float) -> Tensor:
@@ -44,9 +45,17 @@ def test_the_sentence_tells_means_and_the_error_of_the_mean() -> None:
         "p_eps of the data; eps 0.002, 42.5 NFE, seed 7"
     )
     one = replace(FOUND, log_prob=FOUND.log_prob[1:2], calibration=0.25)
-    assert str(one).startswith("log p = 2 ± nan nats")
+    assert str(one).startswith(
+        "log p = 2 nats (one sample has no standard error) (-1.4427 bits/dim) over 1 sample; each"
+    )
     assert "solver ± 0.03 (calibrated, times 0.25)" in str(one)
     assert str(replace(FOUND, log_prob=FOUND.log_prob[:2])).startswith("log p = 1.5 ± 0.5 nats")
+
+
+def test_an_error_that_is_not_known_is_told_in_words() -> None:
+    unknown = replace(FOUND, solver_error=column(*4 * [math.nan]), prior_error=column(*4 * [math.nan]))
+    assert "probes ± 0.25, error of the solver not estimated; error of the prior not known; p_eps" in str(unknown)
+    assert with_error(2.0, math.nan, "nats", 3) == "2 nats (its standard error is not known)"
 
 
 @pytest.mark.parametrize(("level", "student", "normal"), [(0.95, 3.182446, 1.959964), (0.5, 0.764892, 0.674490)])

@@ -41,6 +41,29 @@ def last(chains: Chains) -> Tensor:
     return chains.draws[:, -1]
 
 
+def test_chains_are_shown_in_one_line() -> None:
+    """With how many draws there are, and not with the draws."""
+    shown = repr(
+        Chains(
+            draws=torch.zeros(4, 500, 2, 3),
+            log_prob=torch.zeros(4, 500),
+            acceptance=torch.full((4, 2), 0.574),
+            energy_error=torch.zeros(4, 2),
+            step=torch.tensor([[0.25, 0.75]]),
+            whitening=torch.ones(1, 6),
+            exchange=torch.full((4, 1), 0.3),
+            gradients=1000,
+            warmup_gradients=300,
+            seed=7,
+            seconds=1.5,
+        )
+    )
+    assert shown == (
+        "Chains(4 chains of 500 draws of shape [2, 3]: acceptance 0.57, step 0.5, exchanges accepted 0.30; "
+        "1000 gradients a chain and 300 in the warm-up, 1.5 s, seed 7)"
+    )
+
+
 def assert_same_law(x: Tensor, y: Tensor, level: float = 1e-3) -> None:
     """Two-sample Kolmogorov-Smirnov tests of each component, at `level` in all."""
     for i in range(x.shape[1]):
