@@ -69,8 +69,18 @@ class Checkpoint:
         except (SafetensorError, OSError) as error:
             raise _damaged(file, error) from error
 
-    def load(self, network: nn.Module, kind: str) -> None:
+    def load(
+        self,
+        network: nn.Module,
+        kind: str,
+        put: Callable[[nn.Module, dict[str, Tensor]], object] = nn.Module.load_state_dict,
+    ) -> None:
         """Load the weights into `network`.
+
+        Args:
+            network: of the config.
+            kind: "ema" or "model".
+            put: gives a network the weights of a state dict, where each process holds a part of the network.
 
         Raises:
             ValueError: as `weights` does, or if they are not the weights of such a network, or are not finite.
@@ -80,7 +90,7 @@ class Checkpoint:
             if name in own and value.is_complex() != own[name].is_complex():
                 raise ValueError(f"{self.path}: not the weights of the config's network: {name} holds {value.dtype}")
         try:
-            network.load_state_dict(held)
+            put(network, held)
         except RuntimeError as error:
             what = str(error).splitlines()[1:2] or [str(error)]
             shown = what[0].strip()[:300]

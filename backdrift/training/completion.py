@@ -54,8 +54,10 @@ def _alone(run: Run, is_main: bool) -> Iterator[None]:
 def _complete(trainer: Trainer, run: Run) -> float | None:
     say = trainer.accelerator.print
     parameters = sum(value.numel() for value in trainer.network.parameters())
+    name = type(trainer.network).__name__.removeprefix("FSDP" if trainer.parallel.shards else "")  # torch's own prefix
     where = f"{trainer.accelerator.num_processes} x {trainer.accelerator.device.type}"
-    say(f"{trainer.data}\n{type(trainer.network).__name__}: {parameters / 1e6:.2f} M parameters on {where}\n{run.path}")
+    where += ", a part of them on each" if trainer.parallel.shards else ""
+    say(f"{trainer.data}\n{name}: {parameters / 1e6:.2f} M parameters on {where}\n{run.path}")
     trainer.fit(run)
     loss = None
     if trainer.accelerator.is_main_process:

@@ -22,9 +22,10 @@ class Journal:
         start: optimiser steps done already. Lines of later steps, which were lost, are removed.
         steps: optimiser steps in all.
         writes: whether this process writes and shows anything; only the first one does.
+        evaluates: whether this process has to call the network whenever the first one does, since each holds a part.
     """
 
-    def __init__(self, run: Run, start: int, steps: int, writes: bool) -> None:
+    def __init__(self, run: Run, start: int, steps: int, writes: bool, evaluates: bool = False) -> None:
         self.run, self.writes = run, writes
         self.before = 0.0  # seconds of training before the checkpoint
         if writes:
@@ -33,6 +34,7 @@ class Journal:
         self.progress = Progress("train", steps, "step", start, writes)
         name = run.config.get("logger", "none")
         self.logger = Logger(name, run.path, start) if writes and name != "none" else None
+        self.draws = name != "none" and (writes or evaluates)
         self.begun = time.monotonic()
 
     def write(
@@ -60,8 +62,11 @@ class Journal:
 
     def draw(self, step: int, model: ModelLike, data: Data) -> None:
         """Give the logger, if there is one, a picture of samples of the averaged weights beside real ones."""
+        if not self.draws:
+            return
+        picture = picture_of(model, data)
         if self.logger is not None:
-            self.logger.picture(step, "samples", picture_of(model, data))
+            self.logger.picture(step, "samples", picture)
 
     def __enter__(self) -> Journal:
         return self

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from backdrift.sde.arguments import check_fields
 from backdrift.sde.value_types import Count, NonNegativeCount, Positive, Range, Seed, Share
+from backdrift.training.parallel import Parallel
 
 Decay = Literal["cosine", "linear", "constant"]
 
@@ -33,12 +34,14 @@ class Recipe:
             is "constant".
         clip: the largest norm of the gradient, or null for no limit.
         ema: decay of the weights' running average in a step. It is smaller at the start, see `decay_of_average`.
+        parallel: how several processes share the training: "ddp" or "auto" for all weights in each of them, "fsdp" for
+            a part of the weights in each, see `parallel.Sharded`. One process holds all weights in any case.
         mixed_precision: "no", "bf16" or "fp16" inside the network; null leaves it to accelerate's own settings.
         label_dropout: the share of conditions withheld, labels, vectors or pictures, for classifier-free guidance. A
             network sees then what the density without the condition is.
         partial_dropout: the share of vectors of which some numbers are withheld, each with probability 1/2, so that
             conditions that are known in part can be given.
-        channels_last: whether images and kernels lie in memory with the channels innermost.
+        channels_last: whether images and kernels lie in memory with the channels innermost; with "fsdp" images alone.
         compile: whether `torch.compile` makes machine code of the network and of its gradient. That takes from half a
             minute to some minutes before the first step. Where it cannot, a line says so and training goes on without.
             The weights in checkpoints are the same. Values differ by rounding.
@@ -57,11 +60,12 @@ class Recipe:
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     steps: Count
     batch: Annotated[int, Range(least=1, most=10_000_000)]
+    accumulate: Annotated[int, Range(least=1, most=10_000)] = 1
     warmup: NonNegativeCount = 0
     decay: Decay = "cosine"
     clip: Positive | None = 1.0
-    accumulate: Annotated[int, Range(least=1, most=10_000)] = 1
     ema: Share = 0.999
+    parallel: Parallel = "auto"
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     label_dropout: Share = 0.1
     partial_dropout: Share = 0.1
@@ -76,15 +80,15 @@ class Recipe:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of step 0, 1, … as a share of the highest."""
-        warm = min(1.0, (step + 1) / (self.warmup + 1))
-        share = step / self.steps
     @property
     def samples(self) -> int:
         """Samples in a step, over all processes and all batches of it."""
         return self.batch * self.accumulate
 
+    def rate(self, step: int) -> float:
+        """The learning rate of step 0, 1, … as a share of the highest."""
+        warm = min(1.0, (step + 1) / (self.warmup + 1))
+        share = step / self.steps
         fall = {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}
         return warm * fall[self.decay]
 

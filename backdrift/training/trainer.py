@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,6 +34,7 @@ from backdrift.training.compilation import compile_network
 from backdrift.training.condition_fit import require_fitting
 from backdrift.training.journal import Journal
 from backdrift.training.loggers import require_logger
+from backdrift.training.parallel import parallel_of
 from backdrift.training.recipe import Recipe
 from backdrift.training.rehearsal import rehearse
 from backdrift.training.shuffle import mixed, seed_device
@@ -106,9 +108,12 @@ class Trainer:
         processes = self.accelerator.num_processes
         if self.recipe.batch % processes:
             raise ValueError(f"train.batch={self.recipe.batch}: expected a multiple of the {processes} processes")
-        self.network.to(self.accelerator.device)
-        if self.recipe.channels_last:
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its types
+        self.parallel = parallel_of(self.recipe.parallel, self.accelerator)
+        if self.parallel.shards:
+            self._require_shardable()
+        self.average = copy.deepcopy(self.network)  # before its weights are cut into parts, which cannot be copied
+        for each in (self.network, self.average):
+            self.parallel.place(each, self.accelerator.device, self.recipe.channels_last)
         try:
             self.optimizer: Optimizer = self.recipe.optimizer(self.network.parameters())
         except (TypeError, ValueError) as error:
@@ -152,6 +157,16 @@ class Trainer:
             raise ValueError(f"train.loss: expected a finite loss of samples that are all 0, got {loss.tolist()}")
         require_fitting(self.accepted, self.data)
 
+    def _require_shardable(self) -> None:
+        """Raise `ValueError` where the weights cannot be cut into parts."""
+        if isinstance(self.model_of(self.network, self.sde, self.data.std), ConservativeDenoiser):
+            raise ValueError(
+                "train.parallel=fsdp: expected a network without preconditioning=conservative, since its training asks "
+                "for second derivatives, for which torch does not bring the weights together; train.parallel=ddp does"
+            )
+        if self.recipe.compile:
+            raise ValueError("train.compile=true: expected false with train.parallel=fsdp")
+
     def new_run(self) -> Run:
         """The run folder, the same one in every process.
 
@@ -165,8 +180,8 @@ class Trainer:
             folder = run_path(source)
             if not checkpoint.found(folder / "checkpoints"):
                 raise ValueError(f"init_from={source}: expected a run folder with a checkpoint")
-            network = self.network
-            checkpoint.newest(folder / "checkpoints", lambda kept: kept.load(network, "ema"), f"init_from={source}")
+            network, put, what = self.network, self.parallel.load, f"init_from={source}"
+            checkpoint.newest(folder / "checkpoints", lambda kept: kept.load(network, "ema", put), what)
         path: list[Any] = [None]
         if self.accelerator.is_main_process:
             path = [Run.create(self.config, self.data.card).path]
@@ -188,7 +203,7 @@ class Trainer:
         if not run.checkpoints():
             self.save(state, run)
         # The network alone is wrapped: half precision ends there, and gradients are averaged there.
-        network, optimizer = accelerator.prepare(self.network, self.optimizer)
+        network, optimizer = self.parallel.prepare(accelerator, self.network, self.optimizer)
         model = self.model_of(network, self.sde, self.data.std)
         source: Source = self.data
         conditions = self.data.conditions
@@ -209,7 +224,8 @@ class Trainer:
         averaged = self.model_of(state.average, self.sde, self.data.std)
         take_moments(averaged, run.card)
         losses: list[Tensor] = []
-        with Journal(run, state.step, recipe.steps, accelerator.is_main_process) as journal, signals_held() as pending:
+        journal = Journal(run, state.step, recipe.steps, accelerator.is_main_process, self.parallel.shards)
+        with journal, signals_held() as pending:
             while state.step < recipe.steps:
                 losses.append(self.step(state, model, optimizer, batches.draw(state.step)))
                 saves = state.step % recipe.checkpoint_every == 0 or state.step == recipe.steps
@@ -302,7 +318,7 @@ class Trainer:
         loss = self._backward(model, batch.share(process, accelerator.num_processes))
         # An infinite limit cuts nothing and gives the norm all the same.
         limit = math.inf if recipe.clip is None else recipe.clip
-        self.gradient_norm = accelerator.clip_grad_norm_(state.weights, limit)
+        self.gradient_norm = self.parallel.number(accelerator.clip_grad_norm_(state.weights, limit))
         optimizer.step()
         optimizer.zero_grad()
         state.update_average(recipe.decay_of_average(number))
@@ -316,7 +332,7 @@ class Trainer:
         for number in range(parts):
             x0, u, noise, condition, weight = share.share(number, parts)
             # The processes add up their gradients once, after the last part.
-            waits = accelerator.no_sync(model.network) if number < parts - 1 else nullcontext()
+            waits = self.parallel.waiting(accelerator, model.network) if number < parts - 1 else nullcontext()
             with waits:
                 each = self.recipe.loss(model, x0, u, noise, condition)
                 loss = (each if weight is None else weight * each).mean() / parts
@@ -331,7 +347,8 @@ class Trainer:
             ValueError: if the data set is another than the run's, or no checkpoint is whole.
         """
         run.require_same_data(self.data.card)
-        state = TrainingState.start(self.network.train(), self.optimizer, self.accelerator.scaler)
+        scaler = self.accelerator.scaler
+        state = TrainingState.start(self.network.train(), self.optimizer, scaler, self.average, self.parallel)
         if run.checkpoints():
             run.newest(state.restore)
         return state
@@ -344,8 +361,7 @@ class Trainer:
         """
         if not state.is_finite():
             raise Diverged(_diverged("a weight", state.step, run))
-        if self.accelerator.is_main_process:
-            state.save(run.path / "checkpoints", self.recipe.keep)
+        state.save(run.path / "checkpoints", self.recipe.keep, self.accelerator.is_main_process)
         self.accelerator.wait_for_everyone()
 
     def _mean(self, losses: list[Tensor], last: int, run: Run) -> float:

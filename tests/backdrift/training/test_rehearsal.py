@@ -78,7 +78,7 @@ def test_a_scaler_takes_what_a_run_in_half_precision_remembers(remembered: dict[
     taken: list[Any] = []
     scaler: Any = SimpleNamespace(load_state_dict=taken.append)
     memory = {"optimizer": optimizer.state_dict(), "scaler": remembered}
-    kept: Any = SimpleNamespace(optimizer=lambda: memory, load=lambda network, name: None, path="", step=7)
+    kept: Any = SimpleNamespace(optimizer=lambda: memory, load=lambda *of: None, path="", step=7)
     state = TrainingState.start(network, optimizer, scaler)
     state.restore(kept)
     assert state.step == 7 and taken == ([] if remembered is None else [remembered])
