@@ -77,18 +77,41 @@ def test_diffpir_is_the_minimiser_that_it_names() -> None:
 
 
 def test_dps_does_not_depend_on_the_scale_of_the_measurement() -> None:
-    """y and A in other units give the same guide; and at D it points along -grad |r|^2."""
+    """y, A and the noise in other units give the same guide, and for data N(m, c I) it is the formula it states."""
     model, time = GaussianMixture(draws(1, 5), 0.4, sde=VP()), torch.tensor(0.4, dtype=torch.float64)
-    rows, y, x = draws(3, 5, seed=3), draws(4, 3, seed=4), draws(4, 5, seed=5)
-    one = DPS(model, Measurement(Projection(rows), y, std=0.1)).denoise(x, time)
-    other = DPS(model, Measurement(Projection(1000 * rows), 1000 * y, std=0.1)).denoise(x, time)
+    rows, x = draws(3, 5, seed=3), draws(4, 5, seed=5)
+    y = model.denoise(x, time) @ rows.mT + 0.3 * draws(4, 3, seed=4)
+    y[0] += 20  # a residual larger than expected
+    one = DPS(model, Measurement(Projection(rows), y, std=0.1), scale=2.0).denoise(x, time)
+    other = DPS(model, Measurement(Projection(1000 * rows), 1000 * y, std=100.0), scale=2.0).denoise(x, time)
     torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
-    # For data N(m, c I) the Jacobian is alpha c/(alpha^2 c + sigma^2), and V that times sigma^2/alpha.
+    # For these data the Jacobian is alpha c/(alpha^2 c + sigma^2), and V that times sigma^2/alpha.
     alpha, sigma = model.sde.alpha(time), model.sde.sigma(time)
     variance = 0.4 * sigma**2 / (alpha**2 * 0.4 + sigma**2)
     r = y - model.denoise(x, time) @ rows.mT
-    expected = model.denoise(x, time) + variance * (r @ rows) * 3 / r.square().sum(1, keepdim=True)
-    torch.testing.assert_close(one, expected, rtol=1e-6, atol=1e-6)
+    square = r.square().sum(1, keepdim=True)
+    expected_variance = 0.01 + variance * (r @ rows).square().sum(1, keepdim=True) / square
+    assert bool((square / 3 > expected_variance)[0]) and not bool((square / 3 > expected_variance).all())
+    along = (r @ rows) / torch.maximum(square / 3, expected_variance)
+    torch.testing.assert_close(one, model.denoise(x, time) + 2 * variance * along, rtol=1e-6, atol=1e-6)
+
+
+def test_dps_with_a_usual_residual_is_exact_for_isotropic_data_and_rows() -> None:
+    """N(0, d^2 I) seen through orthonormal rows: the covariance of the residual is a number there."""
+    model, time = GaussianMixture(torch.zeros(1, 5).double(), 0.49, sde=VP()), torch.tensor(0.4, dtype=torch.float64)
+    rows = torch.linalg.qr(draws(5, 3, seed=3))[0].mT
+    seen = Measurement(Projection(rows), 0.2 * draws(4, 3, seed=4), std=0.5)
+    x = 0.3 * draws(4, 5, seed=5)
+    torch.testing.assert_close(DPS(model, seen).denoise(x, time), model.given(seen).denoise(x, time))
+
+
+def test_the_scale_of_pigdm_multiplies_its_shift() -> None:
+    model, time = GaussianMixture(2 * draws(3, 5), 0.3, sde=VP()), torch.tensor(0.4, dtype=torch.float64)
+    seen, x = Measurement(Projection(draws(3, 5, seed=3)), draws(4, 3, seed=4), std=0.2), draws(4, 5, seed=5)
+    plain, shift = model.denoise(x, time), PiGDM(model, seen).denoise(x, time) - model.denoise(x, time)
+    torch.testing.assert_close(PiGDM(model, seen, scale=3.0).denoise(x, time), plain + 3 * shift)
+    with pytest.raises(ValueError, match="scale"):
+        PiGDM(model, seen, scale=0.0)
 
 
 @pytest.mark.parametrize("guide", GUIDES)

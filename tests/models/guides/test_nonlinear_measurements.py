@@ -85,13 +85,14 @@ def test_tmpd_moves_the_mean_towards_the_posterior(seen: Any) -> None:
 
 
 def test_dps_points_along_the_gradient_of_the_standardised_residual() -> None:
-    """For counts: D + V r m/|r|^2 / sqrt(gain D) with r in standard deviations, where f' = 1 and m = 1."""
+    """For counts: D + V r/max(r^2, gain D + V), where f' = 1, m = 1, and gain D is the variance of y at D."""
     model = GaussianMixture(torch.tensor([[1.0]]).double(), 0.4, sde=VP())
     seen, x = measurements()[1], torch.tensor([[0.3], [1.1]]).double()
     t = torch.tensor(0.4, dtype=torch.float64)
     denoised, (alpha, sigma) = model.denoise(x, t), (model.sde.alpha(t), model.sde.sigma(t))
     variance = 0.4 * sigma**2 / (alpha**2 * 0.4 + sigma**2)
-    expected = denoised + variance / (seen.value - denoised)  # the standard deviation cancels for one component
+    r = seen.value - denoised
+    expected = denoised + variance * r / torch.maximum(r.square(), seen.variance(denoised) + variance)
     torch.testing.assert_close(DPS(model, seen).denoise(x, t), expected)
 
 
