@@ -96,7 +96,7 @@ class Run:
 
     def discard(self) -> None:
         """Remove a run that could not begin: what `create` made, and the folder if nothing else is in it."""
-        for name in ("config.yaml", "data.json", "versions.json", "metrics.jsonl", ".lock"):
+        for name in ("config.yaml", "data.json", "versions.json", "metrics.jsonl", "log.txt", ".lock"):
             (self.path / name).unlink(missing_ok=True)
         for folder in (self.path / "checkpoints", self.path):
             with suppress(OSError):

@@ -36,7 +36,9 @@ class Recipe:
         ema: decay of the weights' running average in a step. It is smaller at the start, see `decay_of_average`.
         parallel: how several processes share the training: "ddp" or "auto" for all weights in each of them, "fsdp" for
             a part of the weights in each, see `parallel.Sharded`. One process holds all weights in any case.
-        mixed_precision: "no", "bf16" or "fp16" inside the network; null leaves it to accelerate's own settings.
+        mixed_precision: "no" for float32, "bf16" or "fp16" inside the network; null leaves it to accelerate's own
+            settings. "auto" tries float32 and bf16 before the first step, see `precision.PrecisionTrial`, and
+            writes its choice into the run's config, so that a resumed training keeps it.
         label_dropout: the share of conditions withheld, labels, vectors or pictures, for classifier-free guidance. A
             network sees then what the density without the condition is.
         partial_dropout: the share of vectors of which some numbers are withheld, each with probability 1/2, so that
@@ -66,7 +68,7 @@ class Recipe:
     clip: Positive | None = 1.0
     ema: Share = 0.999
     parallel: Parallel = "auto"
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] | None = None
     label_dropout: Share = 0.1
     partial_dropout: Share = 0.1
     channels_last: bool = False

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -35,6 +37,7 @@ from backdrift.training.condition_fit import require_fitting
 from backdrift.training.journal import Journal
 from backdrift.training.loggers import require_logger
 from backdrift.training.parallel import parallel_of
+from backdrift.training.precision import STEPS, try_precisions
 from backdrift.training.recipe import Recipe
 from backdrift.training.rehearsal import rehearse
 from backdrift.training.shuffle import mixed, seed_device
@@ -104,10 +107,12 @@ class Trainer:
         self.model_of = preconditioning(config)
         self.accepted = accepted_by(self.network) or AcceptedCondition()
         self._check_fit()
-        self.accelerator: Accelerator = accelerator_on(name, self.recipe.mixed_precision)
+        auto = self.recipe.mixed_precision == "auto"
+        self.accelerator: Accelerator = accelerator_on(name, "no" if auto else self.recipe.mixed_precision)
         processes = self.accelerator.num_processes
         if self.recipe.batch % processes:
             raise ValueError(f"train.batch={self.recipe.batch}: expected a multiple of the {processes} processes")
+        self.precision_trial = self._choose_precision(name) if auto else None
         self.parallel = parallel_of(self.recipe.parallel, self.accelerator)
         if self.parallel.shards:
             self._require_shardable()
@@ -167,6 +172,28 @@ class Trainer:
         if self.recipe.compile:
             raise ValueError("train.compile=true: expected false with train.parallel=fsdp")
 
+    def _choose_precision(self, device: str) -> str:
+        """Settle `train.mixed_precision=auto`, in the config as well, for all processes alike; the reason in words."""
+        batches, accelerator = self._batches(), self.accelerator
+        share = accelerator.process_index, accelerator.num_processes * self.recipe.accumulate
+        found = try_precisions(
+            self.network,
+            lambda network, batch: self._losses(self.model_of(network, self.sde, self.data.std), batch),
+            self.recipe,
+            [batches.draw(number).share(*share) for number in range(STEPS + 1)],
+            accelerator.device,
+        )
+        said = "train.mixed_precision=auto: no, since this device has no bf16" if found is None else str(found)
+        choice: list[Any] = ["no" if found is None else found.choice, said]
+        choice = broadcast_object_list(choice)
+        self.config.train.mixed_precision = choice[0]
+        self.recipe = replace(self.recipe, mixed_precision=choice[0])
+        if choice[0] != "no":
+            AcceleratorState._reset_state()  # accelerate refuses a second precision otherwise
+            self.accelerator = accelerator_on(device, choice[0])
+        self.accelerator.print(choice[1])
+        return choice[1]
+
     def new_run(self) -> Run:
         """The run folder, the same one in every process.
 
@@ -185,7 +212,10 @@ class Trainer:
         path: list[Any] = [None]
         if self.accelerator.is_main_process:
             path = [Run.create(self.config, self.data.card).path]
-        return Run(broadcast_object_list(path)[0], self.config, self.data.card)
+        run = Run(broadcast_object_list(path)[0], self.config, self.data.card)
+        if self.precision_trial is not None:
+            run.note(self.precision_trial)
+        return run
 
     def fit(self, run: Run) -> None:
         """Train from the newest checkpoint of `run`, or from the start, to the end or until the callback asks for it.
@@ -205,20 +235,7 @@ class Trainer:
         # The network alone is wrapped: half precision ends there, and gradients are averaged there.
         network, optimizer = self.parallel.prepare(accelerator, self.network, self.optimizer)
         model = self.model_of(network, self.sde, self.data.std)
-        source: Source = self.data
-        conditions = self.data.conditions
-        moments = None if conditions is None else conditions.card.moments
-        batches = Batches(
-            source,
-            self.data.units,
-            self.state_shape,
-            self.accepted,
-            recipe,
-            accelerator.device,
-            moments,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+        batches = self._batches()
         if recipe.compile:
             self._compile(state, batches.draw(state.step), run)
         averaged = self.model_of(state.average, self.sde, self.data.std)
@@ -248,14 +265,33 @@ class Trainer:
                     self._shorten(run, state.step)
                     return
 
+    def _batches(self) -> Batches:
+        """The batches of all steps, on the device of this process."""
+        source: Source = self.data
+        conditions, accelerator = self.data.conditions, self.accelerator
+        return Batches(
+            source,
+            self.data.units,
+            self.state_shape,
+            self.accepted,
+            self.recipe,
+            accelerator.device,
+            None if conditions is None else conditions.card.moments,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+
+    def _losses(self, model: TrainedModel, batch: Batch) -> Tensor:
+        """The loss of each sample, times its weight where it has one, `[batch]`."""
+        each = self.recipe.loss(model, batch.x0, batch.u, batch.noise, batch.condition)
+        return each if batch.weight is None else batch.weight * each
+
     def _compile(self, state: TrainingState, batch: Batch, run: Run) -> None:
         """Compile the network for batches like this one. Where that fails, a line says so."""
         accelerator = self.accelerator
-        x0, u, noise, condition, _ = batch.share(
-            accelerator.process_index, accelerator.num_processes * self.recipe.accumulate
-        )
+        share = batch.share(accelerator.process_index, accelerator.num_processes * self.recipe.accumulate)
         model = self.model_of(self.network, self.sde, self.data.std)
-        fault = compile_network(self.network, lambda: self.recipe.loss(model, x0, u, noise, condition).mean())
+        fault = compile_network(self.network, lambda: self._losses(model, share).mean())
         if fault is not None:
             said = f"train.compile: {fault}; the network is trained without a compiler"
             accelerator.print(said)
@@ -330,12 +366,11 @@ class Trainer:
         accelerator, parts = self.accelerator, self.recipe.accumulate
         losses: list[Tensor] = []
         for number in range(parts):
-            x0, u, noise, condition, weight = share.share(number, parts)
+            part = share.share(number, parts)
             # The processes add up their gradients once, after the last part.
             waits = self.parallel.waiting(accelerator, model.network) if number < parts - 1 else nullcontext()
             with waits:
-                each = self.recipe.loss(model, x0, u, noise, condition)
-                loss = (each if weight is None else weight * each).mean() / parts
+                loss = self._losses(model, part).mean() / parts
                 accelerator.backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()

@@ -59,5 +59,5 @@ def test_the_help_shows_them(capsys):
     out = capsys.readouterr().out
     assert "  batch: 64  # samples in a step, over all processes together (an integer from 1 to 10000000)\n" in out
     meaning = "no, bf16, fp16; null is what accelerate is set to"
-    assert f"  mixed_precision: null  # {meaning} (one of no, bf16, fp16 or null)\n" in out
+    assert f"  mixed_precision: null  # {meaning} (one of auto, no, bf16, fp16 or null)\n" in out
     assert "solver:  # Karras et al. 2022, alg. 1" in out
