@@ -26,6 +26,14 @@ def prior_error(model: ModelLike, x: Tensor, prior: TerminalDensity) -> Tensor:
     h. It is the variance where h is linear, as for a prior with another mean than p_T. It is twice the variance where
     h is quadratic, as for a prior with another covariance. The mean of h is of second order, and is left out.
 
+    That is the deviation over states as the noise at T makes them. A sample that its model holds for unlikely, such as
+    one of another class than the model is given, ends far out, where h is larger. By the first-order term of h from the
+    centre c of the prior it is then
+
+    .. math:: |\nabla h(x) \cdot (x - c)|
+
+    The larger of the two numbers is given.
+
     It costs one evaluation of the model.
 
     Args:
@@ -34,7 +42,8 @@ def prior_error(model: ModelLike, x: Tensor, prior: TerminalDensity) -> Tensor:
         prior: what stands for p_T.
 
     Returns:
-        The standard deviation; nan where the process has no prior of its own, and so no known noise at T.
+        The standard deviation, or the first-order term where it is larger; nan where the process has no prior of its
+        own, and so no known noise at T.
     """
     sde = model.sde
     if sde.prior is None:
@@ -46,8 +55,10 @@ def prior_error(model: ModelLike, x: Tensor, prior: TerminalDensity) -> Tensor:
         if sde.has_velocity:
             slope = _completed(cast(CriticallyDamped, sde), slope)
         noise = torch.zeros_like(x).requires_grad_()
-        whitened = torch.autograd.grad((slope * sde.prior.from_noise(noise)).sum(), noise)[0]
-    return whitened.flatten(1).norm(dim=1)
+        centre = sde.prior.from_noise(noise)
+        whitened = torch.autograd.grad((slope * centre).sum(), noise)[0]
+    along = (slope * (x - centre.detach())).flatten(1).sum(1).abs()
+    return torch.maximum(whitened.flatten(1).norm(dim=1), along)
 
 
 def _completed(sde: CriticallyDamped, slope: Tensor) -> Tensor:
