@@ -8,14 +8,22 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from backdrift.data.condition_choice import NoCondition
 from backdrift.data.views import readable_data
 from backdrift.evaluation import figures
 from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.class_posterior import classify, log_frequencies
 from backdrift.evaluation.conditioning import EVERY
-from backdrift.evaluation.scored_condition import in_a_name, model_scoring, require_classes, said
+from backdrift.evaluation.scored_condition import (
+    conditions_asked,
+    in_a_name,
+    model_given,
+    model_scoring,
+    require_classes,
+    said,
+)
 from backdrift.evaluation.scoring import STAGE, collected, score
-from backdrift.runs.configuration import blamed, one_line
+from backdrift.runs.configuration import blamed, build, one_line
 from backdrift.runs.output import new_folder
 from backdrift.runs.process_group import ProcessGroup
 from backdrift.runs.progress import Progress
@@ -28,13 +36,15 @@ from backdrift.runs.unfinished import Unfinished
 def main(config: DictConfig) -> None:
     """Write `likelihood.csv`, `histogram.png` and `extremes.png` into a new folder of the run.
 
-    With `label` the likelihoods are those given a class, or given each sample's own. With `label=all` the probability
-    of each class is found by Bayes' rule, see `solvers.class_posterior`. After an interruption the rows that are scored
-    are in a table of their own, and the same command goes on. Several processes of torchrun
-    share the rows, and the first one writes.
+    With `label` the likelihoods are those given a class, or given each sample's own. With `condition=data` they are
+    log p(x | y) with the vector or picture y that each sample comes with, and with `condition=file` those of a file.
+    With `label=all` the probability of each class is found by Bayes' rule, see `solvers.class_posterior`.
+
+    After an interruption the rows that are scored are in a table of their own, and the same command goes on. Several
+    processes of torchrun share the rows, and the first one writes.
 
     Raises:
-        ValueError: if there is no such class, or some log-likelihoods are not finite.
+        ValueError: if there is no such class, the conditions do not fit, or some log-likelihoods are not finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
     if config.label == EVERY:
@@ -44,10 +54,15 @@ def main(config: DictConfig) -> None:
     device, run = group.device(config.device), Run.open(config.run, config.trust, config.data.changed)
     rows, trained, card = rows_to_score(config, run), run.model(config.weights, device), run.card
     values = rows.values
-    model = model_scoring(trained, card, config.label, rows.labels, len(values))
-    settings = _settings(config)
-    provenance = Provenance.now(run, _in_words(settings), settings["seed"], config.weights, said(config.label))
-    kept = Unfinished.of(run, "likelihood", provenance, config, trained, values, group=group)
+    conditions = conditions_asked(config, card, rows.conditions, len(values))
+    if conditions is None:
+        model = model_scoring(trained, card, config.label, rows.labels, len(values))
+    else:
+        model = model_given(trained, card, conditions)
+    settings, asked = _settings(config), said(config.label, condition=config.condition)
+    provenance = Provenance.now(run, _in_words(settings), settings["seed"], config.weights, asked)
+    inputs = (values,) if conditions is None else (values, conditions)
+    kept = Unfinished.of(run, "likelihood", provenance, config, trained, *inputs, group=group)
 
     def write_part(folder: Path) -> str | None:
         done = kept.finished(STAGE)
@@ -70,12 +85,12 @@ def main(config: DictConfig) -> None:
         kept.close()
         return
 
-    stem = rows.stem.replace("likelihood", f"likelihood{in_a_name(config.label)}", 1)
+    given = in_a_name(config.label, condition=config.condition)
+    stem = rows.stem.replace("likelihood", f"likelihood{given}", 1)
     with new_folder(run, stem, config, provenance) as folder:
         with folder.new("likelihood.csv") as file:
             scores.save(file, rows.labels, card.classes, provenance, rows.places)
-        given = "" if config.label is None else f" given {said(config.label)}"
-        print(f"{rows.name}{given}: {scores}")
+        print(f"{rows.name}{'' if asked is None else f' given {asked}'}: {scores}")
         drawn = figures.likelihood_histogram({rows.name: scores.values}, scores.unit)
         folder.save_figure("histogram.png", drawn)
         most_is, shown = "high" if card.units.levels is None else "low", readable_data(card.units, values)
@@ -92,6 +107,8 @@ def _class_probabilities(config: DictConfig) -> None:
         ValueError: if the network has no classes, or some log-probabilities are not finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
+    if not isinstance(build(config, "condition"), NoCondition):
+        raise ValueError("label=all: expected condition=none beside it, as it asks for the classes")
     group = ProcessGroup.join()
     device, run = group.device(config.device), Run.open(config.run, config.trust, config.data.changed)
     rows, model, card = rows_to_score(config, run), run.model(config.weights, device), run.card

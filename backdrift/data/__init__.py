@@ -7,7 +7,13 @@ the `Units` that go to the model's x and back, moments, names and a fingerprint 
 """
 
 from backdrift.data.card import DataCard
-from backdrift.data.condition_choice import ColumnsCondition, FileCondition, LabelCondition, NoCondition
+from backdrift.data.condition_choice import (
+    ColumnsCondition,
+    FileCondition,
+    LabelCondition,
+    NoCondition,
+    OwnCondition,
+)
 from backdrift.data.dataset import Data
 from backdrift.data.digits import Digits, Mnist5k
 from backdrift.data.files import Files
@@ -29,6 +35,7 @@ __all__ = [
     "Mnist5k",
     "Moons",
     "NoCondition",
+    "OwnCondition",
     "Record",
     "Ring",
     "Source",

@@ -93,6 +93,14 @@ class ColumnsCondition:
 
 
 @dataclass(frozen=True)
+class OwnCondition:
+    """The condition that each sample of a run's data set comes with, for commands that measure a trained network."""
+
+    def of(self, data: Data) -> Data:
+        raise ValueError("condition=data: expected none, label, columns or file in a training, which say what it is")
+
+
+@dataclass(frozen=True)
 class FileCondition:
     """The condition of each sample is a vector or a picture in another file or folder, in the order of the samples.
 

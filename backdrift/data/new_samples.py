@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backdrift.data.card import DataCard
 from backdrift.data.checks import check_levels_of, check_magnitude
+from backdrift.data.condition_choice import ColumnsCondition
 from backdrift.data.files import read, takes
 from backdrift.data.samples import Samples
 
@@ -30,15 +31,23 @@ class NewSamples:
         labels: the number of the class of each sample among those of the card, `[n]`, or None.
         places: where each sample stands: the number of its row in a table, the path of its image below the folder, or
             None for arrays, where its index tells.
+        conditions: the columns that are the condition of each sample, `[n, size]`, where they were asked for.
     """
 
     name: str
     values: Tensor
     labels: Tensor | None
     places: tuple[int | str, ...] | None
+    conditions: Tensor | None = None
 
 
-def read_new(path: Path, card: DataCard, reading: Mapping[str, Any], split: str = "test") -> NewSamples:
+def read_new(
+    path: Path,
+    card: DataCard,
+    reading: Mapping[str, Any],
+    split: str = "test",
+    conditions: ColumnsCondition | None = None,
+) -> NewSamples:
     """Samples to be used with a model of the data set that `card` describes. There may be one alone.
 
     Columns that have the names of the card's, in another order, are put into its order. What is assumed or left out is
@@ -50,6 +59,8 @@ def read_new(path: Path, card: DataCard, reading: Mapping[str, Any], split: str 
         reading: the arguments of the run's own data set. Those that say how files are read are used, as far as they
             concern files of this kind.
         split: which samples are taken of files that hold a training and a test set; of others all are.
+        conditions: the columns that were conditions in training. The file then holds them beside the others, as the
+            training set did. By default it holds the samples alone.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -60,7 +71,12 @@ def read_new(path: Path, card: DataCard, reading: Mapping[str, Any], split: str 
     samples = read(path, **options)
     notes = list(samples.notes)
     values, names, places = _of_split(samples, split, notes)
-    values = _coloured(_in_order(values, samples.columns, card, path, notes), card, notes)
+    given: Tensor | None = None
+    if conditions is None:
+        values = _in_order(values, samples.columns, card.columns, path, notes)
+    else:
+        values, given = _parted(values, samples.columns, card, conditions, path, notes)
+    values = _coloured(values, card, notes)
     if tuple(values.shape[1:]) != card.units.shape:
         raise ValueError(
             f"path={path}: expected samples of shape {list(card.units.shape)}, as in {card.name}, got "
@@ -73,7 +89,33 @@ def read_new(path: Path, card: DataCard, reading: Mapping[str, Any], split: str 
     labels = None if names is None or card.classes is None else _numbered(names, card.classes, path)
     for note in notes:
         print(f"data: {path.name}: {note}")
-    return NewSamples(path.name, values, labels, places)
+    return NewSamples(path.name, values, labels, places, given)
+
+
+def _parted(
+    values: Tensor,
+    columns: Sequence[str] | None,
+    card: DataCard,
+    conditions: ColumnsCondition,
+    path: Path,
+    notes: list[str],
+) -> tuple[Tensor, Tensor]:
+    """The columns that are samples, and those that are their conditions, each in the order of the card."""
+    if card.conditions is None:
+        raise ValueError(f"path={path}: expected a run whose samples have conditions, but {card.name} has none")
+    d, size = card.units.dim, card.conditions.size
+    if values.ndim != 2 or values.shape[1] != d + size:
+        raise ValueError(
+            f"path={path}: expected rows of {d + size} columns, of which {size} are conditions, got samples of shape "
+            f"{list(values.shape[1:])}"
+        )
+    if card.columns is not None and card.conditions.names is not None:
+        if columns is None:
+            raise ValueError(f"path={path}: expected names of the columns, which tell the conditions from the others")
+        values = _in_order(values, columns, (*card.columns, *card.conditions.names), path, notes)
+        return values[:, :d], values[:, d:]
+    numbers = [int(column) - 1 for column in conditions.columns]  # a table without names has its columns by number
+    return values[:, [number for number in range(d + size) if number not in numbers]], values[:, numbers]
 
 
 def _of_split(
@@ -92,9 +134,14 @@ def _of_split(
     return values, [samples.class_names[label] for label in labels.tolist()], places
 
 
-def _in_order(values: Tensor, columns: Sequence[str] | None, card: DataCard, path: Path, notes: list[str]) -> Tensor:
-    """The columns in the order of the card's, by their names where both have some."""
-    expected = card.columns
+def _in_order(
+    values: Tensor,
+    columns: Sequence[str] | None,
+    expected: tuple[str, ...] | None,
+    path: Path,
+    notes: list[str],
+) -> Tensor:
+    """The columns in the order of the expected ones, by their names where both have some."""
     if expected is None or columns is None:
         if expected is not None:
             notes.append(f"the columns have no names and are taken for {', '.join(expected)}, in this order")

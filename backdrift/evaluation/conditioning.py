@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backdrift.data.card import DataCard
 from backdrift.data.condition_choice import FileCondition
+from backdrift.data.conditions import Kind
 from backdrift.data.new_conditions import read_new_conditions
 from backdrift.data.results import GivenRows
 from backdrift.models import Condition, Label, Picture, Vector, guided
@@ -90,10 +91,15 @@ def conditioned_on_file(model: Any, card: DataCard, file: FileCondition, guidanc
         )
     read = read_new_conditions(file, known)
     rows = torch.arange(len(read.values)).repeat_interleave(n)
-    value = read.values.double() if known.kind == "vector" else read.values.float()
-    condition = (Vector if known.kind == "vector" else Picture)(value[rows])
+    condition = of_kind(known.kind, read.values[rows])
     given = GivenRows(read.values, rows, read.places, known.names)
     return Conditioned(_towards(model, condition, guidance), len(rows), None, (), given)
+
+
+def of_kind(kind: Kind, values: Tensor) -> Vector | Picture:
+    """Conditions `[n, ...]` in their own units, as a model takes them."""
+    # Vectors may have a large shift, whose digits the standardisation needs.
+    return Vector(values.double()) if kind == "vector" else Picture(values.float())
 
 
 def _towards(model: ConditionalNetwork, condition: Condition, guidance: float) -> Any:

@@ -10,7 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from backdrift.data.condition_choice import ColumnsCondition, OwnCondition
 from backdrift.data.new_samples import read_new
+from backdrift.runs.configuration import build
 from backdrift.runs.output import chosen
 from backdrift.runs.run import Run
 
@@ -25,6 +27,8 @@ class RowsToScore:
         values: v, `[n, ...]`.
         labels: the number of the class of each, `[n]`, or None.
         places: the row of each in its table or the path of its image, or None where the index tells.
+        conditions: the vector or picture that each comes with, `[n, ...]`, in its own units. None where there are none,
+            or they are not asked for.
     """
 
     name: str
@@ -32,6 +36,7 @@ class RowsToScore:
     values: Tensor
     labels: Tensor | None
     places: tuple[int | str, ...] | None = None
+    conditions: Tensor | None = None
 
 
 def rows_to_score(config: DictConfig, run: Run) -> RowsToScore:
@@ -43,17 +48,23 @@ def rows_to_score(config: DictConfig, run: Run) -> RowsToScore:
         ValueError: for a wrong `split` or `n`, or samples that are not like those of the run.
         FileNotFoundError: if there is nothing at `data.path`, or the run's data set is not there and no path is given.
     """
+    n = config.n
     if config.data.path is None:
-        values, labels = chosen(config, run.data())
-        return RowsToScore(f"{config.split} set", f"likelihood-{config.split}", values, labels)
+        data = run.data()
+        values, labels = chosen(config, data)
+        conditions = None
+        if data.conditions is not None:
+            conditions = (data.conditions.train if config.split == "train" else data.conditions.test)[:n]
+        stem = f"likelihood-{config.split}"
+        return RowsToScore(f"{config.split} set", stem, values, labels, conditions=conditions)
     if config.split not in ("train", "test"):
         raise ValueError(f"split={config.split}: expected train or test")
-    n = config.n
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
         raise ValueError(f"n={n}: expected at least 1 sample, or null for all")
     reading: Any = OmegaConf.to_container(run.config.data, resolve=True)
     try:
-        new = read_new(Path(str(config.data.path)).expanduser(), run.card, reading, config.split)
+        path = Path(str(config.data.path)).expanduser()
+        new = read_new(path, run.card, reading, config.split, _condition_columns(config, run))
     except (ValueError, FileNotFoundError) as error:
         if not str(error).startswith("path="):
             raise
@@ -61,4 +72,23 @@ def rows_to_score(config: DictConfig, run: Run) -> RowsToScore:
     # "data" keeps the name apart from that of a test set, which the list of runs shows.
     stem = "likelihood-data-" + re.sub(r"[^\w.-]+", "_", new.name)
     labels = None if new.labels is None else new.labels[:n]
-    return RowsToScore(new.name, stem, new.values[:n], labels, None if new.places is None else new.places[:n])
+    places = None if new.places is None else new.places[:n]
+    conditions = None if new.conditions is None else new.conditions[:n]
+    return RowsToScore(new.name, stem, new.values[:n], labels, places, conditions)
+
+
+def _condition_columns(config: DictConfig, run: Run) -> ColumnsCondition | None:
+    """The columns of the new samples that are their conditions; None if the file holds the samples alone.
+
+    Raises:
+        ValueError: if each sample's own condition is asked for, and the run's are in a second file.
+    """
+    if "condition" not in config or not isinstance(build(config, "condition"), OwnCondition):
+        return None
+    columns = build(run.config, "condition") if "condition" in run.config else None
+    if not isinstance(columns, ColumnsCondition):
+        raise ValueError(
+            "condition=data: expected a run with condition=columns, whose new samples hold their conditions; "
+            "condition=file condition.path=<file> gives those of new samples"
+        )
+    return columns

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from backdrift.data import Units
+from backdrift.models import Vector
+from backdrift.models.accepted_condition import AcceptedCondition
+from backdrift.models.conditional_network import ConditionalNetwork
+from backdrift.sde import VP, DataMoments, Time, as_time
 
 MEAN = torch.tensor([0.5, -1.0, 5000.0, -3.0], dtype=torch.float64)
 """Of (a_1, a_2, b_1, b_2). The numbers of b have other units than those of a."""
@@ -32,3 +40,60 @@ def conditional(b: Tensor) -> tuple[Tensor, Tensor]:
     gain = COVARIANCE[:2, known] @ torch.linalg.inv(COVARIANCE[known][:, known])
     given = torch.stack([b[i - 2] for i in known]).double()
     return MEAN[:2] + gain @ (given - MEAN[known]), COVARIANCE[:2, :2] - gain @ COVARIANCE[known, :2]
+
+
+def log_conditional(a: Tensor, b: Tensor) -> Tensor:
+    """log p(a | b) in nats, `[n]`, for samples a `[n, 2]` and conditions b `[n, 2]`."""
+    each = []
+    for one, given in zip(a.double(), b.double(), strict=True):
+        mean, covariance = conditional(given)
+        each.append(torch.distributions.MultivariateNormal(mean, covariance).log_prob(one))
+    return torch.stack(each)
+
+
+class _NoNetwork(nn.Module):
+    """Says that two numbers are the condition."""
+
+    accepted = AcceptedCondition(Vector, 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+
+class ExactConditional(ConditionalNetwork):
+    """The denoiser of p(a | b) in the units of a model, in the place of a trained network.
+
+    Args:
+        units: of a.
+        moments: of b, by which a trained network would see it standardised.
+    """
+
+    data_std = 1.0
+
+    def __init__(self, units: Units, moments: DataMoments) -> None:
+        super().__init__(_NoNetwork())
+        self.units, self.condition_moments, self.sde = units, moments, VP()
+        self.data_moments = DataMoments(
+            (MEAN[:2] - units.shift) / units.scale, COVARIANCE[:2, :2].diagonal() / units.scale.double() ** 2
+        )
+
+    def denoise(self, x: Tensor, t: Time) -> Tensor:
+        scale, time = self.units.scale.to(x), as_time(t, x)
+        mean, covariance = self._posterior(x)
+        mean = (mean.to(x) - self.units.shift.to(x)) / scale
+        covariance = covariance.to(x) / scale / scale.unsqueeze(-1)
+        alpha, sigma = (value.reshape(-1, 1) for value in (self.sde.alpha(time), self.sde.sigma(time)))
+        total = alpha.unsqueeze(2) ** 2 * covariance + sigma.unsqueeze(2) ** 2 * torch.eye(2).to(x)
+        inverse = torch.linalg.solve(total, (x - alpha * mean).unsqueeze(2))
+        return mean + alpha * (covariance @ inverse).squeeze(2)
+
+    def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The means of a given b, `[batch or 1, 2]`, and their covariance."""
+        if self.condition is None:
+            return MEAN[None, :2], COVARIANCE[:2, :2]
+        moments: Any = self.condition_moments
+        b = self.condition.value.double() * moments.variance.sqrt() + moments.mean
+        gain = COVARIANCE[:2, 2:] @ torch.linalg.inv(COVARIANCE[2:, 2:])
+        assert b.ndim == 1 or len(b) == len(x), f"{len(x)} samples, {len(b)} conditions"
+        return MEAN[:2] + (b.reshape(-1, 2) - MEAN[2:]) @ gain.T, conditional(torch.zeros(2))[1]
