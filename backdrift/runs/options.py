@@ -118,6 +118,7 @@ class Likelihood(OfRun):
     n: Several | None
     weights: Weights
     label: NonNegativeCount | Text | None
+    condition: Group
     classes: ClassProbabilities
 
 
