@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Solution(NamedTuple):
+    """The solution of a linear system, and what it is made of.
+
+    Attributes:
+        u: `[batch, m]`, the sum over k of `weights[:, k]` times the vector that the k-th product was of. What is linear
+            in u follows from its values at these vectors, without another product.
+        weights: `[batch, products]`.
+    """
+
+    u: Tensor
+    weights: Tensor
 
 
 def gmres(
@@ -14,7 +28,7 @@ def gmres(
     iterations: int,
     tolerance: float,
     precondition: Callable[[Tensor], Tensor] = lambda r: r,
-) -> Tensor:
+) -> Solution:
     r"""u with S u = b for each sample, by the generalised minimal residual method (Saad & Schultz 1986; Saad 2003,
     algorithm 9.5, with preconditioning on the right).
 
@@ -61,10 +75,10 @@ def gmres(
         rest = torch.where(going, -sine * rest, rest)
         target = torch.where(going, target, torch.inf)  # a sample that stopped stays so
     if not directions:
-        return torch.zeros_like(b)
+        return Solution(torch.zeros_like(b), b.new_zeros(len(b), 0))
     k = len(directions)
-    weights = torch.linalg.solve_triangular(triangle[:, :k, :k], right[:, :k, None], upper=True)
-    return torch.einsum("bk,kbm->bm", weights.squeeze(2), torch.stack(directions))
+    weights = torch.linalg.solve_triangular(triangle[:, :k, :k], right[:, :k, None], upper=True).squeeze(2)
+    return Solution(torch.einsum("bk,kbm->bm", weights, torch.stack(directions)), weights)
 
 
 def _orthogonalised(vector: Tensor, basis: list[Tensor]) -> tuple[list[Tensor], Tensor]:

@@ -30,8 +30,9 @@ class MMPS(Guide):
     The linear system is solved by preconditioned generalised minimal residuals, or exactly with all m products. The V
     of a network is neither symmetric nor positive, and conjugate gradients then diverge.
 
-    Cost: one evaluation of the model, and one product with its Jacobian for each iteration and one more (for the exact
-    solve m in all). A product costs about as much as an evaluation.
+    Cost: one evaluation of the model, and one product with its Jacobian for each iteration (for the exact solve m in
+    all). A product costs about as much as an evaluation. The shift of D is a sum of the products of the iterations,
+    each of which keeps as many numbers as x.
 
     Args:
         model: the model of p(x_0). Its denoiser must be differentiable.
@@ -60,18 +61,18 @@ class MMPS(Guide):
         pull = _Pull(self, point, denoised, self.gain(x, t), with_gradients)
         r = self.measurement.residual(denoised if with_gradients else denoised.detach())
         scale = self.measurement.noise_product(torch.ones_like(r)) + self.prior_variance(x, t).reshape(-1, 1)
-        u = self._shortened(gmres(pull.product, r, self.iterations, self.tolerance, lambda v: v / scale), r)
-        shifted = denoised + pull.covariance(u)
+        u, weights = gmres(pull.product, r, self.iterations, self.tolerance, lambda v: v / scale)
+        shifted = denoised + pull.combined(self._share(u, r) * weights)
         return shifted if with_gradients else shifted.detach()
 
-    def _shortened(self, u: Tensor, r: Tensor) -> Tensor:
-        """u as it is where V may be a covariance, else as much of it as a covariance could give.
+    def _share(self, u: Tensor, r: Tensor) -> Tensor:
+        """How much of u is taken, `[batch, 1]`: 1 where V may be a covariance, else what a covariance could give.
 
         With (R + W) u = r and a covariance W, u . R u <= u . r. A network's V may have eigenvalues below 0, and R + W
         is nearly singular where one of them is as large as the noise.
         """
         along, own = (u * r).sum(1, keepdim=True), (u * self.measurement.noise_product(u)).sum(1, keepdim=True)
-        return torch.where(own > along, along.clamp(min=0) / own, 1.0) * u
+        return torch.where(own > along, along.clamp(min=0) / own, 1.0)
 
     def twist(self, x: Tensor, t: Time) -> Twist:
         """D, the guided D, and log p(y | x_t) = log N(y; A D, R + A V A^T), by m products with the Jacobian."""
@@ -120,11 +121,16 @@ class MMPS(Guide):
 
 
 class _Pull:
-    """Products with V = gain J^T and S = R + A V A^T, at the points of a graph."""
+    """Products with V = gain J^T and S = R + A V A^T, at the points of a graph.
+
+    Attributes:
+        images: V A^T u of each product that was taken, shaped like x.
+    """
 
     def __init__(self, guide: MMPS, point: Tensor, denoised: Tensor, gain: Tensor, create_graph: bool) -> None:
         self.measurement, self.point, self.denoised, self.gain = guide.measurement, point, denoised, gain
         self.create_graph = create_graph
+        self.images: list[Tensor] = []
 
     def covariance(self, u: Tensor) -> Tensor:
         """V A^T u, shaped like x, for flattened measurements u `[batch, m]`."""
@@ -136,4 +142,12 @@ class _Pull:
 
     def product(self, u: Tensor) -> Tensor:
         """(R + A V A^T) u, `[batch, m]`."""
-        return self.measurement.noise_product(u) + self.measurement.operator(self.covariance(u)).flatten(1)
+        self.images.append(self.covariance(u))
+        return self.measurement.noise_product(u) + self.measurement.operator(self.images[-1]).flatten(1)
+
+    def combined(self, weights: Tensor) -> Tensor:
+        """V A^T u, shaped like x, for the sum u of the vectors that were multiplied, with weights `[batch, products]`."""
+        total = torch.zeros_like(self.denoised)
+        for weight, image in zip(weights.unbind(1), self.images, strict=True):
+            total = total + weight.reshape(-1, *(1,) * (image.ndim - 1)) * image
+        return total

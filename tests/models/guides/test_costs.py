@@ -57,7 +57,7 @@ CASES: list[tuple[Any, dict[str, Any], str, int]] = [
     (DPS, {}, "denoise", 1),
     (TMPD, {}, "denoise", 2),
     (TMPD, {}, "twist", 2),
-    (MMPS, {"iterations": 2, "tolerance": 1e-12}, "denoise", 3),
+    (MMPS, {"iterations": 2, "tolerance": 1e-12}, "denoise", 2),
     (MMPS, {"iterations": None}, "twist", M),
     (MMPS, {"iterations": None}, "denoise", M),
     (MMPS, {"iterations": None}, "joint", D),

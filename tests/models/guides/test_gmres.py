@@ -15,7 +15,16 @@ def system(batch: int = 4, size: int = 6) -> tuple[Tensor, Tensor]:
 
 def solved(matrix: Tensor, b: Tensor, iterations: int, tolerance: float = 1e-12) -> Tensor:
     scale = matrix.diagonal(dim1=1, dim2=2).abs()
-    return gmres(lambda u: torch.einsum("bij,bj->bi", matrix, u), b, iterations, tolerance, lambda r: r / scale)
+    vectors: list[Tensor] = []
+
+    def product(u: Tensor) -> Tensor:
+        vectors.append(u)
+        return torch.einsum("bij,bj->bi", matrix, u)
+
+    found = gmres(product, b, iterations, tolerance, lambda r: r / scale)
+    parts = [weight.unsqueeze(1) * u for weight, u in zip(found.weights.unbind(1), vectors, strict=True)]
+    torch.testing.assert_close(sum(parts, torch.zeros_like(b)), found.u)  # as `Solution` says
+    return found.u
 
 
 def test_as_many_products_as_unknowns_solve_any_system():
