@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "known"))
 
 from fault_places import Fault, chosen, faults_in, planted
-from forked_pytest import import_heavy_packages, run_forked, run_until_failure
+from forked_pytest import HUNG, import_heavy_packages, run_forked, run_until_failure
 from reached_tests import ROOMS, ReachedTests, order, sources
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +153,7 @@ def _verdict(copy: Path, told: Path, normal: dict[str, float], others: set[str])
         return {"verdict": "not caught"}
     if code in (3, 5):  # pytest itself failed, or found no test
         return {"verdict": "no answer"}
-    return {"verdict": "hung" if last["ended"] == "hung" and code == 1 else "caught", "test": last["test"]}
+    return {"verdict": "hung" if last["ended"] == "hung" and code in HUNG else "caught", "test": last["test"]}
 
 
 def table(done: list[dict[str, Any]]) -> str:

@@ -209,7 +209,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-@pytest.mark.slow  # a test hangs by the clock, which a busy machine stretches
+@pytest.mark.slow
 def test_faults_are_caught_hang_or_go_unnoticed(
     script: Any, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,14 @@ GIGABYTES = 12
 """Of addresses that a child may ask for: a fault in a size must not take the machine's memory."""
 
 LIMIT = (10.0, 60.0)
-"""A test that takes longer than 10 times its normal time and 60 s hangs."""
+"""A test hangs if it takes more processor time than 10 times its normal time and 60 s. On a busy machine a test takes
+longer by the clock, but it needs the same processor time."""
+
+WAITING = 10.0
+"""A test that waits for something also hangs if it takes this many times as long by the clock."""
+
+HUNG = (1, -signal.SIGPROF)
+"""Exit statuses of a child in which a test hung: of the clock's watch, and of the watch on processor time."""
 
 
 def import_heavy_packages() -> None:
@@ -60,11 +68,13 @@ class Watch:
         self.told.write_text(json.dumps({"test": item.nodeid, "ended": "hung"}))
         factor, least = LIMIT
         seconds = factor * self.normal.get(item.nodeid, 0.0) + least
-        faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process
+        faulthandler.dump_traceback_later(WAITING * seconds, exit=True, file=2)
         try:
             return (yield)
         finally:
             faulthandler.cancel_dump_traceback_later()
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
