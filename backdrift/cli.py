@@ -33,6 +33,7 @@ COMMANDS = (
     "langevin",
     "suggest",
     "information",
+    "posterior",
 )
 """Each is a module `backdrift.commands.<command>` with `main(config)` and a root config `conf/<command>.yaml`."""
 

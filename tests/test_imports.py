@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "estimators": {"sde", "models", "solvers", "data"},
     "posteriors": {"sde", "models", "solvers", "data", "estimators"},
     "interop": {"sde", "models", "solvers", "data", "runs", "evaluation"},
-    "commands": {"sde", "models", "solvers", "data", "runs", "evaluation", "training", "interop"},
+    "commands": {"sde", "models", "solvers", "data", "runs", "evaluation", "training", "interop", "posteriors"},
 }
 """For each room of the package `backdrift`, the other rooms that its files may import. None may import `commands`."""
 

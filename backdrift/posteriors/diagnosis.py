@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import GroupKFold, cross_val_score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LEVELS = (0.5, 0.8, 0.95)
 """Levels whose coverage is stated."""
@@ -70,23 +75,33 @@ class Diagnosis:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 4), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        self.draw(*figure.subplots(1, 2))
+        figure.suptitle("passed" if self.passed else "failed")
+        figure.savefig(path, dpi=120)
+
+    def draw(self, left: Axes, right: Axes, names: Sequence[str] | None = None) -> None:
+        """Draw the ranks of each parameter on the axes `left`, and the expected coverage on `right`.
+
+        Args:
+            left, right: axes.
+            names: of the parameters; "parameter 0" and so on by default.
+        """
+        names = names or [f"parameter {j}" for j in range(self.ranks.shape[1])]
         m, place = len(self.ranks), np.linspace(0, 1, 201)
         band = 1.96 * np.sqrt(place * (1 - place) / m)
-        for axes, columns, names in (
-            (left, self.ranks.T, [f"parameter {j}" for j in range(self.ranks.shape[1])]),
+        for axes, columns, labels in (
+            (left, self.ranks.T, names),
             (right, self.tarp[None], ["TARP"]),
         ):
             axes.fill_between(place, -band, band, color="0.85", label="95% at each point if calibrated")
-            for values, name in zip(columns, names, strict=True):
+            for values, name in zip(columns, labels, strict=True):
                 share = np.searchsorted(np.sort(values), place, side="right") / m
                 axes.plot(place, share - place, label=name)
-            axes.legend(fontsize=7)
+            axes.legend(fontsize=7, loc="lower left", ncols=2)
+            axes.margins(y=0.25)
             axes.set_ylabel("share below, less the nominal share")
         left.set_xlabel("rank of the true parameter among the draws")
         right.set_xlabel("level of the region")
-        figure.suptitle("passed" if self.passed else "failed")
-        figure.savefig(path, dpi=120)
 
 
 def diagnose_draws(

@@ -30,6 +30,7 @@ from backdrift.runs.search_path import config_folder, own_configs
 HONOURED: dict[str, tuple[str, ...]] = {
     "train": ("hydra.run.dir", "hydra.job.chdir"),
     "langevin": ("hydra.run.dir",),
+    "posterior": ("hydra.run.dir",),
 }
 """Settings of Hydra's that change a single run, by command."""
 

@@ -140,6 +140,7 @@ class InformationCurves(OfRun):
     n: Several | None
     weights: Weights
     label: NonNegativeCount | Text | None
+    condition: Group
     levels: Annotated[int, Range(least=1, most=10_000)]
     strata: Annotated[int, Range(least=1, most=10_000)]
     draws: Annotated[int, Range(least=2, most=10_000)]
@@ -160,6 +161,7 @@ class Tune(OfRun):
     seed: Seed
     weights: Weights
     label: NonNegativeCount | Text | None
+    condition: Group
     guidance: Annotated[float, Range()]
 
 
@@ -197,6 +199,37 @@ class Langevin(TypedDict):
     sampler: Group
 
 
+class SimulationFiles(TypedDict):
+    path: Text
+    parameters: Annotated[list[Text], Filled()] | None
+    test: Annotated[float, Range(above=0, below=1)]
+
+
+class Observations(TypedDict):
+    path: Text
+    rows: Literal["single", "repeated", "each"]
+
+
+class Bounds(TypedDict):
+    lower: float | Annotated[list[float | None], Filled()] | None
+    upper: float | Annotated[list[float | None], Filled()] | None
+
+
+class Posterior(TypedDict):
+    runs: Text
+    folder: Text
+    name: Text
+    data: SimulationFiles
+    observation: Observations
+    prior: Bounds
+    draws: Draws
+    members: Annotated[int, Range(least=1, most=1000)]
+    hidden: Annotated[int, Range(least=1, most=100_000)]
+    depth: Annotated[int, Range(least=1, most=1000)]
+    steps: Count | None
+    seed: Seed
+
+
 class Suggest(TypedDict):
     name: Text
     seed: Seed
@@ -220,6 +253,7 @@ OPTIONS: dict[str, type] = {
     "langevin": Langevin,
     "suggest": Suggest,
     "information": InformationCurves,
+    "posterior": Posterior,
 }
 """The keys of each root config. A test holds the files in `conf/` to them."""
 
