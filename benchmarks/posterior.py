@@ -1,17 +1,22 @@
-"""How close samples come to an exact posterior: our guides and particles beside azula's guides.
+"""How close samples come to an exact posterior: our guides and particles beside those of azula and deepinv.
 
-    python -m venv ../peers --system-site-packages && ../peers/bin/pip install --no-deps azula einops tqdm
-    ../peers/bin/python benchmarks/posterior.py                    # results/posterior.jsonl and results/posterior.md
-    ../peers/bin/python benchmarks/posterior.py --problems grid8   # some of the cells; the others are kept
+    python -m venv ../peers --system-site-packages
+    ../peers/bin/pip install --no-deps azula deepinv einops natsort h5py torchmetrics lightning-utilities torchvision
+    ../peers/bin/python benchmarks/posterior.py                      # results/posterior.jsonl and results/posterior.md
+    ../peers/bin/python benchmarks/posterior.py --problems grid8     # some of the cells; the others are kept
+    ../peers/bin/python benchmarks/posterior.py costs                # results/posterior_costs.json
     python benchmarks/posterior.py --quick --libraries ours          # two observations, printed and not stored
     python benchmarks/posterior.py evidence                          # results/posterior_evidence.jsonl
 
-azula asks for torchvision and gdown, which its guides do not need. All get the same closed-form denoiser of a Gaussian
-mixture (`posterior_problems.py`) and draw 1000 samples. The score of an observation is their sliced 2-Wasserstein
-distance to exact posterior samples, divided by the same distance between two exact sets: the mean over four sets each.
-1 is perfect. A cell is the median over the observations, with a bootstrap standard error. Of a method with several
-settings the best one is taken in each cell, by its result there: an oracle, for ours as for azula's. `evidence` tells
-how often the stated 95% interval of log p(y) holds the truth.
+The peers have an environment of their own, so that they change no version of ours. azula asks for torchvision and
+gdown, which its guides do not need. deepinv needs a torchvision that was built for the torch that is installed.
+
+All get the same closed-form denoiser of a Gaussian mixture (`posterior_problems.py`) and draw 1000 samples. The score
+of an observation is their sliced 2-Wasserstein distance to exact posterior samples, divided by the same distance
+between two exact sets: the mean over four sets each. 1 is perfect. A cell is the median over the observations, with a
+bootstrap standard error. Of a method with several settings the best one is taken in each cell, by its result there: an
+oracle, for ours as for the peers. All settings run on the first two observations, and the best three of them on the
+others. `evidence` tells how often the stated 95% interval of log p(y) holds the truth.
 
 Results are stored as they are made, one line for each observation, and a run that was interrupted goes on where it
 stopped.
@@ -20,47 +25,33 @@ stopped.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accuracy import Slices
-from posterior_problems import PROBLEMS, TITLES, Problem
-from posterior_samplers import Sampler, azula, ours
-from scipy.stats import binomtest
+from posterior_azula import azula
+from posterior_costs import costs, stored
+from posterior_deepinv import deepinv
+from posterior_problems import PROBLEMS, Problem
+from posterior_report import table, text
+from posterior_samplers import Sampler, ours
+from posterior_scores import FIRST, OBSERVATIONS, SCREENED, Score, finalists, stored_scores
 from torch import Tensor
 
 from backdrift.models import MMPS
 from backdrift.solvers import particles
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = {"ours": ours, "azula": azula}
-FIRST, OBSERVATIONS, SAMPLES, SETS = 1000, 8, 1000, 4
+LIBRARIES = {"ours": ours, "azula": azula, "deepinv": deepinv}
+SAMPLES, SETS = 1000, 4
 BUDGETS = (50, 20, 100)
-
-
-@dataclass(frozen=True)
-class Score:
-    """One sampler on one observation. `ratio` is infinite where samples are not finite."""
-
-    problem: str
-    name: str
-    setting: str
-    products: str
-    steps: int
-    seed: int
-    ratio: float
-    seconds: float
-
-    @property
-    def key(self) -> tuple[str, str, str, int, int]:
-        return self.problem, self.name, self.setting, self.steps, self.seed
 
 
 class Reference:
@@ -79,35 +70,33 @@ class Reference:
         return self.distance(x) / self.floor if bool(x.isfinite().all()) else math.inf
 
 
-def scores(path: Path) -> dict[tuple[str, str, str, int, int], Score]:
-    if not path.exists():
-        return {}
-    found = [Score(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {score.key: score for score in found}
+@functools.cache
+def posed(problem: str, seed: int) -> tuple[Problem, Reference]:
+    """A problem with its exact samples."""
+    made = PROBLEMS[problem](seed)
+    return made, Reference(made, seed)
 
 
 def run(
     problem_name: str, samplers: list[Sampler], budgets: Iterable[int], seeds: Iterable[int], path: Path | None
 ) -> list[Score]:
-    done = scores(path) if path is not None else {}
+    """Score the samplers, but for what is stored already. Without a path nothing is stored."""
+    done = stored_scores(path) if path is not None else {}
     made = []
     for steps in budgets:
         for seed in seeds:
-            problem = PROBLEMS[problem_name](seed)
-            reference = Reference(problem, seed)
+            kept = finalists(done.values(), problem_name, steps) if seed >= FIRST + SCREENED else None
             for sampler in samplers:
                 if (problem_name, sampler.name, sampler.setting, steps, seed) in done:
                     continue
-                began = time.process_time()
+                if kept is not None and sampler.name in kept and sampler.setting not in kept[sampler.name]:
+                    continue
                 try:
-                    ratio = reference.ratio(sampler.run(problem, steps, SAMPLES, seed).double())
+                    score = scored(problem_name, sampler, steps, seed)
                 except NotImplementedError:
                     continue
-                seconds = round(time.process_time() - began, 2)
-                score = Score(
-                    problem_name, sampler.name, sampler.setting, sampler.products, steps, seed, round(ratio, 4), seconds
-                )
                 made.append(score)
+                done[score.key] = score
                 if path is not None:
                     with path.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(asdict(score)) + "\n")
@@ -115,38 +104,12 @@ def run(
     return made
 
 
-def bootstrap(values: list[float]) -> float:
-    """The standard deviation of the median over 2000 resampled sets of observations."""
-    x = torch.tensor(values).clamp(max=1e6)
-    g = torch.Generator().manual_seed(0)
-    return float(x[torch.randint(len(x), (2000, len(x)), generator=g)].quantile(0.5, 1).std())
-
-
-def table(found: Iterable[Score], problem: str) -> list[str]:
-    """Methods by budgets: the median of the setting with the least one."""
-    groups: dict[tuple[str, int], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for score in found:
-        if score.problem == problem:
-            groups[score.name, score.steps][score.setting, score.products].append(score.ratio)
-    budgets = sorted({steps for _, steps in groups})
-    lines = [
-        "| method | products a step | " + " | ".join(f"{steps} steps" for steps in budgets) + " | best setting |",
-        "| --- " * (len(budgets) + 3) + "|",
-    ]
-    for name in dict.fromkeys(name for name, _ in groups):
-        cells, setting, products = [], "", ""
-        for steps in budgets:
-            settings = groups.get((name, steps), {})
-            if not settings:
-                cells.append("")
-                continue
-            (setting, products), values = min(settings.items(), key=lambda item: statistics.median(item[1]))
-            number = "" if len(values) == OBSERVATIONS else f" ({len(values)})"
-            middle = statistics.median(values)
-            error = f" ± {bootstrap(values):.2g}" if len(values) > 2 else ""
-            cells.append("over 1000" if middle > 1000 else f"{middle:.3g}{error}{number}")
-        lines.append(f"| {name} | {products} | " + " | ".join(cells) + f" | {setting} |")
-    return lines
+def scored(problem_name: str, sampler: Sampler, steps: int, seed: int) -> Score:
+    problem, reference = posed(problem_name, seed)
+    began = time.process_time()
+    ratio = reference.ratio(sampler.run(problem, steps, SAMPLES, seed).double())
+    seconds = round(time.process_time() - began, 2)
+    return Score(problem_name, sampler.name, sampler.setting, steps, seed, round(ratio, 4), seconds)
 
 
 def evidence(number: int, path: Path) -> None:
@@ -161,7 +124,7 @@ def evidence(number: int, path: Path) -> None:
         low, high = found.interval()
         row = {
             "seed": seed,
-            "error": float(found.log_evidence - problem.prior.log_evidence(problem.measurement)),
+            "error": float(found.log_evidence - problem.log_evidence),
             "low": float(low - found.log_evidence),
             "high": float(high - found.log_evidence),
         }
@@ -170,45 +133,9 @@ def evidence(number: int, path: Path) -> None:
         print(row, flush=True)
 
 
-def evidence_text(path: Path) -> list[str]:
-    if not path.exists():
-        return ["Not measured yet."]
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    held = sum(row["low"] <= -row["error"] <= row["high"] for row in rows)
-    interval = binomtest(held, len(rows)).proportion_ci()
-    errors = torch.tensor([abs(row["error"]) for row in rows])
-    widths = torch.tensor([(row["high"] - row["low"]) / 2 for row in rows])
-    low, high = 100 * interval.low, 100 * interval.high
-    return [
-        f"The stated 95% interval of log p(y) held the truth for {held} of {len(rows)} observations,",
-        f"{100 * held / len(rows):.1f}% (95% binomial interval {low:.1f}% to {high:.1f}%). The median error was",
-        f"{float(errors.median()):.3f} nats, the median half-width {float(widths.median()):.3f} nats. 8-D,",
-        '`kernel="full"`, 50 steps, 8 runs of 128 particles, with the discretisation measured.',
-    ]
-
-
-def text(found: list[Score]) -> str:
-    lines = [
-        "# Samples of posteriors beside azula 0.11's guides",
-        "",
-        "`python benchmarks/posterior.py`, then `python benchmarks/posterior.py evidence`. 1000 samples; the sliced",
-        "2-Wasserstein distance to exact posterior samples divided by that between two exact sets (1 is perfect), the",
-        f"median over {OBSERVATIONS} observations with its bootstrap standard error. A number in brackets is that of",
-        "the observations, where others were run. Each method has its best setting in each cell, chosen later. The",
-        "one named is that of the largest budget. A product is one product with the Jacobian of the denoiser for each",
-        "sample, about one evaluation; m and d are the sizes of measurement and sample. One set of 1000 samples varies",
-        "by some 0.3 in these ratios: values below 1 are as good as 1, and cells of one observation tell little. CFG",
-        "of azula needs classes and its RePaint a mask, so that neither is run on the grids of modes.",
-    ]
-    for problem, title in TITLES.items():
-        measured = any(score.problem == problem for score in found)
-        lines += ["", f"## {title}", "", *(table(found, problem) if measured else ["Not measured yet."])]
-    return "\n".join([*lines, "", "## Evidence", "", *evidence_text(RESULTS / "posterior_evidence.jsonl")]) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("samples", "evidence", "table"), default="samples")
+    parser.add_argument("what", nargs="?", choices=("samples", "costs", "evidence", "table"), default="samples")
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument("--methods", nargs="+", help="names as in the table; all by default")
@@ -220,19 +147,25 @@ def main() -> None:
     path = RESULTS / "posterior.jsonl"
     if given.what == "evidence":
         evidence(given.observations or 200, RESULTS / "posterior_evidence.jsonl")
-    elif given.what == "samples":
+    elif given.what in ("samples", "costs"):
         samplers = [sampler for library in given.libraries for sampler in LIBRARIES[library]()]
         unknown = set(given.methods or []) - {sampler.name for sampler in samplers}
         if unknown:
             parser.error(f"--methods: expected names of methods, got {', '.join(sorted(unknown))}")
         samplers = [sampler for sampler in samplers if not given.methods or sampler.name in given.methods]
         for problem in given.problems:
+            if given.what == "costs":
+                costs(problem, samplers, RESULTS / "posterior_costs.json")
+                continue
             seeds = range(FIRST, FIRST + (2 if given.quick else given.observations or OBSERVATIONS))
             made = run(problem, samplers, (20,) if given.quick else given.steps, seeds, None if given.quick else path)
             if given.quick:
-                print("\n".join(table(made, problem)))
+                print("\n".join(table(made, problem, stored(RESULTS / "posterior_costs.json"))))
     if not given.quick:
-        (RESULTS / "posterior.md").write_text(text(list(scores(path).values())), encoding="utf-8")
+        (RESULTS / "posterior.md").write_text(
+            text(list(stored_scores(path).values()), stored(RESULTS / "posterior_costs.json"), RESULTS),
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":
