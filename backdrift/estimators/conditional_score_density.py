@@ -10,7 +10,6 @@ import torch
 from scipy.special import ndtri
 from scipy.stats import qmc
 from sklearn.base import RegressorMixin
-from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.utils import check_array, check_random_state
@@ -18,6 +17,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 from torch import Tensor
 
 from backdrift.estimators.flow_density import FlowDensity
+from backdrift.estimators.whitening import whitening
 from backdrift.sde.checks import require_integer, require_number
 
 NODES = 64
@@ -60,7 +60,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
     several targets, quantiles are those of each target alone.
 
     Args:
-        sde, hidden, depth, dropout, steps, batch_size, learning_rate, weight_decay, ema: see `ScoreDensity`.
+        sde, members, hidden, depth, dropout, steps, batch_size, learning_rate, weight_decay, ema: see `ScoreDensity`.
         validation_fraction, patience, noise, ode_steps, feature_maps, verbose, random_state: see `ScoreDensity`.
             `noise` is in standard deviations of the whitened residuals, and `feature_maps` are those of the targets.
 
@@ -123,10 +123,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         folds = KFold(min(FOLDS, len(y)), shuffle=True, random_state=seed)
         residuals = u - cross_val_predict(ridge, seen, u, cv=folds).reshape(u.shape)
         self.linear_ = ridge.fit(seen, u)
-        variances, axes = np.linalg.eigh(ledoit_wolf(residuals, assume_centered=True)[0])
-        variances = np.maximum(variances, LEAST_SPREAD**2)
-        self.whitening_ = (axes / np.sqrt(variances)).T
-        self.log_determinant_ = float(-0.5 * np.log(variances).sum())
+        self.whitening_, self.log_determinant_ = whitening(residuals, LEAST_SPREAD)
         z, condition = torch.from_numpy(residuals @ self.whitening_.T), self._condition(X)
         self._train(z, seed, condition)
         self._calibrate(z, seed, condition)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from backdrift.data import Units
 from backdrift.data.dataset import TRANSFORMS
 from backdrift.data.outliers import find_outliers
 from backdrift.data.transform_fit import fit_transform
+from backdrift.estimators.residual_denoiser import MeanNetwork, ResidualDenoiser
 from backdrift.estimators.training import Budget, train
-from backdrift.models import MLP, Denoiser, LogNormalTimes, Vector
+from backdrift.models import MLP, Denoiser, GaussianMixture, LogNormalTimes, Vector
 from backdrift.sde import VP, DataMoments, GaussianSDE
 from backdrift.sde.checks import require_choice, require_integer, require_non_negative, require_number, require_positive
 from backdrift.sde.value_types import require
@@ -83,6 +84,7 @@ class FlowDensity(BaseEstimator):
         self,
         sde: GaussianSDE | None = None,
         *,
+        members: int = 2,
         hidden: int = 128,
         depth: int = 2,
         dropout: float = 0.1,
@@ -92,7 +94,7 @@ class FlowDensity(BaseEstimator):
         weight_decay: float = 1e-2,
         ema: float = 0.995,
         validation_fraction: float = 0.15,
-        patience: int = 500,
+        patience: int = 300,
         noise: float = 0.02,
         ode_steps: int = 12,
         feature_maps: str = "auto",
@@ -100,6 +102,7 @@ class FlowDensity(BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.sde = sde
+        self.members = members
         self.hidden = hidden
         self.depth = depth
         self.dropout = dropout
@@ -238,11 +241,35 @@ class FlowDensity(BaseEstimator):
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(z), generator=generator, device="cpu")
         held = min(len(z) - 1, max(1, round(self.validation_fraction * len(z))))
-        checked, rows = z[order[:held]].float(), z[order[held:]].float()
         x = None if condition is None else condition.float()
-        checked_x, rows_x = (None, None) if x is None else (x[order[:held]], x[order[held:]])
-        known = 0 if x is None else x.shape[1]
-        budget = Budget(
+        sde = VP() if self.sde is None else self.sde
+        fit_closed_form = self._closed_form(z, seed)
+        networks, forms, gains, steps = [], [], [], 0
+        with torch.random.fork_rng(devices=[]):  # the weights and dropout draw from torch's own generator
+            torch.default_generator.manual_seed(seed)
+            for _ in range(self.members):
+                out, kept = order[:held], order[held:]
+                order = torch.cat((kept, out))  # the next network holds out other rows
+                form = fit_closed_form(z[kept])
+                known = 0 if x is None else x.shape[1]
+                network = MLP(z.shape[1], self.hidden, self.depth, dropout=self.dropout, vector=known)
+                model = ResidualDenoiser(network, sde, [form]).float()
+                rows, checked = ((z[i].float(), None if x is None else x[i]) for i in (kept, out))
+                best, gain, took = train(model, rows, checked, TIMES, self._budget(), generator)
+                networks.append(best.network)
+                forms.append(form)
+                gains.append(gain)
+                steps += took
+        self.gain_, self.n_steps_ = float(np.mean(gains)), steps
+        self.model_ = ResidualDenoiser(MeanNetwork(networks), sde, forms).double().eval().requires_grad_(False)
+        self.model_.data_moments = DataMoments(z.mean(0), z.var(0))
+
+    def _closed_form(self, z: Tensor, seed: int) -> Callable[[Tensor], GaussianMixture | None]:
+        """What fits the density that training starts from to some of the rows z; None is N(0, I)."""
+        return lambda rows: None
+
+    def _budget(self) -> Budget:
+        return Budget(
             self.steps,
             self.batch_size,
             self.learning_rate,
@@ -252,20 +279,11 @@ class FlowDensity(BaseEstimator):
             self.noise,
             self.verbose,
         )
-        with torch.random.fork_rng(devices=[]):  # the weights and dropout draw from torch's own generator
-            torch.default_generator.manual_seed(seed)
-            network = MLP(z.shape[1], self.hidden, self.depth, dropout=self.dropout, vector=known)
-            model = Denoiser(network, VP() if self.sde is None else self.sde, data_std=1.0)
-            model.data_moments = DataMoments(z.mean(0), z.var(0))
-            average, self.gain_, self.n_steps_ = train(
-                model, (rows, rows_x), (checked, checked_x), TIMES, budget, generator
-            )
-        self.model_ = average.double()
 
     def _check_arguments(self) -> None:
         # A search over parameters may set NumPy's scalars, which count as numbers here.
         given = {k: v.item() if isinstance(v, np.generic) else v for k, v in self.get_params(deep=False).items()}
-        for name in ("hidden", "depth", "steps", "batch_size", "patience", "ode_steps"):
+        for name in ("members", "hidden", "depth", "steps", "batch_size", "patience", "ode_steps"):
             require_integer(name, given[name], 1)
         for name in ("dropout", "ema"):
             require_number(name, given[name], least=0, below=1)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import DensityMixin
-from sklearn.covariance import ledoit_wolf
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
+from backdrift.estimators.closed_form import best_closed_form
 from backdrift.estimators.flow_density import FlowDensity
+from backdrift.estimators.whitening import whitening
+from backdrift.models import GaussianMixture
 
 
 class ScoreDensity(DensityMixin, FlowDensity):
@@ -23,26 +27,29 @@ class ScoreDensity(DensityMixin, FlowDensity):
 
     .. math:: \log p(x) = \log p_z(z) + \log|\det W| - \sum_j \log c_j + \sum_j \log h_j'(x_j),
 
-    with log p_z from the probability flow (Song et al. 2021, section 4.3). The untrained network gives the normal
-    density of z, so that training starts at the Gaussian with that covariance. A share of the rows is held out. Their
-    variational bound (Kingma et al. 2021, eq. 15) decides when training stops, and which weights are kept. If no
-    weights are better than the Gaussian on the held-out rows, the Gaussian is kept.
+    with log p_z from the probability flow (Song et al. 2021, section 4.3). Training starts at a closed form: the normal
+    density of z, or a mixture of two to five normal densities where cross-validation finds it better by more than a
+    standard error, see `best_closed_form`. The network learns what the closed form leaves. Each of `members` networks
+    holds out another share of the rows, to which its closed form is not fitted either. Their variational bound (Kingma
+    et al. 2021, eq. 15) decides when training stops, and which weights are kept. If no weights are better than the
+    closed form on the held-out rows, the closed form is kept. The mean of the members' denoisers is the model.
 
     The estimate is the density of rows to which noise of `noise` standard deviations is added. It is therefore bounded
     even for rounded or repeated values.
 
     Args:
         sde: a Gaussian process; `sde.VP()` by default.
-        hidden: width of the network.
-        depth: number of residual blocks of the network.
+        members: number of networks.
+        hidden: width of each network.
+        depth: number of residual blocks of each network.
         dropout: probability of dropping a unit in training.
-        steps: number of optimiser steps at most.
+        steps: number of optimiser steps of each network, at most.
         batch_size: rows in a step.
         learning_rate: the highest learning rate. It falls to 0 along a cosine.
         weight_decay: of AdamW.
         ema: decay of the running average of the weights. The average is the model.
-        validation_fraction: the share of rows held out. At least one row is held out.
-        patience: training stops after so many steps without gain on the held-out rows.
+        validation_fraction: the share of rows that each network holds out. At least one row is held out.
+        patience: training of a network stops after so many steps without gain on the held-out rows.
         noise: the smallest noise, in standard deviations of the whitened data.
         ode_steps: steps of the Runge-Kutta method of order 4 along the probability flow. There are 4/3 as many exact
             divergences, and at least 8.
@@ -58,9 +65,10 @@ class ScoreDensity(DensityMixin, FlowDensity):
         log_determinant_: log|det W| in nats.
         calibration_: the factor of the solver's stated error, by which 95% intervals hold.
         rounding_: the stated error of computing in float32, over n_features + |log p|.
-        gain_: the held-out log-likelihood less that of the Gaussian after the maps, in nats for each row. The weights
-            that are kept were chosen by it, which makes it optimistic.
-        n_steps_: number of optimiser steps taken.
+        closed_form_: the settings of the closed form, see `ClosedForm`.
+        gain_: the held-out log-likelihood less that of the Gaussian after the maps, in nats for each row, as a
+            mean over the networks. The weights that are kept were chosen by it, which makes it optimistic.
+        n_steps_: number of optimiser steps taken, of all networks together.
         n_features_in_, feature_names_in_: of the fitted table.
 
     Example:
@@ -88,14 +96,17 @@ class ScoreDensity(DensityMixin, FlowDensity):
         self.units_ = self._units_of(X, "X", getattr(self, "feature_names_in_", None))
         self.mean_, self.scale_ = self.units_.shift.numpy(), self.units_.scale.numpy()
         standard = self.units_.standardised(torch.tensor(X)).numpy()
-        variances, axes = np.linalg.eigh(ledoit_wolf(standard, assume_centered=True)[0])
-        self.whitening_ = (axes / np.sqrt(variances)).T
-        self.log_determinant_ = float(-0.5 * np.log(variances).sum())
+        self.whitening_, self.log_determinant_ = whitening(standard)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         z = torch.from_numpy(standard @ self.whitening_.T)
         self._train(z, seed)
         self._calibrate(z, seed)
         return self
+
+    def _closed_form(self, z: Tensor, seed: int) -> Callable[[Tensor], GaussianMixture | None]:
+        colouring = torch.from_numpy(np.linalg.inv(self.whitening_))
+        self.closed_form_ = best_closed_form(z, colouring, seed)
+        return lambda rows: self.closed_form_.fitted(rows, colouring, seed)
 
     def score_samples(self, X: Any, return_std: bool = False) -> Any:
         """The log-density of each row in nats, in the units of X.

@@ -65,12 +65,13 @@ def train(
 
     Returns:
         The denoiser; its gain over N(0, I) in nats a row, see `HeldOut`; and the number of steps taken. A network
-        without any gain is left untrained, which makes the density the normal one.
+        that gains nothing over its untrained self is left untrained, which makes the density the closed form that the
+        training started from.
     """
     z, condition = rows
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    best, gain, kept = copy.deepcopy(average.state_dict()), 0.0, 0
     held_out = HeldOut(held[0], model.sde, budget.noise, generator, held[1])
+    best, gain, kept = copy.deepcopy(average.state_dict()), held_out.gain(average), 0
     loss = DenoisingLoss("edm", times)
     optimizer = torch.optim.AdamW(
         model.parameters(), budget.learning_rate, betas=(0.9, 0.99), weight_decay=budget.weight_decay
