@@ -17,11 +17,13 @@ from backdrift.data.condition_choice import (
 from backdrift.data.dataset import Data
 from backdrift.data.digits import Digits, Mnist5k
 from backdrift.data.files import Files
+from backdrift.data.hf import HuggingFace
 from backdrift.data.record import Record, Source
 from backdrift.data.splits import split
 from backdrift.data.streams import Stream
 from backdrift.data.toy import Checkerboard, Moons, Ring
 from backdrift.data.units import Units
+from backdrift.data.webdataset import WebDataset
 
 __all__ = [
     "Checkerboard",
@@ -31,6 +33,7 @@ __all__ = [
     "Digits",
     "FileCondition",
     "Files",
+    "HuggingFace",
     "LabelCondition",
     "Mnist5k",
     "Moons",
@@ -41,5 +44,6 @@ __all__ = [
     "Source",
     "Stream",
     "Units",
+    "WebDataset",
     "split",
 ]

@@ -58,6 +58,7 @@ class Data:
         classes: number of classes, 0 without labels.
         conditions: the vectors or pictures that the samples are conditioned on, or None.
         labels_are_conditions: whether the classes are what a network is to be conditioned on.
+        train_weights: how much each training sample counts in the loss, `[n]`, or None if each counts 1.
         order: the numbers of the training and of the test samples in the files that they were read from, `[n]` each, or
             None where there are no files.
         places: where the files hold each sample, in their order: the row of a table or the path of an image, or None.
@@ -67,6 +68,9 @@ class Data:
             are not whole numbers in 0..levels-1, shapes that differ, labels or names that do not fit; or for an unknown
             `transform`.
     """
+
+    path_keys: tuple[str, ...] = ("path",)
+    """Arguments that name files. A run keeps them as absolute paths, so that it can be read from other folders."""
 
     def __init__(
         self,
@@ -96,6 +100,7 @@ class Data:
         self._told: list[str] = []
         self.train, self.test = train, test
         self.train_labels, self.test_labels = train_labels, test_labels
+        self.train_weights: Tensor | None = None
         self.classes = 0
         if train_labels is not None and test_labels is not None:
             self.classes = int(max(train_labels.max(), test_labels.max())) + 1
@@ -230,7 +235,8 @@ class Data:
     def records(self, indices: Tensor) -> Record:
         """The training samples with numbers `indices`, `[batch]`, with their conditions: by default their labels."""
         conditions = self.train_labels if self.conditions is None else self.conditions.train
-        return Record(self.train[indices], None if conditions is None else conditions[indices], None, indices)
+        condition, weight = (None if each is None else each[indices] for each in (conditions, self.train_weights))
+        return Record(self.train[indices], condition, weight, indices)
 
     def to_model(self, values: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x for samples v: `units.to_model`."""

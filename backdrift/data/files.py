@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from backdrift.data.samples import Samples
 from backdrift.data.splits import split
 from backdrift.data.tables import read_table
 from backdrift.data.units import MOST_LEVELS
+from backdrift.data.weights import loss_weights, read_weights
 from backdrift.sde.arguments import checked
 from backdrift.sde.value_types import Filled, Range, Seed
 
@@ -54,6 +56,9 @@ class Files(Data):
         fingerprint: what is kept of the files to know them again: "quick" for names, sizes and times, "full" for their
             contents as well. Then a run refuses to go on with any other content.
         index: of tables: whether to keep the first column, if it numbers the rows; by default see `tables.read_table`.
+        weights: how much each sample counts in the loss, see `weights.loss_weights`: the name of a column of a table,
+            which is no part of the samples then, or a .npy array with one number for each sample of the files that is
+            not in a test set of their own. By default each counts 1. Units and reports are without weights.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -74,11 +79,15 @@ class Files(Data):
         flip: bool = False,
         fingerprint: Literal["quick", "full"] = "quick",
         transform: Literal["auto", "none"] = "none",
+        weights: Annotated[str, Filled("text")] | None = None,
     ) -> None:
         found = Path(str(path)).expanduser()  # a name that is a number comes as one
         samples = read(found, layout=layout, header=header, index=index, size=size)
         for note in samples.notes:
             print(f"data: {found.name}: {note}")
+        counts: Tensor | None = None
+        if weights is not None:
+            samples, counts = _weighted(samples, weights, found)
         if levels is None:
             levels = samples.levels
             _tell_of_whole_numbers(samples, found.name)
@@ -107,6 +116,9 @@ class Files(Data):
             raise ValueError(f"flip=true: expected pictures, got samples of shape {list(self.shape)}")
         self.flip = flip
         self.order, self.places = (rest, kept), samples.places
+        self.train_weights = None if counts is None else counts[rest]
+        if weights is not None and weights.endswith(".npy"):
+            self.path_keys = ("path", "weights")
 
     def __len__(self) -> int:
         """How many samples training sees in a pass: each picture twice if it is flipped as well."""
@@ -123,6 +135,29 @@ class Files(Data):
             condition = torch.where(where, condition.flip(-1), condition)
         sample = torch.where(where, record.sample.flip(-1), record.sample)
         return record._replace(sample=sample, condition=condition, index=indices)
+
+
+def _weighted(samples: Samples, weights: str, path: Path) -> tuple[Samples, Tensor]:
+    """The samples without their column of weights, if it is one, and the weights of those that may be trained on.
+
+    Raises:
+        FileNotFoundError, ValueError: if there are no such weights.
+    """
+    n = len(samples.values)
+    if weights.endswith(".npy"):
+        return samples, loss_weights(read_weights(Path(weights).expanduser()), n)
+    names = samples.columns
+    if names is None or weights not in names:
+        known = f"one of the columns {', '.join(names)}" if names else "a .npy array, as the columns have no names"
+        raise ValueError(f"weights={weights}: expected {known}; path={path}")
+    place = names.index(weights)
+    rest = [number for number in range(len(names)) if number != place]
+    if not rest:
+        raise ValueError(f"weights={weights}: it is the only column of {path}")
+    values = samples.values[:, rest]
+    held = None if samples.test is None else samples.test[:, rest]
+    kept = replace(samples, values=values, test=held, columns=tuple(names[number] for number in rest))
+    return kept, loss_weights(samples.values[:, place].numpy(), n)
 
 
 def _tell_of_whole_numbers(samples: Samples, name: str) -> None:

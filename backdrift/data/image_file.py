@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zlib
@@ -21,7 +22,7 @@ GREY = {"1", "L", "LA", "La"}
 """Pillow's modes without colours."""
 
 
-def read_image(file: Path, size: int | None, notes: Counter[str]) -> np.ndarray:
+def read_image(file: Path, size: int | None, notes: Counter[str], content: bytes | None = None) -> np.ndarray:
     """The bytes of an image, `[height, width]` if it is grey, otherwise `[height, width, 3]`.
 
     It is turned as its EXIF orientation says. Transparent pixels are drawn on white.
@@ -31,6 +32,7 @@ def read_image(file: Path, size: int | None, notes: Counter[str]) -> np.ndarray:
         size: the height and width that it is scaled and cropped to, or None. The shorter side is scaled to `size`, and
             the middle of the longer one is kept (as Dhariwal & Nichol 2021 do with ImageNet).
         notes: counts what was done, in words for the user.
+        content: the bytes of the image, if they are known already. Then `file` is its name in messages.
 
     Raises:
         ValueError: if the file is damaged, has more than one frame, or more than 8 bits a channel.
@@ -39,7 +41,7 @@ def read_image(file: Path, size: int | None, notes: Counter[str]) -> np.ndarray:
 
     damaged = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
     try:
-        image: Any = Image.open(file)
+        image: Any = Image.open(file if content is None else io.BytesIO(content))
     except damaged as error:
         raise ValueError(f"{file.name} cannot be read as an image ({error})") from error
     with image:

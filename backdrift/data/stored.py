@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -12,9 +10,10 @@ import numpy as np
 
 from backdrift.data.arrays import DAMAGED
 from backdrift.data.fingerprint import visible_files
-from backdrift.data.image_file import read_image
 from backdrift.data.images import IMAGES, classes_of_folders
 from backdrift.data.layout import layout_of
+from backdrift.data.pictures import Pictures
+from backdrift.data.weights import read_weights
 
 
 class Stored(Protocol):
@@ -23,6 +22,9 @@ class Stored(Protocol):
     Attributes:
         levels: how many values a component takes, or None for continuous samples.
         labels: the name or the number of the class of each sample, `[n]`, or None.
+        class_names: the names of the classes 0, 1, …, where the labels are their numbers; or None.
+        weights: how much each sample counts in the loss, `[n]`, or None if each counts 1.
+        columns: the names of the components of vectors, or None.
         notes: what was assumed or left out, in words for the user.
     """
 
@@ -31,6 +33,15 @@ class Stored(Protocol):
 
     @property
     def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def class_names(self) -> Sequence[str] | None: ...
+
+    @property
+    def weights(self) -> np.ndarray | None: ...
+
+    @property
+    def columns(self) -> Sequence[str] | None: ...
 
     @property
     def notes(self) -> Sequence[str]: ...
@@ -49,12 +60,17 @@ class StoredArray:
         path: the file.
         layout: where the channels are, see `layout.layout_of`.
         labels: a .npy array with the class of each sample, `[n]`, or None.
+        weights: a .npy array that says how much each sample counts, `[n]`, or None.
 
     Raises:
         ValueError: if a file is damaged or does not hold numbers, or the two do not fit.
     """
 
-    def __init__(self, path: Path, layout: str | None = None, labels: Path | None = None) -> None:
+    class_names, columns = None, None
+
+    def __init__(
+        self, path: Path, layout: str | None = None, labels: Path | None = None, weights: Path | None = None
+    ) -> None:
         self.path = path
         array = _mapped(path)
         if array.ndim < 2 or array.size == 0 or array.dtype.kind not in "biuf":
@@ -69,6 +85,7 @@ class StoredArray:
         self.labels = None if labels is None else np.array(_mapped(labels))
         if self.labels is not None and self.labels.shape != (len(array),):
             raise ValueError(f"labels={labels}: expected [{len(array)}], got {list(self.labels.shape)}")
+        self.weights = None if weights is None else read_weights(weights)
 
     def __len__(self) -> int:
         return self._n
@@ -90,53 +107,30 @@ class StoredImages:
         folder: where the images are.
         size: see `read_image`; by default all images have the size of the first.
         workers: threads that read at once.
+        weights: as of `StoredArray`, in the order of the paths.
 
     Raises:
         ValueError: if there are no images, or some lie beside the folders of classes.
     """
 
-    levels = 256
+    levels, columns, class_names = 256, None, None
 
-    def __init__(self, folder: Path, size: int | None = None, workers: int = 4) -> None:
+    def __init__(self, folder: Path, size: int | None = None, workers: int = 4, weights: Path | None = None) -> None:
         found = visible_files(folder)
-        self.folder, self.size = folder, size
         self.files = [file for file in found if file.suffix.lower() in IMAGES]
         if not self.files:
             raise ValueError(f"path={folder}: found no images in the folder")
         left = len(found) - len(self.files)
         self.notes = [f"files that are no images and are left out: {left}"] if left else []
         self.labels = classes_of_folders(folder, self.files)
-        first = read_image(self.files[0], size, Counter())
-        self.height_width, self.grey = first.shape[:2], first.ndim == 2
-        self.threads = ThreadPoolExecutor(workers)
+        self.weights = None if weights is None else read_weights(weights)
+        self.pictures = Pictures(folder, lambda number: (self.files[number], None), size, workers)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """Bytes `[batch, channels, height, width]`.
-
-        Raises:
-            ValueError: naming the file, if it cannot be read, has another size, or has colours and the first has none.
-        """
-        pictures = np.stack(list(self.threads.map(self._one, numbers.tolist())))
-        return pictures[:, None] if self.grey else np.moveaxis(pictures, -1, 1)
-
-    def _one(self, number: int) -> np.ndarray:
-        file = self.files[number]
-        try:
-            picture = read_image(file, self.size, Counter())
-        except ValueError as error:
-            raise ValueError(f"path={self.folder}: {error}") from error
-        if picture.shape[:2] != self.height_width:
-            (height, width), (other, wide) = self.height_width, picture.shape[:2]
-            raise ValueError(
-                f"path={self.folder}: {self.files[0].name} is {width}x{height} and {file.name} is {wide}x{other}; "
-                f"data.size={min(height, width, wide, other)} scales and crops all of them"
-            )
-        if self.grey and picture.ndim == 3:
-            raise ValueError(f"path={self.folder}: {self.files[0].name} is grey and {file.name} has colours")
-        return picture if self.grey or picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=-1)
+        return self.pictures.read(numbers)
 
 
 def _mapped(path: Path) -> np.ndarray:

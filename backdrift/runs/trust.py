@@ -32,12 +32,13 @@ OURS = {
     *(f"backdrift.models.{name}" for name in models.__all__ if isinstance(getattr(models, name), type)),
     *(f"backdrift.solvers.{name}" for name in solvers.__all__ if isinstance(getattr(solvers, name), type)),
     *(f"backdrift.models.targets.{name}" for name in TARGETS),
-    *(f"backdrift.data.{name}" for name in ("Checkerboard", "Digits", "Files", "Mnist5k", "Moons", "Ring", "Stream")),
+    *(f"backdrift.data.{name}" for name in ("Checkerboard", "Digits", "Files", "Mnist5k", "Moons", "Ring")),
+    *(f"backdrift.data.{name}" for name in ("HuggingFace", "Stream", "WebDataset")),
     *(f"backdrift.data.{name}Condition" for name in ("Columns", "File", "Label", "No")),
     "backdrift.training.Recipe",
 }
-"""Our own classes. They read and write no files, except that `Files`, `Stream` and `FileCondition` read the
-data that their paths name."""
+"""Our own classes. They read and write no files, except that `Files`, `Stream`, `HuggingFace`,
+`WebDataset` and `FileCondition` read the data that their paths name."""
 
 OPTIMIZERS = """
 ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax LBFGS Muon NAdam RAdam RMSprop Rprop SGD SparseAdam

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from backdrift.data import Data, Source, Stream
+from backdrift.data import Data, Source
 from backdrift.models import ConservativeDenoiser
 from backdrift.models.accepted_condition import AcceptedCondition, accepted_by
 from backdrift.runs import checkpoint, config_file
@@ -84,11 +84,11 @@ class Trainer:
         self.sde = build(config, "sde")
         rehearse(config, self.sde)
         self.data: Data = load_data(config) if data is None else data
-        for group in ("data", "condition"):
-            if "path" in (config.get(group) or {}):  # the run will be read from other folders
-                config[group].path = str(Path(str(config[group].path)).expanduser().absolute())
-        if isinstance(self.data, Stream) and config.data.get("labels") is not None:
-            config.data.labels = str(Path(config.data.labels).expanduser().absolute())
+        for group, keys in (("data", self.data.path_keys), ("condition", ("path",))):
+            for key in keys:
+                value = (config.get(group) or {}).get(key)
+                if value is not None:  # the run will be read from other folders
+                    config[group][key] = str(Path(str(value)).expanduser().absolute())
         self.state_shape = self.sde.state_shape(self.data.shape)
         # Axes that the process adds to the data are channels to the network.
         lead = len(self.state_shape) - len(self.data.shape) + 1
