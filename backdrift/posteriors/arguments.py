@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from torch import Tensor
 
 
@@ -17,6 +18,10 @@ def finite(name: str, value: object) -> Tensor:
     """
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
+    if issparse(value):
+        raise ValueError(f"{name}: expected a dense array, got a sparse one, which is not supported")
+    if np.iscomplexobj(value):
+        raise ValueError(f"{name}: expected real numbers, got complex ones. Complex data not supported")
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):

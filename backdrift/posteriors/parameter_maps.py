@@ -130,6 +130,23 @@ def of_prior(prior: object, d: int) -> ParameterMap:
     return ParameterMap(lower, upper, torch.zeros(d, dtype=torch.float64), identity, standard)
 
 
+def bounds_of(prior: object) -> tuple[Tensor, Tensor, bool]:
+    """The lower and upper bounds of a prior, `[d]` each, and whether it is uniform between them.
+
+    Raises:
+        ValueError: if it does not tell its number of parameters, or is no prior, see `of_prior`.
+    """
+    if isinstance(prior, torch.distributions.Distribution):
+        d = int((prior.batch_shape + prior.event_shape).numel())
+    elif isinstance(prior, (tuple, list)) and len(prior) == 2:
+        d = max(np.size(prior[0]), np.size(prior[1]))
+    elif callable(getattr(prior, "support", None)):
+        d = max(np.size(bound) for bound in prior.support())  # type: ignore[attr-defined]
+    else:
+        raise ValueError(f"prior: expected (lower, upper) or a distribution, got {type(prior).__name__}")
+    return _bounds(prior, d)
+
+
 def _numbers(value: object, d: int) -> Tensor:
     """Bounds or moments as `[d]` float64."""
     array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from scipy import stats
 from sklearn.base import clone
 
 from backdrift import SimulationPosterior
+from backdrift.models import GaussianMixture
+from backdrift.sde import VP
 
 SIMULATIONS = 1000
 SLOPE = np.array([[1.0, 0.5], [0.0, 1.0], [-0.5, 0.3]])
@@ -98,6 +102,38 @@ def test_stated_error_holds_the_log_density_of_a_finer_solve(bounded: Simulation
     exact = fine.log_prob(theta, [0.3])
     assert np.mean(np.abs(value - exact) <= 1.96 * error) >= 0.9
     assert error.max() < 1e-3
+
+
+class Known:
+    """A closed form in the place of the denoiser of a residual, whatever the observation is."""
+
+    def __init__(self, mixture: GaussianMixture) -> None:
+        self.mixture, self.sde = mixture, mixture.sde
+
+    def double(self) -> Known:
+        return self
+
+    def given(self, condition: object) -> GaussianMixture:
+        return self.mixture
+
+
+@pytest.mark.parametrize("ode_steps", [3, 4, 6, 24])
+def test_stated_errors_hold_at_few_steps(linear: SimulationPosterior, ode_steps: int) -> None:
+    """Where two solves happen to agree, their difference says nothing: single errors were up to 100 times the bound."""
+    sde = VP()
+    covariances = torch.tensor([[[0.01, 0.0], [0.0, 2.9]]], dtype=torch.float64)
+    known = Known(GaussianMixture(torch.tensor([[0.5, -0.3]], dtype=torch.float64), covariances, sde=sde))
+    coarse, fine = copy.copy(linear), copy.copy(linear)
+    for one, steps in ((coarse, ode_steps), (fine, 96)):
+        one.set_params(ode_steps=steps)
+        one.model_, one._usual_bounds = known, {}  # type: ignore[assignment]
+    x = np.array([0.6, -0.4, 0.2])
+    r = known.mixture.sample(100, torch.Generator().manual_seed(0))
+    theta = linear.parameters_.to_parameters(linear.base_.restored(r, linear._observed(x, False, False)))
+    value, error = coarse.log_prob(theta, x, return_std=True)
+    gap = np.abs(value - fine.log_prob(theta, x))
+    assert np.mean(gap <= 1.96 * error) >= 0.95  # 0.87 with 3 steps before the median was stated at least
+    assert gap.max() <= 3 * 1.96 * error[gap.argmax()]
 
 
 def test_several_observations_are_refused_unless_said_what_they_are(bounded: SimulationPosterior) -> None:

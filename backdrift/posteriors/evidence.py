@@ -1,0 +1,124 @@
+"""The evidence of a model: how probable an observation is under it, from a posterior and a likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from backdrift.posteriors.arguments import finite
+from backdrift.sde.checks import require_integer
+
+if TYPE_CHECKING:
+    from backdrift.posteriors.simulation_posterior import SimulationPosterior
+
+LogDensity = Callable[[np.ndarray], Any]
+"""Takes parameters `[n, d]` to log-densities `[n]` in nats."""
+
+
+@dataclass(frozen=True, eq=False)
+class LogEvidence:
+    """log p(x_o), the log of the evidence of a model.
+
+    `first - second` is the log of the Bayes factor of two models, with its error.
+
+    Attributes:
+        value: in nats.
+        error: as a standard deviation, see `log_evidence`.
+        terms: log p(x_o) as each draw gives it, `[n]`. They would all be equal if likelihood and posterior were exact.
+    """
+
+    value: float
+    error: float
+    terms: np.ndarray
+
+    def __sub__(self, other: LogEvidence) -> LogEvidence:
+        """The difference, whose error is that of independent estimates."""
+        return LogEvidence(
+            self.value - other.value, math.hypot(self.error, other.error), np.concatenate([self.terms, -other.terms])
+        )
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} +- {self.error:.2g} nats"
+
+
+def log_evidence(
+    posterior: SimulationPosterior,
+    likelihood: SimulationPosterior,
+    x_o: Any,
+    *,
+    prior: object,
+    n: int = 100,
+    random_state: int | np.random.RandomState | None = None,
+) -> LogEvidence:
+    r"""The log-evidence of an observation, by Bayes' rule at draws of the posterior:
+
+    .. math:: \log p(x_o) = \log p(x_o | \theta) + \log p(\theta) - \log p(\theta | x_o).
+
+    It holds at every theta, and so no integral is needed (Chib 1995). The terms are averaged over the draws. A
+    likelihood is learnt by the same class with the roles swapped: `SimulationPosterior().fit(x, theta)`.
+
+    The error is the standard deviation of the terms, with the numerical errors of both densities. It is not divided by
+    the root of the number of draws, since a network's errors at neighbouring draws are no independent ones. It does not
+    see an error of the likelihood that is the same at all draws, which grows where the observation is unusual.
+
+    Args:
+        posterior: fitted to `(theta, x)`.
+        likelihood: fitted to `(x, theta)`.
+        x_o: one observation, `[*shape]` or `[1, *shape]`.
+        prior: a pair (lower, upper) of finite bounds of a uniform prior, a distribution of torch, a frozen one of
+            scipy, or a function that takes parameters `[n, d]` to log p(theta), `[n]`.
+        n: number of draws.
+        random_state: of the draws.
+
+    Raises:
+        ValueError: if the shapes of the two estimators do not fit together, or the prior is none of these.
+    """
+    require_integer("n", n, 2)
+    seen = finite("x_o", x_o).reshape(1, -1)
+    d, size = len(posterior.parameters_.shift), len(likelihood.parameters_.shift)
+    if likelihood.observation_shape_ != (d,) or seen.shape[1] != size:
+        raise ValueError(
+            f"likelihood: expected one fitted to observations of {seen.shape[1]} numbers given {d} parameters, got one "
+            f"of {size} given {list(likelihood.observation_shape_)}"
+        )
+    theta = posterior.sample(x_o, n, random_state=random_state)
+    of_theta, first = posterior.log_prob(theta, x_o, return_std=True)
+    of_x, second = likelihood.log_prob(seen.expand(n, -1), theta, each=True, return_std=True)
+    terms = of_x + log_prior(prior, theta) - of_theta
+    numerical = math.sqrt(float(np.mean(first**2 + second**2)))
+    return LogEvidence(float(terms.mean()), math.hypot(float(terms.std(ddof=1)), numerical), terms)
+
+
+def log_prior(prior: object, theta: np.ndarray) -> np.ndarray:
+    """log p(theta) of a prior in nats, `[n]`, see `log_evidence` for what it may be.
+
+    Raises:
+        ValueError: if it is none of these, or does not give one finite number for each row.
+    """
+    n, d = theta.shape
+    if isinstance(prior, torch.distributions.Distribution):
+        found = np.asarray(prior.log_prob(torch.from_numpy(theta)).double())
+    elif hasattr(prior, "logpdf"):
+        found = np.asarray(prior.logpdf(theta))
+    elif isinstance(prior, (tuple, list)) and len(prior) == 2:
+        lower, upper = (np.broadcast_to(np.asarray(bound, dtype=float), (d,)) for bound in prior)
+        if not np.isfinite([lower, upper]).all():
+            raise ValueError("prior: expected finite bounds, since its density must be known, got an infinite one")
+        found = np.full(n, -np.log(upper - lower).sum())
+    elif callable(prior):
+        found = np.asarray(prior(theta), dtype=float)
+    else:
+        raise ValueError(
+            "prior: expected (lower, upper), a distribution of torch or scipy, or a function that takes theta to "
+            f"log p(theta), got {type(prior).__name__}"
+        )
+    if found.shape == (n, d):  # independent parameters
+        found = found.sum(1)
+    if found.shape != (n,) or not np.isfinite(found).all():
+        raise ValueError(f"prior: expected {n} finite log-densities, got an array of shape {list(found.shape)}")
+    return found
