@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from posterior_costs import Cost
 from posterior_problems import TITLES
-from posterior_scores import OBSERVATIONS, Cell, Score, cells
+from posterior_scores import OBSERVATIONS, Cell, Score, cells, difference
 from scipy.stats import binomtest
 
 GOALS = {"grid8": 1.1, "grid80": 1.15, "digits784": 1.05}
@@ -96,10 +95,10 @@ def behind(found: list[Score]) -> list[str]:
 
 def _level(ours: Cell, theirs: Cell) -> bool:
     """Within 5% or two standard errors of the difference, or better, on the observations that both have."""
+    apart, error = difference(ours, theirs)
     both = ours.ratios.keys() & theirs.ratios.keys()
-    ours, theirs = (Cell(cell.setting, {seed: cell.ratios[seed] for seed in both}) for cell in (ours, theirs))
-    error = math.hypot(ours.error, theirs.error)
-    return ours.median <= MARGIN * theirs.median or ours.median - theirs.median <= 2 * error
+    least = Cell(theirs.setting, {seed: theirs.ratios[seed] for seed in both}).median
+    return apart <= (MARGIN - 1) * least or apart <= 2 * error
 
 
 def evidence_text(path: Path) -> list[str]:

@@ -70,6 +70,21 @@ def bootstrap(values: list[float]) -> float:
     return float(x[torch.randint(len(x), (2000, len(x)), generator=g)].quantile(0.5, 1).std())
 
 
+def difference(ours: Cell, theirs: Cell) -> tuple[float, float]:
+    """The difference of two medians over the observations that both have, and its bootstrap standard error.
+
+    Observations are resampled in pairs, since an observation that is hard for one is hard for the other. The error is
+    nan where there are fewer than three.
+    """
+    both = sorted(ours.ratios.keys() & theirs.ratios.keys())
+    pair = torch.tensor([[cell.ratios[seed] for seed in both] for cell in (ours, theirs)]).clamp(max=1e6)
+    middle = pair.quantile(0.5, 1)
+    drawn = pair[:, torch.randint(len(both), (2000, len(both)), generator=torch.Generator().manual_seed(0))]
+    medians = drawn.quantile(0.5, 2)
+    error = float((medians[0] - medians[1]).std()) if len(both) > 2 else float("nan")
+    return float(middle[0] - middle[1]), error
+
+
 def finalists(found: Iterable[Score], problem: str, steps: int) -> dict[str, list[str]]:
     """The settings of each method with the least product of ratios on the first observations."""
     products: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(lambda: 1.0))

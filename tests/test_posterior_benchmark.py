@@ -78,3 +78,11 @@ def test_a_cell_takes_the_best_of_the_settings_with_most_observations(modules: d
     assert scores.finalists(found, "grid8", 50) == {"DPS": ["a", "b", "e"]}
     cell = scores.cells(found, "grid8")["DPS", 50]
     assert (cell.setting, cell.median) == ("b", 2.75)
+
+
+def test_a_difference_is_of_the_observations_that_both_have(modules: dict[str, ModuleType]) -> None:
+    """Pairs that differ by one number have a difference without error, however much the observations vary."""
+    scores = modules["scores"]
+    ours = scores.Cell("", {1: 2.0, 2: 30.0, 3: 5.0, 9: 1000.0})
+    theirs = scores.Cell("", {1: 1.5, 2: 29.5, 3: 4.5, 8: 0.0})
+    assert scores.difference(ours, theirs) == (pytest.approx(0.5), pytest.approx(0.0, abs=1e-5))
