@@ -6,12 +6,13 @@ import dataclasses
 import math
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from backdrift.evaluation.conditioning import EVERY, conditioned
+from backdrift.data.condition_choice import FileCondition, NoCondition
+from backdrift.evaluation.conditioning import EVERY, conditioned, conditioned_on_file
 from backdrift.evaluation.scored_condition import in_a_name, require_classes, said
 from backdrift.runs.atomic import write_text
 from backdrift.runs.configuration import build
@@ -29,8 +30,9 @@ Solvers = TableSolver | NonStationary
 def main(config: DictConfig) -> None:
     """Write the tuned solver as `<run>/conf/solver/tuned_<nfe>.yaml`, an option like any other.
 
-    With `label` and `guidance` it is fitted to the model given a class, or to all classes in turn, and guided. The name
-    of the file then says so.
+    With `label` and `guidance` it is fitted to the model given a class, or to all classes in turn, and guided. With
+    `condition=file` it is fitted to the model given the vectors or pictures of a file in turn. The name of the solver
+    then says so.
 
     After an interruption the best solver so far is in `tuned_<nfe>_unfinished.yaml`.
 
@@ -40,26 +42,39 @@ def main(config: DictConfig) -> None:
     device, run = device_named(config.device), Run.open(config.run, config.trust)
     start = _start(config)
     begins = "fitted from the best of the Adams family" if start is None else f"fitted from {start}"
-    provenance = Provenance.now(run, begins, config.seed, config.weights, said(config.label, config.guidance))
+    provenance = Provenance.now(
+        run, begins, config.seed, config.weights, said(config.label, config.guidance, config.condition)
+    )
     folder = run.path / "conf" / "solver"
     tuned = _tune(config, run, device, start, folder, provenance)
     how = f"batch {tuned.batch}, {tuned.iterations} iterations, seed {tuned.seed}"
     header = "".join(f"# {line}\n" for line in (*str(tuned).split("; "), how))
     path = _write(tuned.solver, folder, _stem(config), header + provenance.comment())
     own = str(folder.parent)
-    given = () if config.label is None else (f"label={config.label}", f"guidance={config.guidance:g}")
+    guidance = f"guidance={config.guidance:g}"
+    given: tuple[str, ...] = () if config.label is None else (f"label={config.label}", guidance)
+    if "path" in config.condition:
+        given = ("condition=file", f"condition.path={config.condition.path}", guidance)
     command = shlex.join(["backdrift", "sample", f"run={run.path}", "--config-dir", own, f"solver={path.stem}", *given])
     print(f"{tuned}\n{path}\n{command}")
 
 
 def _stem(config: DictConfig) -> str:
     """The name of the solver: its evaluations, and the class and the guidance where there are any."""
-    return f"tuned_{config.solver.nfe}{in_a_name(config.label, config.guidance, '_')}"
+    return f"tuned_{config.solver.nfe}{in_a_name(config.label, config.guidance, '_', config.condition)}"
 
 
 def _model(config: DictConfig, run: Run, device: torch.device) -> Denoises:
     """The model for the three sets of trajectories that a fit takes: to fit on, to choose by and to measure on."""
     trained, trajectories = run.gaussian_model(config.weights, device), 3 * config.batch
+    choice = build(config, "condition")
+    if isinstance(choice, FileCondition):
+        if config.label is not None:
+            raise ValueError(f"label={config.label}: expected null beside condition=file")
+        given = conditioned_on_file(trained, run.card, choice, config.guidance, 1)
+        return cast(Denoises, select(given.model, torch.arange(trajectories) % given.n))
+    if not isinstance(choice, NoCondition):
+        raise ValueError("condition: expected none or file, as for sample")
     if config.label != EVERY:
         model: Denoises = conditioned(trained, run.card, config.label, config.guidance, trajectories).model
         return model

@@ -48,7 +48,8 @@ class InformationCurves:
         mmse: E|x_0 - D(x_t)|^2 / dim, x_0 in the model's units, an estimate for each level.
         gaussian: the same of the best denoiser of normal data with the training set's covariance,
             mean_i v_i/(1 + snr v_i), v_i the covariance's eigenvalues. It is the best linear denoiser. Given classes it
-            is that of normal classes, which have their own means and share the covariance within them.
+            is that of normal classes, which have their own means and share the covariance within them. Given vectors
+            it is that of samples which are normal together with them. Given pictures it knows nothing of these.
         information: I(x_0; x_t) in nats, an estimate for each level.
         gaussian_information: that of the normal data, sum_i log(1 + snr v_i)/2.
         entropy: -E log p in nats, in the data's own units (of v + u for discrete data).
@@ -110,6 +111,7 @@ def information_curves(
     data: Data,
     values: Tensor,
     classes: Tensor | None = None,
+    conditioned: bool = False,
     *,
     levels: int = 16,
     strata: int = 12,
@@ -125,6 +127,8 @@ def information_curves(
         values: v, `[n, ...]`.
         classes: that the model is given, `[n]`, or None. All numbers are then means over the classes of these samples:
             the entropy is H(x_0 | class), and the information I(x_0; x_t | class).
+        conditioned: whether the model is given the vectors or pictures of the data. All numbers are then means over
+            them, as for classes.
         levels: of noise, the middles of so many equal parts of the process's range of log-SNR.
         strata: parts of the range of log-SNR that each integral is taken in.
         draws: of the noise in each part, and at each level.
@@ -144,7 +148,7 @@ def information_curves(
     log_snr = first + (last - first) * (torch.arange(levels, dtype=torch.float64, device="cpu") + 0.5) / levels
     times = sde.t_from_log_snr(log_snr).tolist()
     integral: dict[str, Any] = {"draws": draws, "seed": seed, "strata": strata}
-    variances = principal_variances(data, seed, classes)
+    variances = principal_variances(data, seed, classes, conditioned)
     snr = log_snr.exp()[:, None]
     log_jacobian = data.units.log_jacobian(values)
 
@@ -201,16 +205,23 @@ def in_batches(
     return Estimate(float(each.mean()), float(each.std()) / math.sqrt(len(each)))
 
 
-def principal_variances(data: Data, seed: int, classes: Tensor | None = None) -> Tensor:
+def principal_variances(data: Data, seed: int, classes: Tensor | None = None, conditioned: bool = False) -> Tensor:
     """The eigenvalues of the covariance of the training set in the model's units, `[dim]` in float64.
 
     With classes `[n]` it is the covariance within the classes that occur among them: of the training samples of these
-    classes, each minus the mean of its class.
+    classes, each minus the mean of its class. With vectors as conditions it is that of what a linear regression on them
+    leaves; missing numbers are taken as their means, beside a mask.
     """
     train = data.to_model(data.train, torch.Generator().manual_seed(seed)).flatten(1).double()
     if classes is not None and data.train_labels is not None:
         parts = [train[data.train_labels == label] for label in classes.unique().tolist()]
         train = torch.cat([part - part.mean(0) for part in parts if len(part)])
+    if conditioned and data.conditions is not None and data.conditions.card.kind == "vector":
+        given = (data.conditions.train.double() - data.conditions.card.moments.mean).nan_to_num(0.0)
+        known = (~data.conditions.train.isnan()).double()
+        features = torch.cat((torch.ones_like(given[:, :1]), given / given.std(0), known), 1)
+        # gelsd takes features that depend on each other, as the masks do where nothing is missing.
+        train = train - features @ torch.linalg.lstsq(features, train, driver="gelsd").solution
     dim = data.units.dim
     # Divided by n, as the spread of what is at hand: more features than rows do no harm.
     return torch.linalg.eigvalsh(torch.cov(train.T, correction=0).reshape(dim, dim)).clamp(min=0)

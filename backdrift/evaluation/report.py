@@ -16,6 +16,7 @@ from backdrift.evaluation.agreement import Answer
 from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.pictures import draw_pictures, held_out_loss
 from backdrift.evaluation.report_classes import ClassNumbers, has_classes, report_classes
+from backdrift.evaluation.report_conditions import ConditionNumbers, has_conditions, report_conditions
 from backdrift.evaluation.report_numbers import report_json
 from backdrift.evaluation.report_page import page
 from backdrift.evaluation.report_quality import QualityNumbers, has_labels, report_quality
@@ -74,13 +75,19 @@ def write(run: Run, device: torch.device | str = "cpu") -> None:
         if has_classes(model, data):
             of_classes, classes = report_classes(folder, model, data, solver, kept)
             parts.append(verdicts.insert(of_classes, verdicts.of_classes(classes)))
+        conditions: ConditionNumbers | None = None
+        if has_conditions(model, data):
+            likelihood: dict[str, Any] = OmegaConf.to_container(run.config.likelihood)  # type: ignore[assignment]
+            withheld = run.config.train.get("label_dropout", 0.0)
+            of_conditions, conditions = report_conditions(model, data, likelihood, withheld, kept)
+            parts.append(of_conditions)
         quality: dict[str, QualityNumbers] | None = None
         if has_labels(data):
             of_quality, quality = report_quality(model, data, solver, kept)
             parts.append(of_quality)
         parts += [check_score(model, data), versions_section(run), f"## This report\n\n{provenance.markdown()}"]
         parts.append(f"The report took {time.perf_counter() - began:.0f} s.")
-        numbers = report_json(provenance, floor, table, scores, answers, classes, quality)
+        numbers = report_json(provenance, floor, table, scores, answers, classes, quality, conditions)
         _write_files(folder, "\n\n".join(parts) + "\n", numbers, run.config.name)
     kept.discard()
 

@@ -10,6 +10,7 @@ from typing import Any
 from backdrift.evaluation.agreement import Answer
 from backdrift.evaluation.metrics import Estimate
 from backdrift.evaluation.report_classes import ClassNumbers
+from backdrift.evaluation.report_conditions import ConditionNumbers
 from backdrift.evaluation.report_quality import QualityNumbers
 from backdrift.evaluation.scoring import Scores
 from backdrift.evaluation.solver_comparison import Comparison
@@ -24,6 +25,7 @@ def report_json(
     answers: Sequence[Answer],
     classes: ClassNumbers | None = None,
     quality: dict[str, QualityNumbers] | None = None,
+    conditions: ConditionNumbers | None = None,
 ) -> str:
     """The text of `report.json`. A number is an object of `value` and `standard_error`, or null if it is not finite.
 
@@ -35,6 +37,7 @@ def report_json(
         answers: of several methods for the log-density.
         classes: of a class-conditional model, or None.
         quality: of generated samples and of training samples, where the data have classes, or None.
+        conditions: of a model that is given vectors or pictures, or None.
     """
     solvers = [{"solver": name, "nfe": nfe, **_comparison(found)} for (name, nfe), found in table.items()]
     methods = [
@@ -59,6 +62,7 @@ def report_json(
         "solvers": solvers,
         "methods": methods,
         **({} if classes is None else {"classes": _classes(classes)}),
+        **({} if conditions is None else {"conditions": _conditions(conditions)}),
         **({} if quality is None else {"quality": {name: _quality(one) for name, one in quality.items()}}),
     }
     return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
@@ -74,6 +78,18 @@ def _classes(numbers: ClassNumbers) -> dict[str, Any]:
         "log_loss_nats": _number(numbers.log_loss),
         "accuracy_of_logistic_regression": _number(numbers.regression),
         "confusion": found.confusion().tolist(),
+    }
+
+
+def _conditions(found: ConditionNumbers) -> dict[str, Any]:
+    return {
+        "samples": len(found.own.log_prob),
+        "unit": found.own.unit,
+        "given_own": _number(found.own.mean()),
+        "given_none": None if found.none is None else _number(found.none.mean()),
+        "given_another": _number(found.others.mean()),
+        "gain_over_none_nats": _number(found.over_none),
+        "gain_over_another_nats": _number(found.over_others),
     }
 
 

@@ -145,7 +145,13 @@ def density_of(sde: SDE) -> Callable[..., Likelihood | PositionLikelihood]:
 
 
 def score(
-    model: ModelLike, units: Units, values: Tensor, seed: int = 0, work: Batchwise = HERE, **settings: Any
+    model: ModelLike,
+    units: Units,
+    values: Tensor,
+    seed: int = 0,
+    work: Batchwise = HERE,
+    stage: str = STAGE,
+    **settings: Any,
 ) -> Scores:
     """Log-likelihoods of samples v of a data set, in its own units.
 
@@ -154,7 +160,8 @@ def score(
         units: the map from v to what the model sees, and its Jacobian.
         values: v, `[n, ...]`.
         seed: of the dequantisation and of the probes.
-        work: how the batches are done. Those that are kept belong to the stage `STAGE`.
+        work: how the batches are done.
+        stage: the name of these computations among those of a command.
         settings: passed on to `solvers.log_likelihood`, or to `solvers.position_log_likelihood` if the states of the
             process hold velocities.
 
@@ -181,7 +188,7 @@ def score(
             **own,
         }
 
-    return collected(work(scored, len(x), x[0].numel(), stage=STAGE), units, {**settings, "seed": seed})
+    return collected(work(scored, len(x), x[0].numel(), stage=stage), units, {**settings, "seed": seed})
 
 
 def collected(found: Batch, units: Units, settings: dict[str, Any]) -> Scores:

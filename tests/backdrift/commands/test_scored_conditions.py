@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from joint_normal import ExactConditional, draw, log_conditional
+from joint_normal import ExactConditional, conditional, draw, log_conditional
 from runs import trained
 from torch import Tensor
 
@@ -95,6 +99,69 @@ def test_new_rows_are_scored_given_their_own_columns_or_a_file(run: Run) -> None
     np.savetxt("one.csv", b[:1].numpy(), delimiter=",", header="b1,b2", comments="", fmt="%.17g")
     assert main([*line, *given, "condition.path=one.csv"]) == 0
     require_exact(scores(run, "likelihood-given-one.csv-data-a.csv"), log_conditional(a, b[:1].expand(15, 2)))
+
+
+def test_information_is_that_of_the_conditional_density(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """The entropy is the mean of -log p(a | b) over the same rows, within four standard errors of the draws.
+
+    The normal data that the curve is compared with are exact here. Their variances are those of 360 rows, and the
+    information of each has a standard error of at most sqrt(1/(2 * 360)) nats.
+    """
+    data = run.data()
+    assert data.conditions is not None
+    line = ["information", f"run={run.path}", "condition=data", "split=train", "n=200", "levels=4", "strata=16"]
+    assert main(line) == 0
+    said = re.search(r"given each sample's own condition: entropy at most (\S+) ± (\S+) nats", capsys.readouterr().out)
+    assert said is not None
+    exact = -log_conditional(data.train[:200], data.conditions.train[:200])
+    of_draws = math.sqrt(float(said[2]) ** 2 - float(exact.var()) / 200)
+    assert of_draws < 0.1 and abs(float(said[1]) - float(exact.mean())) < 4 * of_draws
+    with (run.path / "information-train-given" / "information.csv").open() as opened:
+        rows = list(csv.DictReader(line for line in opened if not line.startswith("#")))
+    scale = data.units.scale.double()
+    variances = torch.linalg.eigvalsh(conditional(torch.zeros(2))[1] / scale / scale.unsqueeze(-1))
+    for row in rows:
+        expected = 0.5 * float(torch.log1p(math.exp(float(row["log_snr"])) * variances).sum())
+        assert abs(float(row["gaussian_information_nats"]) - expected) < 4 * (2 / (2 * 360)) ** 0.5
+        found, own = (float(row[f"information_{name}"]) for name in ("nats", "standard_error"))
+        assert abs(found - expected) < 4 * own + 0.01
+
+
+def test_a_solver_is_tuned_given_the_conditions_of_a_file(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its name says them, and the line that it prints draws samples given them."""
+    Path("rows.csv").write_text("b1,b2\n5000,-3\n5100,-3.01\n4900,-3\n")
+    asked = ["condition=file", "condition.path=rows.csv"]
+    settings = ["solver.nfe=4", "batch=4", "iterations=1", "reference_steps=16"]
+    assert main(["tune", f"run={run.path}", *asked, *settings]) == 0
+    assert (run.path / "conf" / "solver" / "tuned_4_given_rows.csv.yaml").is_file()
+    line = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert main([*line[1:], "n=2"]) == 0
+    assert list(run.path.glob("samples-*-given-rows.csv-seed0"))
+
+
+@pytest.mark.slow
+def test_a_trained_network_scores_nearly_as_the_truth_does(empty_folder: Path) -> None:
+    """On average over 400 rows the network's log p(a | b) is below the truth by less than 0.1 nats, and not above it by
+    more than three standard errors. Given another row's b it is below by more than a nat, which the report says."""
+    write_table("t.csv", 4000, seed=0)
+    run = trained(
+        *("data=array", "data.path=t.csv", "data.transform=none", "condition=columns", "condition.columns=[b1,b2]"),
+        *("model=mlp", "train=vectors", "folder=run", "train.steps=1500", "train.warmup=30", "train.batch=256"),
+        *("model.hidden=64", "model.depth=2"),
+    )
+    data = run.data()
+    assert data.conditions is not None
+    assert main(["likelihood", f"run={run.path}", "condition=data", *SCORE]) == 0
+    found = scores(run, "likelihood-given-test")["log_prob_nats"]
+    below = log_conditional(data.test, data.conditions.test) - found
+    assert -3 * float(below.std()) / len(below) ** 0.5 < float(below.mean()) < 0.1
+    assert main(["report", f"run={run.path}"]) == 0
+    assert "The network uses its conditions" in (run.path / "report.md").read_text()
+    told = json.loads((run.path / "report.json").read_text())["conditions"]
+    assert told["gain_over_another_nats"]["value"] > 1
+    gain = log_conditional(data.test, data.conditions.test)
+    gain = gain - log_conditional(data.test, torch.full_like(data.conditions.test, math.nan))
+    assert abs(told["gain_over_none_nats"]["value"] - float(gain.mean())) < 0.15
 
 
 @pytest.mark.parametrize(

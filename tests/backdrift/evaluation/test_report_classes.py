@@ -8,13 +8,13 @@ import pytest
 import torch
 from clusters import CENTRES, Clusters
 from matplotlib.figure import Figure
+from nothing_kept import Nothing
 from torch import Tensor
 
 from backdrift.data import Data
 from backdrift.evaluation import figures, report_classes
 from backdrift.evaluation.class_posterior import log_frequencies, share
 from backdrift.models import Denoiser
-from backdrift.runs.process_group import ALONE
 from backdrift.sde import VP
 from backdrift.solvers import Adams
 
@@ -29,21 +29,6 @@ class Folder:
 
     def save_figure(self, name: str, figure: Figure) -> None:
         self.names.append(name)
-
-
-class Nothing:
-    """Keeps no batches."""
-
-    group = ALONE
-
-    def missing(self, stage: str, n: int) -> list[range]:
-        return [range(n)]
-
-    def load(self, stage: str, first: int) -> None:
-        return None
-
-    def save(self, stage: str, first: int, batch: dict[str, Tensor]) -> None:
-        pass
 
 
 def classes_in_the_plane(n: int, seed: int) -> tuple[Tensor, Tensor]:
