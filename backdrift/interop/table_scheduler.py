@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from backdrift.sde import tweedie
 from backdrift.sde.checks import require_integer, require_positive
 from backdrift.solvers import Adams, NonStationary, Row, TableSolver
 from backdrift.solvers.model import HALF
+from backdrift.solvers.tables.grid import GRIDS
 
 try:
     from diffusers import ConfigMixin, DDIMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
@@ -25,6 +27,9 @@ except ImportError as error:
     raise ImportError('TableScheduler needs diffusers: pip install "backdrift[diffusers]"') from error
 
 AnySolver = TableSolver | NonStationary
+
+START_RATIO = 4.0
+"""Fitted by `benchmarks/diffusers_schedulers.py --starts`. From 3 to 6 the median error changes by less than twice."""
 
 TOLERANCE = 1e-3
 """Timesteps that differ by less are the same: pipelines keep them in float32."""
@@ -41,15 +46,22 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         >>> pipeline.scheduler = TableScheduler.from_config(pipeline.scheduler.config, solver=Adams())
         >>> pipeline(num_inference_steps=10)
 
-    Its samples are those of `sample(from_diffusers(pipeline), solver, x_T=noise)`, to rounding. The steps are taken in
-    their order. A pipeline may begin in the middle, as one from picture to picture does: then the samples are those of
-    the solver on the times that are left, `grid=times[k:]` with that many steps, from the noise level there.
+    Its samples are those of `sample(from_diffusers(pipeline), solver, x_T=noise)`, to rounding, where `start` is None
+    or the network does not predict the noise. The steps are taken in their order. A pipeline may begin in the middle,
+    as one from picture to picture does: then the samples are those of the solver on the times that are left,
+    `grid=times[k:]` with that many steps, from the noise level there.
 
     Main arguments:
         solver: a deterministic solver on a fixed grid, such as `Adams()`, `Heun()`, or the `solver` of a `Tuned`; or
             the dictionary that a saved config has in its place. By default `Adams()`. `set_timesteps` sets its steps.
         data_std: the standard deviation of the data, where the solver has none of its own: 1 for latents, which are
             scaled to it, and about 0.5 for pictures in [-1, 1].
+        start: "auto" begins at less noise than there is at T, where the network predicts the noise and the steps are
+            few. The error of its denoiser is sigma/alpha times that of its output, and the first step of a few is long:
+            one evaluation at T would spoil it. The first evaluation of n steps is then made where sigma/alpha is
+            `START_RATIO` n times `data_std`, at least. Its denoiser D(x', t') serves for the way from T as well, since
+            it changes little there: x' = sigma' eps + alpha' (1 - r'/r_T) D with r = sigma/alpha is the exact flow of a
+            constant D. None begins at T, as `sample` does. A grid that is a list of times is kept as it is.
 
     Other arguments:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr,
@@ -89,14 +101,17 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         rescale_betas_zero_snr: bool = False,
         solver: AnySolver | Mapping[str, Any] | None = None,
         data_std: float = 1.0,
+        start: Literal["auto"] | None = "auto",
     ) -> None:
         require_positive(data_std=data_std)
+        if start not in ("auto", None):
+            raise ValueError(f"start: expected 'auto' or None, got {start!r}")
         self.solver = _solver(solver)
         self.register_to_config(solver=described(self.solver))
         if prediction_type == "flow_prediction":
             self.reading = read_scheduler(FlowMatchEulerDiscreteScheduler(num_train_timesteps=num_train_timesteps))
         else:
-            known = {name: value for name, value in self.config.items() if name not in ("solver", "data_std")}
+            known = {name: value for name, value in self.config.items() if name not in ("solver", "data_std", "start")}
             self.reading = read_scheduler(DDIMScheduler.from_config({**known, "_class_name": "DDIMScheduler"}))
         self.reading = dataclasses.replace(self.reading, clip=clip_sample_range if clip_sample else None)
         self.init_noise_sigma = float(self.reading.sde.prior.std)
@@ -141,12 +156,31 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         """
         require_integer("num_inference_steps", num_inference_steps, 1)
         solver = self._with_steps(num_inference_steps)
+        solver, self._from_T = self._begun_later(solver)
         rows = solver.table(self.reading.sde).numbers().rows
         self.num_inference_steps, self.begin_index = num_inference_steps, None
         self.timesteps = self.reading.timestep(_evaluations(rows)).to(device)
         self._solver = solver
         self.order = _evaluations_of_a_step(rows)
         self._take(rows)
+
+    def _begun_later(self, solver: AnySolver) -> tuple[AnySolver, float]:
+        """The solver on a grid that begins as `start` says, and the weight of D for the way from T to there."""
+        sde = self.reading.sde
+        self.init_noise_sigma = float(sde.prior.std)
+        auto = self.config["start"] == "auto" and self.reading.predicts == "noise"
+        if not auto or isinstance(solver, NonStationary) or not isinstance(solver.grid, str):
+            return solver, 0.0
+        d, at_T = solver.data_std or 1.0, math.exp(-0.5 * float(sde.log_snr(sde.start)))
+        ratio, intervals = START_RATIO * solver.steps * d, solver.steps - (solver.final != "stop")
+        first, last = float(sde.t_from_log_snr(-2 * math.log(ratio))), solver.end(sde)
+        if ratio >= at_T or intervals == 0 or not first > last:
+            return solver, 0.0
+        widths = {"data_std": d} if solver.grid == "angle" else {}
+        grid = GRIDS[solver.grid](sde, intervals, first, last, **widths).tolist()
+        grid[0], grid[-1] = first, last  # the inverse of log_snr has rounded them
+        self.init_noise_sigma = float(sde.sigma(first))
+        return dataclasses.replace(solver, grid=grid), float(sde.alpha(first)) * (1 - ratio / at_T)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin at `timesteps[begin_index]`, with the noise level there. Call it between `set_timesteps` and `step`.
@@ -170,6 +204,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
                 f"{begin_index}; " + _WHERE_STEPS_BEGIN[isinstance(self.solver, NonStationary)]
             )
         self.begin_index = begin_index
+        self._from_T = 0.0 if begin_index else self._from_T
         self._take(rows)
 
     def _take(self, rows: Sequence[Row]) -> None:
@@ -254,6 +289,9 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         denoised = tweedie(value, x, self._row.at, self.reading.sde, self.reading.predicts, "denoised")
         if self.reading.clip is not None:
             denoised = denoised.clamp(-self.reading.clip, self.reading.clip)
+        if self._from_T:
+            x = self._states[-1] = x + self._from_T * denoised
+            self._from_T = 0.0
         self._values.appendleft(denoised + self._row.slope * x)
         x = self._advanced()
         self._returned = x.to(sample.dtype)
@@ -265,7 +303,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         for index in near.nonzero().flatten().tolist():
             rows = self._rows_from(index) if index else None
             if rows is not None:
-                self.begin_index = index
+                self.begin_index, self._from_T = index, 0.0
                 self._take(rows)
                 return
 
@@ -292,7 +330,13 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         return self._states[-1]
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """alpha x_0 + sigma eps at timesteps, one for each sample."""
+        """alpha x_0 + sigma eps at timesteps, one for each sample.
+
+        At the first of `timesteps` such a state holds its part of x_0, so that the next `step` adds none.
+        """
+        first = None if self.num_inference_steps is None else float(self.timesteps[0])
+        if first is not None and bool((timesteps.double() - first).abs().max() <= TOLERANCE):
+            self._from_T = 0.0
         sde = self.reading.sde
         times = timesteps.to(original_samples.dtype)
         t = sde.time(times) if hasattr(sde, "time") else times / self.reading.train_steps

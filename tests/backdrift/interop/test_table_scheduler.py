@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from backdrift.models import GaussianMixture
-from backdrift.sde import Discrete
+from backdrift.sde import Discrete, Model
 from backdrift.solvers import DDIM, Adams, DPMSolver, Heun, NonStationary, UniPC, sample
-from backdrift.solvers.tables.grid import Points
+from backdrift.solvers.tables.grid import Points, time_grid
 from backdrift.solvers.tables.non_stationary import canonical
 
 diffusers = pytest.importorskip("diffusers", reason='needs diffusers: pip install "backdrift[diffusers]"')
@@ -79,7 +79,7 @@ def test_samples_are_our_own(solver: Any, kind: str, config: dict[str, Any]) -> 
     model = from_diffusers((network, theirs))
     if solver == "tuned":
         solver = tuned(model, 6)
-    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=0.5)
+    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=0.5, start=None)
     x = scheduler.init_noise_sigma * torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     own = solver if isinstance(solver, NonStationary) else dataclasses.replace(solver, steps=6)
     expected = sample(model, own, x_T=x)
@@ -96,7 +96,9 @@ def test_a_pipeline_takes_it() -> None:
     for kind in (diffusers.DDPMPipeline, diffusers.DDIMPipeline):
         pipeline = kind(unet, diffusers.DDPMScheduler())
         model = from_diffusers(pipeline)
-        pipeline.scheduler = TableScheduler.from_config(pipeline.scheduler.config, solver=Adams(), data_std=0.5)
+        pipeline.scheduler = TableScheduler.from_config(
+            pipeline.scheduler.config, solver=Adams(), data_std=0.5, start=None
+        )
         pipeline.set_progress_bar_config(disable=True)
         made = pipeline(2, torch.Generator().manual_seed(3), num_inference_steps=5, output_type="np").images
         noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -123,7 +125,7 @@ def test_a_start_in_the_middle_is_our_own_solver_on_the_times_that_are_left(
     steps, theirs = 6, diffusers.DDIMScheduler(clip_sample=False)
     network = Exact(theirs, "epsilon")
     model = from_diffusers((network, theirs))
-    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=0.5)
+    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=0.5, start=None)
     scheduler.set_timesteps(steps)
     skipped = max(steps - min(int(steps * strength), steps), 0)
     timesteps = scheduler.timesteps[skipped * scheduler.order :]
@@ -166,6 +168,80 @@ def test_where_no_step_begins_is_refused() -> None:
     fitted.set_begin_index(0)
     with pytest.raises(ValueError, match=r"^begin_index: .* got 1; its weights were tuned for the way from the noise"):
         fitted.set_begin_index(1)
+
+
+class StartsAt(Discrete):
+    """The same process, with another time at which grids begin."""
+
+    start = 0.0
+
+    def __init__(self, alphas_cumprod: Tensor, start: float) -> None:
+        super().__init__(alphas_cumprod)
+        self.start = start
+
+
+class GivenFirst(Model):
+    """A model whose first evaluation gives what it is told."""
+
+    def __init__(self, model: Any, first: Tensor) -> None:
+        self.model, self.sde, self.first = model, model.sde, [first]
+
+    def denoise(self, x: Tensor, t: Any) -> Tensor:
+        return self.first.pop() if self.first else self.model.denoise(x, t)
+
+
+@pytest.mark.parametrize("solver", [Adams(), Adams(predict="noise", order=3), Heun()], ids=str)
+def test_a_later_start_is_the_flow_of_a_constant_denoiser_to_there(solver: Any) -> None:
+    """x' = sigma' eps + alpha' (1 - r'/r_T) D(sigma' eps, t'), and from there the solver on its own times."""
+    theirs = diffusers.DDIMScheduler(clip_sample=False)
+    network = Exact(theirs, "epsilon")
+    model, steps, d = from_diffusers((network, theirs)), 6, 0.7
+    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=d)
+    scheduler.set_timesteps(steps)
+    sde, ratio = model.sde, scheduling.START_RATIO * steps * d
+    first = sde.t_from_log_snr(-2 * torch.tensor(ratio, dtype=torch.float64).log())
+    assert abs(float(scheduler.timesteps[0] + 1 - first)) < 1e-3
+    assert scheduler.init_noise_sigma == pytest.approx(float(sde.sigma(first)), abs=1e-7)
+    eps = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = sde.sigma(first) * eps
+    at_T = float(sde.sigma(1000.0) / sde.alpha(1000.0))
+    denoised = model.denoise(x, first)
+    begun = x + sde.alpha(first) * (1 - ratio / at_T) * denoised
+    own = dataclasses.replace(solver, steps=steps, data_std=d)
+    times = time_grid(solver.grid, StartsAt(sde.alphas_cumprod, float(first)), steps - 1, own.end(sde), d)
+    own = dataclasses.replace(own, grid=times.tolist())
+    expected = sample(GivenFirst(model, denoised), own, x_T=begun)
+    assert float((loop(scheduler, network, x, steps) - expected).abs().max()) < 1e-5
+    # A state that add_noise made at the first timestep holds its part of x_0.
+    scheduler.set_timesteps(steps)
+    y = state = scheduler.add_noise(denoised, eps, scheduler.timesteps[:1].expand(16))
+    for t in scheduler.timesteps:
+        y = scheduler.step(network(y, t).sample, t, y).prev_sample
+    assert float((y - sample(model, own, x_T=state)).abs().max()) < 1e-5
+
+
+class Erring(Exact):
+    """A network whose noise is off by 0.02, as that of a trained one is."""
+
+    def forward(self, x: Tensor, timestep: Any, return_dict: bool = True) -> Any:
+        error = 0.02 * torch.cos(20 * x + torch.arange(4))
+        return SimpleNamespace(sample=super().forward(x, timestep).sample + error)
+
+
+@pytest.mark.parametrize(("kind", "times_nearer"), [(Exact, 1.5), (Erring, 3.0)])
+def test_a_later_start_ends_nearer_to_the_exact_flow(kind: type[Exact], times_nearer: float) -> None:
+    """At T = 1000 the denoiser errs by sigma/alpha = 157 times 0.02. The median distance in 5 steps says so."""
+    theirs = diffusers.DDIMScheduler(clip_sample=False)
+    network = kind(theirs, "epsilon")
+    eps = torch.randn(256, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = sample(from_diffusers((network, theirs)), Adams(steps=200), x_T=eps)
+    far = {}
+    for start in (None, "auto"):
+        scheduler = TableScheduler.from_config(theirs.config, solver=Adams(), data_std=0.7, start=start)
+        scheduler.set_timesteps(5)
+        ends = loop(scheduler, network, scheduler.init_noise_sigma * eps, 5)
+        far[start] = float((ends - exact).square().mean(1).sqrt().median())
+    assert far[None] > times_nearer * far["auto"]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +327,9 @@ def test_misuse_is_refused() -> None:
         TableScheduler.from_config(diffusers.DDPMScheduler(variance_type="learned_range").config)
     with pytest.raises(TypeError, match=r"^slover: expected one of"):
         TableScheduler.from_config(config, slover=DDIM())
-    scheduler = TableScheduler.from_config(config)
+    with pytest.raises(ValueError, match=r"^start: expected 'auto' or None, got 'T'"):
+        TableScheduler.from_config(config, start="T")
+    scheduler = TableScheduler.from_config(config, start=None)
     x = torch.zeros(1, 1, 2, 2)
     with pytest.raises(ValueError, match=r"^timesteps: expected set_timesteps"):
         scheduler.step(x, 1, x)
