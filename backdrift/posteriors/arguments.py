@@ -20,12 +20,13 @@ def finite(name: str, value: object) -> Tensor:
         value = value.detach().cpu().numpy()
     if issparse(value):
         raise ValueError(f"{name}: expected a dense array, got a sparse one, which is not supported")
-    if np.iscomplexobj(value):
-        raise ValueError(f"{name}: expected real numbers, got complex ones. Complex data not supported")
     try:
-        array = np.asarray(value, dtype=np.float64)
+        given = np.asarray(value)
+        array = np.asarray(given.real, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name}: expected numbers, got {type(value).__name__} that holds something else") from None
+    if np.iscomplexobj(given):
+        raise ValueError(f"{name}: expected real numbers, got complex ones. Complex data not supported")
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array.reshape(len(array), -1) if array.ndim else array)).any(-1).sum())
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinite ones in {bad} of {len(array)} rows")

@@ -30,8 +30,8 @@ class Diagnosis:
         tarp: the credibility level at which TARP's region reaches the true parameter, `[m]`.
         tarp_p_value: of the test that they are uniform.
         coverage: for each level the share of true parameters in TARP's region, and its standard error.
-        c2st: how often a classifier that sees the observation tells ranks from uniform numbers, and its standard error.
-            0.5 means that it cannot.
+        c2st: how often a classifier that sees the observation tells the ranks of true parameters from those of a draw,
+            and its standard error. 0.5 means that it cannot.
         predictive: the share of the numbers of the observations within the central 95% of their predictions, and its
             standard error; None without a simulator.
         significance: the probability that a calibrated posterior fails.
@@ -117,11 +117,12 @@ def diagnose_draws(
 
     Ranks of the true parameters among posterior draws are uniform (simulation-based calibration, Talts et al. 2018).
     The share of draws that are nearer to a random point than the true parameter is uniform as well (TARP, Lemos et al.
-    2023). A classifier cannot tell pairs (rank, x) from pairs (uniform number, x), which tests calibration at each
-    observation (after Linhart et al. 2023). The tests hold at the stated significance together, by Bonferroni's bound.
+    2023). A classifier cannot tell pairs (rank of theta, x) from pairs (rank of a draw, x), which tests calibration at
+    each observation (after Linhart et al. 2023). The tests hold at the stated significance together, by Bonferroni's
+    bound.
 
     Args:
-        draws: of the posterior given each row of `x`, `[m, draws, d]`.
+        draws: of the posterior given each row of `x`, `[m, draws, d]`, at least two.
         theta: the true parameters, `[m, d]`.
         x: observations in comparable units, `[m, k]`.
         observed, predicted: observations `[m, *shape]` and simulations `[m, s, *shape]` at posterior draws, for the
@@ -134,7 +135,7 @@ def diagnose_draws(
     m = len(theta)
     if m < 20:
         raise ValueError(f"theta: expected at least 20 pairs to test with, got {m}")
-    if draws.ndim != 3 or draws.shape[::2] != theta.shape or len(x) != m:
+    if draws.ndim != 3 or draws.shape[::2] != theta.shape or draws.shape[1] < 2 or len(x) != m:
         raise ValueError(
             f"draws: expected shape [{m}, draws, {theta.shape[1]}], got {list(draws.shape)}, and {len(x)} rows of x"
         )
@@ -157,7 +158,7 @@ def diagnose_draws(
         tarp,
         float(stats.kstest(tarp, "uniform").pvalue),
         coverage,
-        _local_c2st(ranks, x, random),
+        _local_c2st(draws, theta, x, random),
         None if predicted is None or observed is None else _predictive(observed, predicted),
     )
 
@@ -167,10 +168,17 @@ def _uniform_rank(below: np.ndarray, draws: int, random: np.random.Generator) ->
     return (below + random.random(below.shape)) / (draws + 1)
 
 
-def _local_c2st(ranks: np.ndarray, x: np.ndarray, random: np.random.Generator) -> tuple[float, float]:
-    """Held-out accuracy of a classifier of (rank, x) against (uniform, x), and its standard error."""
-    m = len(ranks)
-    rows = np.concatenate([np.concatenate([ranks, x], 1), np.concatenate([random.random(ranks.shape), x], 1)])
+def _local_c2st(
+    draws: np.ndarray, theta: np.ndarray, x: np.ndarray, random: np.random.Generator
+) -> tuple[float, float]:
+    """Held-out accuracy of a classifier of (rank of theta, x) against (rank of a draw, x), and its standard error.
+
+    The ranks of several parameters depend on one another where the parameters do. They are therefore compared with
+    those of a draw, which are so too, and not with independent uniform numbers. Both are ranks among the other draws.
+    """
+    m, others = len(theta), draws[:, 1:]
+    ranks = [_uniform_rank((others < one[:, None]).sum(1), others.shape[1], random) for one in (theta, draws[:, 0])]
+    rows = np.concatenate([np.concatenate([one, x], 1) for one in ranks])
     label = np.repeat([0, 1], m)
     # Both rows of an observation are in one fold, so that the classifier has not seen it.
     groups = np.tile(np.arange(m), 2)

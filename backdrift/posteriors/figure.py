@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -32,7 +33,8 @@ def posterior_figure(
     shown = min(len(names), MOST)
     rows = math.ceil(shown / COLUMNS)
     figure = Figure(figsize=(10, 2.4 * rows + 3.6), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[2.4 * rows, 3.6])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[2.4 * rows, 3.6])
+    above, below = parts
     for j, axes in enumerate(np.atleast_1d(above.subplots(rows, min(shown, COLUMNS), squeeze=False)).flat):
         if j >= shown:
             axes.set_axis_off()
