@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,7 +13,7 @@ from backdrift.posteriors import TruncatedRounds, truncated_rounds
 
 STD, X_O = 0.1, np.array([0.3, 0.95])
 PER_ROUND = 500
-SMALL = {"members": 1, "hidden": 32, "depth": 1, "steps": 300, "ode_steps": 8}
+SMALL: dict[str, Any] = {"members": 1, "hidden": 32, "depth": 1, "steps": 200, "ode_steps": 8}
 
 
 def simulator(theta: np.ndarray) -> np.ndarray:

@@ -28,7 +28,9 @@ def linear_simulations(seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def linear() -> SimulationPosterior:
     prior = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), torch.ones(2)), 1)
-    return SimulationPosterior(members=2, hidden=32, steps=200, random_state=0).fit(*linear_simulations(0), prior=prior)
+    return SimulationPosterior(members=2, hidden=16, depth=1, steps=60, ode_steps=12, random_state=0).fit(
+        *linear_simulations(0), prior=prior
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,9 @@ def bounded() -> SimulationPosterior:
     g = np.random.default_rng(0)
     theta = g.uniform(-1, 1, (SIMULATIONS, 1))
     x = theta + 0.5 * g.standard_normal(theta.shape)
-    return SimulationPosterior(members=1, hidden=32, steps=300, random_state=0).fit(theta, x, prior=([-1], [1]))
+    return SimulationPosterior(members=1, hidden=32, depth=1, steps=150, ode_steps=12, random_state=0).fit(
+        theta, x, prior=([-1], [1])
+    )
 
 
 def test_linear_normal_posterior(linear: SimulationPosterior) -> None:
@@ -63,20 +67,20 @@ def test_repeated_observations_of_a_linear_normal_model(linear: SimulationPoster
     x = np.random.default_rng(3).standard_normal((n, 3)) * 0.5 + SLOPE @ [0.5, -0.5]
     covariance = np.linalg.inv(np.eye(2) + n * SLOPE.T @ SLOPE / 0.25)
     mean = covariance @ SLOPE.T @ x.sum(0) / 0.25
-    draws = linear.sample(x, 1000, repeated=True, random_state=0)
+    draws = linear.sample(x, 500, repeated=True, random_state=0)
     std = np.sqrt(np.diag(covariance))
     # The errors of single posteriors add up: n of them count for sqrt(n) of the standard deviation that is left.
-    assert np.abs((draws.mean(0) - mean) / std).max() < 4 * np.sqrt(n * 4 / SIMULATIONS + 1 / 1000)
+    assert np.abs((draws.mean(0) - mean) / std).max() < 4 * np.sqrt(n * 4 / SIMULATIONS + 1 / 500)
     spread = np.var(draws, axis=0) / std**2
     # Each single covariance comes from 256 draws, and the regression's own errors are the same for all of them.
-    assert np.abs(spread - 1).max() < 4 * np.sqrt(2 / SIMULATIONS + 2 / 256 / n + 2 / 1000)
+    assert np.abs(spread - 1).max() < 4 * np.sqrt(2 / SIMULATIONS + 2 / 256 / n + 2 / 500)
 
 
 def test_nothing_leaks_and_the_density_is_normalised(bounded: SimulationPosterior) -> None:
     for x in (0.0, 1.1):
         draws = bounded.sample([x], 2000, random_state=0)
         assert draws.min() > -1 and draws.max() < 1
-        grid = np.linspace(-1, 1, 801)[1:-1, None]
+        grid = np.linspace(-1, 1, 401)[1:-1, None]
         assert np.trapezoid(np.exp(bounded.log_prob(grid, [x]))[:], grid[:, 0]) == pytest.approx(1.0, abs=0.01)
     assert bounded.log_prob([[-1.0], [1.5]], [0.0]).tolist() == [-np.inf, -np.inf]
 
@@ -85,7 +89,7 @@ def test_density_of_two_parameters_is_normalised() -> None:
     g = np.random.default_rng(1)
     theta = g.uniform(0, 2, (500, 2))
     x = theta.sum(1, keepdims=True) + 0.3 * g.standard_normal((500, 1))
-    posterior = SimulationPosterior(members=1, hidden=32, steps=100, random_state=0)
+    posterior = SimulationPosterior(members=1, hidden=16, depth=1, steps=100, ode_steps=8, random_state=0)
     posterior.fit(theta, x, prior=([0, 0], [2, 2]))
     side = (np.arange(40) + 0.5) / 20
     grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
@@ -95,7 +99,7 @@ def test_density_of_two_parameters_is_normalised() -> None:
 def test_stated_error_holds_the_log_density_of_a_finer_solve(bounded: SimulationPosterior) -> None:
     theta = np.linspace(-0.95, 0.95, 40)[:, None]
     coarse = clone(bounded)
-    fine = clone(bounded).set_params(ode_steps=96)
+    fine = clone(bounded).set_params(ode_steps=48)
     for other in (coarse, fine):
         other.__dict__.update({k: v for k, v in bounded.__dict__.items() if k.endswith("_") or k.startswith("_")})
     value, error = coarse.log_prob(theta, [0.3], return_std=True)
@@ -117,14 +121,14 @@ class Known:
         return self.mixture
 
 
-@pytest.mark.parametrize("ode_steps", [3, 4, 6, 24])
+@pytest.mark.parametrize("ode_steps", [3, 6])
 def test_stated_errors_hold_at_few_steps(linear: SimulationPosterior, ode_steps: int) -> None:
     """Where two solves happen to agree, their difference says nothing: single errors were up to 100 times the bound."""
     sde = VP()
     covariances = torch.tensor([[[0.01, 0.0], [0.0, 2.9]]], dtype=torch.float64)
     known = Known(GaussianMixture(torch.tensor([[0.5, -0.3]], dtype=torch.float64), covariances, sde=sde))
     coarse, fine = copy.copy(linear), copy.copy(linear)
-    for one, steps in ((coarse, ode_steps), (fine, 96)):
+    for one, steps in ((coarse, ode_steps), (fine, 64)):
         one.set_params(ode_steps=steps)
         one.model_, one._usual_bounds = known, {}  # type: ignore[assignment]
     x = np.array([0.6, -0.4, 0.2])
@@ -187,5 +191,5 @@ def test_what_cannot_be_learnt_is_refused(theta: np.ndarray, x: np.ndarray, prio
 
 def test_diagnose_on_new_simulations(linear: SimulationPosterior) -> None:
     theta, x = linear_simulations(9)
-    found = linear.diagnose(theta[:200], x[:200], draws=49)
+    found = linear.diagnose(theta[:200], x[:200], draws=30)
     assert found.passed, str(found)
