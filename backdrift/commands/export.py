@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from backdrift.interop.export import export, push_to_hub
+from backdrift.interop.export import export, push_to_hub, require_hub
 from backdrift.runs.run import Run
 
 
@@ -18,6 +18,8 @@ def main(config: DictConfig) -> None:
             outputs differ by more than `export.TOLERANCE`. Nothing is left then.
         OSError: if it cannot be written.
     """
+    if config.push_to_hub is not None:
+        require_hub()  # before anything is written
     run = Run.open(config.run, config.trust)
     exported = export(run, Path(str(config.to)).expanduser(), config.format, config.weights)
     print(exported)

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from backdrift.interop.called_network import CalledNetwork
 from backdrift.interop.diffusers_scheduler import SchedulerReading, Spacing, read_scheduler
+from backdrift.models import Picture, Vector
 from backdrift.sde import DataMoments, FunctionModel, Time
 from backdrift.sde.evaluation_mode import require_evaluation_mode
+
+PICTURE = "picture"
+"""The name of a given picture among the arguments. No network of diffusers has one of this name."""
 
 
 class DiffusersNetwork(CalledNetwork):
@@ -30,6 +34,18 @@ class DiffusersNetwork(CalledNetwork):
     def __call__(self, x: Tensor, time: Tensor, *positional: Any, **arguments: Any) -> Tensor:
         time = torch.as_tensor(time, dtype=x.dtype, device=x.device)
         return super().__call__(x, self.reading.timestep(time), *positional, **arguments)
+
+    def ask(self, x: Tensor, time: Tensor, *positional: Any, **arguments: Any) -> Any:
+        """The network at the state, with a given picture as further channels after it."""
+        picture = arguments.pop(PICTURE, None)
+        if picture is not None:
+            if picture.shape[2:] != x.shape[2:]:
+                raise ValueError(
+                    f"condition: expected a picture of {list(x.shape[2:])} pixels, as the state has, got "
+                    f"{list(picture.shape[2:])}"
+                )
+            x = torch.cat([x, picture.to(x.dtype)], 1)
+        return super().ask(x, time, *positional, **arguments)
 
 
 class DiffusersModel(FunctionModel):
@@ -66,18 +82,28 @@ class DiffusersModel(FunctionModel):
 
         Args:
             condition: a class, a `Label` or a tensor of integers, is the argument `class_labels` of the network, and a
-                tensor of other numbers is `encoder_hidden_states`.
+                tensor of other numbers, `[batch, tokens, dim]`, is `encoder_hidden_states`. A `Vector` is a single
+                token. A `Picture` is joined to the state as further channels, as networks for inpainting and for
+                higher resolution take it.
             arguments: of the network's `forward`, by name, such as `encoder_hidden_states` or `added_cond_kwargs`. See
                 `FunctionModel.given` for one value for all samples or one for each.
 
         Raises:
-            TypeError: if `condition` is neither a `Label` nor a tensor.
+            TypeError: if `condition` is none of these.
             ValueError: if the network has no argument of a name.
         """
+        if isinstance(condition, Picture):
+            other = super().given(**arguments)
+            other.arguments = {**other.arguments, PICTURE: condition}
+            return other
+        if isinstance(condition, Vector):
+            condition = condition.value.reshape(-1, 1, condition.value.shape[-1])
         if condition is not None:
             value = getattr(condition, "value", condition)
             if not isinstance(value, Tensor):
-                raise TypeError(f"condition: expected a Label or a tensor, got {type(condition).__name__}")
+                raise TypeError(
+                    f"condition: expected a Label, a Vector, a Picture or a tensor, got {type(condition).__name__}"
+                )
             name = "encoder_hidden_states" if value.is_floating_point() else "class_labels"
             arguments = {name: condition, **arguments}
         return super().given(**arguments)

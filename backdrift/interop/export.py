@@ -151,18 +151,25 @@ def push_to_hub(folder: Path, repository: str) -> str:
     Raises:
         ValueError: if huggingface_hub is not installed, or the upload fails.
     """
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise ValueError("push_to_hub: needs huggingface_hub; pip install huggingface_hub") from error
+    require_hub()
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
     api = HfApi()
     try:
         api.create_repo(repository, private=True, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=str(folder))
     except (HfHubHTTPError, ValueError, OSError) as error:
         raise ValueError(f"push_to_hub={repository}: {' '.join(str(error).split())[:300]}; see {folder}") from error
-    return f"{folder}: uploaded to {repository}"
+    return f"{folder}: uploaded to https://huggingface.co/{repository}"
+
+
+def require_hub() -> None:
+    """Raise `ValueError` unless huggingface_hub is installed."""
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError as error:
+        raise ValueError("push_to_hub: needs huggingface_hub; pip install 'backdrift[hub]'") from error
 
 
 def _plain(run: Run) -> dict[str, Any]:

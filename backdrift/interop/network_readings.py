@@ -46,7 +46,7 @@ class NetworkReadings:
         self.untried: list[str] = []
         self._known: dict[Any, list[tuple[Tensor, ...]] | None] = {}
         self._normal: dict[Any, list[Tensor]] = {}
-        self._changed: dict[ProcessMap, list[Level]] = {}
+        self._levels_at: dict[tuple[float, ProcessMap], Level] = {}
 
     def errors(self, reading: Reading) -> ReadingErrors | None:
         """The errors of a reading, or None if the network cannot be called so, or sees nothing new."""
@@ -74,9 +74,13 @@ class NetworkReadings:
 
     def _levels(self, process: ProcessMap) -> list[Level]:
         """The levels of the process as `process` changes it."""
-        if process not in self._changed:
-            self._changed[process] = [level_at(self.sde, t, self.data_std, process) for t in self.times]
-        return self._changed[process]
+        return [self._level_at(t, process) for t in self.times]
+
+    def _level_at(self, t: float, process: ProcessMap = as_given) -> Level:
+        """The level at a time. Readings share their times, and the derivatives of a process take long."""
+        if (t, process) not in self._levels_at:
+            self._levels_at[t, process] = level_at(self.sde, t, self.data_std, process)
+        return self._levels_at[t, process]
 
     def _normal_errors(
         self, reading: Reading, levels: Sequence[Level], values: list[tuple[Tensor, ...]]
@@ -96,7 +100,7 @@ class NetworkReadings:
             return at
         if self.predicts is not None or not 0 < tau <= self.sde.T:  # what the function gives is taken as it is
             return at
-        return level_at(self.sde, tau, self.data_std)
+        return self._level_at(tau)
 
     def _values(self, reading: Reading, levels: Sequence[Level]) -> list[tuple[Tensor, ...]] | None:
         """For each level x_0, x_t, the state that the network sees, its value there, and the time it is called with."""

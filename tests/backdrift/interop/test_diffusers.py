@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from backdrift.interop.diffusers import DiffusersModel, from_diffusers
-from backdrift.models import Guided, Label
+from backdrift.models import Guided, Label, Picture, Vector
 from backdrift.sde import VP, Discrete, Rectified
 from backdrift.solvers import DDIM, Adams, DPMSolverPP2M, Heun, log_likelihood, sample
 
@@ -328,6 +328,40 @@ def test_conditions_reach_the_network(noise: Tensor) -> None:
         model.given(encoder_hidden_state=texts)
     with pytest.raises(ValueError, match=r"^encoder_hidden_states: expected a first axis of 1 or 3"):
         given.denoise(torch.zeros(3, 1, 8, 8).double(), t)
+
+
+def test_a_vector_is_one_token_and_a_picture_further_channels(noise: Tensor) -> None:
+    """The network at [x, picture] and with the vector as its only token; guidance is empty + w (given - empty)."""
+    torch.manual_seed(0)
+    network = diffusers.UNet2DConditionModel(
+        sample_size=8, in_channels=3, out_channels=1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=6,
+        attention_head_dim=4,
+    ).double().eval()  # fmt: skip
+    model = from_diffusers((network, made("DDIMScheduler", "linear", "epsilon")))
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    pictures = torch.randn(2, 2, 8, 8, generator=generator, dtype=torch.float64)
+    t, (alpha, sigma) = torch.tensor(301.0), Formula(None, model.sde.alphas_cumprod, "epsilon").alpha_sigma(300)
+
+    def expected(picture: Tensor, tokens: Tensor) -> Tensor:
+        eps = network(torch.cat([noise, picture], 1), 300, tokens).sample
+        return (noise - sigma * eps) / alpha
+
+    with torch.no_grad():
+        given = model.given(Vector(vectors)).given(Picture(pictures))
+        with_both = expected(pictures, vectors[:, None])
+        torch.testing.assert_close(given.denoise(noise, t), with_both, rtol=1e-10, atol=1e-10)
+        chosen = given.select(torch.tensor([1]))
+        torch.testing.assert_close(chosen.denoise(noise[1:], t), with_both[1:], rtol=1e-10, atol=1e-10)
+        empty = model.given(Picture(pictures)).given(Vector(torch.zeros(6).double()))
+        base = expected(pictures, torch.zeros(2, 1, 6).double())
+        guided = Guided(given, empty, 2.5).denoise(noise, t)
+        torch.testing.assert_close(guided, base + 2.5 * (with_both - base), rtol=1e-10, atol=1e-10)
+        with pytest.raises(ValueError, match=r"^condition: expected a picture of \[8, 8\] pixels, .* got \[4, 4\]"):
+            given.given(Picture(pictures[..., :4, :4])).denoise(noise, t)
+    with pytest.raises(TypeError, match=r"^condition: expected a Label, a Vector, a Picture or a tensor, got str"):
+        model.given("a cat")
 
 
 def test_latents_have_a_decoder(unet: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -223,3 +224,43 @@ def test_the_hub_says_what_is_wrong_in_one_line(runs: dict[str, Run], tmp_path: 
     exporting.export(runs["mlp"], tmp_path / "out")
     with pytest.raises(ValueError, match=r"push_to_hub=not a name: "):
         exporting.push_to_hub(tmp_path / "out", "not a name")
+
+
+class FakeApi:
+    """Stands for huggingface_hub's `HfApi`: it notes its calls, and what the folder held."""
+
+    calls: ClassVar[list[tuple[str, dict[str, Any]]]] = []
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+        self.calls.append(("create_repo", {"repo_id": repo_id, "private": private, "exist_ok": exist_ok}))
+
+    def upload_folder(self, *, repo_id: str, folder_path: str) -> None:
+        files = sorted(file.name for file in Path(folder_path).iterdir())
+        self.calls.append(("upload_folder", {"repo_id": repo_id, "files": files}))
+
+
+def test_the_hub_is_sent_the_files_of_the_folder(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command, without a network: the repository is private and may be there, and the user is told of it."""
+    hub = pytest.importorskip("huggingface_hub", reason="backdrift[hub] is not installed")
+    monkeypatch.setattr(hub, "HfApi", FakeApi)
+    monkeypatch.setattr(FakeApi, "calls", [])
+    line = ["export", f"run={runs['mlp'].path}", f"to={tmp_path / 'out'}", "push_to_hub=someone/moons"]
+    assert main(line) == 0
+    assert FakeApi.calls == [
+        ("create_repo", {"repo_id": "someone/moons", "private": True, "exist_ok": True}),
+        ("upload_folder", {"repo_id": "someone/moons", "files": ["README.md", "config.json", "model.safetensors"]}),
+    ]
+    assert f"{tmp_path / 'out'}: uploaded to https://huggingface.co/someone/moons" in capsys.readouterr().out
+
+
+def test_without_huggingface_hub_one_line_says_so(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    line = ["export", f"run={runs['mlp'].path}", f"to={tmp_path / 'out'}", "push_to_hub=someone/moons"]
+    assert main(line) == 1
+    error = capsys.readouterr().err.strip()
+    assert "push_to_hub: needs huggingface_hub; pip install 'backdrift[hub]'" in error and "\n" not in error
+    assert not (tmp_path / "out").exists()
