@@ -8,18 +8,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from backdrift.estimators.conditional_score_density import ConditionalScoreDensity
     from backdrift.estimators.score_density import ScoreDensity
+    from backdrift.estimators.table_density import TableDensity
     from backdrift.interop.check_model import check_model
     from backdrift.posteriors.simulation_posterior import SimulationPosterior
     from backdrift.runs.load import load
     from backdrift.training.train import resume, train
 
 __version__ = "0.2.0"
-__all__ = ["ConditionalScoreDensity", "ScoreDensity", "SimulationPosterior", "check_model", "load", "resume", "train"]
+__all__ = [
+    "ConditionalScoreDensity",
+    "ScoreDensity",
+    "SimulationPosterior",
+    "TableDensity",
+    "check_model",
+    "load",
+    "resume",
+    "train",
+]
 
 _MODULES = {
     "ConditionalScoreDensity": "estimators.conditional_score_density",
     "ScoreDensity": "estimators.score_density",
     "SimulationPosterior": "posteriors.simulation_posterior",
+    "TableDensity": "estimators.table_density",
     "check_model": "interop.check_model",
     "load": "runs.load",
     "resume": "training.train",

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from backdrift.data import Units
 from backdrift.data.dataset import TRANSFORMS
 from backdrift.data.outliers import find_outliers
 from backdrift.data.transform_fit import fit_transform
+from backdrift.estimators.closed_form import ClosedForm
 from backdrift.estimators.residual_denoiser import MeanNetwork, ResidualDenoiser
 from backdrift.estimators.training import Budget, train
 from backdrift.models import MLP, Denoiser, GaussianMixture, LogNormalTimes, Vector
@@ -75,6 +76,7 @@ class FlowDensity(BaseEstimator):
     """
 
     model_: Denoiser
+    closed_form_: ClosedForm
     calibration_: float
     rounding_: float
     gain_: float
@@ -242,30 +244,63 @@ class FlowDensity(BaseEstimator):
         order = torch.randperm(len(z), generator=generator, device="cpu")
         held = min(len(z) - 1, max(1, round(self.validation_fraction * len(z))))
         x = None if condition is None else condition.float()
-        sde = VP() if self.sde is None else self.sde
-        fit_closed_form = self._closed_form(z, seed)
+        start = self._closed_form(z, seed)
         networks, forms, gains, steps = [], [], [], 0
         with torch.random.fork_rng(devices=[]):  # the weights and dropout draw from torch's own generator
             torch.default_generator.manual_seed(seed)
-            for _ in range(self.members):
+            for member in range(self.members):
                 out, kept = order[:held], order[held:]
                 order = torch.cat((kept, out))  # the next network holds out other rows
-                form = fit_closed_form(z[kept])
-                known = 0 if x is None else x.shape[1]
-                network = MLP(z.shape[1], self.hidden, self.depth, dropout=self.dropout, vector=known)
-                model = ResidualDenoiser(network, sde, [form]).float()
-                rows, checked = ((z[i].float(), None if x is None else x[i]) for i in (kept, out))
-                best, gain, took = train(model, rows, checked, TIMES, self._budget(), generator)
-                networks.append(best.network)
-                forms.append(form)
-                gains.append(gain)
-                steps += took
+                rows, checked = (self._rows(z, x, index, generator) for index in (kept, out))
+                found = self._member(start(z[kept]), rows, checked, generator)
+                if member == 0 and self.closed_form_ != ClosedForm():
+                    # A network may learn more from the normal density than from a mixture, which held-out rows say.
+                    other = self._member(None, rows, checked, generator)
+                    steps += other[3]
+                    if other[2] > found[2]:
+                        found, self.closed_form_, start = other, ClosedForm(), (lambda rows: None)
+                networks.append(found[0])
+                forms.append(found[1])
+                gains.append(found[2])
+                steps += found[3]
         self.gain_, self.n_steps_ = float(np.mean(gains)), steps
+        sde = VP() if self.sde is None else self.sde
         self.model_ = ResidualDenoiser(MeanNetwork(networks), sde, forms).double().eval().requires_grad_(False)
-        self.model_.data_moments = DataMoments(z.mean(0), z.var(0))
+        self.model_.data_moments = self._moments(z)
+
+    def _member(
+        self,
+        form: GaussianMixture | None,
+        rows: tuple[Tensor, Tensor | None],
+        checked: tuple[Tensor, Tensor | None],
+        generator: torch.Generator,
+    ) -> tuple[nn.Module, GaussianMixture | None, float, int]:
+        """A network trained from a closed form, the closed form, the gain on held-out rows, and the steps taken."""
+        network = self._network(rows[0].shape[1], 0 if rows[1] is None else rows[1].shape[1])
+        model = ResidualDenoiser(network, VP() if self.sde is None else self.sde, [form]).float()
+        best, gain, took = train(model, rows, checked, TIMES, self._budget(), generator)
+        return best.network, form, gain, took
+
+    def _network(self, d: int, known: int) -> nn.Module:
+        """An untrained network for d features, given vectors of length `known`."""
+        return MLP(d, self.hidden, self.depth, dropout=self.dropout, vector=known)
+
+    def _rows(
+        self, z: Tensor, x: Tensor | None, index: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """What a network is trained or checked on, of the rows at `index`."""
+        return z[index].float(), None if x is None else x[index]
+
+    def _moments(self, z: Tensor) -> DataMoments:
+        """The mean and the variance of whitened rows, from which the prior follows."""
+        return DataMoments(z.mean(0), z.var(0))
 
     def _closed_form(self, z: Tensor, seed: int) -> Callable[[Tensor], GaussianMixture | None]:
-        """What fits the density that training starts from to some of the rows z; None is N(0, I)."""
+        """What fits the density that training starts from to some of the rows z. None is N(0, I).
+
+        It sets `closed_form_`.
+        """
+        self.closed_form_ = ClosedForm()
         return lambda rows: None
 
     def _budget(self) -> Budget:

@@ -29,7 +29,8 @@ class ScoreDensity(DensityMixin, FlowDensity):
 
     with log p_z from the probability flow (Song et al. 2021, section 4.3). Training starts at a closed form: the normal
     density of z, or a mixture of two to five normal densities where cross-validation finds it better by more than a
-    standard error, see `best_closed_form`. The network learns what the closed form leaves. Each of `members` networks
+    standard error, see `best_closed_form`, and where the first network does not gain more on held-out rows from the
+    normal density. The network learns what the closed form leaves. Each of `members` networks
     holds out another share of the rows, to which its closed form is not fitted either. Their variational bound (Kingma
     et al. 2021, eq. 15) decides when training stops, and which weights are kept. If no weights are better than the
     closed form on the held-out rows, the closed form is kept. The mean of the members' denoisers is the model.
@@ -106,7 +107,8 @@ class ScoreDensity(DensityMixin, FlowDensity):
     def _closed_form(self, z: Tensor, seed: int) -> Callable[[Tensor], GaussianMixture | None]:
         colouring = torch.from_numpy(np.linalg.inv(self.whitening_))
         self.closed_form_ = best_closed_form(z, colouring, seed)
-        return lambda rows: self.closed_form_.fitted(rows, colouring, seed)
+        form = self.closed_form_
+        return lambda rows: form.fitted(rows, colouring, seed)
 
     def score_samples(self, X: Any, return_std: bool = False) -> Any:
         """The log-density of each row in nats, in the units of X.
