@@ -18,6 +18,10 @@ ProbeCount = int | Literal["exact"]
 """A number of random directions, or "exact" for one direction along each component of x."""
 
 
+NORMAL_95 = 1.959964
+"""Half the width of a 95% interval of a normal density, in standard deviations."""
+
+
 class Size(NamedTuple):
     """A relative size, which is the root of a ratio of means over samples, and its standard error."""
 
@@ -28,14 +32,17 @@ class Size(NamedTuple):
 def relative_size(part: Tensor, whole: Tensor) -> Size:
     """sqrt(E part / E whole), from the squares of each sample, `[n]`, or from unbiased estimates of them.
 
-    Estimates may be negative. The error is that of the ratio. It is carried through the root upwards, so that it is
-    finite at 0.
+    Estimates may be negative. The error is that of the ratio r, carried through the root to the ends of its interval of
+    95%, r - 1.96 e and r + 1.96 e: the distance of the farther end, divided by 1.96. An interval of 95% around the size
+    then holds the truth as often as that around the ratio, also where the truth is 0. It is nan for one sample.
     """
     part, whole = part.double(), whole.double()
     ratio = float(part.mean() / whole.mean())
     spread = (part - ratio * whole).std() if len(part) > 1 else torch.tensor(math.nan)
     error, low = float(spread / whole.mean()) / math.sqrt(len(part)), max(ratio, 0.0)
-    return Size(math.sqrt(low), math.sqrt(low + error) - math.sqrt(low))
+    value, reach = math.sqrt(low), NORMAL_95 * error
+    ends = math.sqrt(low + reach), math.sqrt(max(low - reach, 0.0))
+    return Size(value, max(ends[0] - value, value - ends[1]) / NORMAL_95)
 
 
 class Residual(NamedTuple):

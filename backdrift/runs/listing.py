@@ -92,6 +92,7 @@ def run_path(path: str | int | Path) -> Path:
 def summarise(path: Path) -> RunSummary:
     """Read what a run folder tells about itself; what is absent or damaged is left out."""
     config = _read_yaml(path / "config.yaml")
+    train = config.get("train")
     loss, held_out = _held_out_loss(path), True
     if loss is None:
         loss, held_out = _last_training_loss(path), False
@@ -100,7 +101,7 @@ def summarise(path: Path) -> RunSummary:
         process=_class_name(config, "sde") or _class_name(config, "target"),
         data=_class_name(config, "data"),
         step=last_step(path),
-        steps=(config.get("train") or {}).get("steps"),
+        steps=train.get("steps") if isinstance(train, dict) else None,
         loss=loss,
         held_out=held_out,
         likelihood=_likelihood(path),

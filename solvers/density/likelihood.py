@@ -141,8 +141,9 @@ def log_likelihood(
             the finer error is at most half the error (two thirds), and is about twice (three times) the error. With
             random probes it is the difference from a coarser solve, which costs less: one with half the steps, or with
             ten times the tolerances, where the errors of the single steps are added. It is 4 to 50 times the error, but
-            seldom as large as the noise of the probes. `benchmarks/results/coverage.md` shows how often the intervals
-            hold.
+            seldom as large as the noise of the probes. Rounding in float32 is not counted: with 32 steps it is 1e-6,
+            1e-5 and 3e-4 nats for mixtures in 2, 64 and 784 dimensions, which is less than the bound.
+            `benchmarks/results/coverage.md` shows how often the intervals hold.
         calibration: a factor of `solver_error`. 1 leaves the bound as it is. `solvers.calibrate` finds the factor that
             makes it an interval, once for a model and its settings.
         first: index of the first sample of x in the data set that x is a part of.

@@ -133,3 +133,10 @@ def test_an_empty_folder_has_no_runs(capsys):
     Path("runs").mkdir()
     assert main(["runs"]) == 0
     assert capsys.readouterr().out == "runs holds no runs\n"
+
+
+def test_a_run_whose_training_is_a_number_is_listed(capsys):
+    """As a stranger's config may have it: what is damaged is left out."""
+    (make_run("runs/odd", 10) / "config.yaml").write_text("train: 3\n")
+    assert main(["runs"]) == 0
+    assert "odd" in capsys.readouterr().out

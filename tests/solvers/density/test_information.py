@@ -186,6 +186,47 @@ def test_time_sampling_intervals_cover_as_often_as_they_say(estimate: Any) -> No
     assert 0.93 <= float(((low <= expected) & (expected <= high)).double().mean()) <= 0.97
 
 
+def held(each: Tensor, expected: float) -> tuple[float, float]:
+    """The share of rows of `each` whose 95% interval of the mean holds the truth, and stated over true error."""
+    value, error = each.mean(1), each.std(1) / math.sqrt(each.shape[1])
+    off = value - expected
+    return float((off.abs() <= 1.96 * error).double().mean()), float(error.mean() / off.square().mean().sqrt())
+
+
+def expectation(model: GaussianMixture, t: float | None, of: Any) -> float:
+    """E of(x_t) in one dimension, by the trapezoidal rule."""
+    reach = 12.0 * max(1.0, 0.0 if t is None else float(model.sde.sigma(t)))
+    x = torch.linspace(-reach, reach, 200_001, dtype=torch.float64).unsqueeze(1)
+    return float(torch.trapezoid(model.log_prob(x, t).exp() * of(x), x.flatten()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sde", [VP(), Brownian()], ids=["VP", "Brownian"])
+def test_stated_errors_of_information_hold_as_often_as_they_say(sde: GaussianSDE) -> None:
+    """500 trials of 200 samples each hold the truth in 93% at least, by an error of the true size to a tenth."""
+    covariance = torch.tensor([[1.0, 0.5], [0.5, 1.0]]).double()
+    normal = GaussianMixture(torch.zeros(1, 2).double(), covariance[None], sde=sde)
+    means, variances = torch.tensor([[-1.5], [0.2], [1.0]]).double(), torch.tensor([[0.05], [0.3], [0.1]]).double()
+    three = GaussianMixture(means, variances, torch.tensor([0.5, 0.3, 0.2]).double(), sde=sde)
+    other = GaussianMixture(0.7 * means, 0.6, sde=sde)
+    found = []
+    for t in (0.05, 0.5):
+        snr, noise = float(sde.log_snr(t).exp()), 0.5 * math.log(2 * math.pi * math.e * float(sde.sigma(t)) ** 2)
+        of_noised = expectation(three, t, lambda x, t=t: -three.log_prob(x, t))
+        found.append((mutual_information(three, draws(three, 100_000), t), 1.0, of_noised - noise))
+        exact = 0.5 * float(torch.logdet(torch.eye(2).double() + snr * covariance))
+        found.append((mutual_information(normal, draws(normal, 100_000), t), 1.0, exact))
+    x = draws(three, 100_000)
+    found.append((entropy(three, x), -1.0, expectation(three, None, lambda x: -three.log_prob(x))))
+    apart = expectation(three, sde.eps, lambda x: three.log_prob(x, sde.eps) - other.log_prob(x, sde.eps))
+    ways: tuple[Any, ...] = ("difference", "errors")
+    found += [(relative_entropy(three, other, x, by=by), 1.0, apart) for by in ways]
+    for number, (estimate, sign, expected) in enumerate(found):
+        share, size = held(sign * estimate.samples.value.reshape(500, 200), expected)
+        print(f"{number}: {100 * share:.1f}% held, stated error {size:.2f} times the true one")
+        assert share >= 0.93 - 2 * math.sqrt(0.95 * 0.05 / 500) and 0.9 < size < 1.2
+
+
 def test_bad_input_is_named() -> None:
     model = mixture(VP())
     x = draws(model, 2)
