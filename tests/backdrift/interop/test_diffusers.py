@@ -342,7 +342,10 @@ def test_a_vector_is_one_token_and_a_picture_further_channels(noise: Tensor) -> 
     generator = torch.Generator().manual_seed(3)
     vectors = torch.randn(2, 6, generator=generator, dtype=torch.float64)
     pictures = torch.randn(2, 2, 8, 8, generator=generator, dtype=torch.float64)
-    t, (alpha, sigma) = torch.tensor(301.0), Formula(None, model.sde.alphas_cumprod, "epsilon").alpha_sigma(300)
+    t, (alpha, sigma) = (
+        torch.tensor(301.0),
+        Formula(None, made("DDIMScheduler", "linear", "epsilon").alphas_cumprod, "epsilon").alpha_sigma(300),
+    )
 
     def expected(picture: Tensor, tokens: Tensor) -> Tensor:
         eps = network(torch.cat([noise, picture], 1), 300, tokens).sample
