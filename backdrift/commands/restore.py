@@ -15,6 +15,7 @@ from torch import Tensor
 from backdrift.data.card import DataCard
 from backdrift.data.results import write_archive
 from backdrift.evaluation.batchwise import Batchwise
+from backdrift.evaluation.conditioning import EVERY, conditioned, towards
 from backdrift.evaluation.restoration import (
     STAGE,
     Problem,
@@ -23,10 +24,12 @@ from backdrift.evaluation.restoration import (
     particle_posterior,
     problem,
     simulated,
+    spectral_posterior,
 )
 from backdrift.evaluation.restoration_report import Restoration, write
 from backdrift.evaluation.sampling import draw
-from backdrift.models import MMPS, LinearOperator
+from backdrift.evaluation.scored_condition import OWN, in_a_name, require_classes, said
+from backdrift.models import MMPS, Label, LinearOperator
 from backdrift.runs.configuration import blamed, build
 from backdrift.runs.output import new_folder
 from backdrift.runs.process_group import ProcessGroup
@@ -35,17 +38,18 @@ from backdrift.runs.provenance import Provenance
 from backdrift.runs.rows_to_score import rows_to_score
 from backdrift.runs.run import Run
 from backdrift.runs.unfinished import Unfinished
-from backdrift.solvers import Solver, particles
+from backdrift.solvers import DDRM, Solver, particles
 
-OURS = {"guide", "shape", "observations", "seed", "first"}
-"""Arguments of `particles` that the command gives."""
+OURS = {"guide", "measurement", "shape", "observations", "seed", "first"}
+"""Arguments of `particles` and of `DDRM` that the command gives."""
 
 
 def main(config: DictConfig) -> None:
     """Write `restore.md`, `restore.json`, `restoration.npz`, and a picture or tables, into a new folder of the run.
 
     The samples come from the run's data set or from `data.path`, and their measurements are simulated; or the
-    measurements are given by `observation`. After an interruption the same command goes on. Several processes of
+    measurements are given by `observation`. With `label` the prior is that of a class, or of each sample's own, with
+    `guidance` towards it. After an interruption the same command goes on. Several processes of
     torchrun share the samples, and the first one writes.
 
     Raises:
@@ -54,10 +58,14 @@ def main(config: DictConfig) -> None:
     """
     group = ProcessGroup.join()
     device, run = group.device(config.device), Run.open(config.run, config.trust, config.data.changed)
-    task, model = _problem(config, run), run.gaussian_model(config.weights, device)
+    (task, labels), trained = _problem(config, run), run.gaussian_model(config.weights, device)
     sampler, stem = _sampler(config)
-    provenance = Provenance.now(run, _named(config, sampler), config.seed, config.weights)
-    kept = Unfinished.of(run, "restore", provenance, config, model, task.observation, group=group)
+    copies = 1 if getattr(sampler, "func", None) is particles else config.samples
+    model = _given(config, run.card, trained, labels, len(task.observation), copies)
+    asked = said(config.label, config.guidance)
+    provenance = Provenance.now(run, _named(config, sampler), config.seed, config.weights, asked)
+    inputs = (task.observation,) if labels is None else (task.observation, labels)
+    kept = Unfinished.of(run, "restore", provenance, config, trained, *inputs, group=group)
     n, number = len(task.observation), config.samples
     began = time.perf_counter()
     with (
@@ -76,22 +84,41 @@ def main(config: DictConfig) -> None:
         kept.close()
         return
     found = Restoration.of(task, x, weighted)
-    with new_folder(run, f"restore-{stem}-seed{config.seed}", config, provenance) as folder:
+    stem = f"restore-{stem}{in_a_name(config.label, config.guidance)}-seed{config.seed}"
+    with new_folder(run, stem, config, provenance) as folder:
         columns = run.card.columns or tuple(f"x{k + 1}" for k in range(task.units.dim))
         write(folder, found, run.card, columns)
     kept.discard()
     print(f"{number} samples of each of {n} posteriors in {seconds:.1f} s", found.verdict(), folder, sep="\n")
 
 
-def _problem(config: DictConfig, run: Run) -> Problem:
-    """What was measured: simulated measurements, or those of a file."""
+def _problem(config: DictConfig, run: Run) -> tuple[Problem, Tensor | None]:
+    """What was measured: simulated measurements, or those of a file; and the class of each sample, or None."""
     card, operator = run.card, _operator(config, run.card)
     noise: Any = OmegaConf.to_container(config.noise) if OmegaConf.is_config(config.noise) else config.noise
     if config.observation is None:
-        return simulated(rows_to_score(config, run).values, card, operator, noise, config.seed)
+        rows = rows_to_score(config, run)
+        return simulated(rows.values, card, operator, noise, config.seed), rows.labels
     if config.data.path is not None:
         raise ValueError("observation: expected no data.path beside it, since the samples behind it are not known")
-    return problem(_read(Path(str(config.observation)).expanduser())[: config.n], card, operator, noise)
+    return problem(_read(Path(str(config.observation)).expanduser())[: config.n], card, operator, noise), None
+
+
+def _given(config: DictConfig, card: DataCard, model: Any, labels: Tensor | None, n: int, copies: int) -> Any:
+    """The model of p(x_0) for `n * copies` samples: given the class that `label` asks for, with guidance.
+
+    Raises:
+        ValueError: if the model has no classes, there is no such class, or those of the samples are not known.
+    """
+    if config.label == EVERY:
+        raise ValueError("label=all: expected one class, or data for each sample's own")
+    if config.label != OWN:
+        return conditioned(model, card, config.label, config.guidance, n * copies).model
+    require_classes(model, OWN)
+    if labels is None:
+        raise ValueError("label=data: expected samples with labels, got samples without")
+    each = Label(labels.repeat_interleave(copies))
+    return towards(model, each, config.guidance)
 
 
 def _operator(config: DictConfig, card: DataCard) -> LinearOperator:
@@ -126,10 +153,11 @@ def _read(path: Path) -> Tensor:
 
 
 def _sampler(config: DictConfig) -> tuple[Any, str]:
-    """The solver of a guide, or the function of particles; and the name of the results."""
+    """The solver of a guide, or what makes `DDRM` or runs `particles`; and the name of the results."""
     made = build(config, "guide")
     measured = str(config.measurement._target_).rpartition("backdrift.")[2].split(".")[-1].lower()
-    if getattr(made, "func", None) is not particles:
+    function = getattr(made, "func", None)
+    if function not in (particles, DDRM):
         if config.get("solver") is None:
             raise ValueError("solver: expected a solver for this guide, got null")
         name = str(config.guide._target_).split(".")[-1].lower()
@@ -138,8 +166,9 @@ def _sampler(config: DictConfig) -> tuple[Any, str]:
     if taken:
         raise ValueError(f"guide.{min(taken)}: the command gives it; expected no such key")
     if config.get("solver") is not None:
-        raise ValueError("solver: expected none beside guide=particles, which have steps of their own (guide.steps)")
-    return made, f"{measured}-particles"
+        name = "particles, which have" if function is particles else "ddrm, which has"
+        raise ValueError(f"solver: expected none beside guide={name} steps of their own (guide.steps)")
+    return made, f"{measured}-{function.__name__.lower()}"
 
 
 def _named(config: DictConfig, sampler: Any) -> str:
@@ -157,6 +186,8 @@ def _drawn(
     if isinstance(sampler, Solver):
         guide = build(config, "guide")(model, task.measurement(number))
         return draw(guide, sampler, shape, n * number, config.seed, work, stage=STAGE).reshape(n, number, *shape), None
+    if sampler.func is DDRM:
+        return spectral_posterior(sampler, model, task, number, config.seed, work), None
     guide = MMPS(model, task.measurement(), iterations=None)
     return particle_posterior(sampler, guide, task, number, config.seed, work)
 

@@ -66,7 +66,7 @@ def conditioned(model: Any, card: DataCard, label: int | str | None, guidance: f
         labels = torch.arange(classes).repeat_interleave(n)
     else:
         labels = torch.full((n,), _number(label, names, classes))
-    return Conditioned(_towards(model, Label(labels), guidance), len(labels), labels, names)
+    return Conditioned(towards(model, Label(labels), guidance), len(labels), labels, names)
 
 
 def conditioned_on_file(model: Any, card: DataCard, file: FileCondition, guidance: float, n: int) -> Conditioned:
@@ -93,7 +93,7 @@ def conditioned_on_file(model: Any, card: DataCard, file: FileCondition, guidanc
     rows = torch.arange(len(read.values)).repeat_interleave(n)
     condition = of_kind(known.kind, read.values[rows])
     given = GivenRows(read.values, rows, read.places, known.names)
-    return Conditioned(_towards(model, condition, guidance), len(rows), None, (), given)
+    return Conditioned(towards(model, condition, guidance), len(rows), None, (), given)
 
 
 def of_kind(kind: Kind, values: Tensor) -> Vector | Picture:
@@ -102,8 +102,12 @@ def of_kind(kind: Kind, values: Tensor) -> Vector | Picture:
     return Vector(values.double()) if kind == "vector" else Picture(values.float())
 
 
-def _towards(model: ConditionalNetwork, condition: Condition, guidance: float) -> Any:
-    """The model given a condition, with guidance."""
+def towards(model: ConditionalNetwork, condition: Condition, guidance: float) -> Any:
+    """The model given a condition, with guidance.
+
+    Raises:
+        ValueError: if guidance is asked for, and the model has no denoiser.
+    """
     if guidance == 1:
         return model.given(condition)
     if not hasattr(model, "denoise"):

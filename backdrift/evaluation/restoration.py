@@ -16,7 +16,7 @@ from backdrift.evaluation.batchwise import Batchwise
 from backdrift.models import LinearOperator, Mask, Measurement, Scaled
 from backdrift.runs.unfinished import Batch
 from backdrift.sde.value_types import Text
-from backdrift.solvers import Noise, Particles
+from backdrift.solvers import DDRM, Noise, Particles, sample
 from backdrift.solvers.model import select
 from backdrift.solvers.noise import FORWARD, TIMES
 
@@ -81,8 +81,15 @@ class Problem:
     observation: Tensor
     truth: Tensor | None = None
 
-    def measurement(self, copies: int = 1) -> Measurement:
+    def measurement(self, copies: int = 1, one_std: bool = False) -> Measurement:
         """The same measurements of the model's x, each `copies` times in a row.
+
+        Args:
+            copies: of each measurement.
+            one_std: whether the noise is to have one standard deviation, as DDRM asks for.
+
+        Raises:
+            ValueError: if one standard deviation is asked for, and the components have different ones.
 
         w = scale x + shift, so that y - A shift = (A scale) x + noise. The difference is taken in float64, in which a
         large shift does not eat the digits of y. All is divided by `sizes`, which float32 can add to each other.
@@ -90,10 +97,14 @@ class Problem:
         units = self.units
         shift = units.shift.double() - (0.0 if units.levels is None else CENTRE)
         offset = self.operator(shift.expand(units.shape).unsqueeze(0))
-        sizes = self.sizes
+        sizes, std = self.sizes, self.std
+        if one_std:
+            if not bool((std == std.flatten()[0]).all()):
+                raise ValueError("noise: expected one number for this guide, got one for each component")
+            sizes, std = sizes.square().mean().sqrt(), std.flatten()[0]
         value = ((self.observation - offset) / sizes).repeat_interleave(copies, 0)
         operator = Scaled(self.operator, units.scale.double(), 1 / sizes)
-        return Measurement(operator, value.float(), std=(self.std / sizes).float())
+        return Measurement(operator, value.float(), std=(std / sizes).float())
 
     @property
     def sizes(self) -> Tensor:
@@ -198,6 +209,30 @@ def _require_affine(card: DataCard, operator: LinearOperator) -> None:
             f"measurement: expected columns whose units are only shifted and scaled, but the run maps "
             f"{', '.join(names)} nonlinearly; measure others, or train with data.transform=none"
         )
+
+
+def spectral_posterior(
+    make: Callable[..., DDRM], model: Any, task: Problem, samples: int, seed: int, work: Batchwise
+) -> Tensor:
+    """Samples of each posterior by DDRM, x `[n, samples, ...]` in the model's units.
+
+    Args:
+        make: `solvers.DDRM` with its settings.
+        model: of p(x_0), for `n * samples` samples.
+        task: what was measured. Its noise has one standard deviation.
+        samples: of each posterior.
+        seed: of the draws.
+        work: how the batches are done.
+    """
+    seen, shape, n = task.measurement(samples, one_std=True), task.units.shape, len(task.observation)
+
+    def computed(indices: Tensor) -> Batch:
+        solver = make(measurement=seen.select(indices))
+        size = (len(indices), *shape)
+        return {"x": sample(select(model, indices), solver, size, seed=seed, first=int(indices[0]))}
+
+    done = work(computed, n * samples, task.units.dim, stage=STAGE)
+    return done["x"].reshape(n, samples, *shape)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,18 @@ class Restoration:
         agree = "agree" if chi.p_value >= DOUBTFUL else "do not agree"
         return (
             f"The residuals {agree} with the noise: chi-squared is {chi.value:.4g} for {chi.degrees} degrees of "
-            f"freedom (p = {chi.p_value:.2g})."
+            f"freedom (p = {chi.p_value:.2g}).{self._advice}"
+        )
+
+    @property
+    def _advice(self) -> str:
+        """What helps against residuals that are too large."""
+        chi = self.chi_squared
+        if chi.p_value >= DOUBTFUL or chi.value < chi.degrees or self.weighted is not None:
+            return ""
+        return (
+            " A guide that approximates leaves such an excess with a deterministic solver at any number of steps, also "
+            "where the network is exact; solver=ancestral solver.steps=200 may remove it."
         )
 
     def numbers(self) -> dict[str, Any]:

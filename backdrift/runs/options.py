@@ -130,6 +130,8 @@ class Restore(OfRun):
     samples: Annotated[int, Range(least=2, most=100_000)]
     seed: Seed
     weights: Weights
+    label: NonNegativeCount | Text | None
+    guidance: Annotated[float, Range()]
     solver: Group | None
     measurement: Group
     guide: Group

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clusters import CENTRES, run_on_clusters
 from PIL import Image
 from runs import trained
 
@@ -18,6 +19,7 @@ from backdrift.cli import main
 from backdrift.models import GaussianMixture
 from backdrift.runs.run import Run
 from backdrift.sde import VP
+from backdrift.solvers.tables.grid import time_grid
 
 C = np.array([[1.0, 0.8, -0.3], [0.8, 1.0, 0.1], [-0.3, 0.1, 1.0]])
 SCALE, SHIFT = np.array([100.0, 0.1, 2.0]), np.array([1e4, -3.0, 0.0])
@@ -119,6 +121,55 @@ def test_given_measurements_are_read_and_give_the_same(run: Run) -> None:
     np.testing.assert_allclose(first["samples"], third["samples"], rtol=1e-6)
 
 
+def test_ddrm_keeps_what_is_seen_well_and_draws_the_rest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Independent columns, of which a is seen with a thousandth of its deviation as noise. The posterior of the others
+    is their prior, whose deviation the 200 steps of DDIM that eta = 0 leaves of the chain change by a factor in closed
+    form. That of a is N(y, noise^2), which DDRM does not draw from: it stays within ten deviations of y.
+    """
+    units = run.card.units
+    mean, std = torch.from_numpy(SHIFT), torch.from_numpy(SCALE)
+    model_mean, variance = ((mean - units.shift) / units.scale).float(), ((std / units.scale) ** 2).float()
+    exact = GaussianMixture(model_mean.unsqueeze(0), variance.unsqueeze(0), sde=VP())
+    monkeypatch.setattr(Run, "gaussian_model", lambda *_, **__: exact)
+    line = ["restore", f"run={run.path}", "measurement=columns", "measurement.columns=[a]", "noise=0.1", "n=20"]
+    assert main([*line, "guide=ddrm", "guide.eta=0", "guide.steps=200", "samples=99"]) == 0
+    found, _ = results(run, "restore-known_columns-ddrm-seed0")
+    draws = found["samples"]
+    assert np.abs(draws[..., 0] - found["observation"]).max() < 10 * 0.1
+    others = draws[..., 1:].reshape(-1, 2)
+    assert np.abs((others.mean(0) - SHIFT[1:]) / SCALE[1:]).max() < 4.5 / 1980**0.5
+    times = time_grid("karras", exact.sde, 200, exact.sde.eps, exact.data_std)
+    levels, c = (exact.sde.sigma(times) / exact.sde.alpha(times)).unsqueeze(1), variance[1:].double()
+    gains = c / (c + levels.square())
+    steps = gains[:-1] + levels[1:] / levels[:-1] * (1 - gains[:-1])
+    factor = ((c + levels[0].square()).sqrt() * steps.prod(0) * gains[-1] / c.sqrt()).numpy()
+    assert np.abs(others.std(0) / SCALE[1:] / factor - 1).max() < 4.5 / (2 * 1980) ** 0.5
+    assert np.abs(factor - 1).max() < 0.03
+
+
+def test_a_class_is_the_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Column a is seen. Given the class both columns are independent, and the exact posterior of each is normal."""
+    monkeypatch.chdir(tmp_path)
+    made = run_on_clusters(monkeypatch, 300, 0.6)
+    line = ["restore", f"run={made.path}", "measurement=columns", "measurement.columns=[a]", "noise=0.4", "n=30"]
+    data = made.data()
+    assert data.test_labels is not None
+    gain, posterior = 0.36 / (0.36 + 0.16), np.array([(0.36 * 0.16 / 0.52) ** 0.5, 0.6])
+    for label, classes in (("dog", np.ones(30, dtype=int)), ("data", data.test_labels[:30].numpy())):
+        assert main([*line, f"label={label}", "samples=99"]) == 0
+        found, said = results(made, f"restore-known_columns-mmps-label{label}-seed0")
+        centre = CENTRES.numpy()[classes].astype(float)
+        mean = centre.copy()
+        mean[:, 0] += gain * (found["observation"][:, 0] - centre[:, 0])
+        assert np.abs((found["mean"] - mean) / posterior).max() < 4.8 / 99**0.5
+        assert np.abs(found["std"].mean(0) / posterior - 1).max() < 4.5 / (2 * 30 * 99) ** 0.5 + 0.01
+        assert said["provenance"]["condition"] == ("class dog" if label == "dog" else "each sample's own class")
+    assert main([*line, "label=dog", "guidance=0", "samples=9"]) == 0
+    assert main([*line, "samples=9"]) == 0
+    none, plain = (results(made, f"restore-known_columns-mmps{name}-seed0")[0] for name in ("-labeldog-guidance0", ""))
+    np.testing.assert_allclose(none["samples"], plain["samples"], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -129,6 +180,10 @@ def test_given_measurements_are_read_and_give_the_same(run: Run) -> None:
         (("noise=1", "measurement=columns", "measurement.columns=[z]"), "measurement.columns: expected some of"),
         (("noise=1", "measurement=pixels", "guide=particles", "solver=heun"), "solver: expected none beside"),
         (("noise=1", "measurement=pixels", "guide=particles", "+guide.seed=3"), "guide.seed: "),
+        (("noise=[1,2]", "measurement=pixels", "guide=ddrm"), "guide: noise: expected one number for this guide"),
+        (("noise=1", "measurement=pixels", "label=1"), "label=1: the run's network has no classes"),
+        (("noise=1", "measurement=pixels", "label=all"), "label=all: expected one class"),
+        (("noise=1", "measurement=pixels", "guidance=2"), "guidance=2: expected label=<class> beside it"),
         (("noise=1", "measurement=pixels", "guide.iterations=0"), "guide.iterations: expected a positive integer"),
         (("noise=1", "measurement=pixels", "observation=none.npy"), "observation=none.npy: there is no such file"),
         (("noise=1", "measurement=pixels", "observation=table.npz"), "observation=table.npz: expected numbers"),
