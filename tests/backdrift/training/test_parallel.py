@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import shutil
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,3 +152,49 @@ def test_two_hundred_steps_through_a_kill_and_a_resume(stream: bool) -> None:
     run = only_run("two")
     assert run_together(2, lambda rank: command(["resume", f"run={run.path}"]), limit=300) == [0, 0]
     require_same_losses(run, expected, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_twenty_kills_at_random_moments(parallel: Parallel) -> None:
+    """One of two processes is killed 20 times: at a random time after the start, or after the first step in turns.
+
+    In the end each step is in the journal once, with the loss that it has in one process.
+    """
+    steps, kills, moments = 600, 0, random.Random(0)
+    options = [*LINE, f"train.steps={steps}", "train.checkpoint_every=15"]
+    line = ["train", *options, "runs=two", f"train.parallel={parallel}"]
+    expected = trained(*options, "runs=alone")
+
+    def call() -> list[str]:
+        found = [path for path in Path("two").glob("*") if list(path.glob("checkpoints/step-*"))]
+        return ["resume", f"run={found[0]}"] if found else line
+
+    while kills < 20:
+        victim, from_start, delay = moments.randrange(2), bool(kills % 2), moments.uniform(0, 2)
+
+        def dying(rank: int, victim: int = victim, from_start: bool = from_start, delay: float = delay) -> int:
+            def arm(after: float) -> None:
+                signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+                signal.setitimer(signal.ITIMER_REAL, after)
+
+            done, armed = Trainer.step, [from_start]
+
+            def counted(trainer: Trainer, *arguments: Any) -> torch.Tensor:
+                if rank == victim and not armed[0]:
+                    arm(0.05 + delay / 10)
+                    armed[0] = True
+                return done(trainer, *arguments)
+
+            setattr(Trainer, "step", counted)  # noqa: B010 - of this process alone
+            if rank == victim and from_start:
+                arm(0.05 + delay)
+            return command(call())
+
+        status = run_together(2, dying, limit=300, watched=True)
+        print(f"kill {kills}: {status}, {call()}", file=sys.stderr)
+        assert -signal.SIGKILL in status, f"the training ended after {kills} kills"
+        kills += 1
+    assert run_together(2, lambda rank: command(call()), limit=300) == [0, 0]
+    (path,) = Path("two").iterdir()
+    require_same_losses(Run.open(path), expected, steps)
