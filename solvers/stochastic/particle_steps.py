@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from backdrift.sde import GaussianSDE
 from backdrift.sde.twist import Joint, Twist
-from backdrift.solvers.model import Denoises, place_of, prior_of
+from backdrift.solvers.model import Denoises, place_of, prior_of, select
 from backdrift.solvers.noise import PATH, Noise
 
 
@@ -69,6 +70,21 @@ def kept(at: Any, keep: Tensor) -> Any:
     return type(at)(*(part[keep] for part in at))
 
 
+def in_chunks(look: Callable[[Any, Tensor], Any], guide: Any, x: Tensor, chunk: int | None) -> Any:
+    """What a guide says at x, a named tuple, for at most `chunk` particles at once, so that the memory is bounded.
+
+    Args:
+        look: what to ask a guide for the particles x.
+        guide: for all particles, with `select(indices)` where it holds something for each of them.
+        x: particles, `[batch, ...]`.
+        chunk: None for all at once.
+    """
+    if chunk is None or len(x) <= chunk:
+        return look(guide, x)
+    parts = [look(select(guide, index), x[index]) for index in torch.arange(len(x), device=x.device).split(chunk)]
+    return type(parts[0])(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+
+
 class Step(Protocol):
     """A step of the chain with its weight: a kernel and its proposal."""
 
@@ -91,13 +107,13 @@ class Step(Protocol):
 class IsotropicStep:
     """Kernels N(mu(x, D), v I), with proposals N(mu(x, D_y), v I)."""
 
-    def __init__(self, guide: Twists, shape: tuple[int, ...], times: Tensor) -> None:
-        self.guide = guide
+    def __init__(self, guide: Twists, shape: tuple[int, ...], times: Tensor, chunk: int | None = None) -> None:
+        self.guide, self.chunk = guide, chunk
         stds = kernel_variances(guide.model, shape, times).sqrt()
         self.stds = dict(zip(times[:-1].tolist(), stds.tolist(), strict=True))
 
     def look(self, x: Tensor, t: Tensor) -> Twist:
-        return self.guide.twist(x, t.to(x))
+        return in_chunks(lambda guide, z: guide.twist(z, t.to(z)), self.guide, x, self.chunk)
 
     def log_twist(self, at: Twist) -> Tensor:
         return at.log_twist
@@ -130,11 +146,11 @@ class FullStep:
     therefore the twist at x_s over the prediction of it, and has no variance where V does not depend on x.
     """
 
-    def __init__(self, guide: Any) -> None:
-        self.guide = guide
+    def __init__(self, guide: Any, chunk: int | None = None) -> None:
+        self.guide, self.chunk = guide, chunk
 
     def look(self, x: Tensor, t: Tensor) -> Joint:
-        return self.guide.joint(x, t.to(x))
+        return in_chunks(lambda guide, z: guide.joint(z, t.to(z)), self.guide, x, self.chunk)
 
     def log_twist(self, at: Joint) -> Tensor:
         return _log_normal(at.residual, _root(at.total))

@@ -85,6 +85,7 @@ def particles(
     kernel: Annotated[str, OneOf(KERNELS)] = "isotropic",
     moves: NonNegativeCount = 0,
     measure_discretisation: bool = False,
+    chunk: Count | None = None,
     seed: int = 0,
     first: int = 0,
 ) -> Particles:
@@ -131,6 +132,8 @@ def particles(
         moves: Metropolis steps that move each particle after a step of the chain, given its ancestor. They part the
             copies that resampling made, and leave the evidence unbiased.
         measure_discretisation: whether to run again with twice the steps, which costs twice as much again.
+        chunk: particles that the guide is asked for at once, None for all. The products with the Jacobian of a network
+            take memory for each component of y and each of these particles. The result is the same to rounding.
         first: index of the first observation, where these are a part of more.
 
     Returns:
@@ -146,6 +149,8 @@ def particles(
         require_integer(name, value, least)
     require_integer("steps", steps, 1)
     require_integer("moves", moves, 0)
+    if chunk is not None:
+        require_integer("chunk", chunk, 1)
     require_number("threshold", threshold, least=0, most=1)
     if kernel not in KERNELS:
         raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, got {kernel!r}")
@@ -153,7 +158,7 @@ def particles(
         raise TypeError(f"guide: kernel='full' expects a model with joint(x, t), got {type(guide).__name__}")
     sde = guide.sde
     times = time_grid(grid, sde, steps, sde.eps if eps is None else eps, data_std_of(guide))
-    chain = _Chain(guide, tuple(shape), observations, runs, particles, threshold, kernel, moves, seed, first)
+    chain = _Chain(guide, tuple(shape), observations, runs, particles, threshold, kernel, moves, seed, first, chunk)
     x, log_weights, log_means = chain.run(times)
     each = log_means.reshape(observations, runs)
     evidence = each.logsumexp(1) - math.log(runs)
@@ -191,9 +196,10 @@ class _Chain:
         moves: int,
         seed: int,
         first: int,
+        chunk: int | None,
     ) -> None:
         self.groups, self.particles, self.threshold = observations * runs, particles, threshold
-        self.kernel, self.moves = kernel, moves
+        self.kernel, self.moves, self.chunk = kernel, moves, chunk
         self.shape, self.seed, self.first = shape, seed, first * runs
         owners = torch.arange(observations).repeat_interleave(runs * particles)
         self.guide: Twists = select(guide, owners)
@@ -213,7 +219,11 @@ class _Chain:
         kick = draw.sibling(tuple(draw.shape), STEPS)
         resample = Noise(self.seed, (self.groups, 1), first=self.first, stream=ACCEPT, dtype=torch.float64)
         x = prior_of(self.guide).from_noise(draw())
-        step: Step = FullStep(self.guide) if self.kernel == "full" else IsotropicStep(self.guide, self.shape, times)
+        step: Step = (
+            FullStep(self.guide, self.chunk)
+            if self.kernel == "full"
+            else IsotropicStep(self.guide, self.shape, times, self.chunk)
+        )
         at = step.look(x, times[0])
         log_w = step.log_twist(at).reshape(self.groups, self.particles)
         log_mean = log_w.new_zeros(self.groups)

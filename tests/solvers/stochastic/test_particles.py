@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -255,3 +256,29 @@ def test_what_is_wrong_is_named() -> None:
         particles(guide, (2,), moves=-1)
     with pytest.raises(ValueError, match=r"^threshold: expected"):
         particles(guide, (2,), threshold=2.0)
+
+
+@pytest.mark.parametrize("kernel", ["isotropic", "full"])
+def test_chunks_change_nothing_and_bound_what_the_guide_is_asked_at_once(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two observations with measurements of their own; 7 does not divide the 64 particles."""
+    model = GaussianMixture(draws(3, 4), 0.3, sde=VP())
+    guide = MMPS(model, seen(draws(2, 2, seed=1), draws(2, 4, seed=2)), iterations=None)
+    settings: Any = {"observations": 2, "particles": 16, "runs": 2, "steps": 6, "kernel": kernel, "threshold": 0.9}
+    whole = particles(guide, (4,), **settings)
+    sizes: list[int] = []
+    asked = {"isotropic": "twist", "full": "joint"}[kernel]
+    plain = getattr(MMPS, asked)
+
+    def counted(self: MMPS, x: Tensor, t: Tensor) -> Twist | Joint:
+        sizes.append(len(x))
+        return plain(self, x, t)
+
+    monkeypatch.setattr(MMPS, asked, counted)
+    parts = particles(guide, (4,), chunk=7, **settings)
+    assert max(sizes) == 7
+    torch.testing.assert_close(parts.x, whole.x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(parts.log_evidence, whole.log_evidence, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match=r"^chunk: "):
+        particles(guide, (4,), chunk=0, **settings)
