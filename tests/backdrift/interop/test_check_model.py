@@ -54,8 +54,8 @@ def networks() -> Trained:
     model = Denoiser(network, VP(), float(x0.std()))
     optimizer, loss = torch.optim.Adam(network.parameters(), 4e-3), DenoisingLoss()
     for _ in range(400):
-        rows = torch.randint(0, len(x0), (256,), generator=generator)
-        given = torch.where(torch.rand(256, generator=generator) < 0.5, 3, labels[rows])  # 3 stands for no class
+        rows = torch.randint(0, len(x0), (192,), generator=generator)
+        given = torch.where(torch.rand(192, generator=generator) < 0.5, 3, labels[rows])  # 3 stands for no class
         optimizer.zero_grad()
         loss(model, x0[rows], None, None, given, generator=generator).mean().backward()
         optimizer.step()
@@ -263,7 +263,14 @@ SLIPS: dict[Plant, str] = {
 }
 
 
-RARE = (velocity_of_wrong_sign, sigma_for_variance, missing_scaling, process_of_the_variance, labels_from_1)
+RARE = (
+    velocity_of_wrong_sign,
+    sigma_for_variance,
+    missing_scaling,
+    process_of_the_variance,
+    alpha_and_sigma_swapped,
+    labels_from_1,
+)
 """The slips that are planted with `-m slow` alone."""
 
 

@@ -338,14 +338,12 @@ def test_a_vector_is_one_token_and_a_picture_further_channels(noise: Tensor) -> 
         down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=6,
         attention_head_dim=4,
     ).double().eval()  # fmt: skip
-    model = from_diffusers((network, made("DDIMScheduler", "linear", "epsilon")))
+    scheduler = made("DDIMScheduler", "linear", "epsilon")
+    model, t = from_diffusers((network, scheduler)), torch.tensor(301.0)
+    alpha, sigma = Formula(network, scheduler.alphas_cumprod, "epsilon").alpha_sigma(300)
     generator = torch.Generator().manual_seed(3)
     vectors = torch.randn(2, 6, generator=generator, dtype=torch.float64)
     pictures = torch.randn(2, 2, 8, 8, generator=generator, dtype=torch.float64)
-    t, (alpha, sigma) = (
-        torch.tensor(301.0),
-        Formula(None, made("DDIMScheduler", "linear", "epsilon").alphas_cumprod, "epsilon").alpha_sigma(300),
-    )
 
     def expected(picture: Tensor, tokens: Tensor) -> Tensor:
         eps = network(torch.cat([noise, picture], 1), 300, tokens).sample

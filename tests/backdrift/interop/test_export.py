@@ -88,7 +88,7 @@ def test_an_export_is_used_with_torch_numpy_and_safetensors_alone(runs: dict[str
     assert torch.tensor(json.loads(done.stdout), dtype=torch.float64).allclose(expected.flatten(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("unet", marks=pytest.mark.slow)])
 def test_a_program_of_torch_export_takes_any_batch(runs: dict[str, Run], name: str, tmp_path: Path) -> None:
     done = exporting.export(runs[name], tmp_path / "out", "torch_export")
     assert done.difference < 1e-5
@@ -99,25 +99,36 @@ def test_a_program_of_torch_export_takes_any_batch(runs: dict[str, Run], name: s
     assert program(x, t, *given).allclose(own(x, t, *given), atol=1e-5)
 
 
-def test_onnx_gives_the_same_denoiser_for_any_batch(runs: dict[str, Run], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mlp", pytest.param("unet", marks=pytest.mark.slow)])
+def test_onnx_gives_the_same_denoiser_for_any_batch(runs: dict[str, Run], name: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="backdrift[onnx] is not installed")
     pytest.importorskip("onnxscript", reason="backdrift[onnx] is not installed")
-    done = exporting.export(runs["unet"], tmp_path / "out", "onnx")
+    done = exporting.export(runs[name], tmp_path / "out", "onnx")
     assert done.difference < 1e-5
     session = onnxruntime.InferenceSession(tmp_path / "out" / "denoiser.onnx", providers=["CPUExecutionProvider"])
-    x, t, label = torch.randn(6, 1, 8, 8), torch.linspace(0.1, 1, 6), torch.arange(6)
-    (value,) = session.run(None, {"x": x.numpy(), "t": t.numpy(), "label": label.numpy()})
-    assert torch.from_numpy(value).allclose(denoiser(runs["unet"])(x, t, label), atol=1e-5)
+    x, t = torch.randn(6, *runs[name].card.units.shape), torch.linspace(0.1, 1, 6)
+    given = {"label": torch.arange(6)} if name == "unet" else {}
+    inputs = {"x": x, "t": t, **given}
+    (value,) = session.run(None, {key: tensor.numpy() for key, tensor in inputs.items()})
+    assert torch.from_numpy(value).allclose(denoiser(runs[name])(x, t, *given.values()), atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [UNET2D, DIT], ids=["unet2d", "dit"])
-def test_networks_of_the_field_are_trained_and_exported(options: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "traced"),
+    [
+        pytest.param(UNET2D, False, id="unet2d"),
+        pytest.param(UNET2D, True, id="unet2d, traced", marks=pytest.mark.slow),
+        pytest.param(DIT, True, id="dit, traced", marks=pytest.mark.slow),
+    ],
+)
+def test_networks_of_the_field_are_trained_and_exported(options: tuple[str, ...], traced: bool, tmp_path: Path) -> None:
     pytest.importorskip("diffusers", reason="backdrift[diffusers] is not installed")
     run = randomised(trained(*options, f"runs={tmp_path / 'runs'}"))
     exporting.export(run, tmp_path / "out")
     x, t = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 0.5, 1.0])
     assert load(tmp_path / "out").model.score(x, t).equal(denoiser(run).score(x, t))
-    assert exporting.export(run, tmp_path / "program", "torch_export").difference < 1e-5
+    if traced:
+        assert exporting.export(run, tmp_path / "program", "torch_export").difference < 1e-5
     if options is UNET2D:
         done = exporting.export(run, tmp_path / "folder", "diffusers")
         assert done.difference < 1e-5
