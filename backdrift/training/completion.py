@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from accelerate.state import AcceleratorState
+from torch.distributed import DistError
 
 from backdrift.runs.interruption import advising
 from backdrift.runs.lock import locked
@@ -58,7 +59,8 @@ def _complete(trainer: Trainer, run: Run) -> float | None:
     where = f"{trainer.accelerator.num_processes} x {trainer.accelerator.device.type}"
     where += ", a part of them on each" if trainer.parallel.shards else ""
     say(f"{trainer.data}\n{name}: {parameters / 1e6:.2f} M parameters on {where}\n{run.path}")
-    trainer.fit(run)
+    with _answering(run, trainer.accelerator.num_processes):
+        trainer.fit(run)
     loss = None
     if trainer.accelerator.is_main_process:
         measured = held_out.measure(run, trainer.accelerator.device)
@@ -71,6 +73,24 @@ def _complete(trainer: Trainer, run: Run) -> float | None:
     trainer.accelerator.end_training()
     say(f"done: {run.path}")
     return loss
+
+
+@contextmanager
+def _answering(run: Run, processes: int) -> Iterator[None]:
+    """Turn the error by which torch says that another process is gone into one line.
+
+    Raises:
+        ConnectionError: with how to go on.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo's errors have no kind of their own.
+        gone = isinstance(error, DistError) or "gloo" in str(error)
+        if processes == 1 or not gone:
+            raise
+        again = f"backdrift resume run={run.path} goes on from the last checkpoint"
+        raise ConnectionError(f"another process of this training has ended; {again}") from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint.state_dict
+import torch.distributed.fsdp  # before processes are forked, each of which would spend seconds on it
 from accelerate.state import AcceleratorState
 from forked_processes import run_together
 from runs import trained
@@ -78,10 +81,16 @@ def killed_at(step: int, line: list[str]) -> None:
     assert first != 0 and second == -signal.SIGKILL
 
 
-def test_two_processes_with_parts_of_the_weights_follow_one_through_a_kill_and_a_resume() -> None:
+def test_two_processes_with_parts_of_the_weights_follow_one_through_a_kill_and_a_resume(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     line = [*LINE, "train.steps=16", "train.checkpoint_every=6", "train.held_out_every=8"]
     expected = trained(*line, "runs=alone")
-    killed_at(9, ["train", *line, "runs=two", "train.parallel=fsdp"])
+    # The first process draws pictures for the logger, which takes all of them, as each holds a part of the weights.
+    logs = ["logger=tensorboard"] if find_spec("tensorboard") else []
+    killed_at(9, ["train", *line, "runs=two", "train.parallel=fsdp", *logs])
+    err = capfd.readouterr().err
+    assert "another process of this training has ended; backdrift resume run=" in err and "Traceback" not in err
     run = only_run("two")
     assert run.latest_checkpoint().step == 6
     shutil.copytree(run.path, "copy/run")
@@ -159,12 +168,12 @@ def test_two_hundred_steps_through_a_kill_and_a_resume(stream: bool) -> None:
 def test_twenty_kills_at_random_moments(parallel: Parallel) -> None:
     """One of two processes is killed 20 times: at a random time after the start, or after the first step in turns.
 
-    In the end each step is in the journal once, with the loss that it has in one process.
+    In the end each step is in the journal once, with the loss that it has in one process. However fast the machine is,
+    the training does not end between the kills.
     """
-    steps, kills, moments = 600, 0, random.Random(0)
-    options = [*LINE, f"train.steps={steps}", "train.checkpoint_every=15"]
-    line = ["train", *options, "runs=two", f"train.parallel={parallel}"]
-    expected = trained(*options, "runs=alone")
+    kills, moments = 0, random.Random(0)
+    options = [*LINE, "train.checkpoint_every=5", "train.decay=constant"]
+    line = ["train", *options, "train.steps=1000000", "runs=two", f"train.parallel={parallel}"]
 
     def call() -> list[str]:
         found = [path for path in Path("two").glob("*") if list(path.glob("checkpoints/step-*"))]
@@ -193,8 +202,9 @@ def test_twenty_kills_at_random_moments(parallel: Parallel) -> None:
 
         status = run_together(2, dying, limit=300, watched=True)
         print(f"kill {kills}: {status}, {call()}", file=sys.stderr)
-        assert -signal.SIGKILL in status, f"the training ended after {kills} kills"
+        assert -signal.SIGKILL in status
         kills += 1
-    assert run_together(2, lambda rank: command(call()), limit=300) == [0, 0]
-    (path,) = Path("two").iterdir()
-    require_same_losses(Run.open(path), expected, steps)
+    (path,) = [found for found in Path("two").iterdir() if list(found.glob("checkpoints/step-*"))]
+    steps = Run.open(path).latest_checkpoint().step + 5
+    assert run_together(2, lambda rank: command([*call(), f"train.steps={steps}"]), limit=300) == [0, 0]
+    require_same_losses(Run.open(path), trained(*options, f"train.steps={steps}", "runs=alone"), steps)
