@@ -56,6 +56,9 @@ LEVEL = 0.98
 """The level of the calibration. It is above 95% by two standard deviations of the share that 100 rows to calibrate on
 would cover."""
 
+LEARNT = 1e-3
+"""A network that gains less than so many nats a row over the normal density has learnt nothing."""
+
 TWO_SIDED = 1.959964
 """Half the width of a 95% interval of a normal density, in standard deviations."""
 
@@ -254,10 +257,11 @@ class FlowDensity(BaseEstimator):
                 rows, checked = (self._rows(z, x, index, generator) for index in (kept, out))
                 found = self._member(start(z[kept]), rows, checked, generator)
                 if member == 0 and self.closed_form_ != ClosedForm():
-                    # A network may learn more from the normal density than from a mixture, which held-out rows say.
+                    # A network may learn more from the normal density than from a mixture. If it learnt nothing, the
+                    # few held-out rows compare closed forms alone, which cross-validation has done on all rows.
                     other = self._member(None, rows, checked, generator)
                     steps += other[3]
-                    if other[2] > found[2]:
+                    if other[2] > max(found[2], LEARNT):
                         found, self.closed_form_, start = other, ClosedForm(), (lambda rows: None)
                 networks.append(found[0])
                 forms.append(found[1])
