@@ -160,8 +160,11 @@ def mutual_information(
     with torch.no_grad():
         found = stratified_integral(excess, x, path.first, path.last, **sampling)
         end = torch.tensor(path.last, dtype=torch.float64, device="cpu")
-        # What is left beyond T is of the order of snr(T), so that the noise in it is not worth a draw.
-        rest = 0.5 * (x - denoise_at(model, x, end)).flatten(1).square().sum(1) * math.exp(-2 * path.last)
+        # What is left beyond T is of the order of snr(T), so that the noise in it is not worth a draw. The part of the
+        # noise in the error is that of the normal density.
+        here, mean = normal_error(x, torch.zeros_like(x), end.exp(), d)
+        error = (x - denoise_at(model, x, end)).flatten(1).square().sum(1) - here + mean
+        rest = 0.5 * error * math.exp(-2 * path.last)
     # The integral of the mean of `normal_error` over s^2, from u(t) to u(T).
     low, high = (math.exp(2 * u) for u in (path.first, path.last))
     square = x.flatten(1).square().sum(1) / 2 * (1 / (low + d * d) - 1 / (high + d * d))

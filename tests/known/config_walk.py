@@ -41,16 +41,8 @@ VALUES = (
 )
 """Values as they are written on a command line. The last one removes the key."""
 
-GIVEN = {
-    "run": "x",
-    "to": "x",
-    "noise": 0.1,
-    "data.path": "x",
-    "condition.path": "x",
-    "condition.columns": [1],
-    "measurement.columns": [0],
-}
-"""Keys that have to be given, with a value for them."""
+GIVEN = {"noise": 0.1, "condition.columns": [1], "measurement.columns": [0]}
+"""Keys that have to be given, with a value for them. All others are given a name."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +77,9 @@ def composed(command: str, choice: str) -> Composed:
     """One root config with a choice."""
     with hydra_configs(None):
         config = _compose(command, [choice] if choice else [])
-    for key, value in GIVEN.items():
-        if leaves(config).get(key) == MISSING:
-            OmegaConf.update(config, key, value)
+    for key, value in leaves(config).items():
+        if value == MISSING:
+            OmegaConf.update(config, key, GIVEN.get(key, "x"))
     return Composed(command, choice, config)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backdrift.models import GaussianMixture
 from backdrift.sde import VE, VP, CriticallyDamped, GaussianSDE
-from backdrift.solvers import ClassPosterior, class_posterior
+from backdrift.solvers import ClassPosterior, class_posterior, log_likelihood
 from backdrift.solvers.model import Denoises
 
 CLASSES = torch.tensor([0, 1, 1, 2, 2])
@@ -174,3 +174,36 @@ def test_processes_that_differ_or_have_no_denoiser_are_refused() -> None:
 
     with pytest.raises(ValueError, match="expected one of a Gaussian process"):
         class_posterior([Critical(), Critical()], X)
+
+
+def test_what_lies_beyond_the_end_of_a_short_process_is_counted() -> None:
+    """For N(m, 1) and N(-m, 1) the log-odds of x are 2 m x. A process that ends at sigma = 4 leaves a 17th of them.
+
+    The rest is known up to its own share of what it is, and is the stated bound. The noise cancels in pairs.
+    """
+    sde, m = VE(sigma_max=4.0), 1.5
+    models = [GaussianMixture(torch.tensor([[sign * m]]).double(), 1.0, sde=sde) for sign in (1, -1)]
+    x = torch.tensor([[0.4], [-1.0], [2.0]], dtype=torch.float64)
+    found = class_posterior(models, x, by="errors", strata=32, draws=8)
+    truth = 2 * m * x[:, 0]
+    off = (found.log_odds[:, 0] - truth).abs()
+    assert bool((off < 0.02 * truth.abs()).all()), off / truth
+    torch.testing.assert_close(found.solver_error[:, 0], truth.abs() / 16, rtol=0.15, atol=0)
+
+
+def test_random_probes_are_drawn_as_often_as_is_asked() -> None:
+    """The evaluations are those of three draws for two classes, and the degrees of freedom two."""
+    models = [mixture().given(torch.tensor(c)) for c in range(2)]
+    x = mixture().sample(4, torch.Generator().manual_seed(0))
+    found = class_posterior(models, x, by="flow", probes=2, draws=3, steps=4)
+    one = log_likelihood(models[0], x, probes=2, steps=4)
+    assert found.nfe == 3 * 2 * int(one.nfe[0])
+    assert bool((found.degrees <= 2).all()) and float(found.log_odds_error.min()) > 0
+
+
+def test_the_evaluations_of_adaptive_flows_are_those_of_the_slowest_sample() -> None:
+    models = [mixture().given(torch.tensor(c)) for c in range(2)]
+    x = torch.cat([mixture().sample(3, torch.Generator().manual_seed(0)), torch.full((1, 2), 6.0).double()])
+    each = torch.stack([log_likelihood(model, x, method="adaptive", probes="exact").nfe for model in models]).sum(0)
+    assert int(each.min()) < int(each.max())
+    assert class_posterior(models, x, by="flow", method="adaptive", probes="exact").nfe == int(each.max())

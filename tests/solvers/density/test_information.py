@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from backdrift.models import GaussianMixture
-from backdrift.sde import VP, Brownian, CriticallyDamped, FunctionModel, GaussianSDE, Time, as_time
+from backdrift.sde import VE, VP, Brownian, CriticallyDamped, FunctionModel, GaussianSDE, Time, as_time
 from backdrift.solvers import Independent, Noise, elbo, entropy, log_density, mutual_information, relative_entropy
 from backdrift.solvers.density.dequantisation import importance_bound, truncated_normal_noise, uniform_noise
 from backdrift.solvers.density.information import Information
@@ -95,6 +95,17 @@ def test_pointwise_density_and_entropy() -> None:
     sharp = float(-model.log_prob(draws(model, 200_000)).mean())
     h = entropy(model, x)
     assert within(h.value, sharp, h.standard_error)
+
+
+def test_information_beyond_the_end_of_a_short_process_is_counted() -> None:
+    """I = log(1 + c/s^2)/2 of N(0, c) is exact at x^2 = c. Of 0.06 beyond sigma = 3 the square of 0.06 is not known."""
+    sde, c, t = VE(sigma_max=3.0), 1.1, 0.9
+    model = GaussianMixture(torch.zeros(1, 1).double(), c, sde=sde)
+    x = torch.tensor([[math.sqrt(c)], [-math.sqrt(c)]], dtype=torch.float64)
+    found = mutual_information(model, x, t, strata=4, draws=3)
+    expected = 0.5 * math.log1p(c / float(sde.sigma(t)) ** 2)
+    assert abs(found.value - expected) < 0.06**2 < 0.06 < expected
+    assert found.samples.nfe == 4 * 3 + 1
 
 
 @pytest.mark.parametrize("t", [0.05, 0.3, 0.7])
