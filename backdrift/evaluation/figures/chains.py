@@ -33,7 +33,8 @@ def trace(chains: Chains, names: Sequence[str]) -> Figure:
     values = [(names[i], chains.draws[..., i].double().numpy()) for i in slowest(chains, 3)]
     if chains.log_prob is not None:
         values.append(("log p + const", chains.log_prob.double().numpy()))
-    figure = Figure(figsize=(10, 1.9 * len(values)), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(10, 0.4 + 1.9 * len(values)), dpi=DPI, layout="constrained")
+    figure.suptitle("the slowest components and the log-density along the chains")
     panels = figure.subplots(len(values), 2, squeeze=False, width_ratios=(4, 1), sharey="row")
     every = max(1, values[0][1].shape[1] // SHOWN)
     for (name, series), (left, right) in zip(values, panels, strict=True):
@@ -114,6 +115,7 @@ def _pairs(
 ) -> Figure:
     d = len(shown)
     figure = Figure(figsize=(2.4 * d, 2.4 * d), dpi=DPI, layout="constrained")
+    figure.suptitle("pairs of the slowest components", fontsize=11)
     panels = figure.subplots(d, d, squeeze=False)
     both = draws if under is None else torch.cat((draws, under))
     low, high = np.quantile(both.numpy(), (0.002, 0.998), axis=0)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import rankdata
 from torch import Tensor
 
 GENERATED, REAL, PALE = "#c0392b", "#1f5a94", "#8fa3b5"
@@ -84,17 +85,59 @@ def shared_coordinates(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Two sets in at most `most` coordinates, with the names of the axes.
 
-    The coordinates are their own where these are few enough, otherwise the principal axes of the second set. Their own
-    coordinates have the names of the columns; without names they are x1, x2, …
+    Where the columns are few enough, they are drawn as they are. Of more columns those of `most_correlated` are drawn,
+    in standard units of the second set: a column in metres and one in millimetres then count the same.
+
+    Args:
+        a: samples, `[n, d]`.
+        b: samples, `[m, d]`, which set the standard units and the choice of columns.
+        most: number of coordinates at most.
+        columns: the names of the columns; without them they are x1, x2, …
     """
     d = b.shape[1]
+    names = [f"x{k + 1}" for k in range(d)] if columns is None else list(map(plain_label, columns))
     if d <= most:
-        return a, b, [f"x{k + 1}" for k in range(d)] if columns is None else list(map(plain_label, columns))
-    mean = b.mean(0)
-    _, spread, axes = np.linalg.svd(b - mean, full_matrices=False)
-    share = spread**2 / max((spread**2).sum(), 1e-300)
-    labels = [f"axis {k + 1} ({100 * share[k]:.0f} % of variance)" for k in range(most)]
-    return (a - mean) @ axes[:most].T, (b - mean) @ axes[:most].T, labels
+        return a, b, names
+    chosen = most_correlated(b, most)
+    centre, scale = standard_units(b[:, chosen])
+    labels = [f"{names[k]} (standardised)" for k in chosen]
+    return (a[:, chosen] - centre) / scale, (b[:, chosen] - centre) / scale, labels
+
+
+def choice_in_words(shown: int, columns: int) -> str:
+    """The title of a figure that shows so many of the columns; empty if it shows all."""
+    return f"the {shown} most correlated of {columns} columns" if shown < columns else ""
+
+
+def most_correlated(x: np.ndarray, most: int) -> list[int]:
+    """The numbers of the columns of x `[n, d]` that depend on each other most, in their order.
+
+    The first two have the largest rank correlation (Spearman 1904), whatever its sign. Each further one has the
+    largest with one of those that are chosen already.
+    """
+    ranks = rankdata(x, axis=0)
+    ranks -= ranks.mean(0)
+    ranks /= np.maximum(np.linalg.norm(ranks, axis=0), 1e-300)  # a column with one value is correlated with nothing
+    strength = np.abs(ranks.T @ ranks)
+    np.fill_diagonal(strength, -1.0)
+    chosen = [int(strength.max(1).argmax())]
+    while len(chosen) < min(most, x.shape[1]):
+        nearest = strength[:, chosen].max(1)
+        nearest[chosen] = -1.0
+        chosen.append(int(nearest.argmax()))
+    return sorted(chosen)
+
+
+def standard_units(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The median of each column of x `[n, d]`, and half the width of its middle 68 %.
+
+    For normal columns these are the mean and the standard deviation. A few outliers do not change them. A column whose
+    middle 68 % are one value has its standard deviation instead, and a column with a single value has 1.
+    """
+    low, centre, high = np.quantile(x, (0.16, 0.5, 0.84), axis=0)
+    scale = 0.5 * (high - low)
+    scale = np.where(scale > 0, scale, x.std(0))
+    return centre, np.where(scale > 0, scale, 1.0)
 
 
 def plain_label(name: str, most: int = 24) -> str:

@@ -14,6 +14,7 @@ from backdrift.evaluation.figures.drawing import (
     DPI,
     GENERATED,
     REAL,
+    choice_in_words,
     histograms,
     image_grid,
     padded_limits,
@@ -31,7 +32,7 @@ def samples(
 ) -> Figure:
     """Generated samples beside real ones: grids of images, lines for series, scatters for vectors.
 
-    Vectors of more than four components are shown along the first four principal axes of the real ones.
+    Of vectors with more than four columns the four that are correlated most are shown, see `shared_coordinates`.
 
     Args:
         generated: `[n, ...]`.
@@ -48,7 +49,9 @@ def samples(
         return _lines(sets, names)
     a, b, labels = shared_coordinates(to_array(generated), to_array(sets[-1]), 4, columns)
     clouds = [a] if real is None else [a, b]
-    return _clouds(clouds, labels, names) if len(labels) == 2 else _pairs(clouds, labels, names)
+    if len(labels) == 2:
+        return _clouds(clouds, labels, names)
+    return _pairs(clouds, labels, names, choice_in_words(len(labels), generated.shape[1]))
 
 
 def by_class(
@@ -95,6 +98,8 @@ def _lines(sets: Sequence[Tensor], names: Sequence[str], rows: int = 5) -> Figur
     for column, (x, name, colour) in enumerate(zip(sets, names, (GENERATED, REAL), strict=False)):
         panels[0, column].set_title(name)
         panels[-1, column].set_xlabel("position")
+        if column == 0:
+            panels[rows // 2, 0].set_ylabel("value")
         for axes, series in zip(panels[:, column], to_array(x), strict=False):
             axes.plot(series.T, lw=1, color=colour, alpha=0.8)
     return figure
@@ -112,11 +117,12 @@ def _clouds(sets: Sequence[np.ndarray], labels: Sequence[str], names: Sequence[s
     return figure
 
 
-def _pairs(sets: Sequence[np.ndarray], labels: Sequence[str], names: Sequence[str]) -> Figure:
+def _pairs(sets: Sequence[np.ndarray], labels: Sequence[str], names: Sequence[str], title: str = "") -> Figure:
     """Every two coordinates against each other, with the histogram of each on the diagonal."""
     d = len(labels)
     size = max(4.4, 2.4 * d)
     figure = Figure(figsize=(size, size), dpi=DPI, layout="constrained")
+    figure.suptitle(title or " and ".join(names[: len(sets)]), fontsize=11)
     panels = figure.subplots(d, d, squeeze=False)
     low, high = padded_limits(sets[-1])
     for i in range(d):

@@ -59,10 +59,12 @@ def trajectory(
 def _snapshots_of_series(path: Tensor, titles: Sequence[str], shown: Sequence[int]) -> Figure:
     """The first channel of six series at the states `shown`."""
     figure = Figure(figsize=(2.6 * len(shown), 3.5), dpi=DPI, layout="constrained")
-    for axes, k in zip(figure.subplots(1, len(shown), sharey=True), shown, strict=True):
+    panels = figure.subplots(1, len(shown), sharey=True)
+    for axes, k in zip(panels, shown, strict=True):
         axes.plot(to_array(path[k])[:6, 0].T, lw=1, color=GENERATED, alpha=0.7)
         axes.set_title(titles[k], fontsize=10)
         axes.set_xlabel("position")
+    panels[0].set_ylabel("value")
     return figure
 
 
@@ -83,6 +85,7 @@ def _paths_on_a_line(
     first.set_title("paths", fontsize=10)
     for axes, k in zip(rest, shown, strict=True):
         histograms(axes, [states[k, :, 0], real[:, 0]])
+        axes.set_xlabel(label)
         axes.set_title(titles[k], fontsize=10)
     return figure
 
@@ -101,20 +104,21 @@ def _paths_in_the_plane(
     limits = first.get_xlim(), first.get_ylim()
     for axes, k in zip(rest, shown, strict=True):
         axes.scatter(*states[k].T, s=3, color=GENERATED, alpha=0.6, lw=0)
-        axes.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], box_aspect=1)
+        axes.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], box_aspect=1, xlabel=labels[0])
         axes.set_title(titles[k], fontsize=10)
     return figure
 
 
 def _strips(path: Tensor, titles: Sequence[str], rows: int = 6) -> Figure:
     """A row of images for each of the first samples, with the times above."""
-    rows, gap, margin, top = min(rows, path.shape[1]), 8, 18, 52
+    rows, gap, margin, top = min(rows, path.shape[1]), 8, 18, 78
     grid = image_grid(path[:, :rows].transpose(0, 1).flatten(0, 1), len(titles), gap=gap)
     height, width = grid.shape[0] + top + margin, grid.shape[1] + 2 * margin
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     axes = figure.add_axes((margin / width, margin / height, grid.shape[1] / width, grid.shape[0] / height))
     axes.imshow(grid, interpolation="none", aspect="auto")
     axes.set_axis_off()
+    figure.text(0.5, 1 - 8 / height, "from noise to data", ha="center", va="top", fontsize=11)
     cell = (grid.shape[1] + gap) / len(titles)
     for k, title in enumerate(titles):
         axes.text((k + 0.5) * cell - gap / 2, -8, title, ha="center", va="bottom", fontsize=6.5)

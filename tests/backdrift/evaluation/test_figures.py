@@ -15,6 +15,7 @@ from torch import Tensor
 
 from backdrift.evaluation import figures
 from backdrift.evaluation.figures.chains import trace
+from backdrift.evaluation.figures.drawing import standard_units
 from backdrift.solvers import ULA, mcmc
 
 SHAPES = {
@@ -99,16 +100,94 @@ def test_most_likely_come_first_whichever_way_the_unit_runs() -> None:
     assert shown("high") == ["4.00", "3.00", "1.00", "2.00"]
 
 
-def test_many_components_are_drawn_along_the_data_s_principal_axes() -> None:
-    # Spread 9, 4, 1 along rotated axes: the shares of variance are known.
+def table(n: int = 400) -> Tensor:
+    """Seven columns in odd units. Columns 2, 3, 5 and 6 follow one hidden number, and the others are independent.
+
+    Column 5 falls where the others rise, column 6 is a power of ten, and column 0 has the largest variance by far.
+    """
     generator = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
-    z = torch.randn(200, 6, generator=generator, dtype=torch.float64)
-    z = torch.linalg.qr(z - z.mean(0))[0]  # uncorrelated, of mean 0, exactly
-    x = z * torch.tensor([9.0, 4.0, 1.0, 0.1, 0.1, 0.1], dtype=torch.float64).sqrt() @ basis.mT
-    figure = figures.samples(x, x)
-    labels = [a.get_xlabel() for a in figure.axes if a.get_xlabel()]
-    assert labels[:3] == [f"axis {k + 1} ({share:.0f} % of variance)" for k, share in enumerate((63, 28, 7))]
+    x = torch.randn(n, 7, generator=generator, dtype=torch.float64)
+    hidden = torch.randn(n, generator=generator, dtype=torch.float64)
+    for k, share in ((2, 0.1), (3, 0.2), (5, 0.3), (6, 0.4)):
+        x[:, k] = hidden + share * x[:, k]
+    x[:, 0] *= 1e6
+    x[:, 5] = 7 - 1e-3 * x[:, 5]
+    x[:, 6] = 10 ** x[:, 6]
+    return x
+
+
+def test_of_many_columns_the_most_correlated_are_drawn_in_standard_units() -> None:
+    x = table()
+    figure = figures.samples(x, x, columns=list("abcdefg"))
+    assert figure.get_suptitle() == "the 4 most correlated of 7 columns"
+    lowest = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert [axes.get_xlabel() for axes in lowest] == [f"{name} (standardised)" for name in "cdfg"]
+    drawn = np.array(lowest[0].collections[0].get_offsets(), dtype=float)  # column g against c
+    centre = x.median(0).values  # of 400 numbers: the lower of the two in the middle
+    for at, k in ((0, 2), (1, 6)):
+        ranked = np.argsort(drawn[:, at])
+        np.testing.assert_array_equal(ranked, x[:, k].argsort().numpy())
+        assert abs(np.median(drawn[:, at])) < 1e-12
+        assert np.isclose(np.quantile(drawn[:, at], 0.84) - np.quantile(drawn[:, at], 0.16), 2)
+        scale = (x[:, k].quantile(0.84) - x[:, k].quantile(0.16)) / 2
+        expected = (x[:, k] - centre[k]) / scale
+        assert np.abs(drawn[:, at] - expected.numpy()).max() < 0.05  # half the gap between the two middle numbers
+
+
+def test_one_outlier_does_not_change_the_standard_units() -> None:
+    clean, dirty = table(), table()
+    dirty[0, 2] = 1e9
+    (a, b), (c, d) = standard_units(clean.numpy()), standard_units(dirty.numpy())
+    assert np.abs((c - a) / b).max() < 0.02
+    assert np.abs(d / b - 1).max() < 0.02
+    centre, scale = standard_units(np.array([[3.0, 0.0]] * 9 + [[3.0, 1.0]]))
+    np.testing.assert_allclose(centre, [3, 0])
+    np.testing.assert_allclose(scale, [1, 0.3])  # one value only; a column of 0 and 1 with its standard deviation
+
+
+def test_paths_of_a_table_keep_the_units_of_the_data() -> None:
+    """The last state is the data: it is drawn at the places where the data are."""
+    x = table(50)
+    path = torch.stack([3 * x, x])
+    figure = figures.trajectory(path, [1.0, 0.0], x, columns=list("abcdefg"))
+    assert figure.axes[0].get_xlabel() == "c (standardised)"
+    assert figure.axes[0].get_ylabel() == "d (standardised)"
+    _, scale = standard_units(x.numpy())
+    last = np.array(figure.axes[-1].collections[0].get_offsets(), dtype=float)
+    assert np.isclose(np.ptp(last[:, 0]), np.ptp(x[:, 2].numpy()) / scale[2])
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_every_picture_has_a_title_and_named_axes(shape: tuple[int, ...]) -> None:
+    path = torch.stack([data(shape, seed=k) for k in range(3)])
+    values = torch.linspace(-3, -1, 40)
+    for figure in (
+        figures.samples(path[-1], data(shape, seed=20)),
+        figures.samples(path[-1]),
+        figures.trajectory(path, [1.0, 0.5, 0.0], data(shape, seed=20)),
+        figures.most_and_least_likely(path[0], values, "nats", "high"),
+        figures.loss_curve(range(20), np.linspace(3, 0.1, 20).tolist()),
+        figures.likelihood_histogram({"test": torch.rand(50)}, "bits/dim"),
+        figures.confusion(torch.eye(3), ["a", "b", "c"]),
+    ):
+        check_named(figure)
+
+
+def check_named(figure: Figure) -> None:
+    """There is a title, and each row and column of panels with ticks says what they are."""
+    assert figure.get_suptitle() or figure.texts or any(axes.get_title() for axes in figure.axes)
+    panels = [axes for axes in figure.axes if axes.axison and axes.get_label() != "<colorbar>"]
+    for axes in panels:
+        place = axes.get_subplotspec()
+        if place is None:
+            continue
+        column = [other for other in panels if other.get_subplotspec().colspan == place.colspan]
+        if len(axes.get_xticks()):
+            assert any(other.get_xlabel() for other in column), "a horizontal axis has no name"
+        row = [other for other in panels if other.get_subplotspec().rowspan == place.rowspan]
+        everywhere = {other.get_ylabel() for other in panels} - {""}
+        if len(axes.get_yticks()):
+            assert any(other.get_ylabel() for other in row) or len(everywhere) == 1, "a vertical axis has no name"
 
 
 def test_a_figure_saves_and_leaves_pyplot_alone(tmp_path: Path) -> None:
