@@ -176,16 +176,17 @@ def test_every_picture_has_a_title_and_named_axes(shape: tuple[int, ...]) -> Non
 def check_named(figure: Figure) -> None:
     """There is a title, and each row and column of panels with ticks says what they are."""
     assert figure.get_suptitle() or figure.texts or any(axes.get_title() for axes in figure.axes)
-    panels = [axes for axes in figure.axes if axes.axison and axes.get_label() != "<colorbar>"]
-    for axes in panels:
-        place = axes.get_subplotspec()
-        if place is None:
-            continue
-        column = [other for other in panels if other.get_subplotspec().colspan == place.colspan]
+    places = {
+        axes: place
+        for axes in figure.axes
+        if axes.axison and axes.get_label() != "<colorbar>" and (place := axes.get_subplotspec()) is not None
+    }
+    for axes, place in places.items():
+        column = [other for other, its in places.items() if its.colspan == place.colspan]
         if len(axes.get_xticks()):
             assert any(other.get_xlabel() for other in column), "a horizontal axis has no name"
-        row = [other for other in panels if other.get_subplotspec().rowspan == place.rowspan]
-        everywhere = {other.get_ylabel() for other in panels} - {""}
+        row = [other for other, its in places.items() if its.rowspan == place.rowspan]
+        everywhere = {other.get_ylabel() for other in places} - {""}
         if len(axes.get_yticks()):
             assert any(other.get_ylabel() for other in row) or len(everywhere) == 1, "a vertical axis has no name"
 
