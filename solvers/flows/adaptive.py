@@ -35,7 +35,7 @@ class Adaptive(Solver):
 
     A tolerance bounds the error of one step. On normal data the root mean square error of the samples, in units of d,
     is at most 40 times the tolerance, and on mixtures of few modes in 64 dimensions too. On mixtures of 32 modes it is
-    up to 450 times, because the flow magnifies the error of the few samples near the border of two modes
+    up to 170 times, because the flow magnifies the error of the few samples near the border of two modes
     (`benchmarks/adaptive.py`).
 
     A sample that has reached the end leaves the batch. Its result is the same alone and in a batch of any size. The
