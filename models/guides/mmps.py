@@ -146,7 +146,7 @@ class _Pull:
         return self.measurement.noise_product(u) + self.measurement.operator(self.images[-1]).flatten(1)
 
     def combined(self, weights: Tensor) -> Tensor:
-        """V A^T u, shaped like x, for the sum u of the vectors that were multiplied, with weights `[batch, products]`."""
+        """V A^T u, shaped like x, for u = sum_k w_k u_k over the products so far, weights w `[batch, products]`."""
         total = torch.zeros_like(self.denoised)
         for weight, image in zip(weights.unbind(1), self.images, strict=True):
             total = total + weight.reshape(-1, *(1,) * (image.ndim - 1)) * image
