@@ -216,6 +216,8 @@ def _explain_unknown(error: ConfigCompositionException, defaults: DictConfig) ->
     if found is None or "No match in the defaults list" in str(error):
         return
     key = found[1]
+    if key in leaves(defaults):  # Hydra finds no value to remove where one has to be given
+        raise ValueError(f"{key}: expected a value, as the key cannot be removed, got ~{key}") from error
     group, _, name = key.rpartition(".")
     options = sorted((config_folder() / group).glob("*.yaml")) if group else []
     having = [path.stem for path in options if name in OmegaConf.load(path)]

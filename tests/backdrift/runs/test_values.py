@@ -38,6 +38,7 @@ A_TYPE_FOR_EACH = [
     ("train runs=null", "runs: expected text, got null"),
     ("train name=[a]", "name: expected text, got ['a']"),
     ("train report=1", "report: expected true or false, got 1"),
+    ("train data=array ~data.path", "data.path: expected a value, as the key cannot be removed, got ~data.path"),
     ("train ~event", "event: expected a value, as the key cannot be removed, got ~event"),
     ("train event.std=2", "event.std: expected null, got 2"),
     ("train event=5", "event: expected keys, got 5"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -335,6 +335,19 @@ def test_dequantisation_noise_has_the_density_it_says() -> None:
         torch.testing.assert_close(log_q, torch.from_numpy(law.logpdf(u.flatten().numpy())))
     with pytest.raises(ValueError, match="std"):
         truncated_normal_noise(noise, 0.0)
+
+
+def test_uniform_noise_stays_inside_its_bin() -> None:
+    """Also where a normal draw is so large that its distribution function is 1 in float32."""
+
+    class Far:
+        dtype = torch.float32
+
+        def __call__(self) -> Tensor:
+            return torch.tensor([[9.0], [-9.0], [0.0]])
+
+    u, _ = uniform_noise(cast(Noise, Far()))
+    assert bool((u >= 0).all()) and bool((u < 1).all()) and float(u[2]) == 0.5
 
 
 def test_importance_bound_rises_to_the_mass_of_the_bin() -> None:
