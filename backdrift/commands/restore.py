@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from backdrift.data.card import DataCard
 from backdrift.data.results import write_archive
 from backdrift.evaluation.batchwise import Batchwise
-from backdrift.evaluation.conditioning import EVERY, conditioned, towards
+from backdrift.evaluation.conditioning import EVERY, conditioned, of_kind, towards
 from backdrift.evaluation.restoration import (
     STAGE,
     Problem,
@@ -28,8 +28,9 @@ from backdrift.evaluation.restoration import (
 )
 from backdrift.evaluation.restoration_report import Restoration, write
 from backdrift.evaluation.sampling import draw
-from backdrift.evaluation.scored_condition import OWN, in_a_name, require_classes, said
+from backdrift.evaluation.scored_condition import OWN, conditions_asked, in_a_name, require_classes, said
 from backdrift.models import MMPS, Label, LinearOperator
+from backdrift.models.conditional_network import ConditionalNetwork
 from backdrift.runs.configuration import blamed, build
 from backdrift.runs.output import new_folder
 from backdrift.runs.process_group import ProcessGroup
@@ -48,23 +49,25 @@ def main(config: DictConfig) -> None:
     """Write `restore.md`, `restore.json`, `restoration.npz`, and a picture or tables, into a new folder of the run.
 
     The samples come from the run's data set or from `data.path`, and their measurements are simulated; or the
-    measurements are given by `observation`. With `label` the prior is that of a class, or of each sample's own, with
-    `guidance` towards it. After an interruption the same command goes on. Several processes of
-    torchrun share the samples, and the first one writes.
+    measurements are given by `observation`. With `label` the prior is that of a class, or of each sample's own, and
+    with `condition=data` or `condition=file` that of the vector or picture which belongs to each sample, with
+    `guidance` towards it. After an interruption the same command goes on. Several processes of torchrun share the
+    samples, and the first one writes.
 
     Raises:
-        ValueError: if the measurement or the guide does not suit the data, or some samples are not finite.
+        ValueError: if the measurement, the guide or the conditions do not suit the data, or some samples are not
+            finite.
         KeyboardInterrupt: with what is kept, after Ctrl-C or SIGTERM.
     """
     group = ProcessGroup.join()
     device, run = group.device(config.device), Run.open(config.run, config.trust, config.data.changed)
-    (task, labels), trained = _problem(config, run), run.gaussian_model(config.weights, device)
+    (task, prior), trained = _problem(config, run), run.gaussian_model(config.weights, device)
     sampler, stem = _sampler(config)
     copies = 1 if getattr(sampler, "func", None) is particles else config.samples
-    model = _given(config, run.card, trained, labels, len(task.observation), copies)
-    asked = said(config.label, config.guidance)
+    model = _given(config, run.card, trained, prior, len(task.observation), copies)
+    asked = said(config.label, config.guidance, config.condition)
     provenance = Provenance.now(run, _named(config, sampler), config.seed, config.weights, asked)
-    inputs = (task.observation,) if labels is None else (task.observation, labels)
+    inputs = (task.observation, *(one for one in prior if one is not None))
     kept = Unfinished.of(run, "restore", provenance, config, trained, *inputs, group=group)
     n, number = len(task.observation), config.samples
     began = time.perf_counter()
@@ -84,7 +87,7 @@ def main(config: DictConfig) -> None:
         kept.close()
         return
     found = Restoration.of(task, x, weighted)
-    stem = f"restore-{stem}{in_a_name(config.label, config.guidance)}-seed{config.seed}"
+    stem = f"restore-{stem}{in_a_name(config.label, config.guidance, condition=config.condition)}-seed{config.seed}"
     with new_folder(run, stem, config, provenance) as folder:
         columns = run.card.columns or tuple(f"x{k + 1}" for k in range(task.units.dim))
         write(folder, found, run.card, columns)
@@ -92,33 +95,59 @@ def main(config: DictConfig) -> None:
     print(f"{number} samples of each of {n} posteriors in {seconds:.1f} s", found.verdict(), folder, sep="\n")
 
 
-def _problem(config: DictConfig, run: Run) -> tuple[Problem, Tensor | None]:
-    """What was measured: simulated measurements, or those of a file; and the class of each sample, or None."""
+class Belonging(NamedTuple):
+    """What belongs to each sample and its prior may be given: its class `[n]`, and its vector or picture `[n, ...]`.
+
+    Each is None where it is not known; the vector or picture also where it is not asked for.
+    """
+
+    labels: Tensor | None
+    conditions: Tensor | None
+
+    @classmethod
+    def first(cls, n: int | None, *each: Tensor | None) -> Belonging:
+        """What belongs to the first n samples, or to all."""
+        return cls(*(None if one is None else one[:n] for one in each))
+
+
+def _problem(config: DictConfig, run: Run) -> tuple[Problem, Belonging]:
+    """What was measured: simulated measurements, or those of a file; and what belongs to each sample."""
     card, operator = run.card, _operator(config, run.card)
     noise: Any = OmegaConf.to_container(config.noise) if OmegaConf.is_config(config.noise) else config.noise
     if config.observation is None:
-        rows = rows_to_score(config, run)
-        return simulated(rows.values, card, operator, noise, config.seed), rows.labels
+        # A file of conditions has one for each sample there is, of which `n` then takes the first.
+        every = config.copy()
+        every.n = None
+        rows = rows_to_score(every, run)
+        conditions = conditions_asked(config, card, rows.conditions, len(rows.values))
+        task = simulated(rows.values[: config.n], card, operator, noise, config.seed)
+        return task, Belonging.first(config.n, rows.labels, conditions)
     if config.data.path is not None:
         raise ValueError("observation: expected no data.path beside it, since the samples behind it are not known")
-    return problem(_read(Path(str(config.observation)).expanduser())[: config.n], card, operator, noise), None
+    observation = _read(Path(str(config.observation)).expanduser())
+    conditions = conditions_asked(config, card, None, len(observation))
+    return problem(observation[: config.n], card, operator, noise), Belonging.first(config.n, None, conditions)
 
 
-def _given(config: DictConfig, card: DataCard, model: Any, labels: Tensor | None, n: int, copies: int) -> Any:
-    """The model of p(x_0) for `n * copies` samples: given the class that `label` asks for, with guidance.
+def _given(config: DictConfig, card: DataCard, model: Any, prior: Belonging, n: int, copies: int) -> Any:
+    """The model of p(x_0) for `n * copies` samples: given what `label` or `condition` asks for, with guidance.
 
     Raises:
-        ValueError: if the model has no classes, there is no such class, or those of the samples are not known.
+        ValueError: if the model takes no such condition, there is no such class, or those of the samples are not known.
     """
+    if prior.conditions is not None:
+        if card.conditions is None or not isinstance(model, ConditionalNetwork):
+            raise ValueError(f"condition: expected a model that takes a condition, got a {type(model).__name__}")
+        each = prior.conditions.repeat_interleave(copies, 0)
+        return towards(model, of_kind(card.conditions.kind, each), config.guidance)
     if config.label == EVERY:
         raise ValueError("label=all: expected one class, or data for each sample's own")
     if config.label != OWN:
         return conditioned(model, card, config.label, config.guidance, n * copies).model
     require_classes(model, OWN)
-    if labels is None:
+    if prior.labels is None:
         raise ValueError("label=data: expected samples with labels, got samples without")
-    each = Label(labels.repeat_interleave(copies))
-    return towards(model, each, config.guidance)
+    return towards(model, Label(prior.labels.repeat_interleave(copies)), config.guidance)
 
 
 def _operator(config: DictConfig, card: DataCard) -> LinearOperator:

@@ -132,6 +132,7 @@ class Restore(OfRun):
     weights: Weights
     label: NonNegativeCount | Text | None
     guidance: Annotated[float, Range()]
+    condition: Group
     solver: Group | None
     measurement: Group
     guide: Group
