@@ -1,4 +1,4 @@
-"""Every source that the packages, configs and tests cite by author and year is in REFERENCES.md."""
+"""Every source that the packages, configs and pages cite by author and year is in REFERENCES.md."""
 
 import re
 from pathlib import Path
@@ -14,11 +14,12 @@ FILES = [
     for folder, kind in (("sde", "py"), ("models", "py"), ("solvers", "py"), ("backdrift", "py"), ("conf", "yaml"))
     for path in sorted((ROOT / folder).rglob(f"*.{kind}"))
 ]
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if "notebooks" not in path.parts)]
 
 
 def test_every_citation_is_in_the_list() -> None:
     found, unknown = set(), []
-    for path in FILES:
+    for path in [*FILES, *PAGES]:
         text = re.sub(r"\s+(?:# )?", " ", path.read_text(encoding="utf-8"))
         for authors, year in CITATION.findall(text):
             # A list of authors may begin with words that are none: the longest known end of it counts.

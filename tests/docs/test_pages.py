@@ -38,6 +38,20 @@ def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
             exec(compile(block.text, str(page), "exec"), names)
 
 
+FENCE = re.compile(r"^```(.*)\n(?:.*\n)*?```$", re.MULTILINE)
+RUN = {"python", "console"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_block_is_overlooked(page: Path) -> None:
+    """Every block of code is of a language that these tests run, and no code stands in an indented block."""
+    text = page.read_text(encoding="utf-8")
+    assert {kind for kind in FENCE.findall(text) if not kind.startswith("{")} <= RUN  # {…} is a directive of Sphinx
+    assert not re.search(r"^    (?:\$ |backdrift |python |pip )", FENCE.sub("", text), re.MULTILINE)
+    of_these = [kind for kind in FENCE.findall(text) if kind in RUN]
+    assert len(of_these) == len(blocks(page)), "a block that the pattern of doc_pages does not see"
+
+
 @pytest.mark.parametrize("words", LINES.values(), ids=LINES.keys())
 def test_commands_compose(words: list[str]) -> None:
     if "backdrift" in words:  # after torchrun's or accelerate's own words

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,13 +33,20 @@ class Block:
     Attributes:
         language: "python" or "console".
         text: what stands in it.
-        mark: the comment above it: "slow: why" or "needs the run" for Python that only the slow test runs, "run" for
-            commands that the slow test runs, and empty otherwise.
+        mark: the comment above it: "slow: why" or "needs the run" for Python that only the slow test runs, "needs the
+            package …" for Python that it runs where the package is installed, "run" for commands that the slow test
+            runs, and empty otherwise.
     """
 
     language: str
     text: str
     mark: str
+
+    @property
+    def can_run(self) -> bool:
+        """Whether the package that the mark names is there, or none is named."""
+        named = self.mark.removeprefix("needs the package ")
+        return named == self.mark or find_spec(named) is not None
 
     def commands(self) -> Iterator[list[str]]:
         """The words of each command, without comments, and with x in the place of an ellipsis."""
