@@ -41,8 +41,8 @@ MATRIX_SOLVERS: tuple[Budgeted, ...] = (
 BUDGETS = (10, 20, 50)
 """Network evaluations for each sample."""
 
-COMPARED = 100
-"""Samples of each solver in a report, at most. They were the half of the time that a report of digits took."""
+COMPARED = 64
+"""Samples of each solver in a report, at most. They are about a third of the time that a report of digits takes."""
 
 TESTED = 1000
 """How many test samples are compared with, at most."""
