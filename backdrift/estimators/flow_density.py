@@ -19,7 +19,8 @@ from backdrift.data.dataset import TRANSFORMS
 from backdrift.data.outliers import find_outliers
 from backdrift.data.transform_fit import fit_transform
 from backdrift.estimators.closed_form import ClosedForm
-from backdrift.estimators.residual_denoiser import MeanNetwork, ResidualDenoiser
+from backdrift.estimators.mean_network import MeanNetwork
+from backdrift.estimators.residual_denoiser import ResidualDenoiser
 from backdrift.estimators.training import Budget, train
 from backdrift.models import MLP, Denoiser, GaussianMixture, LogNormalTimes, Vector
 from backdrift.sde import VP, DataMoments, GaussianSDE

@@ -1,4 +1,4 @@
-"""A network that learns what closed forms leave of a denoiser, and the mean of several networks."""
+"""A network that learns what closed forms leave of a denoiser."""
 
 from __future__ import annotations
 
@@ -9,23 +9,6 @@ from torch import Tensor, nn
 
 from backdrift.models import Denoiser, GaussianMixture
 from backdrift.sde import GaussianSDE, Time
-
-
-class MeanNetwork(nn.Module):
-    """The mean of several networks, so that the denoiser is the mean of their denoisers.
-
-    Args:
-        members: networks with the same arguments.
-    """
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.accepted = members[0].accepted
-
-    def forward(self, z: Tensor, c_noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        given = () if condition is None else (condition,)
-        return torch.stack([member(z, c_noise, *given) for member in self.members]).mean(0)
 
 
 class ResidualDenoiser(Denoiser):

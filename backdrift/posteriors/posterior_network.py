@@ -60,19 +60,3 @@ class PosteriorNetwork(nn.Module):
         each = features.expand(len(r), -1)
         out = self.mlp(torch.cat((r, each.to(r.dtype)), 1), c_noise, features[0] if len(features) == 1 else features)
         return out[:, : self.d]
-
-
-class MeanNetwork(nn.Module):
-    """The mean of several networks, so that the denoiser is the mean of their denoisers.
-
-    Args:
-        members: networks with the same arguments.
-    """
-
-    def __init__(self, members: Sequence[PosteriorNetwork]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.accepted = members[0].accepted
-
-    def forward(self, r: Tensor, c_noise: Tensor, condition: Tensor) -> Tensor:
-        return torch.stack([member(r, c_noise, condition) for member in self.members]).mean(0)

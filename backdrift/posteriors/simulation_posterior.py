@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from backdrift.estimators.flow_density import TWO_SIDED
+from backdrift.estimators.mean_network import MeanNetwork
 from backdrift.estimators.training import Budget, train
 from backdrift.models import Denoiser, EDMLikelihoodTimes, LogNormalTimes, MixedTimes
 from backdrift.models.conditions import Vector
@@ -25,7 +26,7 @@ from backdrift.posteriors.diagnosis import Diagnosis, diagnose_draws
 from backdrift.posteriors.linear_gaussian import LinearGaussian
 from backdrift.posteriors.observation_scale import ObservationScale
 from backdrift.posteriors.parameter_maps import of_prior, standardising
-from backdrift.posteriors.posterior_network import MeanNetwork, PosteriorNetwork
+from backdrift.posteriors.posterior_network import PosteriorNetwork
 from backdrift.posteriors.sbi_interface import SBIPosterior
 from backdrift.sde import VP, DataMoments
 from backdrift.sde.checks import require_integer, require_number, require_positive

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from backdrift.estimators.closed_form import ClosedForm, best_closed_form
-from backdrift.estimators.residual_denoiser import MeanNetwork, ResidualDenoiser
+from backdrift.estimators.mean_network import MeanNetwork
+from backdrift.estimators.residual_denoiser import ResidualDenoiser
 from backdrift.estimators.whitening import whitening
 from backdrift.models import MLP, GaussianMixture
 from backdrift.sde import VE, VP
