@@ -124,9 +124,9 @@ class NonlinearMeasurement(DifferentiableMeasurement):
 
 
 class PoissonMeasurement(DifferentiableMeasurement):
-    r"""y = gain n with counts n that have Poisson's law with the mean A x_0 / gain, as of photons.
+    r"""y = gain n with counts n that have Poisson's law with the mean (A x_0 + b) / gain, as of photons.
 
-    .. math:: \log p(y | x_0) = \sum_i n_i \log \mu_i - \mu_i - \log n_i!, \qquad \mu = A x_0 / gain
+    .. math:: \log p(y | x_0) = \sum_i n_i \log \mu_i - \mu_i - \log n_i!, \qquad \mu = (A x_0 + b) / gain
 
     A mean below `LEAST` counts, as where x_0 is negative, stands for `LEAST`.
 
@@ -134,16 +134,24 @@ class PoissonMeasurement(DifferentiableMeasurement):
         operator: A.
         value: y, one for all samples, or one for each along a first axis; multiples of `gain`, not negative.
         gain: the value of one count.
+        background: b, the mean of y where x_0 is 0, a number or a tensor of them shaped like one measurement. It may be
+            negative where x_0 is shifted.
 
     Raises:
-        ValueError: as `DifferentiableMeasurement` does, or if `gain` is not positive or `value` not counts times it.
+        ValueError: as `DifferentiableMeasurement` does, or if `gain` is not positive, `value` not counts times it, or
+            `background` not finite or of another shape.
     """
 
     LEAST = 1e-6
 
-    def __init__(self, operator: LinearOperator, value: Tensor, gain: float = 1.0) -> None:
+    def __init__(
+        self, operator: LinearOperator, value: Tensor, gain: float = 1.0, background: float | Tensor = 0.0
+    ) -> None:
         require_positive(gain=gain)
-        super().__init__(operator, operator.shape, value)
+        dark = torch.as_tensor(background)
+        super().__init__(lambda x: operator(x) + dark.to(x, non_blocking=True), operator.shape, value)
+        if dark.shape not in ((), self.shape) or not bool(dark.isfinite().all()):
+            raise ValueError(f"background: expected a finite number, or {list(self.shape)} of them, got {background}")
         self.gain = float(gain)
         counts = value.double() / self.gain
         if not bool(((counts >= 0) & ((counts - counts.round()).abs() < 1e-3)).all()):

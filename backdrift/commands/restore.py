@@ -26,10 +26,11 @@ from backdrift.evaluation.restoration import (
     simulated,
     spectral_posterior,
 )
+from backdrift.evaluation.restoration_noise import PoissonNoise
 from backdrift.evaluation.restoration_report import Restoration, write
 from backdrift.evaluation.sampling import draw
 from backdrift.evaluation.scored_condition import OWN, conditions_asked, in_a_name, require_classes, said
-from backdrift.models import MMPS, Label, LinearOperator
+from backdrift.models import MMPS, TMPD, Label, LinearOperator, PoissonMeasurement
 from backdrift.models.conditional_network import ConditionalNetwork
 from backdrift.runs.configuration import blamed, build
 from backdrift.runs.output import new_folder
@@ -63,6 +64,8 @@ def main(config: DictConfig) -> None:
     device, run = group.device(config.device), Run.open(config.run, config.trust, config.data.changed)
     (task, prior), trained = _problem(config, run), run.gaussian_model(config.weights, device)
     sampler, stem = _sampler(config)
+    if isinstance(task.noise, PoissonNoise):
+        _require_for_counts(build(config, "guide"))
     copies = 1 if getattr(sampler, "func", None) is particles else config.samples
     model = _given(config, run.card, trained, prior, len(task.observation), copies)
     asked = said(config.label, config.guidance, config.condition)
@@ -113,7 +116,7 @@ class Belonging(NamedTuple):
 def _problem(config: DictConfig, run: Run) -> tuple[Problem, Belonging]:
     """What was measured: simulated measurements, or those of a file; and what belongs to each sample."""
     card, operator = run.card, _operator(config, run.card)
-    noise: Any = OmegaConf.to_container(config.noise) if OmegaConf.is_config(config.noise) else config.noise
+    noise = _noise(config)
     if config.observation is None:
         # A file of conditions has one for each sample there is, of which `n` then takes the first.
         every = config.copy()
@@ -148,6 +151,15 @@ def _given(config: DictConfig, card: DataCard, model: Any, prior: Belonging, n: 
     if prior.labels is None:
         raise ValueError("label=data: expected samples with labels, got samples without")
     return towards(model, Label(prior.labels.repeat_interleave(copies)), config.guidance)
+
+
+def _noise(config: DictConfig) -> Any:
+    """Standard deviations of normal noise, or the law of counts."""
+    if config.noise == "poisson":
+        return PoissonNoise(1.0 if config.gain is None else config.gain)
+    if config.gain is not None:
+        raise ValueError(f"gain={config.gain:g}: expected null beside noise={config.noise}; it is for noise=poisson")
+    return OmegaConf.to_container(config.noise) if OmegaConf.is_config(config.noise) else config.noise
 
 
 def _operator(config: DictConfig, card: DataCard) -> LinearOperator:
@@ -200,6 +212,13 @@ def _sampler(config: DictConfig) -> tuple[Any, str]:
     return made, f"{measured}-{function.__name__.lower()}"
 
 
+def _require_for_counts(made: Any) -> None:
+    """Raise `ValueError` unless a guide takes measurements of counts."""
+    kind = getattr(made, "func", made)
+    if kind is not particles and not any(issubclass(PoissonMeasurement, one) for one in getattr(kind, "takes", ())):
+        raise ValueError(f"guide: expected tmpd, dps or particles for counts, got {kind.__name__}")
+
+
 def _named(config: DictConfig, sampler: Any) -> str:
     """The guide with its settings, and the solver."""
     settings = ", ".join(f"{key}={value}" for key, value in config.guide.items() if not str(key).startswith("_"))
@@ -217,7 +236,8 @@ def _drawn(
         return draw(guide, sampler, shape, n * number, config.seed, work, stage=STAGE).reshape(n, number, *shape), None
     if sampler.func is DDRM:
         return spectral_posterior(sampler, model, task, number, config.seed, work), None
-    guide = MMPS(model, task.measurement(), iterations=None)
+    counts = isinstance(task.noise, PoissonNoise)
+    guide = TMPD(model, task.measurement()) if counts else MMPS(model, task.measurement(), iterations=None)
     return particle_posterior(sampler, guide, task, number, config.seed, work)
 
 

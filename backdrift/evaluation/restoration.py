@@ -13,12 +13,13 @@ from backdrift.data.card import DataCard
 from backdrift.data.outliers import column_name
 from backdrift.data.units import Units
 from backdrift.evaluation.batchwise import Batchwise
-from backdrift.models import LinearOperator, Mask, Measurement, Scaled
+from backdrift.evaluation.restoration_noise import NormalNoise, PoissonNoise
+from backdrift.models import LinearOperator, Mask, Scaled
 from backdrift.runs.unfinished import Batch
 from backdrift.sde.value_types import Text
 from backdrift.solvers import DDRM, Noise, Particles, sample
 from backdrift.solvers.model import select
-from backdrift.solvers.noise import FORWARD, TIMES
+from backdrift.solvers.noise import TIMES
 
 STAGE = "posterior"
 """The name of the samples among the results of a command."""
@@ -62,7 +63,7 @@ def in_data_units(units: Units, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What was measured of some samples: y = A w + noise, with w the samples in the data's own units.
+    """What was measured of some samples: y with the mean A w, where w are the samples in the data's own units.
 
     w is v for continuous data, and v + u - 1/2 for discrete data, with u the dequantisation (`in_data_units`). A pixel
     of a whole level differs from w by at most half a level, with a standard deviation of 0.29 levels.
@@ -70,18 +71,18 @@ class Problem:
     Attributes:
         units: of the data.
         operator: A, on w.
-        std: of the noise, in the units of y, shaped like one measurement, float64.
+        noise: the law of y given its mean.
         observation: y, `[n, *measurement]`, float64.
         truth: w, `[n, ...]`, float64, or None where it is not known.
     """
 
     units: Units
     operator: LinearOperator
-    std: Tensor
+    noise: NormalNoise | PoissonNoise
     observation: Tensor
     truth: Tensor | None = None
 
-    def measurement(self, copies: int = 1, one_std: bool = False) -> Measurement:
+    def measurement(self, copies: int = 1, one_std: bool = False) -> Any:
         """The same measurements of the model's x, each `copies` times in a row.
 
         Args:
@@ -89,43 +90,44 @@ class Problem:
             one_std: whether the noise is to have one standard deviation, as DDRM asks for.
 
         Raises:
-            ValueError: if one standard deviation is asked for, and the components have different ones.
+            ValueError: if one standard deviation is asked for, and the noise does not have one.
 
-        w = scale x + shift, so that y - A shift = (A scale) x + noise. The difference is taken in float64, in which a
-        large shift does not eat the digits of y. All is divided by `sizes`, which float32 can add to each other.
+        w = scale x + shift, so that the mean of y is (A scale) x + A shift. All is divided by `sizes`, which float32
+        can add to each other.
         """
         units = self.units
         shift = units.shift.double() - (0.0 if units.levels is None else CENTRE)
         offset = self.operator(shift.expand(units.shape).unsqueeze(0))
-        sizes, std = self.sizes, self.std
+        sizes, noise = self.sizes, self.noise
         if one_std:
-            if not bool((std == std.flatten()[0]).all()):
-                raise ValueError("noise: expected one number for this guide, got one for each component")
-            sizes, std = sizes.square().mean().sqrt(), std.flatten()[0]
-        value = ((self.observation - offset) / sizes).repeat_interleave(copies, 0)
+            noise = self._one_std()
+            sizes = sizes.square().mean().sqrt()
+        value = self.observation.repeat_interleave(copies, 0)
         operator = Scaled(self.operator, units.scale.double(), 1 / sizes)
-        return Measurement(operator, value.float(), std=(std / sizes).float())
+        return noise.measurement(operator, value, offset, sizes)
+
+    def _one_std(self) -> NormalNoise:
+        """The noise with one number for all components."""
+        if isinstance(self.noise, PoissonNoise):
+            raise ValueError("noise: expected one number for this guide, got poisson")
+        first = self.noise.std.flatten()[0]
+        if not bool((self.noise.std == first).all()):
+            raise ValueError("noise: expected one number for this guide, got one for each component")
+        return NormalNoise(first)
 
     @property
     def sizes(self) -> Tensor:
-        """About the standard deviation of each component of y, shaped like one measurement, float64.
-
-        Columns of a table may differ by many powers of ten, and are divided by their own; pictures have one unit.
-        """
-        scale = self.units.scale.double()
-        if len(self.units.shape) > 1:
-            return self.std.new_full(self.std.shape, float(scale.mean()))
-        rows = (self.operator.matrix() * scale).norm(dim=1).reshape(self.std.shape)
-        return torch.hypot(rows, self.std)
+        """What the y that a guide sees is divided by: one number, or one for each component, float64."""
+        return self.noise.sizes(self.operator, self.units.scale.double())
 
     def chi_squared(self, w: Tensor) -> Tensor:
-        """The sum over a measurement's components of ((y - A w)/std)^2, `[n]`, for samples w `[n, ...]`."""
-        return ((self.observation - self.operator(w)) / self.std).square().flatten(1).sum(1)
+        """The squared residuals y - A w in units of the noise, summed over a measurement, `[n]`, for w `[n, ...]`."""
+        return self.noise.squares(self.observation, self.operator(w))
 
     @property
     def size(self) -> int:
         """m, the number of components of one measurement."""
-        return self.std.numel()
+        return self.observation[0].numel()
 
     @property
     def hidden(self) -> Tensor | None:
@@ -138,12 +140,12 @@ class Problem:
 
 
 def simulated(
-    values: Tensor, card: DataCard, operator: LinearOperator, noise: float | list[float], seed: int
+    values: Tensor, card: DataCard, operator: LinearOperator, noise: float | list[float] | PoissonNoise, seed: int
 ) -> Problem:
     """Measurements of samples v `[n, ...]` in the data's own units. That of a sample does not depend on the others.
 
     Raises:
-        ValueError: as `problem`.
+        ValueError: as `problem`, or if counts are asked for of data with a negative mean A v.
     """
     units = card.units
     truth = values.double()
@@ -151,16 +153,17 @@ def simulated(
         truth = truth + torch.special.ndtr(Noise(seed, tuple(values.shape), stream=TIMES, dtype=torch.float64)())
         truth = truth - CENTRE
     seen = operator(truth)
-    std = _stds(noise, tuple(seen.shape[1:]))
-    added = Noise(seed, tuple(seen.shape), stream=FORWARD, dtype=torch.float64)()
-    return problem(seen + std * added, card, operator, noise, truth)
+    law = _law(noise, tuple(seen.shape[1:]))
+    # Half of the dequantised black pixels are negative, with the mean count 0. Negative data are refused.
+    law.require_mean(operator(values.double()))
+    return problem(law.drawn(seen, seed), card, operator, noise, truth)
 
 
 def problem(
     observation: Tensor,
     card: DataCard,
     operator: LinearOperator,
-    noise: float | list[float],
+    noise: float | list[float] | PoissonNoise,
     truth: Tensor | None = None,
 ) -> Problem:
     """A problem with given measurements.
@@ -169,11 +172,12 @@ def problem(
         observation: y, `[n, *measurement]` or flattened, `[n, m]`, in the units of A v.
         card: of the data set.
         operator: A, on samples in the data's own units.
-        noise: standard deviation of the noise in the units of y, or one for each component.
+        noise: standard deviation of the noise in the units of y, or one for each component; or the law of counts.
         truth: w, where it is known.
 
     Raises:
-        ValueError: if the shapes do not fit, a number is not finite, or A sees a column that the run maps nonlinearly.
+        ValueError: if the shapes do not fit, a number is not finite or not a count where counts are measured, or A sees
+            a column that the run maps nonlinearly.
     """
     units = card.units
     with torch.no_grad():
@@ -185,7 +189,13 @@ def problem(
     if not bool(observation.isfinite().all()):
         raise ValueError("observation: expected finite numbers, got NaN or inf")
     _require_affine(card, operator)
-    return Problem(units, operator, _stds(noise, shape), observation.double().reshape(-1, *shape), truth)
+    law = _law(noise, shape)
+    law.require(observation)
+    return Problem(units, operator, law, observation.double().reshape(-1, *shape), truth)
+
+
+def _law(noise: float | list[float] | PoissonNoise, shape: tuple[int, ...]) -> NormalNoise | PoissonNoise:
+    return noise if isinstance(noise, PoissonNoise) else NormalNoise(_stds(noise, shape))
 
 
 def _stds(noise: float | list[float], shape: tuple[int, ...]) -> Tensor:
@@ -269,7 +279,7 @@ def particle_posterior(
     """
 
     units = task.units
-    log_units = float(task.sizes.log().sum())  # of the y that the guide sees, which is divided by them
+    log_units = task.noise.log_units(task.sizes)
 
     def computed(indices: Tensor) -> Batch:
         found = run_particles(

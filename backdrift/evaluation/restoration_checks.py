@@ -24,17 +24,32 @@ class ChiSquared:
         value: the sum.
         degrees: of freedom, the number of residuals.
         p_value: two-sided: twice the smaller of the probabilities to be at most and at least `value`.
+        expected: what the noise alone gives on average; `degrees` for normal noise.
+        standard_deviation: of the sum under the noise alone.
     """
 
     value: float
     degrees: int
     p_value: float
+    expected: float
+    standard_deviation: float
 
     @classmethod
     def of(cls, value: float, degrees: int) -> ChiSquared:
-        """The test of a sum."""
-        law = scipy.stats.chi2(degrees)
-        return cls(value, degrees, float(min(1.0, 2 * min(law.cdf(value), law.sf(value)))))
+        """The test of a sum of squared normal residuals."""
+        return cls.of_moments(value, degrees, float(degrees), math.sqrt(2 * degrees))
+
+    @classmethod
+    def of_moments(cls, value: float, degrees: int, expected: float, standard_deviation: float) -> ChiSquared:
+        """The test of a sum with this expectation and deviation, taken as a multiple of a chi-squared number.
+
+        The multiple and the degrees of freedom are those that have both moments (Satterthwaite 1946, eq. 4). They are 1
+        and `degrees` for normal residuals.
+        """
+        factor = standard_deviation**2 / (2 * expected)
+        law = scipy.stats.chi2(expected / factor, scale=factor)
+        p_value = float(min(1.0, 2 * min(law.cdf(value), law.sf(value))))
+        return cls(value, degrees, p_value, expected, standard_deviation)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from backdrift.data.units import Units
 from backdrift.evaluation.figures.restoration import hidden_in_grey, restoration, stretched
 from backdrift.evaluation.restoration import Problem, Weighted, in_data_units
 from backdrift.evaluation.restoration_checks import DOUBTFUL, ChiSquared, Coverage, coverages, root_mean_square
+from backdrift.evaluation.restoration_noise import PoissonNoise
 from backdrift.runs.output import OutputFolder
 
 SHOWN = 4
@@ -62,7 +63,7 @@ class Restoration:
         draws = in_data_units(problem.units, x.flatten(0, 1)).reshape(n, number, *x.shape[2:])
         mean = draws.mean(1) if weighted is None else weighted.mean
         std = draws.std(1) if weighted is None else weighted.std
-        residual = ChiSquared.of(float(problem.chi_squared(draws[:, 0]).sum()), n * problem.size)
+        residual = problem.noise.test(problem.observation, problem.operator(draws[:, 0]))
         truth, hidden = problem.truth, problem.hidden
         every, unseen, error = [], [], None
         if truth is not None:
@@ -103,16 +104,19 @@ class Restoration:
     def _of_residual(self) -> str:
         chi = self.chi_squared
         agree = "agree" if chi.p_value >= DOUBTFUL else "do not agree"
+        beside = f" for {chi.degrees} degrees of freedom"
+        if isinstance(self.problem.noise, PoissonNoise):
+            beside = f", where {chi.expected:.4g} ± {chi.standard_deviation:.2g} is expected of the counts"
         return (
-            f"The residuals {agree} with the noise: chi-squared is {chi.value:.4g} for {chi.degrees} degrees of "
-            f"freedom (p = {chi.p_value:.2g}).{self._advice}"
+            f"The residuals {agree} with the noise: chi-squared is {chi.value:.4g}{beside} "
+            f"(p = {chi.p_value:.2g}).{self._advice}"
         )
 
     @property
     def _advice(self) -> str:
         """What helps against residuals that are too large."""
         chi = self.chi_squared
-        if chi.p_value >= DOUBTFUL or chi.value < chi.degrees or self.weighted is not None:
+        if chi.p_value >= DOUBTFUL or chi.value < chi.expected or self.weighted is not None:
             return ""
         return (
             " A guide that approximates leaves such an excess with a deterministic solver at any number of steps, also "
@@ -225,7 +229,7 @@ def markdown(found: Restoration, provenance: str) -> str:
 def _arrays(found: Restoration, provenance: str) -> dict[str, np.ndarray]:
     arrays: dict[str, Tensor] = {
         "observation": found.problem.observation,
-        "noise": found.problem.std,
+        "noise": found.problem.noise.recorded(),
         "samples": found.draws,
         "mean": found.mean,
         "std": found.std,

@@ -123,7 +123,8 @@ class Likelihood(OfRun):
 
 
 class Restore(OfRun):
-    noise: Positive | Annotated[list[Positive], Filled()]
+    noise: Positive | Annotated[list[Positive], Filled()] | Literal["poisson"]
+    gain: Positive | None
     observation: Text | None
     split: Split
     n: Count | None

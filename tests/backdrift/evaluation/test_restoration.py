@@ -14,6 +14,7 @@ from backdrift.data.transform import Transform
 from backdrift.data.units import Units
 from backdrift.evaluation.restoration import Problem, in_data_units, known_columns, problem, simulated
 from backdrift.evaluation.restoration_checks import ChiSquared, coverages
+from backdrift.evaluation.restoration_noise import PoissonNoise
 from backdrift.evaluation.restoration_report import Restoration
 from backdrift.models import Blur, GaussianMixture, Mask, Projection
 from backdrift.sde import VP
@@ -91,6 +92,48 @@ def test_residuals_of_the_truth_are_the_noise() -> None:
     assert ChiSquared.of(float(sums.sum()), 400).p_value > 0.01
     assert ChiSquared.of(float(sums.sum()) / 1.3**2, 400).p_value < 1e-4
     assert ChiSquared.of(400.0, 400).p_value == pytest.approx(1, abs=0.05)
+
+
+def test_counts_have_the_stated_chi_squared() -> None:
+    """Mean and variance of Pearson's sum over 4,000 draws of counts with means of 0 to 50, to 4.5 standard errors.
+
+    P-values below 0.05 are that frequent to 0.03, three standard errors of 500 draws, as the gamma law is not exact.
+    """
+    means, gain = torch.tensor([0.0, 0.02, 0.5, 3.0, 50.0, 8.0]).double().repeat(3), 2.5
+    noise, n = PoissonNoise(gain), 4000
+    mean = gain * means.expand(n, -1)
+    y = noise.drawn(mean, seed=7)
+    noise.require(y)
+    assert torch.equal(y[:3], noise.drawn(mean[:3], seed=7))
+    sums, test = noise.squares(y, mean), noise.test(y[:1], mean[:1])
+    expected = 3 * (0.02 + 0.5 + 3.0)  # 0.02 and 0.5 are divided by 1, and 3, 50 and 8 by themselves
+    assert test.expected == pytest.approx(expected, abs=1e-5)
+    assert abs(float(sums.mean()) - test.expected) < 4.5 * test.standard_deviation / math.sqrt(n)
+    away = (sums - test.expected).square()
+    assert abs(float(away.mean()) - test.standard_deviation**2) < 4.5 * float(away.std()) / math.sqrt(n)
+    p_values = [noise.test(y[k : k + 1], mean[:1]).p_value for k in range(500)]
+    assert abs(sum(p < 0.05 for p in p_values) / 500 - 0.05) < 0.03
+    assert noise.test(y, 1.1 * mean).p_value < 1e-6 and noise.test(y, mean).p_value > 0.001
+
+
+def test_counts_of_pictures_are_measured_in_levels() -> None:
+    """E[y] = A w over 600 draws of a blurred picture, within 4.5 standard errors.
+
+    Given w in the model's units, the mean of what a guide is handed is that of y, in counts. Negative data are refused.
+    """
+    card, gain = levels(), 0.5
+    values = torch.arange(16).reshape(1, 1, 4, 4).expand(600, 1, 4, 4)
+    task = simulated(values, card, Blur.gaussian((1, 4, 4), 0.7), PoissonNoise(gain), seed=1)
+    assert task.truth is not None
+    mean = task.operator(task.truth).clamp(min=0)
+    error = (task.observation - mean).mean(0) / (gain * mean.mean(0) / 600).sqrt()
+    assert float(error.abs().max()) < 4.5
+    x = ((task.truth + 0.5 - 8.5) / 8.5).float()
+    seen = task.measurement()
+    torch.testing.assert_close(seen.mean(x).double(), (task.operator(task.truth) / gain).flatten(1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(seen.value.double() * gain, task.observation)
+    with pytest.raises(ValueError, match="noise=poisson: expected data whose measurements without noise are 0 or more"):
+        simulated(draws(5, 3), table(), Mask.of_columns((3,), [1]), PoissonNoise(), seed=1)
 
 
 @pytest.mark.parametrize("number", [3, 19, 40])
