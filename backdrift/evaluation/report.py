@@ -18,12 +18,12 @@ from backdrift.evaluation.pictures import draw_pictures, held_out_loss
 from backdrift.evaluation.report_classes import ClassNumbers, has_classes, report_classes
 from backdrift.evaluation.report_conditions import ConditionNumbers, has_conditions, report_conditions
 from backdrift.evaluation.report_numbers import report_json
-from backdrift.evaluation.report_page import page
 from backdrift.evaluation.report_quality import QualityNumbers, has_labels, report_quality
 from backdrift.evaluation.scoring import Scores, score
 from backdrift.evaluation.solver_comparison import Comparison
 from backdrift.evaluation.workload import affordable
 from backdrift.runs.configuration import build
+from backdrift.runs.html_page import page
 from backdrift.runs.output import OutputFolder, renewed_results
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance

@@ -29,6 +29,7 @@ from backdrift.runs.sweeps.job import Perform, SweepJob
 from backdrift.runs.sweeps.job_table import SweepTable
 from backdrift.runs.sweeps.plan import checked_plan
 from backdrift.runs.sweeps.record import Sweep, is_sweep
+from backdrift.runs.sweeps.sweep_page import write_pages
 from backdrift.runs.sweeps.trust import require_trusted_sweep
 
 
@@ -161,6 +162,7 @@ def _run(sweep: Sweep, task: SweepJob, settings: HydraConf, again: str) -> None:
         ) from error
     finally:
         if table.csv.is_file():
+            write_pages(folder, sweep.command, table.rows(), task.common)
             print(f"{table.text(task.common)}\n{table.csv}", flush=True)
 
 

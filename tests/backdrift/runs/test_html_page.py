@@ -1,4 +1,4 @@
-"""`report.html` is one file, shows what the Markdown says, and its tables sort in a browser."""
+"""A page such as `report.html` is one file, shows what the Markdown says, and its tables sort in a browser."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from backdrift.evaluation.report_page import page
+from backdrift.runs.html_page import page
 
 TEXT = """# A <script>alert(1)</script> name
 

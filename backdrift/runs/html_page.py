@@ -1,4 +1,4 @@
-"""A report as one page of HTML, with its pictures in it and tables that sort."""
+"""A text in Markdown as one page of HTML, with its pictures in it and tables that sort."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def page(text: str, title: str, folder: Path) -> str:
         data = base64.b64encode((folder / match.group(1)).read_bytes()).decode("ascii")
         return f'src="data:image/png;base64,{data}"'
 
-    # A name of the user's may hold "<"; nothing in a report is meant as HTML.
+    # A name of the user's may hold "<"; nothing in the text is meant as HTML.
     body = markdown(text.replace("<", "&lt;"), extensions=["tables"])
     # Within code Markdown escapes the ampersand once more.
     body = PICTURE.sub(inlined, body.replace("&amp;lt;", "&lt;"))
