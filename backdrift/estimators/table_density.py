@@ -56,7 +56,7 @@ class TableDensity(DensityMixin, FlowDensity):
         columns_: what each column is taken for, a list of `Column`.
         levels_: the combinations of categories, `[combinations, categories]`, as numbers of levels.
         log_prior_: log P(c), `[combinations]`.
-        model_, gain_, n_steps_: see `ScoreDensity`. `gain_` is over the normal densities.
+        model_, calibration_, gain_, n_steps_: see `ScoreDensity`. `gain_` is over the normal densities.
 
     Example:
         >>> density = TableDensity(random_state=0).fit(frame)  # doctest: +SKIP
@@ -130,9 +130,21 @@ class TableDensity(DensityMixin, FlowDensity):
         likely = weight.argmax(1)
         self.covariance_ = covariance_with_missing(u - self.means_[likely])
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.calibration_, self.rounding_ = 1.0, 0.0
         usable = known.any(1)
-        self._train(u[usable], seed, likely[usable, None].double())
+        u, likely = u[usable], likely[usable]
+        self._train(u, seed, likely[:, None].double())
+        self._calibrate_splits(u, likely, seed)
+
+    def _calibrate_splits(self, u: Tensor, c: Tensor, seed: int) -> None:
+        """Set `calibration_` on whole rows, which are asked for most, and as many random splits of them.
+
+        2% of both together are left out, so that it is at most 4% of either.
+        """
+        known = ~u.isnan()
+        made, condition = self._split(u, c, known, torch.zeros_like(known))
+        z, given = self._random_splits(u, c, torch.Generator().manual_seed(seed))
+        whole = made.whitened(u - self.means_[c], known)
+        self._calibrate(torch.cat([whole, z]), seed, torch.cat([condition, given]))
 
     def _units_of_known(self, h: np.ndarray) -> Units:
         """The maps and scales of columns in which NaN is missing."""
@@ -201,8 +213,13 @@ class TableDensity(DensityMixin, FlowDensity):
     ) -> tuple[Tensor, Tensor | None]:
         """Copies of the rows u at `index`, each with targets and given columns of its own."""
         assert x is not None
-        index = index.repeat(max(1, COPIES // len(z)))
-        u, c = z[index], x[index, 0].long()
+        copies = min(COPIES, self.steps * self.batch_size)  # training sees no more
+        index = index.repeat(max(1, copies // len(z)))
+        made, condition = self._random_splits(z[index], x[index, 0].long(), generator)
+        return made.float(), condition.float()
+
+    def _random_splits(self, u: Tensor, c: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """z and what the network is given for rows u of the combinations c, with random targets and given columns."""
         known = ~u.isnan()
 
         def uniform(*shape: int) -> Tensor:
@@ -217,7 +234,7 @@ class TableDensity(DensityMixin, FlowDensity):
         target[torch.arange(n), last] = True  # at least one target
         given = given & ~target & ~absent
         made, condition = self._split(u, c, target, given)
-        return made.whitened(u - self.means_[c], target).float(), condition.float()
+        return made.whitened(u - self.means_[c], target), condition
 
     def _split(self, u: Tensor, c: Tensor, target: Tensor, given: Tensor) -> tuple[Split, Tensor]:
         """The normal density of targets less their mean, and what the network is given, `[n, 2 d + combinations]`."""
@@ -272,7 +289,8 @@ class TableDensity(DensityMixin, FlowDensity):
                 integrated out where it is a target, and not conditioned on where it is given.
             columns: the targets A, by name or number; by default all that are not given.
             given: the columns B that are conditioned on.
-            return_std: whether to return the error of the flow's solver as well, at most that of p(A, c | B).
+            return_std: whether to return the error of the flow's solver as well, as a standard deviation. It is at most
+                that of p(A, c | B), see `ScoreDensity.score_samples`.
 
         Returns:
             log p, `[n]`, or the pair of log p and its error. Categories count by their probability, other columns by

@@ -27,7 +27,7 @@ def test_normal_rows_keep_the_normal_density() -> None:
     """Of 8 tables of normal rows at least 7: a mixture must be better by a standard error in cross-validation."""
     kept = 0
     for seed in range(8):
-        z = torch.randn(45, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        z = torch.randn(30, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         kept += best_closed_form(z, torch.eye(3), seed) == ClosedForm()
     assert kept >= 7
 
@@ -61,11 +61,11 @@ def test_a_mixture_is_that_of_the_coloured_rows() -> None:
 def test_an_untrained_network_leaves_the_closed_form() -> None:
     """The denoiser is that of the mixture, under any process, and the flow's density is the mixture's own."""
     model = ResidualDenoiser(MeanNetwork([MLP(2, 8, 1), MLP(2, 8, 1)]), VP(), [two()]).double()
-    x = two().sample(50, torch.Generator().manual_seed(0))
+    x = two().sample(20, torch.Generator().manual_seed(0))
     for sde in (VP(), VE()):
         torch.testing.assert_close(model.under(sde).denoise(x, torch.tensor(0.3)), two().under(sde).denoise(x, 0.3))
     model.data_moments = two().data_moments
-    found = log_likelihood(model, x, probes="exact", steps=40, eps=1e-3)
+    found = log_likelihood(model, x, probes="exact", steps=24, eps=1e-3)
     truth = two().under(VP()).log_prob(x, 1e-3)
     torch.testing.assert_close(found.log_prob, truth, rtol=0, atol=2e-3)
     assert model.float().denoise(x.float(), torch.tensor(0.3)).dtype == torch.float32
