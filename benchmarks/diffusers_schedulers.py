@@ -36,8 +36,9 @@ from torch import Tensor
 
 from backdrift.data import Digits
 from backdrift.evaluation.metrics import Estimate, energy_distance
-from backdrift.interop import TableScheduler, from_diffusers, table_scheduler
+from backdrift.interop import TableScheduler, from_diffusers
 from backdrift.solvers import Adams, sample, tune
+from backdrift.solvers.tables import lower_begin
 
 BUDGETS = (5, 8, 10, 20)
 REFERENCE = 250
@@ -184,14 +185,14 @@ class Comparison:
 
 
 def starts(comparison: Comparison) -> None:
-    """Print the median distance of our default for several values of `START_RATIO`, the shipped one in the middle."""
-    shipped = table_scheduler.START_RATIO
+    """Print the median distance of our default for several values of `BEGIN_RATIO`, the shipped one in the middle."""
+    shipped = lower_begin.BEGIN_RATIO
     for nfe in BUDGETS:
         for ratio in (shipped / 2, 0.75 * shipped, shipped, 1.5 * shipped, 2 * shipped):
-            table_scheduler.START_RATIO = ratio
+            lower_begin.BEGIN_RATIO = ratio
             found = next(comparison.ours(nfe, iterations=0))
-            print(f"{nfe:>3} evaluations, START_RATIO = {ratio:g}: {found.median:.4g}", flush=True)
-    table_scheduler.START_RATIO = shipped
+            print(f"{nfe:>3} evaluations, BEGIN_RATIO = {ratio:g}: {found.median:.4g}", flush=True)
+    lower_begin.BEGIN_RATIO = shipped
 
 
 def distances(x: Tensor, exact: Tensor) -> Tensor:
@@ -267,7 +268,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=96)
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--iterations", type=int, default=25, help="of tuning; 0 for none")
-    parser.add_argument("--starts", action="store_true", help="fit START_RATIO of the scheduler, and compare nothing")
+    parser.add_argument("--starts", action="store_true", help="fit BEGIN_RATIO, and compare nothing")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/diffusers_schedulers.md"))
     given = parser.parse_args()
     warnings.filterwarnings("ignore")

@@ -72,6 +72,11 @@ class Guided(ModelOfModel):
         """The moments of the data, as the model has them; as the base has them for w = 0."""
         return getattr(self.model if self.scale else self.base, "data_moments", None)
 
+    @property
+    def predicts(self) -> str | None:
+        """What the model's network predicts, where it says so; the base's for w = 0."""
+        return getattr(self.model if self.scale else self.base, "predicts", None)
+
     def select(self, indices: Tensor) -> Guided:
         other = super().select(indices)
         other.base = selected(self.base, indices)

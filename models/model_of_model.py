@@ -41,6 +41,11 @@ class ModelOfModel(Model):
         """The moments of the model's data. At T a measurement or a weight has little to say."""
         return getattr(self.model, "data_moments", None)
 
+    @property
+    def predicts(self) -> str | None:
+        """What the model's network predicts, where it says so: its errors reach this denoiser as well."""
+        return getattr(self.model, "predicts", None)
+
     def select(self: Self, indices: Tensor) -> Self:
         """The same for the samples at `indices` `[n]` of a batch."""
         other = copy.copy(self)

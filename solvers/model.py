@@ -27,6 +27,8 @@ class Denoises(Protocol):
     - `data_std`, the standard deviation of the data. Time grids and coordinates depend on it. Without it they use 1.
     - `data_moments`, the mean and the variance of each component of the data. The prior that samples start from and
       likelihoods end at has them; without them it is the process's own. See `prior_of`.
+    - `predicts`, what its network predicts. If that is "noise", the denoiser's error is sigma/alpha times that of the
+      network, and solvers on a fixed grid begin below T, see `TableSolver`.
     - `exact`, which is true where the score is that of a density known in closed form. Likelihoods then say how far
       they are from that density.
     - `select(indices)`, which returns the same model for the samples at `indices` only. A model needs it if it holds a

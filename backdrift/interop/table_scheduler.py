@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -17,7 +16,6 @@ from backdrift.sde import tweedie
 from backdrift.sde.checks import require_integer, require_positive
 from backdrift.solvers import Adams, NonStationary, Row, TableSolver
 from backdrift.solvers.model import HALF
-from backdrift.solvers.tables.grid import GRIDS
 
 try:
     from diffusers import ConfigMixin, DDIMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
@@ -27,9 +25,6 @@ except ImportError as error:
     raise ImportError('TableScheduler needs diffusers: pip install "backdrift[diffusers]"') from error
 
 AnySolver = TableSolver | NonStationary
-
-START_RATIO = 4.0
-"""Fitted by `benchmarks/diffusers_schedulers.py --starts`. From 3 to 6 the median error changes by less than twice."""
 
 TOLERANCE = 1e-3
 """Timesteps that differ by less are the same: pipelines keep them in float32."""
@@ -46,22 +41,18 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         >>> pipeline.scheduler = TableScheduler.from_config(pipeline.scheduler.config, solver=Adams())
         >>> pipeline(num_inference_steps=10)
 
-    Its samples are those of `sample(from_diffusers(pipeline), solver, x_T=noise)`, to rounding, where `start` is None
-    or the network does not predict the noise. The steps are taken in their order. A pipeline may begin in the middle,
-    as one from picture to picture does: then the samples are those of the solver on the times that are left,
-    `grid=times[k:]` with that many steps, from the noise level there.
+    Its samples are those of `sample(from_diffusers(pipeline), solver, x_T=noise)`, to rounding. The steps are taken in
+    their order. A pipeline may begin in the middle, as one from picture to picture does: then the samples are those of
+    the solver on the times that are left, `grid=times[k:]` with that many steps, from the noise level there.
 
     Main arguments:
         solver: a deterministic solver on a fixed grid, such as `Adams()`, `Heun()`, or the `solver` of a `Tuned`; or
             the dictionary that a saved config has in its place. By default `Adams()`. `set_timesteps` sets its steps.
         data_std: the standard deviation of the data, where the solver has none of its own: 1 for latents, which are
             scaled to it, and about 0.5 for pictures in [-1, 1].
-        start: "auto" begins at less noise than there is at T, where the network predicts the noise and the steps are
-            few. The error of its denoiser is sigma/alpha times that of its output, and the first step of a few is long:
-            one evaluation at T would spoil it. The first evaluation of n steps is then made where sigma/alpha is
-            `START_RATIO` n times `data_std`, at least. Its denoiser D(x', t') serves for the way from T as well, since
-            it changes little there: x' = sigma' eps + alpha' (1 - r'/r_T) D with r = sigma/alpha is the exact flow of a
-            constant D. None begins at T, as `sample` does. A grid that is a list of times is kept as it is.
+        start: "auto" begins as the solver's own `begin` says: by default at less noise than there is at T, where the
+            network predicts the noise and the steps are few, see `solvers.tables.lower_begin`. None begins at T, as
+            solvers with begin="T" do.
 
     Other arguments:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr,
@@ -71,7 +62,8 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
 
     Attributes:
         timesteps: of all evaluations of the network, `[n]` in float32. They need not be whole numbers.
-        init_noise_sigma: the standard deviation of the noise that the samples start from.
+        init_noise_sigma: the standard deviation of the noise that the samples start from. `DDPMPipeline` and
+            `DDIMPipeline` start from 1 all the same, which is off by 0.5% in 5 steps and by less in more.
         order: evaluations of a step, the last one aside: 2 for `Heun`, as in diffusers. Pipelines that begin in the
             middle count by it. It is 1 where steps differ in their evaluations.
         begin_index: the index in `timesteps` of the first evaluation, or None if it is the first of all.
@@ -155,32 +147,38 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
             ValueError: if the solver takes no such number of steps.
         """
         require_integer("num_inference_steps", num_inference_steps, 1)
-        solver = self._with_steps(num_inference_steps)
-        solver, self._from_T = self._begun_later(solver)
-        rows = solver.table(self.reading.sde).numbers().rows
-        self.num_inference_steps, self.begin_index = num_inference_steps, None
+        solver = self._begun(self._with_steps(num_inference_steps))
+        rows = self._first_rows(solver, from_T=True)
+        self.num_inference_steps, self.begin_index, self._from_T = num_inference_steps, None, True
         self.timesteps = self.reading.timestep(_evaluations(rows)).to(device)
         self._solver = solver
         self.order = _evaluations_of_a_step(rows)
         self._take(rows)
 
-    def _begun_later(self, solver: AnySolver) -> tuple[AnySolver, float]:
-        """The solver on a grid that begins as `start` says, and the weight of D for the way from T to there."""
+    def _begun(self, solver: AnySolver) -> AnySolver:
+        """The solver with the begin of its grid as `start` and the prediction of the network say."""
+        if isinstance(solver, NonStationary):
+            return solver
+        if self.config["start"] is None:
+            return dataclasses.replace(solver, begin="T")
+        return dataclasses.replace(solver, begin=solver.begin_for(self.reading))
+
+    def _first_rows(self, solver: AnySolver, from_T: bool) -> Sequence[Row]:
+        """The rows of all steps: for noise, where the grid may begin below T, or for a state at the grid's first time.
+
+        Below T the first row scales the noise and evaluates nothing. Here the noise is drawn at that scale.
+        """
         sde = self.reading.sde
         self.init_noise_sigma = float(sde.prior.std)
-        auto = self.config["start"] == "auto" and self.reading.predicts == "noise"
-        if not auto or isinstance(solver, NonStationary) or not isinstance(solver.grid, str):
-            return solver, 0.0
-        d, at_T = solver.data_std or 1.0, math.exp(-0.5 * float(sde.log_snr(sde.start)))
-        ratio, intervals = START_RATIO * solver.steps * d, solver.steps - (solver.final != "stop")
-        first, last = float(sde.t_from_log_snr(-2 * math.log(ratio))), solver.end(sde)
-        if ratio >= at_T or intervals == 0 or not first > last:
-            return solver, 0.0
-        widths = {"data_std": d} if solver.grid == "angle" else {}
-        grid = GRIDS[solver.grid](sde, intervals, first, last, **widths).tolist()
-        grid[0], grid[-1] = first, last  # the inverse of log_snr has rounded them
-        self.init_noise_sigma = float(sde.sigma(first))
-        return dataclasses.replace(solver, grid=grid), float(sde.alpha(first)) * (1 - ratio / at_T)
+        if isinstance(solver, NonStationary):
+            return solver.table(sde).numbers().rows
+        if not from_T:
+            return dataclasses.replace(solver, begin="T").table(sde, solver.times(sde)).numbers().rows
+        rows = solver.table(sde).numbers().rows
+        if rows[0].at is not None:
+            return rows
+        self.init_noise_sigma *= float(rows[0].carry)
+        return rows[1:]
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin at `timesteps[begin_index]`, with the noise level there. Call it between `set_timesteps` and `step`.
@@ -204,7 +202,6 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
                 f"{begin_index}; " + _WHERE_STEPS_BEGIN[isinstance(self.solver, NonStationary)]
             )
         self.begin_index = begin_index
-        self._from_T = 0.0 if begin_index else self._from_T
         self._take(rows)
 
     def _take(self, rows: Sequence[Row]) -> None:
@@ -220,7 +217,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         """The rows of the solver on the times from `timesteps[index]` on, or None if no step of it begins there."""
         sde, solver = self.reading.sde, self._solver
         if index == 0:
-            return solver.table(sde).numbers().rows
+            return self._first_rows(solver, self._from_T)
         if isinstance(solver, NonStationary):
             return None
         times, wanted = solver.times(sde), self.timesteps[index:].tolist()
@@ -289,9 +286,6 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         denoised = tweedie(value, x, self._row.at, self.reading.sde, self.reading.predicts, "denoised")
         if self.reading.clip is not None:
             denoised = denoised.clamp(-self.reading.clip, self.reading.clip)
-        if self._from_T:
-            x = self._states[-1] = x + self._from_T * denoised
-            self._from_T = 0.0
         self._values.appendleft(denoised + self._row.slope * x)
         x = self._advanced()
         self._returned = x.to(sample.dtype)
@@ -303,7 +297,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         for index in near.nonzero().flatten().tolist():
             rows = self._rows_from(index) if index else None
             if rows is not None:
-                self.begin_index, self._from_T = index, 0.0
+                self.begin_index = index
                 self._take(rows)
                 return
 
@@ -336,7 +330,8 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         """
         first = None if self.num_inference_steps is None else float(self.timesteps[0])
         if first is not None and bool((timesteps.double() - first).abs().max() <= TOLERANCE):
-            self._from_T = 0.0
+            self._from_T = False
+            self._take(self._first_rows(self._solver, from_T=False))
         sde = self.reading.sde
         times = timesteps.to(original_samples.dtype)
         t = sde.time(times) if hasattr(sde, "time") else times / self.reading.train_steps
@@ -363,8 +358,8 @@ def _evaluations_of_a_step(rows: Sequence[Row]) -> int:
 
 
 def _shortened(solver: TableSolver, steps: int) -> TableSolver:
-    """The solver with so many steps. A single one has one value alone, so that its order is at most 2."""
-    changes: dict[str, Any] = {"steps": steps}
+    """The solver with so many steps, from the first of its times. A single step has an order of at most 2."""
+    changes: dict[str, Any] = {"steps": steps, "begin": "T"}
     order = getattr(solver, "order", None)
     if steps == 1 and order is not None and order > 2:
         changes["order"] = 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import torch
@@ -131,8 +132,10 @@ Grid = (
 """The name of a grid, a list of times, or a function of (sde, steps, first, last) that returns the times."""
 
 
-def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float, data_std: float = 1.0) -> Tensor:
-    """The `steps` + 1 times of a grid, from T down to `last`, in float64.
+def time_grid(
+    grid: Grid, sde: GaussianSDE, steps: int, last: float, data_std: float = 1.0, first: float | None = None
+) -> Tensor:
+    """The `steps` + 1 times of a grid, from T or `first` down to `last`, in float64.
 
     Args:
         grid: the name of a grid, a list of times, or a function, see `Grid`.
@@ -140,30 +143,54 @@ def time_grid(grid: Grid, sde: GaussianSDE, steps: int, last: float, data_std: f
         steps: the number of steps.
         last: the last time. It is not used if `grid` is a list.
         data_std: the data's standard deviation d. Only the grid "angle" uses it.
+        first: the first time, by default T. It is not used if `grid` is a list.
 
     Raises:
         ValueError: if the name is unknown, if `steps` is not positive, if the number of times is not `steps` + 1, if
             the times do not fall within [0, T], or if sigma is 0 at the last of them.
     """
     require_integer("steps", steps, 1)
+    first = sde.start if first is None else first
     if isinstance(grid, str):
         if grid not in GRIDS:
             raise ValueError(f"grid: expected one of {', '.join(GRIDS)}, a list of times or a function, got {grid!r}")
         widths = {"data_std": data_std} if grid == "angle" else {}
-        times = GRIDS[grid](sde, steps, sde.start, last, **widths)
+        times = GRIDS[grid](sde, steps, first, last, **widths)
     elif callable(grid):
-        times = torch.as_tensor(grid(sde, steps, sde.start, last), dtype=torch.float64, device="cpu")
+        times = torch.as_tensor(grid(sde, steps, first, last), dtype=torch.float64, device="cpu")
     else:
         times = torch.as_tensor(grid, dtype=torch.float64, device="cpu")
     if times.shape != (steps + 1,):
         raise ValueError(f"grid: expected steps + 1 = {steps + 1} times, got shape {list(times.shape)}")
     if isinstance(grid, str) and not times.requires_grad:
-        times[0], times[-1] = sde.start, last  # the inverse of log_snr has rounded them
-    values = times.tolist()
-    if not bool((times.diff() < 0).all()) or values[-1] < 0 or values[0] > sde.T * (1 + 1e-9):
+        times[0], times[-1] = first, last  # the inverse of log_snr has rounded them
+    require_times(sde, times.tolist())
+    return times
+
+
+def require_times(sde: GaussianSDE, values: Sequence[float]) -> None:
+    """Raise `ValueError` unless times fall within [0, T] to a last one at which sigma is above 0."""
+    falling = all(later < earlier for earlier, later in pairwise(values))
+    if not falling or not values[-1] >= 0 or not values[0] <= sde.T * (1 + 1e-9):
         raise ValueError(f"grid: expected times that fall from T = {sde.T:g} towards 0, got {values}")
     if sde.has_denoiser and not float(sde.sigma(values[-1])) > 0:
         raise ValueError(f"grid: expected a last time with sigma above 0, got {values}; `final` adds a step to 0")
+
+
+def single_time(grid: Grid, sde: GaussianSDE) -> Tensor:
+    """The time of a solver that takes the step to the data alone, `[1]`: that of a list, or the time of x_T.
+
+    A grid by name or a function says where the steps between its ends are, so that none of it is needed.
+
+    Raises:
+        ValueError: if a list does not have one time, or the time is not within (0, T].
+    """
+    if isinstance(grid, str) or callable(grid):
+        return torch.tensor([sde.start], dtype=torch.float64, device="cpu")
+    times = torch.as_tensor(grid, dtype=torch.float64, device="cpu")
+    if times.shape != (1,):
+        raise ValueError(f"grid: expected 1 time for the one step to the data, got shape {list(times.shape)}")
+    require_times(sde, times.tolist())
     return times
 
 

@@ -64,7 +64,7 @@ class Restart(TableSolver):
         return self.base.claimed_order
 
     def for_model(self, model: ModelLike) -> Restart:
-        return dataclasses.replace(self, base=self.base.for_model(model))
+        return dataclasses.replace(self, base=self.base.for_model(model), begin=self.begin_for(model))
 
     def rows(self, points: Points) -> Iterator[Row]:
         ratio = points.ratio.detach()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Annotated, ClassVar, Literal, cast
 
-import torch
 from torch import Tensor
 
 from backdrift.sde import SDE, GaussianSDE
@@ -19,10 +18,13 @@ from backdrift.sde.value_types import NonNegative, Positive, Range
 from backdrift.solvers.model import ModelLike, data_std_of, denoiser_of, recomputed
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver, require_gaussian
-from backdrift.solvers.tables.grid import Grid, Points, reach, time_grid
+from backdrift.solvers.tables.grid import Grid, Points, reach, single_time, time_grid
+from backdrift.solvers.tables.lower_begin import from_T, lower_begin, predicts_noise
 from backdrift.solvers.tables.table import Row, Table, by_step, execute
 
 Final = Literal["denoise", "stop", "half_step"]
+
+Begin = Literal["auto", "lower", "T"]
 
 Steps = Annotated[int, Range(least=1, most=100_000)]
 """How many steps a solver may take. A table of more rows would not fit in the memory of many machines."""
@@ -50,6 +52,11 @@ class TableSolver(Solver):
             step is spent closer to the data than needed.
         data_std: standard deviation d of the data; the model's own by default, or else 1. Some grids and coordinates
             depend on it.
+        begin: where the grid begins, at "T" or "lower"; by default "auto", lower for networks that predict the noise.
+            The denoiser of such a network errs by sigma/alpha times the error of its output, which spoils a long first
+            step from T. With "lower" the first of n evaluations is made where sigma/alpha is 4 n d at most, and its
+            denoiser serves for the way from T as well; see `solvers.tables.lower_begin`. "auto" keeps a grid that is a
+            list as it is, with x_T at its first time. With "lower" x_T is at T where the list begins below it.
 
     Attributes:
         needs_ratio: whether a step needs a finite sigma/alpha where it starts. Without, a grid that is a list may begin
@@ -64,6 +71,7 @@ class TableSolver(Solver):
     final: Final = "denoise"
     eps: NonNegative | Literal["auto"] | None = None
     data_std: Positive | None = None
+    begin: Begin = "auto"
     needs_ratio: ClassVar[bool] = True
 
     @property
@@ -90,7 +98,7 @@ class TableSolver(Solver):
         """
 
     def times(self, sde: GaussianSDE) -> Tensor:
-        """The times of the grid, from T down to eps, in float64.
+        """The times of the grid, from T, or where it begins below T, down to eps, in float64.
 
         Raises:
             ValueError: if `eps` is not in [0, T), if sigma is 0 at eps, or if the grid is not valid (see `time_grid`).
@@ -99,9 +107,13 @@ class TableSolver(Solver):
         if not (0 <= eps < sde.T and float(sde.sigma(eps)) > 0):
             raise ValueError(f"eps: expected a time in [0, T = {sde.T:g}) at which sigma is positive, got {eps:g}")
         intervals = self.steps - (self.final != "stop")
+        d, first = self.data_std or 1.0, None
         if intervals == 0:
-            return torch.tensor([sde.start], dtype=torch.float64, device="cpu")
-        return time_grid(self.grid, sde, intervals, eps, self.data_std or 1.0)
+            return single_time(self.grid, sde)
+        if self.begin == "lower":
+            first = lower_begin(sde, self.steps, d)
+            first = first if first > eps else None
+        return time_grid(self.grid, sde, intervals, eps, d, first)
 
     def end(self, sde: GaussianSDE) -> float:
         """The time at which the grid ends."""
@@ -113,7 +125,10 @@ class TableSolver(Solver):
         return max(sde.eps, min(float(sde.t_from_log_snr(-2 * math.log(ratio))), 0.5 * sde.T))
 
     def table(self, sde: GaussianSDE, times: Tensor | None = None) -> Table:
-        """The table of the solver for a process, on its own grid or on given times."""
+        """The table of the solver for a process, on its own grid or on given times.
+
+        It is for a state at the first of these times, or with begin="lower" for one at T.
+        """
         points = Points(sde, self.times(sde) if times is None else times)
         if self.needs_ratio and float(points.alpha[0].detach()) == 0:
             raise ValueError(
@@ -122,7 +137,7 @@ class TableSolver(Solver):
             )
         rows = list(self.rows(points)) if len(points) > 1 else []
         if self.final == "stop":
-            return Table(tuple(predictions_as_stages(rows)))
+            return self._finished(rows, points)
         ((at, alpha),) = by_step(points.t[-1:], points.alpha[-1:])
         # If the last row is a correction, the last step uses its evaluation.
         last = rows.pop() if rows and rows[-1].kind == "correction" else Row(at, 1.0, (0.0,), at)
@@ -135,7 +150,12 @@ class TableSolver(Solver):
             rows.append(Row(0.0, 0.5 / alpha - 0.5 * last.slope, (newest + 0.5, *others), at, last.slope))
         else:
             rows.append(Row(0.0, 0.0, (1.0,), at))
-        return Table(tuple(predictions_as_stages(rows)))
+        return self._finished(rows, points)
+
+    def _finished(self, rows: list[Row], points: Points) -> Table:
+        """The table of the rows, for a state at T if the grid begins lower and `begin` says so."""
+        below = self.begin == "lower" and float(points.t[0].detach()) < points.sde.start
+        return Table(tuple(predictions_as_stages(list(from_T(rows, points)) if below else rows)))
 
     def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         self.require_process(model.sde)
@@ -143,8 +163,14 @@ class TableSolver(Solver):
         return execute(table, recomputed(denoiser_of(model), model, x), x, noise, on_step)
 
     def for_model(self, model: ModelLike) -> TableSolver:
-        """This solver with `data_std` taken from the model if it was not given."""
-        return self if self.data_std is not None else dataclasses.replace(self, data_std=data_std_of(model))
+        """This solver with `data_std` and `begin` taken from the model if they were not given."""
+        return dataclasses.replace(self, data_std=data_std_of(model, self.data_std), begin=self.begin_for(model))
+
+    def begin_for(self, model: object) -> Begin:
+        """Where the grid begins for a model, or for anything that says what a network predicts."""
+        if self.begin != "auto":
+            return self.begin
+        return "lower" if predicts_noise(model) and (isinstance(self.grid, str) or callable(self.grid)) else "T"
 
     def with_budget(self, nfe: int, sde: GaussianSDE) -> TableSolver:
         """This solver with the largest number of steps that takes at most `nfe` evaluations.

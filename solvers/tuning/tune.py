@@ -130,6 +130,8 @@ def tune(
     reference = Reference.of(model, shape, batch, reference_steps, seed)
     choices = candidates(nfe) if solver is None else [solver.with_budget(nfe, sde)]
     choices = [choice.for_model(model) for choice in choices]
+    if weights:  # they are fitted for the way from T
+        choices = [dataclasses.replace(choice, begin="T") for choice in choices]
     scores = [float(reference.distance(choice, 0).log().mean()) for choice in choices]
     best = choices[min(range(len(choices)), key=scores.__getitem__)]
     used = sum(choice.table(sde).nfe for choice in choices) + 3 * nfe * iterations * (1 + weights)

@@ -15,6 +15,7 @@ from backdrift.models import GaussianMixture
 from backdrift.sde import Discrete, Model
 from backdrift.solvers import DDIM, Adams, DPMSolver, Heun, NonStationary, UniPC, sample
 from backdrift.solvers.tables.grid import Points, time_grid
+from backdrift.solvers.tables.lower_begin import BEGIN_RATIO
 from backdrift.solvers.tables.non_stationary import canonical
 
 diffusers = pytest.importorskip("diffusers", reason='needs diffusers: pip install "backdrift[diffusers]"')
@@ -54,7 +55,7 @@ def loop(scheduler: Any, network: Any, x: Tensor, steps: int) -> Tensor:
 
 def tuned(model: Any, steps: int) -> NonStationary:
     """A solver in the form in which `tune` returns one."""
-    solver = Adams(steps=steps).for_model(model)
+    solver = Adams(steps=steps, begin="T").for_model(model)
     points = Points(model.sde, solver.times(model.sde))
     carries, weights = canonical(solver.table(model.sde), points)
     rows = [row[: k + 1].flip(0).tolist() for k, row in enumerate(weights)]
@@ -73,18 +74,21 @@ SOLVERS = [Adams(), DDIM(), Heun(), DPMSolver(order=3), UniPC(), Adams(final="st
         ("sample", {"beta_schedule": "squaredcos_cap_v2", "clip_sample": True, "clip_sample_range": 0.9}),
     ],
 )
-def test_samples_are_our_own(solver: Any, kind: str, config: dict[str, Any]) -> None:
+@pytest.mark.parametrize("start", ["auto", None])
+def test_samples_are_our_own(solver: Any, kind: str, config: dict[str, Any], start: str | None) -> None:
     theirs = diffusers.DDIMScheduler(**{"clip_sample": False, "prediction_type": kind, **config})
     network = Exact(theirs, kind)
     model = from_diffusers((network, theirs))
     if solver == "tuned":
         solver = tuned(model, 6)
-    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=0.5, start=None)
-    x = scheduler.init_noise_sigma * torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    own = solver if isinstance(solver, NonStationary) else dataclasses.replace(solver, steps=6)
-    expected = sample(model, own, x_T=x)
+    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=0.5, start=start)
+    eps = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    begin = "T" if start is None else "auto"
+    own = solver if isinstance(solver, NonStationary) else dataclasses.replace(solver, steps=6, begin=begin)
+    expected = sample(model, own, x_T=model.sde.prior.std * eps)
+    scheduler.set_timesteps(6)
     # The times are in float32, which rounds a timestep of 999 to 3e-5 of a step.
-    assert float((loop(scheduler, network, x, 6) - expected).abs().max()) < 1e-5
+    assert float((loop(scheduler, network, scheduler.init_noise_sigma * eps, 6) - expected).abs().max()) < 1e-5
 
 
 def test_a_pipeline_takes_it() -> None:
@@ -102,7 +106,7 @@ def test_a_pipeline_takes_it() -> None:
         pipeline.set_progress_bar_config(disable=True)
         made = pipeline(2, torch.Generator().manual_seed(3), num_inference_steps=5, output_type="np").images
         noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-        ours = sample(model, Adams(steps=5), x_T=noise)
+        ours = sample(model, Adams(steps=5, begin="T"), x_T=noise)
         assert torch.allclose(torch.from_numpy(made).permute(0, 3, 1, 2), (ours / 2 + 0.5).clamp(0, 1), atol=1e-4)
 
 
@@ -137,7 +141,7 @@ def test_a_start_in_the_middle_is_our_own_solver_on_the_times_that_are_left(
     for t in timesteps:
         x = scheduler.step(network(x, t).sample, t, x).prev_sample
 
-    own = dataclasses.replace(solver, steps=steps, data_std=0.5)
+    own = dataclasses.replace(solver, steps=steps, data_std=0.5, begin="T")
     grid = own.times(model.sde)[skipped:]
     torch.testing.assert_close(start, model.sde.alpha(grid[0]) * x0 + model.sde.sigma(grid[0]) * eps, rtol=0, atol=1e-5)
     left = dataclasses.replace(own, grid=grid.tolist(), steps=steps - skipped)
@@ -198,7 +202,7 @@ def test_a_later_start_is_the_flow_of_a_constant_denoiser_to_there(solver: Any) 
     model, steps, d = from_diffusers((network, theirs)), 6, 0.7
     scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=d)
     scheduler.set_timesteps(steps)
-    sde, ratio = model.sde, scheduling.START_RATIO * steps * d
+    sde, ratio = model.sde, BEGIN_RATIO * steps * d
     first = sde.t_from_log_snr(-2 * torch.tensor(ratio, dtype=torch.float64).log())
     assert abs(float(scheduler.timesteps[0] + 1 - first)) < 1e-3
     assert scheduler.init_noise_sigma == pytest.approx(float(sde.sigma(first)), abs=1e-7)
