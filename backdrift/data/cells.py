@@ -178,7 +178,10 @@ def _wrong(cell: str, kind: str, missing: int, rows: int) -> str:
     if kind == "missing":
         what = f"holds {cell!r}, a missing value," if cell else "is empty"
         how_many = f"{missing} of its {rows} cells {'is' if missing == 1 else 'are'} missing"
-        return f"row {{row}} {what} in {{column}}; {how_many}: remove these rows or fill the cells"
+        return (
+            f"row {{row}} {what} in {{column}}; {how_many}: remove these rows or fill the cells "
+            "(TableDensity, in Python, takes missing numbers)"
+        )
     if kind == "date":
         return f"row {{row}} holds the date or time {cell!r} in {{column}}; write it as a number, such as seconds"
     return f"row {{row}} holds {cell!r} in {{column}}, expected numbers such as 1.5"

@@ -41,7 +41,7 @@ MATRIX_SOLVERS: tuple[Budgeted, ...] = (
 BUDGETS = (10, 20, 50)
 """Network evaluations for each sample."""
 
-COMPARED = 64
+COMPARED = 48
 """Samples of each solver in a report, at most. They are about a third of the time that a report of digits takes."""
 
 TESTED = 1000

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from backdrift.models import ConservativeDenoiser
 from backdrift.solvers.model import ModelLike, place_of, score_of
 
-WORK = 2.5e12
-"""Floating-point operations that a large section of a report may cost: a quarter of those of the training of digits, so
+WORK = 2e12
+"""Floating-point operations that a large section of a report may cost: a fifth of those of the training of digits, so
 that a whole report takes less than a third of it. `benchmarks/report_time.py` measures this. It is a number of
 operations and not of seconds, so that a report does not depend on the machine."""
 
