@@ -199,7 +199,7 @@ class FlowDensity(BaseEstimator):
         """Draws of z, `[n, d]`, given conditions `[n, k]`."""
         return self._flow_of(Noise(seed, (n, d), dtype=torch.float64)(), condition)
 
-    def _calibrate(self, z: Tensor, seed: int, condition: Tensor | None = None) -> None:
+    def _calibrate(self, z: Tensor, seed: int, condition: Tensor | None = None, level: float = LEVEL) -> None:
         """Set `calibration_` by a finer solve on whitened rows `[n, d]`, and `rounding_` by one in float32.
 
         With random probes it stays 1, the whole difference of two solves: the probes' own error is far larger.
@@ -219,7 +219,8 @@ class FlowDensity(BaseEstimator):
             )
         model = self._given(None if condition is None else condition[torch.cat([order, drawn_for])])
         eps, alpha = self._end()
-        factor = calibrate(model, alpha * rows, level=LEVEL, eps=eps, **self._settings(z.shape[1]))
+        level = min(level, len(rows) / (len(rows) + 1))  # of few rows the largest error counts
+        factor = calibrate(model, alpha * rows, level=level, eps=eps, **self._settings(z.shape[1]))
         if math.isfinite(factor):  # it is not for a normal density, whose flow is solved without any error
             self.calibration_ = factor
 

@@ -23,6 +23,8 @@ pandas: Any = pytest.importorskip("pandas")
 
 QUICK: dict[str, Any] = {"hidden": 16, "depth": 1, "steps": 60, "ode_steps": 8, "random_state": 0}
 TINY: dict[str, Any] = {"hidden": 4, "depth": 1, "steps": 2, "ode_steps": 2, "batch_size": 8, "random_state": 0}
+PLAIN = TableDensity(**TINY, feature_maps="none")
+"""For scikit-learn's checks, which fit it some sixty times."""
 COVARIANCE = np.array([[1.0, 0.6, 0.3], [0.6, 1.0, -0.2], [0.3, -0.2, 1.0]])
 ROLES = list(itertools.product("abn", repeat=3))  # target, given, or neither
 SPLITS = [tuple([k for k in range(3) if roles[k] == role] for role in "ab") for roles in ROLES if "a" in roles]
@@ -109,17 +111,18 @@ def test_conditionals_far_from_normal_are_found(bent: TableDensity) -> None:
 
 @pytest.mark.parametrize(("a", "b"), [([0], [1]), ([0, 1], []), ([1], [])], ids=str)
 def test_errors_cover_the_solver(bent: TableDensity, a: list[int], b: list[int]) -> None:
-    """The truth is the flow of the same network, solved with eight times the steps, on 100 rows of no fit.
+    """The truth is the flow of the same network, solved with four times the steps, on rows of no fit.
 
-    The share of the rows that is covered is stated as 95%. The mean interval is at most ten times the mean error.
+    At least 95% are stated to be covered, and of 200 rows that share has a standard error of 1.5%. The intervals are
+    not wide for nothing: at most three times as wide as the mean error. Without a calibration they are wider.
     """
-    x = mixture().sample(100, torch.Generator().manual_seed(5)).numpy()
+    x = mixture().sample(200, torch.Generator().manual_seed(5)).numpy()
     values, errors = bent.log_prob(x, a, given=b, return_std=True)
     fine = copy.copy(bent)
-    fine.ode_steps = 64
+    fine.ode_steps = 32
     gap = abs(values - fine.log_prob(x, a, given=b))
     assert (gap <= 1.96 * errors).mean() >= 0.93
-    assert 1.96 * errors.mean() < 10 * gap.mean()
+    assert 1.96 * errors.mean() < 3 * gap.mean()
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +143,12 @@ def class_rows(n: int, seed: int) -> Any:
 
 
 def test_categories_have_their_probability_and_their_posterior(classes: TableDensity) -> None:
-    """Within four standard errors of 200 rows, and 0.02 nats for shares and centres from 800 rows."""
-    test = class_rows(200, 1)
+    """Within four standard errors of 120 rows, and 0.02 nats for shares and centres from 800 rows."""
+    test = class_rows(120, 1)
     prior = np.log([SHARES[list(CENTRES).index(k)] for k in test["kind"]])
     each = np.stack([stats.norm(c, 0.5).logpdf(test["value"]) for c in CENTRES.values()], 1) + np.log(SHARES)
     whole = np.logaddexp.reduce(each, 1)
-    chosen = each[np.arange(200), [list(CENTRES).index(k) for k in test["kind"]]]
+    chosen = each[np.arange(120), [list(CENTRES).index(k) for k in test["kind"]]]
     for truth, a, b in (
         (prior, ["kind"], []),
         (whole, ["value"], []),
@@ -154,8 +157,8 @@ def test_categories_have_their_probability_and_their_posterior(classes: TableDen
         (chosen - whole, ["kind"], ["value"]),
     ):
         gap = truth - classes.log_prob(test, a, given=b)
-        assert abs(gap.mean()) < 4 * gap.std() / math.sqrt(200) + 0.02, (a, b)
-    levels = [test.assign(kind=pandas.Categorical([k] * 200, categories=list("abc"))) for k in CENTRES]
+        assert abs(gap.mean()) < 4 * gap.std() / math.sqrt(120) + 0.02, (a, b)
+    levels = [test.assign(kind=pandas.Categorical([k] * 120, categories=list("abc"))) for k in CENTRES]
     total = sum(np.exp(classes.log_prob(rows, ["kind"], given=["value"])) for rows in levels)
     np.testing.assert_allclose(total, 1, atol=1e-9)
     assert np.isneginf(classes.log_prob(test.assign(kind="d"))).all()
@@ -266,7 +269,7 @@ def test_columns_that_are_not_there_are_refused(normal: TableDensity) -> None:
         normal.log_prob(normal_rows(3, 0), [0], given=[0])
 
 
-CHECKS = list(estimator_checks_generator(TableDensity(**TINY)))
+CHECKS = list(estimator_checks_generator(PLAIN))
 
 
 @pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=[str(getattr(c, "func", c).__name__) for _, c in CHECKS])
