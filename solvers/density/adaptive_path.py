@@ -79,4 +79,6 @@ def adaptive_path_integral(
         check_z, gain, nfe = check.z, (check.integral - end.integral).mean(0), nfe + check.nfe
         margin = torch.zeros_like(integral) if finer else end.integral_error.mean(0)
     factor = FINER if finer else 1.0
-    return PathIntegral(end.z, integral, variance, degrees, check_z, gain, factor, margin, nfe)
+    return PathIntegral(
+        end.z, integral, variance, degrees, check_z, gain, factor, margin, torch.zeros_like(integral), nfe
+    )

@@ -15,6 +15,7 @@ from backdrift.solvers.density.noisy_sum import NoisySum
 from backdrift.solvers.density.path_integral import (
     FINER,
     FINER_CORRECTED,
+    ROUGH,
     PathIntegral,
     exact_divergence,
     infinite_like,
@@ -102,19 +103,18 @@ class FixedPath:
     def _by_quadrature(self, count: int) -> PathIntegral:
         """`count` exact divergences at the nodes of a quadrature, wherever those of the grid are."""
 
-        def solve(nodes: Sequence[float], count: int) -> tuple[Tensor, Tensor, int]:
+        def solve(nodes: Sequence[float], count: int) -> tuple[Tensor, Tensor, int, Tensor]:
             rule = self.path.rule(count)
             quadrature = Quadrature(rule, lambda z, u: exact_divergence(self.path, z, u, self.chunk, self.mode)[1])
             solved = self._solve(nodes, lambda z, u, weight, place: self.path.velocity(z, u), quadrature.visit)
-            assert isinstance(quadrature.total, Tensor)
-            return solved.z, quadrature.total + solved.addition, solved.nfe + count
+            return solved.z, quadrature.total + solved.addition, solved.nfe + count, quadrature.noise
 
-        end, integral, nfe = solve(self.nodes, count)
+        end, integral, nfe, noise = solve(self.nodes, count)
         check_z, gain = end, unknown_like(integral)
         if self.estimate_error:
-            check_z, finer, more = solve(self._finer, 2 * count)
+            check_z, finer, more, noise = solve(self._finer, 2 * count)
             gain, nfe = finer - integral, nfe + more
-        return self._result(end, integral, check_z, gain, nfe)
+        return self._result(end, integral, check_z, gain, nfe, noise=ROUGH * noise)
 
     def _by_sum(self) -> PathIntegral:
         """An exact divergence at every evaluation, weighted as the solver weighs its stages."""
@@ -175,6 +175,7 @@ class FixedPath:
         nfe: int,
         variance: Tensor | None = None,
         degrees: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> PathIntegral:
         zero = torch.zeros_like(integral)
         finer = FINER_CORRECTED if self.method == "score_corrected" else FINER
@@ -187,5 +188,6 @@ class FixedPath:
             check_gain=gain,
             factor=finer if variance is None else 1.0,
             margin=zero,
+            noise=zero if noise is None else noise,
             nfe=torch.full_like(zero, nfe, dtype=torch.long),
         )

@@ -138,7 +138,9 @@ def log_likelihood(
         estimate_error: whether to spend evaluations on `solver_error`, which is a bound and not a standard deviation.
             With exact divergences it is twice the difference from a finer solve (three times with "score_corrected"):
             one with every step halved and twice the divergences, or with a tenth of the tolerances. It holds wherever
-            the finer error is at most half the error (two thirds), and is about twice (three times) the error. With
+            the finer error is at most half the error (two thirds), and is about twice (three times) the error. Where
+            the divergence of a network is rough in time, two solves may agree by accident, so that twice the noise in
+            the finer quadrature is added in squares, see `solvers.quadrature.quadrature_noise`. With
             random probes it is the difference from a coarser solve, which costs less: one with half the steps, or with
             ten times the tolerances, where the errors of the single steps are added. It is 4 to 50 times the error, but
             seldom as large as the noise of the probes. Rounding in float32 is not counted: with 32 steps it is 1e-6,
@@ -219,7 +221,7 @@ def log_likelihood(
         log_prob=terminal + x[0].numel() * (scale - end_scale) + solved.integral,
         standard_error=solved.variance.sqrt(),
         degrees=solved.degrees,
-        solver_error=calibration * (solved.factor * (terminal - check).abs() + solved.margin),
+        solver_error=calibration * (torch.hypot(solved.factor * (terminal - check), solved.noise) + solved.margin),
         prior_error=gap,
         density="data" if getattr(model, "exact", False) else "model",
         nfe=solved.nfe + (1 if estimate_error else 0),

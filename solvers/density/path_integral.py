@@ -28,6 +28,13 @@ different orders, and where they happen to cancel in the first solve the finer o
 of 3 the interval of a 16-D mixture held 90% in the cells of `benchmarks/coverage.py` where 95% was promised.
 """
 
+ROUGH = 2.0
+"""How many standard deviations of the noise in the finer quadrature are added in squares: about 95% of it.
+
+The difference from a finer solve says nothing about a divergence that is rough in time, since the rule of both solves
+meets it at random: they may agree by accident. See `solvers.quadrature.quadrature_noise`.
+"""
+
 
 @dataclass(frozen=True)
 class PathIntegral:
@@ -44,6 +51,7 @@ class PathIntegral:
         factor: what the difference from the second solve is multiplied by to bound the solver's error: `FINER` or
             `FINER_CORRECTED` if that solve is finer, 1 if it is coarser.
         margin: what else to add to this bound, `[batch]`.
+        noise: what to add to it in squares, `[batch]`: `ROUGH` standard deviations of the quadrature's noise.
         nfe: evaluations of the model for a sample, `[batch]`.
     """
 
@@ -55,6 +63,7 @@ class PathIntegral:
     check_gain: Tensor
     factor: float
     margin: Tensor
+    noise: Tensor
     nfe: Tensor
 
 

@@ -38,7 +38,7 @@ def test_a_cubic_path_is_followed_exactly() -> None:
     for u in (0.0, 0.1, 0.9, 1.0, 2.0):
         found.visit(u, *state(u))
     torch.testing.assert_close(found.total, factor * (4 - 32 / 5) + 2)
-    assert found.count == 3
+    assert len(found.terms) == 3
 
 
 class Still(Generic[Process]):
