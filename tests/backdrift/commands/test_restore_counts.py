@@ -82,8 +82,8 @@ def test_particles_sample_the_exact_posterior_of_counts(run: Run) -> None:
     """Counts of about 16, for which a normal law would be wrong. Means within 4.5 standard errors of the effective
     samples and the chain's discretisation, measured by doubling its steps, for which 0.1 deviations are allowed; the
     evidence likewise."""
-    chain = ["guide=particles", "guide.particles=64", "guide.steps=32", "guide.measure_discretisation=true"]
-    assert main([*line(run, 2.5), "n=4", *chain]) == 0
+    chain = ["guide=particles", "guide.particles=48", "guide.steps=24", "guide.measure_discretisation=true"]
+    assert main([*line(run, 2.5), "n=3", *chain]) == 0
     found = np.load(run.path / "restore-known_columns-particles-seed0" / "restoration.npz")
     counts = found["observation"][:, 0] / 2.5
     np.testing.assert_allclose(counts, counts.round(), atol=1e-9)
@@ -116,7 +116,7 @@ def test_a_guide_is_right_where_counts_are_large(run: Run) -> None:
 
 def test_given_counts_are_read(run: Run) -> None:
     """The counts that one command drew are an observation for another, and give the same samples."""
-    words = [*line(run, 0.5), "n=3", "samples=5", "guide=tmpd"]
+    words = [*line(run, 0.5), "n=3", "samples=5", "guide=tmpd", "solver.steps=3"]
     assert main(words) == 0
     assert main([*words, f"observation={run.path}/restore-known_columns-tmpd-seed0/restoration.npz"]) == 0
     first, again = (
@@ -131,7 +131,6 @@ def test_given_counts_are_read(run: Run) -> None:
     [
         (("gain=-1", "guide=tmpd"), "gain: expected a positive number"),
         (("noise=2", "guide=tmpd"), "gain=0.5: expected null beside noise=2; it is for noise=poisson"),
-        (("noise=gauss", "guide=tmpd"), "noise: expected"),
         (
             ("measurement.columns=[other]", "guide=tmpd"),
             "noise=poisson: expected data whose measurements without noise",

@@ -155,6 +155,9 @@ def test_intervals_of_the_exact_posterior_hold_the_truth_as_often_as_they_say(nu
         assert abs(one.share - one.nominal) < 4.5 * math.sqrt(one.nominal * (1 - one.nominal) / n)
     assert found.chi_squared.p_value > 1e-3 and "agree with the noise" in found.verdict()
     assert found.error == pytest.approx(math.sqrt(float((found.mean - task.truth).square().mean())))
+    # Residuals that are too large are found out, and what helps is said.
+    noisy = Restoration.of(task, (x + 1.0).reshape(n, number, 3))
+    assert noisy.chi_squared.p_value < 1e-6 and "solver=ancestral solver.grid=angle solver.steps=100" in noisy.verdict()
     # A posterior that is too narrow is found out.
     narrow = Restoration.of(task, (0.5 * x + 0.5 * exact.means[:, 0]).reshape(n, number, 3))
     assert narrow.coverage_hidden[-1].p_value < 1e-6 and "not what they should" in narrow.verdict()
