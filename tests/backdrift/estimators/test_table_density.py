@@ -21,8 +21,8 @@ from backdrift.models import GaussianMixture
 
 pandas: Any = pytest.importorskip("pandas")
 
-QUICK: dict[str, Any] = {"hidden": 16, "depth": 1, "steps": 60, "ode_steps": 8, "random_state": 0}
-TINY: dict[str, Any] = {"hidden": 4, "depth": 1, "steps": 2, "ode_steps": 2, "batch_size": 8, "random_state": 0}
+QUICK: dict[str, Any] = {"hidden": 16, "depth": 1, "steps": 40, "ode_steps": 4, "random_state": 0}
+TINY: dict[str, Any] = {"hidden": 4, "depth": 1, "steps": 2, "ode_steps": 1, "batch_size": 8, "random_state": 0}
 PLAIN = TableDensity(**TINY, feature_maps="none")
 """For scikit-learn's checks, which fit it some sixty times."""
 COVARIANCE = np.array([[1.0, 0.6, 0.3], [0.6, 1.0, -0.2], [0.3, -0.2, 1.0]])
@@ -46,7 +46,7 @@ def normal() -> TableDensity:
     """On rows of which 15% of the numbers are missing."""
     x = normal_rows(900, 0)
     x[np.random.default_rng(1).random(x.shape) < 0.15] = math.nan
-    return TableDensity(**QUICK).fit(x)
+    return TableDensity(**QUICK, feature_maps="none").fit(x)
 
 
 @pytest.mark.parametrize(("a", "b"), SPLITS, ids=str)
@@ -127,7 +127,7 @@ def test_errors_cover_the_solver(bent: TableDensity, a: list[int], b: list[int])
 
 @pytest.fixture(scope="module")
 def classes() -> TableDensity:
-    return TableDensity(**QUICK).fit(class_rows(800, 0))
+    return TableDensity(**QUICK, feature_maps="none").fit(class_rows(800, 0))
 
 
 CENTRES = {"a": -1.0, "b": 1.0, "c": 2.0}
