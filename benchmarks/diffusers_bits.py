@@ -99,9 +99,10 @@ def main() -> None:
         "random probes and the estimated error of the solver.",
         found,
         "The last column but one divides each digit's difference by its stated error: above about 4 two answers do not "
-        "agree. The divergence of this network is rough in time, by waves of a few timesteps, which 24 to 64 divergences "
-        "along the path meet at random. So the stated error holds the noise that the finer quadrature shows. The flow and the bound are densities of different processes where the score is not exact, so that "
-        "their difference is no error of either.",
+        "agree. The divergence of a network may be rough in time, by waves of a few timesteps, which the 24 to 48 "
+        "divergences along a path meet at random. The stated error holds the noise that the finer quadrature shows. "
+        "The flow and the bound are densities of different processes where the score is not exact, so that their "
+        "difference is no error of either.",
     ]
     given.out.write_text("\n\n".join(parts) + "\n")
 
