@@ -39,6 +39,16 @@ SOLVERS: dict[str, Solver] = {
     },
     "ancestral, karras, 200 steps": Ancestral(steps=200),
 }
+FOUND = [
+    "## What follows",
+    "",
+    "On normal data, where MMPS is exact, the default is right, and ancestral steps vary too little: chi-squared is 11",
+    "to 26% too small at 50 and 100 steps. On the digits that of the default is 11 to 19% too large, and that of 100",
+    "ancestral steps on the grid `angle` 7 to 9%, at over four times the time; the error of the mean is 4 to 6% smaller.",
+    "With 50 steps the lack of spread hides the excess. The 60% intervals of the default are right in all three.",
+    "So the probability flow stays the default.",
+]
+"""What the table says; to be read again when its figures change."""
 
 
 class Problem(NamedTuple):
@@ -112,7 +122,7 @@ def main() -> None:
         for name, solver in SOLVERS.items():
             lines.append(row(problem, truth, y, name, solver))
             print(lines[-1], flush=True)
-    RESULTS.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    RESULTS.write_text("\n".join([*lines, "", *FOUND, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class Restoration:
             return ""
         return (
             " A guide that approximates leaves such an excess with a deterministic solver at any number of steps, also "
-            "where the network is exact; solver=ancestral solver.grid=angle solver.steps=100 may remove most of it."
+            "where the network is exact; solver=ancestral solver.grid=angle solver.steps=100 may remove a part of it."
         )
 
     def numbers(self) -> dict[str, Any]:
