@@ -43,8 +43,8 @@ FOUND = [
     "## What follows",
     "",
     "On normal data, where MMPS is exact, the default is right, and ancestral steps vary too little: chi-squared is 11",
-    "to 26% too small at 50 and 100 steps. On the digits that of the default is 11 to 19% too large, and that of 100",
-    "ancestral steps on the grid `angle` 7 to 9%, at over four times the time; the error of the mean is 4 to 6% smaller.",
+    "to 26% too small at 50 and 100 steps. On the digits that of the default is 11 to 19% too large, and that of",
+    "100 ancestral steps on the grid `angle` 7 to 9%, in over four times the time. Their means err by 4 to 6% less.",
     "With 50 steps the lack of spread hides the excess. The 60% intervals of the default are right in all three.",
     "So the probability flow stays the default.",
 ]

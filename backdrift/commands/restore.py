@@ -98,7 +98,7 @@ def main(config: DictConfig) -> None:
     print(f"{number} samples of each of {n} posteriors in {seconds:.1f} s", found.verdict(), folder, sep="\n")
 
 
-class Belonging(NamedTuple):
+class _Belonging(NamedTuple):
     """What belongs to each sample and its prior may be given: its class `[n]`, and its vector or picture `[n, ...]`.
 
     Each is None where it is not known; the vector or picture also where it is not asked for.
@@ -108,12 +108,12 @@ class Belonging(NamedTuple):
     conditions: Tensor | None
 
     @classmethod
-    def first(cls, n: int | None, *each: Tensor | None) -> Belonging:
+    def first(cls, n: int | None, *each: Tensor | None) -> _Belonging:
         """What belongs to the first n samples, or to all."""
         return cls(*(None if one is None else one[:n] for one in each))
 
 
-def _problem(config: DictConfig, run: Run) -> tuple[Problem, Belonging]:
+def _problem(config: DictConfig, run: Run) -> tuple[Problem, _Belonging]:
     """What was measured: simulated measurements, or those of a file; and what belongs to each sample."""
     card, operator = run.card, _operator(config, run.card)
     noise = _noise(config)
@@ -124,15 +124,15 @@ def _problem(config: DictConfig, run: Run) -> tuple[Problem, Belonging]:
         rows = rows_to_score(every, run)
         conditions = conditions_asked(config, card, rows.conditions, len(rows.values))
         task = simulated(rows.values[: config.n], card, operator, noise, config.seed)
-        return task, Belonging.first(config.n, rows.labels, conditions)
+        return task, _Belonging.first(config.n, rows.labels, conditions)
     if config.data.path is not None:
         raise ValueError("observation: expected no data.path beside it, since the samples behind it are not known")
     observation = _read(Path(str(config.observation)).expanduser())
     conditions = conditions_asked(config, card, None, len(observation))
-    return problem(observation[: config.n], card, operator, noise), Belonging.first(config.n, None, conditions)
+    return problem(observation[: config.n], card, operator, noise), _Belonging.first(config.n, None, conditions)
 
 
-def _given(config: DictConfig, card: DataCard, model: Any, prior: Belonging, n: int, copies: int) -> Any:
+def _given(config: DictConfig, card: DataCard, model: Any, prior: _Belonging, n: int, copies: int) -> Any:
     """The model of p(x_0) for `n * copies` samples: given what `label` or `condition` asks for, with guidance.
 
     Raises:
