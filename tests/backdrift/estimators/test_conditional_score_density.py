@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from backdrift import ConditionalScoreDensity
 from backdrift.estimators.scorers import log_score, neg_energy_score
 
-QUICK: dict[str, Any] = {"hidden": 16, "depth": 1, "steps": 60, "ode_steps": 8, "random_state": 0}
+QUICK: dict[str, Any] = {"members": 1, "hidden": 16, "depth": 1, "steps": 60, "ode_steps": 8, "random_state": 0}
 TINY: dict[str, Any] = {"hidden": 4, "depth": 1, "steps": 2, "ode_steps": 2, "batch_size": 8, "random_state": 0}
 
 JOINT = np.array([[1.0, 0.5, 0.3], [0.5, 1.0, -0.4], [0.3, -0.4, 1.0]])

@@ -24,7 +24,7 @@ from backdrift.models import GaussianMixture
 from backdrift.sde import Rectified
 from backdrift.solvers import log_likelihood
 
-QUICK: dict[str, Any] = {"hidden": 16, "depth": 1, "steps": 60, "ode_steps": 8, "random_state": 0}
+QUICK: dict[str, Any] = {"members": 1, "hidden": 16, "depth": 1, "steps": 60, "ode_steps": 8, "random_state": 0}
 
 
 def gaussian() -> GaussianMixture:

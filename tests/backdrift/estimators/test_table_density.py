@@ -21,7 +21,7 @@ from backdrift.models import GaussianMixture
 
 pandas: Any = pytest.importorskip("pandas")
 
-QUICK: dict[str, Any] = {"hidden": 16, "depth": 1, "steps": 40, "ode_steps": 4, "random_state": 0}
+QUICK: dict[str, Any] = {"members": 1, "hidden": 16, "depth": 1, "steps": 40, "ode_steps": 4, "random_state": 0}
 TINY: dict[str, Any] = {"hidden": 4, "depth": 1, "steps": 2, "ode_steps": 1, "batch_size": 8, "random_state": 0}
 PLAIN = TableDensity(**TINY, feature_maps="none")
 """For scikit-learn's checks, which fit it some sixty times."""

@@ -150,7 +150,8 @@ def test_help_says_what_each_value_may_be(capsys):
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
     assert "beta_max: 20.0  # a positive number" in out
-    assert "batch: 64  # samples in a step, over all processes together (an integer from 1 to 10000000)" in out
+    batch = "batch: 64  # samples that go through the network at once, over all processes together"
+    assert f"{batch} (an integer from 1 to 10000000)" in out
     assert "decay: cosine  # how the learning rate falls to 0" in out and "(one of cosine, linear, constant)" in out
 
 
