@@ -111,7 +111,8 @@ def test_the_report_shows_its_pictures_and_every_solver(run: Run, monkeypatch: p
     assert "nan" not in text
     for solver in solver_comparison.SOLVERS:
         assert text.count(f"| {type(solver).__name__} |") == 2
-    scores = score(run.model(), run.data().units, run.data().test, seed=0, method="rk4", steps=4, probes=1)
+    first = run.data().test[: workload.FEWEST]
+    scores = score(run.model(), run.data().units, first, seed=0, method="rk4", steps=4, probes=1)
     assert str(scores.mean()) in text
     assert not list(run.path.glob(".*"))
     for file in [*run.path.glob("*.png"), run.path / "report.md", run.path / "report.json"]:

@@ -52,13 +52,15 @@ def networks() -> Trained:
     generator = torch.Generator().manual_seed(2)
     network = MLP(2, hidden=48, depth=2, classes=3)
     model = Denoiser(network, VP(), float(x0.std()))
-    optimizer, loss = torch.optim.Adam(network.parameters(), 4e-3), DenoisingLoss()
+    optimizer, loss = torch.optim.Adam(network.parameters(), 6e-3), DenoisingLoss()
+    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 400)
     for _ in range(400):
         rows = torch.randint(0, len(x0), (192,), generator=generator)
         given = torch.where(torch.rand(192, generator=generator) < 0.5, 3, labels[rows])  # 3 stands for no class
         optimizer.zero_grad()
         loss(model, x0[rows], None, None, given, generator=generator).mean().backward()
         optimizer.step()
+        falling.step()
     return Trained(model.eval().requires_grad_(False), *draw(400, 1))
 
 
