@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,11 @@ from backdrift.solvers.quadrature import gauss_legendre
 MOST = 6
 """The largest number of earlier values that a step uses."""
 
-_NODES, _WEIGHTS = gauss_legendre(MOST // 2 + 1, 0.0, 1.0)  # exact for the polynomials of degree `MOST`
+
+@functools.cache
+def _rule() -> tuple[Tensor, Tensor]:
+    """Nodes and weights on [0, 1], exact for the polynomials of degree `MOST`. An import does not wait for them."""
+    return gauss_legendre(MOST // 2 + 1, 0.0, 1.0)
 
 
 class AdamsWeights(NamedTuple):
@@ -81,7 +86,8 @@ def newton_integrals(start: Tensor, end: Tensor, nodes: Tensor) -> Tensor:
         nodes: `[m, n]`.
     """
     step = end - start
-    inside = start + step * _NODES.to(start).unsqueeze(1)
+    nodes_of_rule, weights_of_rule = _rule()
+    inside = start + step * nodes_of_rule.to(start).unsqueeze(1)
     products = (inside - nodes.unsqueeze(1)).cumprod(0)
-    weights = step * _WEIGHTS.to(start).unsqueeze(1)
+    weights = step * weights_of_rule.to(start).unsqueeze(1)
     return torch.cat([step.unsqueeze(0), (products * weights).sum(1)])
