@@ -28,6 +28,26 @@ DAMAGED = (EOFError, OSError, ValueError, MemoryError, OverflowError, zipfile.Ba
 """What NumPy raises for a file that is damaged, or whose header announces more numbers than there can be."""
 
 
+def load_npy(path: Path, key: str = "path", mapped: bool = False) -> np.ndarray:
+    """The array of a .npy file.
+
+    Args:
+        path: the file.
+        key: the argument that named it, for messages.
+        mapped: whether nothing of the array is read yet.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{key}={path}: there is no such file")
+    try:
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except DAMAGED as error:
+        raise ValueError(f"{key}={path}: not a whole .npy file of numbers ({error})") from error
+
+
 def read_npy(path: Path, layout: str | None = None, missing: bool = False) -> Samples:
     """One array `[n, ...]`, with its channels where `layout.layout_of` says. NaN is refused, unless it may be missing.
 
@@ -37,11 +57,7 @@ def read_npy(path: Path, layout: str | None = None, missing: bool = False) -> Sa
     with path.open("rb") as file:
         if file.read(6) != b"\x93NUMPY":
             raise ValueError(f"path={path}: not a .npy file, although its name says so")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except DAMAGED as error:
-        raise ValueError(f"path={path}: not a whole .npy file of numbers ({error})") from error
-    return Samples.of(array, path, layout=layout, missing=missing)
+    return Samples.of(load_npy(path), path, layout=layout, missing=missing)
 
 
 def read_npz(path: Path, layout: str | None = None, missing: bool = False) -> Samples:

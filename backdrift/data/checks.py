@@ -1,8 +1,9 @@
-"""What a data set has to be: each check raises `ValueError` in one line that names what is wrong."""
+"""What a data set has to be: each check raises an error in one line that names what is wrong, mostly `ValueError`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +13,12 @@ from backdrift.data.units import MOST_LEVELS, Units
 
 LARGEST = 1e15
 """The largest magnitude of a component of x. The loss squares it in float32, which ends at 3e38."""
+
+
+def check_exists(path: Path) -> None:
+    """There is a file or a folder at `path`; otherwise `FileNotFoundError`."""
+    if not path.exists():
+        raise FileNotFoundError(f"path={path}: there is no such file or folder")
 
 
 def check_shapes(name: str, train: Tensor, test: Tensor) -> None:

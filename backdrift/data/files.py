@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backdrift.data.arrays import read_npy, read_npz
+from backdrift.data.checks import check_exists
 from backdrift.data.dataset import Data
 from backdrift.data.fingerprint import fingerprint as fingerprint_of
 from backdrift.data.fingerprint import visible_files
@@ -185,8 +186,7 @@ def read(path: Path, **options: object) -> Samples:
         FileNotFoundError: if there is nothing at `path`.
         ValueError: if it is empty or of no kind known here, or if an option does not concern its kind.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"path={path}: there is no such file or folder")
+    check_exists(path)
     reader, kind, known = _reader(path)
     given = {name: value for name, value in options.items() if value is not None}
     strange = [name for name in given if name not in known]
@@ -201,8 +201,7 @@ def takes(path: Path, option: str) -> bool:
     Raises:
         FileNotFoundError, ValueError: as `read` does.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"path={path}: there is no such file or folder")
+    check_exists(path)
     return option in _reader(path)[2]
 
 

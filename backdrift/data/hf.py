@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from backdrift.data.checks import check_exists
 from backdrift.data.stored_hf import StoredTable
 from backdrift.data.streams import HeldBack, ImageSize, StoredData, Workers
 from backdrift.data.units import MOST_LEVELS
@@ -52,7 +53,6 @@ class HuggingFace(StoredData):
         fingerprint: Literal["quick", "full"] = "quick",
     ) -> None:
         found = Path(str(path)).expanduser()
-        if not found.exists():
-            raise FileNotFoundError(f"path={found}: there is no such file or folder")
+        check_exists(found)
         stored = StoredTable(found, split, columns, labels, weights, layout, size, workers)
         super().__init__(stored, found, test, seed, levels, fingerprint)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from backdrift.data.arrays import DAMAGED
+from backdrift.data.arrays import load_npy
 from backdrift.data.fingerprint import visible_files
 from backdrift.data.images import IMAGES, classes_of_folders
 from backdrift.data.layout import layout_of
@@ -72,7 +72,7 @@ class StoredArray:
         self, path: Path, layout: str | None = None, labels: Path | None = None, weights: Path | None = None
     ) -> None:
         self.path = path
-        array = _mapped(path)
+        array = load_npy(path, mapped=True)
         if array.ndim < 2 or array.size == 0 or array.dtype.kind not in "biuf":
             raise ValueError(
                 f"path={path}: expected numbers [n, ...] with at least two axes, got {array.dtype} {list(array.shape)}"
@@ -82,7 +82,7 @@ class StoredArray:
         self.layout = layout_of(array.shape, is_bytes, layout)
         self.levels = 256 if is_bytes and array.ndim in (3, 4) else None
         self.notes = [self.layout.note] if self.layout.note else []
-        self.labels = None if labels is None else np.array(_mapped(labels))
+        self.labels = None if labels is None else np.array(load_npy(labels, mapped=True))
         if self.labels is not None and self.labels.shape != (len(array),):
             raise ValueError(f"labels={labels}: expected [{len(array)}], got {list(self.labels.shape)}")
         self.weights = None if weights is None else read_weights(weights)
@@ -93,7 +93,7 @@ class StoredArray:
     def read(self, numbers: np.ndarray) -> np.ndarray:
         # In the order of the file, which disks read faster. The pages that were read are let go with the map.
         order = np.argsort(numbers)
-        rows = _mapped(self.path)[numbers[order]]
+        rows = load_npy(self.path, mapped=True)[numbers[order]]
         values = np.empty_like(rows)
         values[order] = rows
         values = self.layout.apply(values)
@@ -131,18 +131,3 @@ class StoredImages:
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         return self.pictures.read(numbers)
-
-
-def _mapped(path: Path) -> np.ndarray:
-    """An array of a .npy file, of which nothing is read yet.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"path={path}: there is no such file")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except DAMAGED as error:
-        raise ValueError(f"path={path}: not a whole .npy file of numbers ({error})") from error

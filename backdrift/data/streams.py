@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from backdrift.data.card import DataCard
+from backdrift.data.checks import check_exists
 from backdrift.data.conditions import Conditions
 from backdrift.data.dataset import Data
 from backdrift.data.fingerprint import fingerprint as fingerprint_of
@@ -201,8 +202,7 @@ def _open(
         FileNotFoundError: if there is nothing.
         ValueError: if it is neither an array nor a folder, or an argument does not concern it.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"path={path}: there is no such file or folder")
+    check_exists(path)
     counts = None if weights is None else Path(weights).expanduser()
     if path.is_dir():
         for name, value in (("labels", labels), ("layout", layout)):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backdrift.data.arrays import DAMAGED
+from backdrift.data.arrays import load_npy
 
 
 def read_weights(path: Path) -> np.ndarray:
@@ -18,12 +18,7 @@ def read_weights(path: Path) -> np.ndarray:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"weights={path}: there is no such file")
-    try:
-        return np.load(path, allow_pickle=False)
-    except DAMAGED as error:
-        raise ValueError(f"weights={path}: not a whole .npy file of numbers ({error})") from error
+    return load_npy(path, "weights")
 
 
 def loss_weights(values: np.ndarray, n: int) -> Tensor:
