@@ -17,6 +17,9 @@ from backdrift.sde import DataMoments, GaussianSDE, Model, Time, as_time
 from backdrift.sde.checks import require_integer
 from backdrift.sde.tensor_checks import extremes, require_finite, require_state
 
+NO_PROCESS = "sde: this mixture has no process; give it one with `under(sde)`"
+"""What is said where a process is needed."""
+
 NUMBERS = 2**22
 """Numbers `[batch, K, d]` that a call has in memory at once, up to a few copies of them: 32 MB each in float64."""
 
@@ -204,13 +207,13 @@ class GaussianMixture(Model):
         def __getattr__(self, name: str) -> Any:
             """It is called for names that are not there, such as `sde` where none was given."""
             if name == "sde":
-                raise AttributeError("sde: this mixture has no process; give it one with `under(sde)`")
+                raise AttributeError(NO_PROCESS)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _coefficients(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """alpha and sigma^2, `[batch, 1, 1]`, or `[1, 1, 1]` for a scalar t."""
         if not hasattr(self, "sde"):
-            raise ValueError("sde: this mixture has no process; give it one with `under(sde)`")
+            raise ValueError(NO_PROCESS)
         t = as_time(t, x, self.sde.T).reshape(-1, 1, 1)
         return self.sde.alpha(t), self.sde.sigma(t).square()
 

@@ -38,6 +38,6 @@ def with_error(value: float, error: float, unit: str, samples: int) -> str:
     return f"{value:.5g} {unit} ({why})"
 
 
-def counted(samples: int) -> str:
+def counted(number: int, what: str = "sample") -> str:
     """ "1 sample", "4 samples"."""
-    return f"{samples} sample{'' if samples == 1 else 's'}"
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -15,7 +15,7 @@ from torch import Tensor
 from backdrift.data.card import DataCard
 from backdrift.data.results import write_archive
 from backdrift.evaluation.batchwise import Batchwise
-from backdrift.evaluation.conditioning import EVERY, conditioned, of_kind, towards
+from backdrift.evaluation.conditioning import EVERY, conditioned, towards
 from backdrift.evaluation.restoration import (
     STAGE,
     Problem,
@@ -29,9 +29,8 @@ from backdrift.evaluation.restoration import (
 from backdrift.evaluation.restoration_noise import PoissonNoise
 from backdrift.evaluation.restoration_report import Restoration, write
 from backdrift.evaluation.sampling import draw
-from backdrift.evaluation.scored_condition import OWN, conditions_asked, in_a_name, require_classes, said
+from backdrift.evaluation.scored_condition import OWN, conditions_asked, in_a_name, model_given, require_classes, said
 from backdrift.models import MMPS, TMPD, Label, LinearOperator, PoissonMeasurement
-from backdrift.models.conditional_network import ConditionalNetwork
 from backdrift.runs.configuration import blamed, build
 from backdrift.runs.output import new_folder
 from backdrift.runs.process_group import ProcessGroup
@@ -139,10 +138,7 @@ def _given(config: DictConfig, card: DataCard, model: Any, prior: _Belonging, n:
         ValueError: if the model takes no such condition, there is no such class, or those of the samples are not known.
     """
     if prior.conditions is not None:
-        if card.conditions is None or not isinstance(model, ConditionalNetwork):
-            raise ValueError(f"condition: expected a model that takes a condition, got a {type(model).__name__}")
-        each = prior.conditions.repeat_interleave(copies, 0)
-        return towards(model, of_kind(card.conditions.kind, each), config.guidance)
+        return model_given(model, card, prior.conditions.repeat_interleave(copies, 0), config.guidance)
     if config.label == EVERY:
         raise ValueError("label=all: expected one class, or data for each sample's own")
     if config.label != OWN:

@@ -270,8 +270,9 @@ class FlowDensity(BaseEstimator):
                 gains.append(found[2])
                 steps += found[3]
         self.gain_, self.n_steps_ = float(np.mean(gains)), steps
-        sde = VP() if self.sde is None else self.sde
-        self.model_ = ResidualDenoiser(MeanNetwork(networks), sde, forms).double().eval().requires_grad_(False)
+        self.model_ = (
+            ResidualDenoiser(MeanNetwork(networks), self._process(), forms).double().eval().requires_grad_(False)
+        )
         self.model_.data_moments = self._moments(z)
 
     def _member(
@@ -283,9 +284,12 @@ class FlowDensity(BaseEstimator):
     ) -> tuple[nn.Module, GaussianMixture | None, float, int]:
         """A network trained from a closed form, the closed form, the gain on held-out rows, and the steps taken."""
         network = self._network(rows[0].shape[1], 0 if rows[1] is None else rows[1].shape[1])
-        model = ResidualDenoiser(network, VP() if self.sde is None else self.sde, [form]).float()
+        model = ResidualDenoiser(network, self._process(), [form]).float()
         best, gain, took = train(model, rows, checked, TIMES, self._budget(), generator)
         return best.network, form, gain, took
+
+    def _process(self) -> GaussianSDE:
+        return VP() if self.sde is None else self.sde
 
     def _network(self, d: int, known: int) -> nn.Module:
         """An untrained network for d features, given vectors of length `known`."""

@@ -13,7 +13,7 @@ from backdrift.data.card import DataCard
 from backdrift.data.outliers import column_name
 from backdrift.data.units import Units
 from backdrift.evaluation.batchwise import Batchwise
-from backdrift.evaluation.restoration_noise import NormalNoise, PoissonNoise
+from backdrift.evaluation.restoration_noise import MeasurementNoise, NormalNoise, PoissonNoise
 from backdrift.models import LinearOperator, Mask, Scaled
 from backdrift.runs.unfinished import Batch
 from backdrift.sde.value_types import Text
@@ -78,7 +78,7 @@ class Problem:
 
     units: Units
     operator: LinearOperator
-    noise: NormalNoise | PoissonNoise
+    noise: MeasurementNoise
     observation: Tensor
     truth: Tensor | None = None
 
@@ -108,7 +108,7 @@ class Problem:
 
     def _one_std(self) -> NormalNoise:
         """The noise with one number for all components."""
-        if isinstance(self.noise, PoissonNoise):
+        if not isinstance(self.noise, NormalNoise):
             raise ValueError("noise: expected one number for this guide, got poisson")
         first = self.noise.std.flatten()[0]
         if not bool((self.noise.std == first).all()):
@@ -194,7 +194,7 @@ def problem(
     return Problem(units, operator, law, observation.double().reshape(-1, *shape), truth)
 
 
-def _law(noise: float | list[float] | PoissonNoise, shape: tuple[int, ...]) -> NormalNoise | PoissonNoise:
+def _law(noise: float | list[float] | PoissonNoise, shape: tuple[int, ...]) -> MeasurementNoise:
     return noise if isinstance(noise, PoissonNoise) else NormalNoise(_stds(noise, shape))
 
 

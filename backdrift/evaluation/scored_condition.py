@@ -13,7 +13,7 @@ from backdrift.data import Data
 from backdrift.data.card import DataCard
 from backdrift.data.condition_choice import FileCondition, NoCondition, OwnCondition
 from backdrift.data.new_conditions import read_new_conditions
-from backdrift.evaluation.conditioning import EVERY, conditioned, of_kind
+from backdrift.evaluation.conditioning import EVERY, conditioned, of_kind, towards
 from backdrift.models.conditional_network import ConditionalNetwork
 from backdrift.models.labels import classes_of
 from backdrift.runs.configuration import build
@@ -60,15 +60,15 @@ def conditions_asked(config: DictConfig, card: DataCard, own: Tensor | None, n: 
     return values.expand(n, *values.shape[1:])
 
 
-def model_given(model: Any, card: DataCard, conditions: Tensor) -> Any:
-    """A model of a run given vectors or pictures `[n, ...]` in their own units, one for each sample.
+def model_given(model: Any, card: DataCard, conditions: Tensor, guidance: float = 1.0) -> Any:
+    """A model of a run given vectors or pictures `[n, ...]` in their own units, one for each sample, with guidance.
 
     Raises:
         ValueError: if the model takes none, or others.
     """
     if card.conditions is None or not isinstance(model, ConditionalNetwork):
         raise ValueError(f"condition: expected a model that takes a condition, got a {type(model).__name__}")
-    return model.given(of_kind(card.conditions.kind, conditions))
+    return towards(model, of_kind(card.conditions.kind, conditions), guidance)
 
 
 def model_scoring(model: Any, card: DataCard, label: int | str | None, labels: Tensor | None, n: int) -> Any:

@@ -68,7 +68,7 @@ class HeldOutLoss:
         unknown = "" if error else "; one sample has no standard error"
         return (
             f"held-out loss {self.loss:.5g}{error} of the averaged weights "
-            f"({counted(self.samples).replace('sample', 'test sample')}, {self.draws} draws of the noise each{unknown})"
+            f"({counted(self.samples, 'test sample')}, {self.draws} draws of the noise each{unknown})"
         )
 
 

@@ -14,6 +14,7 @@ from accelerate.utils import convert_outputs_to_fp32, is_bf16_available
 from torch import Tensor, nn
 
 from backdrift.training.batches import Batch
+from backdrift.training.parallel import Replicated
 from backdrift.training.recipe import Recipe
 from backdrift.training.shuffle import seed_device
 
@@ -103,9 +104,8 @@ class _Trial:
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, half: bool) -> None:
-        self.network, self.recipe, self.device = copy.deepcopy(network).to(device).train(), recipe, device
-        if recipe.channels_last:
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its types
+        self.network = Replicated().place(copy.deepcopy(network), device, recipe.channels_last).train()
+        self.recipe, self.device = recipe, device
         self.weights = list(self.network.parameters())
         self.optimizer = recipe.optimizer(self.weights)
         self.highest = [group["lr"] for group in self.optimizer.param_groups]
