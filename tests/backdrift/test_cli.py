@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import SMALL
 
 from backdrift.cli import COMMANDS, main
 from backdrift.runs.configuration import Job, build, config_folder
@@ -13,15 +14,6 @@ from backdrift.runs.run import Run
 from backdrift.sde import VP
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
-SMALL = (
-    "data=moons",
-    "data.n=200",
-    "data.test=50",
-    "model.hidden=8",
-    "model.depth=1",
-    "train.batch=16",
-    "report=false",
-)
 
 
 @pytest.mark.parametrize(

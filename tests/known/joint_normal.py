@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from backdrift.data import Units
 from backdrift.models import Vector
 from backdrift.models.accepted_condition import AcceptedCondition
 from backdrift.models.conditional_network import ConditionalNetwork
+from backdrift.runs.run import Run
 from backdrift.sde import VP, DataMoments, Time, as_time
 
 MEAN = torch.tensor([0.5, -1.0, 5000.0, -3.0], dtype=torch.float64)
@@ -97,3 +99,16 @@ class ExactConditional(ConditionalNetwork):
         gain = COVARIANCE[:2, 2:] @ torch.linalg.inv(COVARIANCE[2:, 2:])
         assert b.ndim == 1 or len(b) == len(x), f"{len(x)} samples, {len(b)} conditions"
         return MEAN[:2] + (b.reshape(-1, 2) - MEAN[2:]) @ gain.T, conditional(torch.zeros(2))[1]
+
+
+def with_exact_model(folder: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run in a folder, whose model is p(a | b) while a test runs. It stands for a network that has learnt it."""
+    made = Run.open(folder)
+    assert made.card.conditions is not None
+    exact = ExactConditional(made.card.units, made.card.conditions.moments).eval()
+
+    def model(self: Run, *_: Any, **__: Any) -> ExactConditional:
+        return exact
+
+    monkeypatch.setattr(Run, "model", model)
+    return made

@@ -1,27 +1,13 @@
 """What tests of compiled solvers and of compiled likelihoods share."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-import torch
-from torch import Tensor
-
-from backdrift.solvers import compilation
-from backdrift.solvers.density import compiled_flow
+from kept_graphs import Graphs, kept_graphs
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphModule]]:
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
     """The graphs that torch.compile makes, which are run without making machine code of them."""
-    made: list[torch.fx.GraphModule] = []
-
-    def keep(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        made.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(compilation, "BACKEND", keep)
-    compiled_flow._graphs.cache_clear()
-    yield made
-    compiled_flow._graphs.cache_clear()
-    torch._dynamo.reset()
+    with kept_graphs(monkeypatch) as made:
+        yield made

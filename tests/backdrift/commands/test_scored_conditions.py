@@ -9,12 +9,11 @@ import re
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from joint_normal import ExactConditional, conditional, draw, log_conditional
+from joint_normal import conditional, draw, log_conditional, with_exact_model
 from runs import trained
 from torch import Tensor
 
@@ -48,15 +47,7 @@ def folder_of_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(empty_folder: Path, folder_of_run: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A copy of the run whose model is exact. Its weights stand for those of a network that has learnt p(a | b)."""
     shutil.copytree(folder_of_run, empty_folder, dirs_exist_ok=True)
-    made = Run.open("run")
-    assert made.card.conditions is not None
-    exact = ExactConditional(made.card.units, made.card.conditions.moments).eval()
-
-    def model(self: Run, *_: Any, **__: Any) -> ExactConditional:
-        return exact
-
-    monkeypatch.setattr(Run, "model", model)
-    return made
+    return with_exact_model("run", monkeypatch)
 
 
 def scores(run: Run, name: str) -> dict[str, Tensor]:

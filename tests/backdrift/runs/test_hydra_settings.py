@@ -3,34 +3,26 @@
 from pathlib import Path
 
 import pytest
+from runs import SMALL
 
 from backdrift.cli import main
 from backdrift.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
-SMALL = (
-    "data=moons",
-    "data.n=200",
-    "data.test=50",
-    "model.hidden=8",
-    "model.depth=1",
-    "train.batch=16",
-    "train.steps=1",
-    "report=false",
-)
+TRAINING = (*SMALL, "train.steps=1")
 
 
 @pytest.mark.parametrize("key", ["hydra.run.dir", "folder"])
 def test_the_run_folder_is_the_one_that_was_asked_for(key, empty_folder):
     Path("there").mkdir()  # an empty one serves
     for folder in ("there", "deep/er"):
-        assert main(["train", *SMALL, f"{key}={folder}"]) == 0
+        assert main(["train", *TRAINING, f"{key}={folder}"]) == 0
         assert Run.open(folder).latest_checkpoint().step == 1
     assert sorted(path.name for path in empty_folder.iterdir()) == ["deep", "there"]
 
 
 def test_the_run_folder_may_be_named_by_hydra_s_own_means():
-    assert main(["train", *SMALL, "hydra.run.dir=out/${name}/${hydra.job.override_dirname}"]) == 0
+    assert main(["train", *TRAINING, "hydra.run.dir=out/${name}/${hydra.job.override_dirname}"]) == 0
     (folder,) = Path("out/moons-vp-mlp").iterdir()
     assert "train.batch=16" in folder.name and "data=moons" not in folder.name
     Run.open(folder)
@@ -40,7 +32,7 @@ def test_the_run_folder_may_be_named_by_hydra_s_own_means():
 def test_a_folder_that_holds_something_is_never_written_into(key, capsys):
     Path("there").mkdir()
     Path("there/file").write_text("mine")
-    assert main(["train", *SMALL, f"{key}=there"]) == 1
+    assert main(["train", *TRAINING, f"{key}=there"]) == 1
     err = capsys.readouterr().err
     assert f"{key}=there: expected a new or an empty folder" in err and err.count("\n") == 1
     assert [path.name for path in Path("there").iterdir()] == ["file"]
@@ -53,15 +45,15 @@ def test_a_run_works_in_its_folder_if_asked(monkeypatch, empty_folder):
         seen.append((Path.cwd(), run.path))
 
     monkeypatch.setattr("backdrift.training.completion.complete", note)
-    assert main(["train", *SMALL, "hydra.job.chdir=true"]) == 0
-    assert main(["train", *SMALL]) == 0
+    assert main(["train", *TRAINING, "hydra.job.chdir=true"]) == 0
+    assert main(["train", *TRAINING]) == 0
     (inside, folder), (outside, _) = seen
     assert inside == folder and folder.parent == empty_folder / "runs"
     assert outside == Path.cwd() == empty_folder
 
 
 def test_a_run_that_works_in_its_folder_is_a_whole_one():
-    assert main(["train", *SMALL, "hydra.job.chdir=true", "hydra.run.dir=there"]) == 0
+    assert main(["train", *TRAINING, "hydra.job.chdir=true", "hydra.run.dir=there"]) == 0
     assert {path.name for path in Path("there").iterdir()} >= {"config.yaml", "checkpoints", "held_out.json"}
 
 

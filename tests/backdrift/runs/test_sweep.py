@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from runs import SMALL
 
 from backdrift.cli import main
 from backdrift.runs.configuration import Job
@@ -23,15 +24,6 @@ from backdrift.runs.sweeps.record import Sweep
 from backdrift.runs.sweeps.sweep import SweepInterrupted
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
-SMALL = (
-    "data=moons",
-    "data.n=200",
-    "data.test=50",
-    "model.hidden=8",
-    "model.depth=1",
-    "train.batch=16",
-    "report=false",
-)
 LR = "train.optimizer.lr=tag(log, interval(1e-5, 1e-2))"
 OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1", LR)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import trained
+from kept_graphs import Graphs, kept_graphs
+from runs import SMALL, trained
 from torch import Tensor, nn
 
 from backdrift.runs.run import Run
@@ -16,31 +17,14 @@ from backdrift.training.compilation import compile_network
 from backdrift.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
-SMALL = (
-    "data=moons",
-    "data.n=200",
-    "data.test=50",
-    "model.hidden=8",
-    "model.depth=1",
-    "train.batch=16",
-    "train.log_every=1",
-    "report=false",
-)
+TRAINING = (*SMALL, "train.log_every=1")
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphModule]]:
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
     """The graphs that were compiled. They run as they are, without machine code."""
-    made: list[torch.fx.GraphModule] = []
-
-    def kept(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        made.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(compilation, "BACKEND", kept)
-    torch._dynamo.reset()
-    yield made
-    torch._dynamo.reset()
+    with kept_graphs(monkeypatch) as made:
+        yield made
 
 
 def lines(run: Run) -> list[tuple[int, float]]:
@@ -54,7 +38,7 @@ def test_a_compiled_training_is_the_same_training(
 
     The held-out loss on the way evaluates the average, which makes no graph of its own.
     """
-    plain = trained(*SMALL, "train.steps=6")
+    plain = trained(*TRAINING, "train.steps=6")
     assert not graphs
     begun, states = state.TrainingState.start, []
 
@@ -63,7 +47,7 @@ def test_a_compiled_training_is_the_same_training(
         return states[-1]
 
     monkeypatch.setattr(state.TrainingState, "start", start)
-    fast = trained(*SMALL, "train.steps=6", "train.held_out_every=3", "train.compile=true")
+    fast = trained(*TRAINING, "train.steps=6", "train.held_out_every=3", "train.compile=true")
     assert len(graphs) == 1
     assert states[0].network._compiled_call_impl is not None and states[0].average._compiled_call_impl is None
     for (step, loss), (other, expected) in zip(lines(fast), lines(plain), strict=True):
@@ -76,7 +60,7 @@ def test_a_compiled_training_is_the_same_training(
 
 
 def test_a_compiled_training_is_resumed_to_the_same_bits(graphs: list[torch.fx.GraphModule]) -> None:
-    run = trained(*SMALL, "train.steps=6", "train.checkpoint_every=3", "train.compile=true")
+    run = trained(*TRAINING, "train.steps=6", "train.checkpoint_every=3", "train.compile=true")
     whole = run.latest_checkpoint().weights("model")
     shutil.rmtree(run.latest_checkpoint().path)
     again = Run.open(run.path)
@@ -94,9 +78,9 @@ def test_without_a_compiler_a_line_says_so_and_training_goes_on(
         raise InvalidCxxCompiler
 
     monkeypatch.setattr(compilation, "BACKEND", missing)
-    plain = trained(*SMALL, "train.steps=3")
+    plain = trained(*TRAINING, "train.steps=3")
     capsys.readouterr()
-    run = trained(*SMALL, "train.steps=3", "train.compile=true")
+    run = trained(*TRAINING, "train.steps=3", "train.compile=true")
     said = "train.compile: torch.compile found no C++ compiler, expected one on the PATH or in the variable CXX; the "
     assert f"{said}network is trained without a compiler\n" in capsys.readouterr().out
     assert said in (run.path / "log.txt").read_text()

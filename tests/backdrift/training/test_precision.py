@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import trained
+from runs import SMALL, trained
 from torch import Tensor, nn
 
 from backdrift.runs.configuration import Job
@@ -19,16 +19,7 @@ from backdrift.training.precision import STEPS, PrecisionTrial, try_precisions
 from backdrift.training.recipe import Recipe
 from backdrift.training.trainer import Trainer
 
-SMALL = (
-    "data=moons",
-    "data.n=200",
-    "data.test=50",
-    "model.hidden=8",
-    "model.depth=1",
-    "train.batch=16",
-    "train.steps=2",
-    "report=false",
-)
+TRAINING = (*SMALL, "train.steps=2")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +101,7 @@ def test_the_choice_is_in_the_run_and_made_once(
     empty_folder: Path,
 ) -> None:
     monkeypatch.setattr(trainer, "try_precisions", lambda *arguments: trial)
-    run = trained(*SMALL, "train.mixed_precision=auto")
+    run = trained(*TRAINING, "train.mixed_precision=auto")
     said = f"train.mixed_precision=auto: {choice}, since"
     assert said in capsys.readouterr().out and said in (run.path / "log.txt").read_text()
     opened = Run.open(run.path)
@@ -122,7 +113,7 @@ def test_the_choice_is_in_the_run_and_made_once(
     monkeypatch.setattr(trainer, "try_precisions", never)
     again = Trainer(copy.deepcopy(opened.config), opened.data())
     assert again.accelerator.mixed_precision == choice
-    whole = trained(*SMALL, f"train.mixed_precision={choice}").latest_checkpoint().weights("model")
+    whole = trained(*TRAINING, f"train.mixed_precision={choice}").latest_checkpoint().weights("model")
     assert all(torch.equal(value, whole[name]) for name, value in run.latest_checkpoint().weights("model").items())
 
 
@@ -134,5 +125,5 @@ def test_a_run_that_cannot_begin_leaves_no_note_behind(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Trainer, "fit", fails)
     with pytest.raises(ValueError, match="no checkpoint"):
-        train_new(Trainer(Job("train", (*SMALL, "train.mixed_precision=auto")).config()))
+        train_new(Trainer(Job("train", (*TRAINING, "train.mixed_precision=auto")).config()))
     assert not any(empty_folder.iterdir())

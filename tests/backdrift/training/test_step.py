@@ -4,30 +4,21 @@ from typing import Any
 
 import pytest
 import torch
-from runs import trained
+from runs import SMALL, trained
 
 from backdrift.models import MLP
 from backdrift.runs.configuration import Job
 from backdrift.training.state import TrainingState
 
-SMALL = (
-    "data=moons",
-    "data.n=200",
-    "data.test=50",
-    "model.hidden=8",
-    "model.depth=1",
-    "train.batch=16",
-    "train.steps=20",
-    "report=false",
-)
+TRAINING = (*SMALL, "train.steps=20")
 
 
 @pytest.mark.usefixtures("empty_folder")
 def test_the_fused_optimiser_takes_the_steps_of_the_plain_one() -> None:
-    recipe: Any = Job("train", SMALL).config().train
+    recipe: Any = Job("train", TRAINING).config().train
     assert recipe.optimizer.fused is True
     fused, plain = (
-        trained(*SMALL, f"train.optimizer.fused={value}").latest_checkpoint() for value in ("true", "false")
+        trained(*TRAINING, f"train.optimizer.fused={value}").latest_checkpoint() for value in ("true", "false")
     )
     for kind in ("model", "ema"):
         expected = plain.weights(kind)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from runs import denoiser, trained
+from runs import SMALL, denoiser, trained
 from safetensors.torch import load_file
 
 from backdrift.cli import main
@@ -22,15 +22,6 @@ from backdrift.training.shuffle import Shuffle, mixed
 from backdrift.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
-SMALL = (
-    "data=moons",
-    "data.n=200",
-    "data.test=50",
-    "model.hidden=8",
-    "model.depth=1",
-    "train.batch=16",
-    "report=false",
-)
 
 
 def test_every_sample_is_seen_once_a_pass_whatever_the_batch():
