@@ -1,12 +1,14 @@
 """Posteriors from simulations on six tasks of the sbibm benchmark (Lueckmann et al. 2021): C2ST to its reference draws.
 
     pip download --no-deps sbibm==1.1.0 && unzip sbibm-1.1.0-*.whl -d sbibm
-    python benchmarks/sbi.py --reference sbibm/sbibm/tasks
+    python -m venv sbi && sbi/bin/pip install sbi==0.27.0
+    python benchmarks/sbi.py --reference sbibm/sbibm/tasks --sbi sbi/bin/python
 
-The simulators are our own. Observations and reference draws are the csv files that sbibm's package ships. C2ST is
-sbibm's: scikit-learn's MLP with two layers of 10 d units, five folds, numbers standardised by the reference; 1,000
-draws against 1,000 of the reference. 0.5 is perfect. `SimulationPosterior` has its defaults. Each cell is added to
-results/sbi.jsonl when it is done, and a cell that is there is not run again. Writes results/sbi.md.
+The simulators are our own, in sbi_tasks.py. Observations and reference draws are the csv files that sbibm's package
+ships. C2ST is sbibm's: scikit-learn's MLP with two layers of 10 d units, five folds, numbers standardised by the
+reference; 1,000 draws against 1,000 of the reference. 0.5 is perfect. `SimulationPosterior` and, in an environment of
+their own, NPSE and FMPE of sbi have their defaults and the same simulations. Each cell is added to results/sbi.jsonl
+when it is done, and a cell that is there is not run again. Writes results/sbi.md.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from sbi_tasks import Task, tasks
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 
@@ -28,104 +32,8 @@ from backdrift import SimulationPosterior
 
 RESULTS = Path(__file__).parent / "results"
 DRAWS = 1000
-
-PEERS = {
-    ("two_moons", 1000): (0.71, 0.75),
-    ("gaussian_mixture", 1000): (0.77, 0.77),
-    ("slcp", 1000): (0.96, 0.94),
-    ("gaussian_linear_uniform", 1000): (0.77, 0.76),
-    ("gaussian_linear", 1000): (0.65, 0.69),
-    ("bernoulli_glm", 1000): (0.78, 0.77),
-    ("two_moons", 10000): (0.55, 0.67),
-    ("gaussian_mixture", 10000): (0.64, 0.63),
-    ("slcp", 10000): (0.77, 0.82),
-    ("gaussian_linear_uniform", 10000): (0.64, 0.64),
-    ("gaussian_linear", 10000): (0.57, 0.57),
-    ("bernoulli_glm", 10000): (0.69, 0.61),
-}
-"""NPSE and FMPE of sbi 0.27 with their defaults, means of observations 1 to 3, measured earlier on
-other simulations with the same C2ST. This script does not run sbi."""
-
-Random = np.random.Generator
-
-
-@dataclass(frozen=True)
-class Task:
-    """A prior and a simulator. `draw(random, n)` gives parameters, `simulate(random, theta)` observations."""
-
-    prior: object
-    draw: Callable[[Random, int], np.ndarray]
-    simulate: Callable[[Random, np.ndarray], np.ndarray]
-
-
-def uniform(bound: float, d: int, simulate: Callable[[Random, np.ndarray], np.ndarray]) -> Task:
-    return Task((np.full(d, -bound), np.full(d, bound)), lambda g, n: g.uniform(-bound, bound, (n, d)), simulate)
-
-
-def two_moons(g: Random, theta: np.ndarray) -> np.ndarray:
-    angle, radius = g.uniform(-math.pi / 2, math.pi / 2, len(theta)), g.normal(0.1, 0.01, len(theta))
-    a, b = theta.T
-    return np.stack(
-        [
-            radius * np.cos(angle) + 0.25 - np.abs(a + b) / math.sqrt(2),
-            radius * np.sin(angle) + (b - a) / math.sqrt(2),
-        ],
-        1,
-    )
-
-
-def gaussian_mixture(g: Random, theta: np.ndarray) -> np.ndarray:
-    width = np.where(g.random(len(theta)) < 0.5, 1.0, 0.1)[:, None]
-    return theta + width * g.standard_normal(theta.shape)
-
-
-def gaussian(g: Random, theta: np.ndarray) -> np.ndarray:
-    return theta + math.sqrt(0.1) * g.standard_normal(theta.shape)
-
-
-def slcp(g: Random, theta: np.ndarray) -> np.ndarray:
-    first, second, correlation = theta[:, 2] ** 2, theta[:, 3] ** 2, np.tanh(theta[:, 4])
-    e = g.standard_normal((len(theta), 4, 2))
-    u = theta[:, 0, None] + first[:, None] * e[..., 0]
-    rest = np.sqrt(1 - correlation**2)[:, None]
-    v = theta[:, 1, None] + second[:, None] * (correlation[:, None] * e[..., 0] + rest * e[..., 1])
-    return np.stack([u, v], 2).reshape(len(theta), 8)
-
-
-def bernoulli_glm(files: Path) -> Task:
-    """The stimulus is that of sbibm's files, since the reference draws belong to it."""
-    design = torch.load(files / "design_matrix.pt", weights_only=True).numpy()
-    stimulus = torch.load(files / "stimulus_I.pt", weights_only=True).numpy().reshape(-1)
-    m = 9
-    step = np.eye(m) - np.diag(np.ones(m - 1), -1)
-    smooth = step @ step + np.diag(np.sqrt(np.arange(m) / m))
-    precision = np.zeros((m + 1, m + 1))
-    precision[0, 0], precision[1:, 1:] = 0.5, smooth.T @ smooth
-    covariance = np.linalg.inv(precision)
-    root = np.linalg.cholesky(covariance)
-
-    def simulate(g: Random, theta: np.ndarray) -> np.ndarray:
-        spikes = (g.random((len(theta), len(design))) < 1 / (1 + np.exp(-theta @ design.T))).astype(float)
-        # sbibm correlates with padding 8 and keeps the last nine lags.
-        padded = np.pad(spikes, ((0, 0), (8, 8)))
-        lags = padded.shape[1] - len(stimulus) + 1
-        average = np.stack([padded[:, k : k + len(stimulus)] @ stimulus for k in range(lags)][-m:], 1)
-        return np.concatenate([spikes.sum(1, keepdims=True), average], 1)
-
-    prior = torch.distributions.MultivariateNormal(torch.zeros(m + 1).double(), torch.from_numpy(covariance))
-    return Task(prior, lambda g, n: g.standard_normal((n, m + 1)) @ root.T, simulate)
-
-
-def tasks(reference: Path) -> dict[str, Task]:
-    ten = torch.distributions.Normal(torch.zeros(10), math.sqrt(0.1))
-    return {
-        "two_moons": uniform(1, 2, two_moons),
-        "gaussian_mixture": uniform(10, 2, gaussian_mixture),
-        "slcp": uniform(3, 5, slcp),
-        "gaussian_linear_uniform": uniform(1, 10, gaussian),
-        "gaussian_linear": Task(ten, lambda g, n: math.sqrt(0.1) * g.standard_normal((n, 10)), gaussian),
-        "bernoulli_glm": bernoulli_glm(reference / "bernoulli_glm" / "files"),
-    }
+OURS = "SimulationPosterior"
+PEERS = ("NPSE", "FMPE")
 
 
 def read(folder: Path, name: str) -> np.ndarray:
@@ -142,60 +50,103 @@ def c2st(reference: np.ndarray, draws: np.ndarray) -> float:
     return float(cross_val_score(mlp, rows, label, cv=folds).mean())
 
 
-def cell(task: Task, files: Path, n: int, seed: int, observations: range) -> dict[str, object]:
-    """The C2ST of each observation, of one fit."""
+def simulations(task: Task, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """theta and x, the same for everybody."""
     g = np.random.default_rng((seed, n))
     theta = task.draw(g, n)
-    x = task.simulate(g, theta)
+    return theta, task.simulate(g, theta)
+
+
+def ours(task: Task, n: int, seed: int, observed: dict[int, np.ndarray]) -> tuple[list[np.ndarray], dict[str, object]]:
+    """Draws of our posterior for each observation, and what is said of the fit."""
+    theta, x = simulations(task, n, seed)
     began, used = time.time(), time.process_time()
     posterior = SimulationPosterior(random_state=seed).fit(theta, x, prior=task.prior)
     seconds, cpu = time.time() - began, time.process_time() - used
-    values, outside = [], 0
-    for number in observations:
-        folder = files / f"num_observation_{number}"
-        draws = posterior.sample(read(folder, "observation.csv")[0], DRAWS, random_state=number)
-        outside += int((~posterior.parameters_.inside(torch.from_numpy(draws))).sum())
-        values.append(c2st(read(folder, "reference_posterior_samples.csv.bz2")[:DRAWS], draws))
-    return {
-        "c2st": values,
-        "outside": outside,
-        "seconds": seconds,
-        "cpu": cpu,
-        "steps": posterior.n_steps_,
-        "gains": posterior.gains_,
+    draws = [posterior.sample(row, DRAWS, random_state=number) for number, row in observed.items()]
+    outside = [int((~posterior.parameters_.inside(torch.from_numpy(one))).sum()) / DRAWS for one in draws]
+    told = {"seconds": seconds, "cpu": cpu, "steps": posterior.n_steps_, "gains": posterior.gains_}
+    return draws, {"outside": outside, **told}
+
+
+def peer(
+    python: str, name: str, task: Task, n: int, seed: int, observed: dict[int, np.ndarray]
+) -> tuple[list[np.ndarray], dict[str, object]]:
+    """Draws of sbi's posterior for each observation, and what is said of the fit."""
+    theta, x = simulations(task, n, seed)
+    if isinstance(task.prior, tuple):
+        prior = dict(zip(("lower", "upper"), task.prior, strict=True))
+    else:
+        covariance = getattr(task.prior, "covariance_matrix", None)
+        prior = {
+            "mean": task.prior.mean,
+            "covariance": task.prior.variance.diag() if covariance is None else covariance,
+        }
+    script = Path(__file__).resolve().parent / "sbi_peers.py"
+    with tempfile.TemporaryDirectory() as folder:
+        sent, back = Path(folder) / "sent.npz", Path(folder) / "back.npz"
+        np.savez(sent, theta=theta, x=x, observed=np.stack(list(observed.values())), seed=seed, **prior)
+        # sbi writes its logs into the working folder.
+        command = [str(Path(python).absolute()), "-I", str(script), name, str(sent), str(back)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, env=environment)
+        found = dict(np.load(back))
+    told = {key: float(found[key]) for key in ("cpu", "cpu_draws")}
+    return list(found["draws"].astype(float)), {
+        "outside": found["outside"].tolist(),
+        **told,
+        "version": str(found["version"]),
     }
 
 
-def table(cells: list[dict]) -> str:
+def shown(values: list[float] | np.ndarray) -> str:
+    """The mean over observations and its standard error."""
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.3f}"
+
+
+def line(task: str, n: int, by: dict[str, dict]) -> str:
+    """One row of the table of C2STs."""
+    found = [shown(by[name]["c2st"]) if name in by else "" for name in (OURS, *PEERS)]
+    difference = ""
+    if set(by) >= {OURS, *PEERS}:
+        best = min(PEERS, key=lambda name: np.mean(by[name]["c2st"]))
+        difference = shown(np.array(by[OURS]["c2st"]) - np.array(by[best]["c2st"]))
+    seconds = [f"{by[name]['cpu']:.0f}" if name in by else "" for name in (OURS, *PEERS)]
+    raw = [f"{100 * np.mean(by[name]['outside']):.0f}%" if name in by else "" for name in PEERS]
+    return f"| {task.replace('_', ' ')} | {n:,} | " + " | ".join([*found, difference, *raw, *seconds]) + " |"
+
+
+def page(cells: list[dict]) -> str:
     lines = [
-        "# Posteriors from simulations",
+        "# Posteriors from simulations, beside sbi",
         "",
-        "`python benchmarks/sbi.py`: C2ST of 1,000 draws to sbibm's reference draws, 0.5 is perfect; the mean of the",
-        "observations, and each of them; how many draws lie outside the prior. One fit and one seed a cell, with the",
-        "defaults. The columns of sbi 0.27 were measured earlier, on other simulations, with the same C2ST; the script",
-        "does not run sbi. A difference of one seed is no ranking: the spread over fits is not measured.",
+        "`python benchmarks/sbi.py`, whose first lines say what is measured: C2ST of 1,000 draws to sbibm's reference",
+        "draws, 0.5 is perfect. NPSE and FMPE are those of sbi 0.27.0. All have their defaults and the same",
+        "simulations. There is one fit of one seed in each cell. ± is a standard error over the observations, which",
+        "does not hold the spread over fits. A negative difference says that ours is nearer to the reference than the",
+        "better of NPSE and FMPE. Outside: the share of raw draws of sbi outside of the prior, which sbi's `sample`",
+        "rejects and draws again; none of ours are. Seconds are those of the processor for the fit, on one core.",
         "",
-        "| task | simulations | ours | each observation | NPSE | FMPE | outside the prior | fit, CPU s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| task | simulations | ours | NPSE | FMPE | ours less the better | outside, NPSE | outside, FMPE "
+        "| s, ours | s, NPSE | s, FMPE |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for c in sorted(cells, key=lambda c: (c["n"], list(dict(PEERS)).index((c["task"], c["n"])))):
-        npse, fmpe = PEERS[c["task"], c["n"]]
-        each = ", ".join(f"{v:.2f}" for v in c["c2st"])
-        name, mean = c["task"].replace("_", " "), np.mean(c["c2st"])
-        lines.append(
-            f"| {name} | {c['n']:,} | {mean:.3f} | {each} | {npse:.2f} | {fmpe:.2f} | {c['outside']} | {c['cpu']:.0f} |"
-        )
-    missing = [
-        f"{t.replace('_', ' ')} at {n:,}" for t, n in PEERS if not any((c["task"], c["n"]) == (t, n) for c in cells)
-    ]
-    return (
-        "\n".join([*lines, "", *(["Not yet run:", "", *(f"- {line}" for line in missing)] if missing else [])]) + "\n"
-    )
+    by: dict[tuple[int, str], dict[str, dict]] = {}
+    for c in sorted(cells, key=lambda c: c["n"]):
+        by.setdefault((c["n"], c["task"]), {})[c["method"]] = c
+    lines += [line(task, n, found) for (n, task), found in by.items()]
+    lines += ["", "Each observation (1, 2, 3):", "", "| task | simulations | ours | NPSE | FMPE |"]
+    lines += ["| --- | --- | --- | --- | --- |"]
+    for (n, task), found in by.items():
+        each = [", ".join(f"{v:.2f}" for v in found[m]["c2st"]) if m in found else "" for m in (OURS, *PEERS)]
+        lines.append(f"| {task.replace('_', ' ')} | {n:,} | " + " | ".join(each) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, required=True, help="the folder `tasks` of sbibm's package")
+    parser.add_argument("--sbi", help="the Python of an environment that has sbi; left out without")
     parser.add_argument("--simulations", type=int, nargs="+", default=[1000, 10000])
     parser.add_argument("--tasks", nargs="+", help="names of tasks; all by default")
     parser.add_argument("--observations", type=int, nargs=2, default=(1, 3), help="the first and the last")
@@ -203,18 +154,30 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "sbi.jsonl")
     asked = parser.parse_args()
     known = tasks(asked.reference)
-    cells = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.exists() else []
-    for n in asked.simulations:
-        for name in asked.tasks or known:
-            if any((c["task"], c["n"]) == (name, n) for c in cells):
-                continue
-            files = asked.reference / name / "files"
-            found = cell(known[name], files, n, asked.seed, range(asked.observations[0], asked.observations[1] + 1))
-            cells.append({"task": name, "n": n, "seed": asked.seed, **found})
-            with asked.out.open("a") as file:
-                file.write(json.dumps(cells[-1]) + "\n")
-            print(cells[-1], flush=True)
-            asked.out.with_suffix(".md").write_text(table(cells))
+    cells = [json.loads(text) for text in asked.out.read_text().splitlines()] if asked.out.exists() else []
+    done = {(c["task"], c["n"], c["method"]) for c in cells}
+    methods = (OURS, *(PEERS if asked.sbi else ()))
+    wanted = [(name, n, method) for n in asked.simulations for name in asked.tasks or known for method in methods]
+    for name, n, method in wanted:
+        if (name, n, method) in done:
+            continue
+        folders = {
+            number: asked.reference / name / "files" / f"num_observation_{number}"
+            for number in range(asked.observations[0], asked.observations[1] + 1)
+        }
+        observed = {number: read(folder, "observation.csv")[0] for number, folder in folders.items()}
+        if method == OURS:
+            draws, told = ours(known[name], n, asked.seed, observed)
+        else:
+            draws, told = peer(asked.sbi, method, known[name], n, asked.seed, observed)
+        references = [read(folder, "reference_posterior_samples.csv.bz2")[:DRAWS] for folder in folders.values()]
+        values = [c2st(*pair) for pair in zip(references, draws, strict=True)]
+        cell = {"task": name, "n": n, "seed": asked.seed, "method": method, "c2st": values, **told}
+        cells.append(cell)
+        with asked.out.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+        print(cell, flush=True)
+    asked.out.with_suffix(".md").write_text(page(cells))
 
 
 if __name__ == "__main__":
