@@ -22,6 +22,7 @@ extensions = [
     # Extensions of our own, in docs/extensions.
     "docstring_equations",
     "mathml",
+    "named_tuples",
     "notebook_pages",
     "plain_signatures",
     "solver_table",
@@ -44,6 +45,7 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = [(name, "params_style") for name in ("Main arguments", "Other arguments", "Attributes")]
 napoleon_use_param = False  # a field of Sphinx's own has one name, and ours may have several: "rtol, atol: ..."
 default_role = "literal"
+highlight_language = "none"  # blocks without a language are equations and output
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # a method that a base class documents stands there
 autodoc_preserve_defaults = True

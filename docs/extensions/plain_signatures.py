@@ -1,5 +1,7 @@
 """Shortens signatures: of `Annotated[float, Range(above=0)]` a reader of the site needs `float`.
 
+A protocol has no signature: nobody makes an instance of it.
+
 What a value may be besides its type stands in the docstring, in `--help`, and in the message that refuses it.
 """
 
@@ -33,6 +35,8 @@ def process(
     app: Sphinx, what: str, name: str, obj: object, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
     """Shorten what autodoc found."""
+    if getattr(obj, "_is_protocol", False):
+        return "", returns
     return signature and without_metadata(signature), returns and without_metadata(returns)
 
 

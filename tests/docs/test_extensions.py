@@ -49,6 +49,22 @@ def test_signatures_are_short(extension: ModuleType, signature: str, expected: s
     assert extension.without_metadata(signature) == expected
 
 
+@pytest.mark.parametrize("extension", ["plain_signatures"], indirect=True)
+def test_only_protocols_lose_their_signature(extension: ModuleType) -> None:
+    from backdrift.solvers import Adams, Denoises
+
+    assert extension.process(None, "class", "", Denoises, None, "(*args, **kwargs)", None) == ("", None)
+    assert extension.process(None, "class", "", Adams, None, "(steps: int)", None) == ("(steps: int)", None)
+
+
+@pytest.mark.parametrize("extension", ["named_tuples"], indirect=True)
+def test_fields_of_named_tuples_are_left_to_their_class(extension: ModuleType) -> None:
+    from backdrift.solvers import Adams, Trajectory
+
+    assert extension.skip(None, "class", "states", Trajectory.states, False, None) is True
+    assert extension.skip(None, "class", "solve", Adams.solve, False, None) is None
+
+
 @pytest.mark.parametrize("extension", ["mathml"], indirect=True)
 def test_formulas_become_mathml(extension: ModuleType) -> None:
     fraction = extension.mathml(r"\frac{a}{2}", "inline")
