@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import DensityMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from backdrift.estimators.closed_form import best_closed_form
 from backdrift.estimators.flow_density import FlowDensity
-from backdrift.estimators.whitening import whitening
+from backdrift.estimators.table_checks import numbers_of, seed_of, whole_number
+from backdrift.estimators.whitening import LEAST_SPREAD, whitening
 from backdrift.models import GaussianMixture
 
 
@@ -64,7 +64,9 @@ class ScoreDensity(DensityMixin, FlowDensity):
         mean_, scale_: m and c, `[n_features]`.
         whitening_: W, `[n_features, n_features]`.
         log_determinant_: log|det W| in nats.
-        calibration_: the factor of the solver's stated error, by which 95% intervals hold.
+        calibration_: the factor of the solver's stated error, by which 95% intervals hold. It multiplies the difference
+            of two solves of the row and the usual one, added in squares.
+        usual_difference_: the root mean square of this difference over rows of the fit, in nats.
         rounding_: the stated error of computing in float32, over n_features + |log p|.
         closed_form_: the settings of the closed form, see `ClosedForm`.
         gain_: the held-out log-likelihood less that of the Gaussian after the maps, in nats for each row, as a
@@ -93,12 +95,13 @@ class ScoreDensity(DensityMixin, FlowDensity):
             UserWarning: if a feature has outliers, with their number and the farthest of them.
         """
         self._check_arguments()
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=3)
+        X = numbers_of(self, X, ensure_min_samples=3)
         self.units_ = self._units_of(X, "X", getattr(self, "feature_names_in_", None))
         self.mean_, self.scale_ = self.units_.shift.numpy(), self.units_.scale.numpy()
         standard = self.units_.standardised(torch.tensor(X)).numpy()
-        self.whitening_, self.log_determinant_ = whitening(standard)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self._warn_of_dependence("X", standard)
+        self.whitening_, self.log_determinant_ = whitening(standard, LEAST_SPREAD)
+        seed = seed_of(self.random_state)
         z = torch.from_numpy(standard @ self.whitening_.T)
         self._train(z, seed)
         self._calibrate(z, seed)
@@ -117,15 +120,15 @@ class ScoreDensity(DensityMixin, FlowDensity):
             X: table, `[n_samples, n_features]`.
             return_std: whether to return the numerical error of each value as well, as a standard deviation: log p plus
                 and minus 1.96 of it holds the model's own log-density for at least 95% of rows like those of the fit.
-                It comes from a solve with twice as many steps, times `calibration_`, from the rounding of float32, in
-                which rows are scored, and from the probes where there are more than 48 features. It takes three times
-                as long. It says nothing of how far the model is from the truth.
+                It comes from a solve with half as many steps and divergences, times `calibration_`, from the rounding
+                of float32, in which rows are scored, and from the probes where there are more than 48 features. It
+                takes half as long again. It says nothing of how far the model is from the truth.
 
         Returns:
             log p, `[n_samples]`, or the pair of log p and its error.
         """
         check_is_fitted(self)
-        x = torch.tensor(validate_data(self, X, dtype=np.float64, reset=False))
+        x = torch.tensor(numbers_of(self, X, reset=False))
         z = self.units_.standardised(x) @ torch.from_numpy(self.whitening_.T)
         nats, errors = self._flow_log_prob(z, None, return_std)
         log_p = (nats + self.units_.log_jacobian(x) + self.log_determinant_).numpy()
@@ -154,8 +157,6 @@ class ScoreDensity(DensityMixin, FlowDensity):
             ValueError: if `n_samples` is below 1.
         """
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"n_samples: expected at least 1, got {n_samples}")
-        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        n_samples, seed = whole_number("n_samples", n_samples), seed_of(random_state)
         standard = np.linalg.solve(self.whitening_, self._draw(n_samples, seed, self.n_features_in_).numpy().T).T
         return self.units_.to_data(torch.from_numpy(standard)).numpy()

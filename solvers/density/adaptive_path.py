@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backdrift.solvers.density.divergence import Mode, products
+from backdrift.solvers.density.fixed_path import ErrorEstimate
 from backdrift.solvers.density.path_integral import (
     FINER,
     PathIntegral,
@@ -32,7 +33,7 @@ def adaptive_path_integral(
     rtol: float,
     atol: float,
     chunk: int | None,
-    estimate_error: bool,
+    estimate_error: ErrorEstimate,
     mode: Mode = "reverse",
 ) -> PathIntegral:
     """The path integral by Dormand and Prince's method.
@@ -47,7 +48,7 @@ def adaptive_path_integral(
         chunk: how many products with the Jacobian are in memory at once; all by default.
         estimate_error: whether to make a second solve. With exact divergences it has a tenth of the tolerances
             and half the longest step, where the dtype allows it. Otherwise it has ten times the tolerances, which
-            costs less.
+            costs less, and so it does where "coarser" is asked for.
         mode: how products with the Jacobian are found.
     """
     still = None if probes is None else probes.draw(probes.count)
@@ -70,7 +71,8 @@ def adaptive_path_integral(
         variance = end.integral.var(0) / k if k > 1 else unknown_like(variance)
         degrees = torch.full_like(degrees, k - 1)
     check_z, gain, margin, nfe = end.z, unknown_like(integral), unknown_like(integral), end.nfe
-    finer = still is None and min(rtol, atol) / 10 > ROUNDINGS * torch.finfo(z.dtype).eps
+    resolved = min(rtol, atol) / 10 > ROUNDINGS * torch.finfo(z.dtype).eps
+    finer = still is None and estimate_error != "coarser" and resolved
     if estimate_error:
         # The errors of single steps miss what an error in z does later on, which a second solve with other tolerances
         # shows. Its other longest step shows it also where the tolerances are so loose that they limit no step.

@@ -34,20 +34,32 @@ def calibrate(model: ModelLike, x: Tensor, *, level: float = 0.95, **settings: A
         x: states at eps that are like those whose log-densities are wanted, but none of them: held-out data, or draws.
         level: of the interval, between 0 and 1.
         settings: of `log_likelihood`, which is to be called with the same ones and with `calibration`. `probes` is
-            "exact", since random probes have an error of their own.
+            "exact", since random probes have an error of their own, and `estimate_error` is True or "coarser".
 
     Raises:
-        ValueError: if `probes` is not "exact", or x has too few samples for `level`: level/(1 - level) are needed.
+        ValueError: if a setting is none of these, or x has too few samples for `level`: level/(1 - level) are needed.
 
     Example:
         >>> factor = calibrate(model, held_out, probes="exact", steps=16)  # doctest: +SKIP
         >>> log_likelihood(model, x, probes="exact", steps=16, calibration=factor)  # doctest: +SKIP
     """
+    true, stated = solver_errors(model, x, **settings)
+    return conformal(true / stated, level)
+
+
+def solver_errors(model: ModelLike, x: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
+    """The error of the solver by a finer solve, and the `solver_error` that `log_likelihood` states, `[batch]` each.
+
+    Arguments and what is raised are as in `calibrate`.
+    """
     if settings.get("probes") != "exact":
         raise ValueError(f"probes: expected 'exact' for a calibration, got {settings.get('probes', 1)!r}")
-    for name in ("calibration", "estimate_error"):
-        if name in settings:
-            raise ValueError(f"{name}: expected none for a calibration, got {settings[name]!r}")
+    if "calibration" in settings:
+        raise ValueError(f"calibration: expected none for a calibration, got {settings['calibration']!r}")
+    if settings.get("estimate_error", True) not in (True, "coarser"):
+        raise ValueError(
+            f"estimate_error: expected True or 'coarser' for a calibration, got {settings['estimate_error']!r}"
+        )
     stated = log_likelihood(model, x, **settings)
     finer = dict(settings)
     if stated.method == "adaptive":
@@ -57,7 +69,7 @@ def calibrate(model: ModelLike, x: Tensor, *, level: float = 0.95, **settings: A
         if isinstance(count := settings.get("divergences"), int):
             finer["divergences"] = FINER * count
     true = log_likelihood(model, x, **finer | {"estimate_error": False})
-    return conformal((stated.log_prob - true.log_prob).abs() / stated.solver_error, level)
+    return (stated.log_prob - true.log_prob).abs(), stated.solver_error
 
 
 def conformal(scores: Tensor, level: float) -> float:

@@ -70,9 +70,10 @@ def test_a_factor_is_recorded_and_scales() -> None:
     torch.testing.assert_close(alone.solver_error, scaled.solver_error[3:4], rtol=1e-6, atol=1e-9)
     with pytest.raises(ValueError, match="probes"):
         calibrate(model, x, steps=8)
-    for name in ("calibration", "estimate_error"):
-        with pytest.raises(ValueError, match=f"{name}: expected none"):
-            calibrate(model, x, **settings | {name: 0.5})
+    with pytest.raises(ValueError, match="calibration: expected none"):
+        calibrate(model, x, **settings | {"calibration": 0.5})
+    with pytest.raises(ValueError, match="estimate_error: expected True or 'coarser' for a calibration, got False"):
+        calibrate(model, x, **settings | {"estimate_error": False})
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -109,13 +110,14 @@ def covered(model: Any, x: Tensor, true: Tensor, **settings: Any) -> tuple[float
 
 MIXTURES = [
     {"method": "rk4", "steps": 16},
+    {"method": "rk4", "steps": 16, "divergences": 24, "estimate_error": "coarser"},
     {"method": "score_corrected", "steps": 32},
     {"method": "score_corrected", "steps": 64},
     {"method": "adaptive", "rtol": 1e-3, "atol": 1e-3},
 ]
 
 
-@pytest.mark.parametrize("settings", MIXTURES[:2])
+@pytest.mark.parametrize("settings", MIXTURES[:3])
 def test_intervals_cover(settings: dict[str, Any]) -> None:
     """200 samples calibrate and 200 are tried, so that the share covered has a standard deviation of 0.022."""
     model = mixture(8)
