@@ -105,8 +105,7 @@ def read_scheduler(scheduler: Any) -> SchedulerReading:
             "scheduler: expected one with a table alphas_cumprod, or of flow matching, got "
             f"{type(scheduler).__name__}; for networks of EDM take interop.from_edm"
         )
-    if config.get("timestep_type", "discrete") != "discrete":
-        raise ValueError(f"timestep_type: expected 'discrete', got {config['timestep_type']!r}")
+    _require_usual(config, ("timestep_type", "invert_sigmas"))
     if config.get("thresholding"):
         raise ValueError(
             "thresholding: expected False, since it makes the samples follow no density; set it so in the scheduler's "
@@ -128,6 +127,25 @@ def read_scheduler(scheduler: Any) -> SchedulerReading:
         steps_offset=int(config.get("steps_offset", 0) or 0),
         clip=float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else None,
     )
+
+
+def require_known_config(config: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless the process, the timesteps and the network can be told from the config alone."""
+    if config.get("prediction_type") != "flow_prediction" and "beta_schedule" not in config:
+        raise ValueError("beta_schedule: expected the config of a scheduler with one, or of flow matching, got neither")
+    _require_usual(config, tuple(_USUAL))
+    if str(config.get("variance_type")).startswith("learned"):
+        raise ValueError("variance_type: expected a network without a learned variance, got one with it")
+
+
+_USUAL = {"timestep_type": "discrete", "invert_sigmas": False, "snr_shift_scale": 1.0}
+"""Entries that change the process or its timesteps, with the one value that is read rightly."""
+
+
+def _require_usual(config: Mapping[str, Any], entries: tuple[str, ...]) -> None:
+    for entry in entries:
+        if config.get(entry, _USUAL[entry]) != _USUAL[entry]:
+            raise ValueError(f"{entry}: expected {_USUAL[entry]!r}, got {config[entry]!r}")
 
 
 def _ends_without_signal(config: Mapping[str, Any], sde: GaussianSDE) -> bool:

@@ -10,21 +10,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-import backdrift.solvers
-from backdrift.interop.diffusers_scheduler import read_scheduler
+from backdrift.interop.diffusers_scheduler import read_scheduler, require_known_config
+from backdrift.interop.pipeline_rows import evaluations, evaluations_of_a_step, rows_of_the_rest, with_so_many
+from backdrift.interop.solver_in_config import AnySolver, described, solver_from
 from backdrift.sde import tweedie
 from backdrift.sde.checks import require_integer, require_positive
-from backdrift.solvers import Adams, NonStationary, Row, TableSolver
+from backdrift.solvers import NonStationary, Row
 from backdrift.solvers.model import HALF
 
 try:
-    from diffusers import ConfigMixin, DDIMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+    import diffusers
+    from diffusers import ConfigMixin, DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
     from diffusers.configuration_utils import register_to_config
-    from diffusers.schedulers.scheduling_utils import SchedulerOutput
+    from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerOutput
+
+    from backdrift.interop.given_times import given_times
 except ImportError as error:
     raise ImportError('TableScheduler needs diffusers: pip install "backdrift[diffusers]"') from error
-
-AnySolver = TableSolver | NonStationary
 
 TOLERANCE = 1e-3
 """Timesteps that differ by less are the same: pipelines keep them in float32."""
@@ -73,6 +75,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         TypeError: if the solver is of another kind.
     """
 
+    _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]  # noqa: RUF012 - as diffusers has it
     order = 1
     begin_index: int | None = None
 
@@ -98,13 +101,16 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         require_positive(data_std=data_std)
         if start not in ("auto", None):
             raise ValueError(f"start: expected 'auto' or None, got {start!r}")
-        self.solver = _solver(solver)
+        self.solver = solver_from(solver)
         self.register_to_config(solver=described(self.solver))
         if prediction_type == "flow_prediction":
             self.reading = read_scheduler(FlowMatchEulerDiscreteScheduler(num_train_timesteps=num_train_timesteps))
+            # Pipelines that have times of their own leave them to a scheduler which says this.
+            self.register_to_config(use_flow_sigmas=True)
         else:
             known = {name: value for name, value in self.config.items() if name not in ("solver", "data_std", "start")}
-            self.reading = read_scheduler(DDIMScheduler.from_config({**known, "_class_name": "DDIMScheduler"}))
+            theirs = DDPMScheduler.from_config({**known, "_class_name": "DDPMScheduler"})
+            self.reading, self.alphas_cumprod = read_scheduler(theirs), theirs.alphas_cumprod
         self.reading = dataclasses.replace(self.reading, clip=clip_sample_range if clip_sample else None)
         self.init_noise_sigma = float(self.reading.sde.prior.std)
         self.num_inference_steps: int | None = None
@@ -115,45 +121,92 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         """The scheduler with the process and the conventions of a config, as `pipeline.scheduler.config` is one.
 
         A value that the config has only by default in its own class, such as `clip_sample=True` of `DDIMScheduler`, is
-        kept. Settings of the other scheduler's own solver, such as `solver_order`, have no meaning here and are left
-        out.
+        kept. Settings of the other scheduler's own solver, such as `solver_order`, have no meaning here. They stay in
+        the config, so that the way back, `DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)`, finds
+        them again.
 
         Args:
             config: the config.
             return_unused_kwargs: as in diffusers.
             kwargs: arguments of this class, above all `solver` and `data_std`.
+
+        Raises:
+            ValueError: if the config is that of another process, or the network has a learned variance.
+            TypeError: if an argument is not one of this class.
         """
         own = cls._get_init_keys(cls) - {"self"}
         unknown = [name for name in kwargs if name not in own]
         if unknown and not return_unused_kwargs:
             raise TypeError(f"{unknown[0]}: expected one of the arguments {', '.join(sorted(own))}")
-        kept = {name: value for name, value in dict(config).items() if name in own}
+        known = {name: value for name, value in dict(config).items() if name != "_use_default_values"}
         if "FlowMatch" in str(config.get("_class_name", "")) or "base_shift" in config:
-            kept["prediction_type"] = "flow_prediction"  # their schedulers of flow matching have no entry for it
-        if str(config.get("variance_type")).startswith("learned"):
-            raise ValueError("variance_type: expected a network without a learned variance, got one with it")
-        return super().from_config(kept, return_unused_kwargs, **kwargs)
+            known["prediction_type"] = "flow_prediction"  # their schedulers of flow matching have no entry for it
+        require_known_config(known)
+        return super().from_config(known, return_unused_kwargs, **kwargs)
 
-    def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
-        """Make the table of the solver with so many steps, and begin anew.
+    @property
+    def compatibles(self) -> list[Any]:
+        """The schedulers of diffusers that sample from the same networks and read this config."""
+        if self.config["prediction_type"] != "flow_prediction":
+            return self._get_compatibles()
+        return [diffusers.FlowMatchEulerDiscreteScheduler, diffusers.FlowMatchHeunDiscreteScheduler]
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        """Make the table of the solver with so many steps, or on given times, and begin anew.
 
         A step of some solvers takes several evaluations, so `timesteps` may be longer.
 
         Args:
             num_inference_steps: the steps of the solver. A tuned solver has its own number, and takes no other.
             device: of `timesteps`.
+            timesteps: the timesteps at which the steps begin, in place of the grid of the solver. The last step goes
+                to the data, or with final="stop" the solver stops at the last one.
+            sigmas: the same as noise levels: sigma/alpha, with a last one of 0, or for flow matching the times that
+                diffusers' `FlowMatchEulerDiscreteScheduler` takes, which the config and `mu` shift.
+            mu: how far `sigmas` are shifted for the size of a picture. The solver's own grid does not use it.
 
         Raises:
-            ValueError: if the solver takes no such number of steps.
+            ValueError: if the solver takes no such number of steps, or no such times.
         """
-        require_integer("num_inference_steps", num_inference_steps, 1)
-        solver = self._begun(self._with_steps(num_inference_steps))
+        solver = self._solver_on(num_inference_steps, timesteps, sigmas, mu)
         rows = self._first_rows(solver, from_T=True)
-        self.num_inference_steps, self.begin_index, self._from_T = num_inference_steps, None, True
-        self.timesteps = self.reading.timestep(_evaluations(rows)).to(device)
+        self.num_inference_steps = len(solver.ratios) if isinstance(solver, NonStationary) else solver.steps
+        self.begin_index, self._from_T = None, True
+        self.timesteps = self.reading.timestep(evaluations(rows)).to(device)
         self._solver = solver
-        self.order = _evaluations_of_a_step(rows)
+        self.order = evaluations_of_a_step(rows)
         self._take(rows)
+
+    def _solver_on(
+        self,
+        steps: int | None,
+        timesteps: Sequence[float] | None,
+        sigmas: Sequence[float] | None,
+        mu: float | None,
+    ) -> AnySolver:
+        """The solver with so many steps, or with given times as its grid."""
+        if timesteps is None and sigmas is None:
+            if steps is None:
+                raise ValueError("num_inference_steps: expected a number of steps, timesteps or sigmas, got none")
+            require_integer("num_inference_steps", steps, 1)
+            return self._begun(self._with_steps(steps))
+        if isinstance(self.solver, NonStationary):
+            raise ValueError("timesteps: expected none with a tuned solver, which has times of its own")
+        times = given_times(self.reading, self.config, timesteps, sigmas, mu)
+        if steps not in (None, len(times)):
+            raise ValueError(f"num_inference_steps: expected {len(times)}, the number of times given, got {steps}")
+        if self.solver.needs_ratio:
+            times[0] = min(times[0], self.reading.sde.start)
+        data_std = self.solver.data_std or self.config["data_std"]
+        on_times = dataclasses.replace(self.solver, grid=times, data_std=data_std)
+        return with_so_many(on_times, len(times) - (self.solver.final == "stop"))
 
     def _begun(self, solver: AnySolver) -> AnySolver:
         """The solver with the begin of its grid as `start` and the prediction of the network say."""
@@ -206,7 +259,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
 
     def _take(self, rows: Sequence[Row]) -> None:
         """Run these rows from now on."""
-        self._expected = self.reading.timestep(_evaluations(rows)).tolist()
+        self._expected = self.reading.timestep(evaluations(rows)).tolist()
         self._rows: Iterator[Row] = iter(rows)
         self._row: Row | None = next(self._rows)
         self._states: deque[Tensor] = deque(maxlen=1 + max(row.base for row in rows))
@@ -215,20 +268,11 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
 
     def _rows_from(self, index: int) -> Sequence[Row] | None:
         """The rows of the solver on the times from `timesteps[index]` on, or None if no step of it begins there."""
-        sde, solver = self.reading.sde, self._solver
         if index == 0:
-            return self._first_rows(solver, self._from_T)
-        if isinstance(solver, NonStationary):
+            return self._first_rows(self._solver, self._from_T)
+        if isinstance(self._solver, NonStationary):
             return None
-        times, wanted = solver.times(sde), self.timesteps[index:].tolist()
-        for k in range(1, len(times)):
-            steps = len(times) - k - (solver.final == "stop")
-            if steps == 0:
-                break
-            rows = _shortened(solver, steps).table(sde, times[k:]).numbers().rows
-            if self.reading.timestep(_evaluations(rows)).tolist() == wanted:
-                return rows
-        return None
+        return rows_of_the_rest(self._solver, self.reading, self.timesteps[index:])
 
     def _with_steps(self, steps: int) -> AnySolver:
         if isinstance(self.solver, NonStationary):
@@ -337,62 +381,9 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         t = sde.time(times) if hasattr(sde, "time") else times / self.reading.train_steps
         return sde.perturb(original_samples, t.to(original_samples.device), noise)
 
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """The same as `add_noise`, under the name that pipelines of flow matching call."""
+        return self.add_noise(sample, noise, timestep)
+
     def __len__(self) -> int:
         return int(self.config["num_train_timesteps"])
-
-
-def _evaluations(rows: Sequence[Row]) -> Tensor:
-    """The times at which these rows evaluate the network, in float32."""
-    return torch.tensor([row.at for row in rows if row.at is not None], dtype=torch.float32)
-
-
-def _evaluations_of_a_step(rows: Sequence[Row]) -> int:
-    """How many evaluations each step takes, the last one aside, or 1 where they differ."""
-    counts, count = [], 0
-    for row in rows:
-        count += row.at is not None
-        if row.ends:
-            counts.append(count)
-            count = 0
-    return counts[0] if len(set(counts[:-1])) == 1 and counts[-1] <= counts[0] else 1
-
-
-def _shortened(solver: TableSolver, steps: int) -> TableSolver:
-    """The solver with so many steps, from the first of its times. A single step has an order of at most 2."""
-    changes: dict[str, Any] = {"steps": steps, "begin": "T"}
-    order = getattr(solver, "order", None)
-    if steps == 1 and order is not None and order > 2:
-        changes["order"] = 2
-    return dataclasses.replace(solver, **changes)
-
-
-def described(solver: AnySolver) -> dict[str, Any]:
-    """A solver as plain data, for a config: the name of its class, and its arguments.
-
-    Raises:
-        ValueError: if an argument is a function, which no config can hold.
-    """
-    found: dict[str, Any] = {"class": type(solver).__name__}
-    for field in dataclasses.fields(solver):
-        value = getattr(solver, field.name)
-        if callable(value):
-            raise ValueError(f"{field.name}: expected a name or numbers, which a config can hold, got a function")
-        found[field.name] = value.tolist() if isinstance(value, Tensor) else value
-    return found
-
-
-def _solver(solver: AnySolver | Mapping[str, Any] | None) -> AnySolver:
-    """A solver from itself, or from what `described` made of it."""
-    if isinstance(solver, Mapping):
-        arguments = dict(solver)
-        name = arguments.pop("class", None)
-        kind = getattr(backdrift.solvers, str(name), None)
-        if not (isinstance(kind, type) and issubclass(kind, (TableSolver, NonStationary))):
-            raise ValueError(f"solver: expected the class of a solver on a fixed grid, such as Adams, got {name!r}")
-        solver = kind(**arguments)
-    solver = Adams() if solver is None else solver
-    if not isinstance(solver, (TableSolver, NonStationary)):
-        raise TypeError(f"solver: expected a solver on a fixed grid, such as Adams(), got {type(solver).__name__}")
-    if solver.stochastic:
-        raise ValueError(f"solver: expected a deterministic one, got {type(solver).__name__}, which draws noise")
-    return solver

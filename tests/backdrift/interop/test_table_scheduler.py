@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -313,6 +314,93 @@ def test_add_noise_is_that_of_diffusers() -> None:
     ours = TableScheduler.from_config(theirs.config)
     x, eps, t = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4), torch.tensor([10, 700])
     torch.testing.assert_close(ours.add_noise(x, eps, t), theirs.add_noise(x, eps, t))
+    torch.testing.assert_close(ours.scale_noise(x, t, eps), theirs.add_noise(x, eps, t))
+
+
+@pytest.mark.parametrize("solver", [Adams(), Heun(), Adams(final="stop")], ids=str)
+def test_given_timesteps_are_the_grid_of_the_solver(solver: Any) -> None:
+    theirs = diffusers.DDIMScheduler(clip_sample=False)
+    network = Exact(theirs, "epsilon")
+    model = from_diffusers((network, theirs))
+    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=0.5)
+    given = [900, 700.5, 300, 20]
+    steps = 4 - (solver.final == "stop")
+    own = dataclasses.replace(solver, steps=steps, grid=[901, 701.5, 301, 21], data_std=0.5)
+    eps = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for times in (given, np.array(given), torch.tensor(given)):
+        scheduler.set_timesteps(timesteps=times)
+        assert scheduler.num_inference_steps == steps
+        x = scheduler.init_noise_sigma * eps
+        for t in scheduler.timesteps:
+            x = scheduler.step(network(x, t).sample, t, x).prev_sample
+        assert float((x - sample(model, own, x_T=model.sde.prior.std * eps)).abs().max()) < 1e-5
+    # and from the middle
+    k = scheduler.order
+    scheduler.set_begin_index(k)
+    assert len(scheduler._expected) == len(scheduler.timesteps) - k
+
+
+def test_given_noise_levels_are_those_of_the_process() -> None:
+    scheduler = TableScheduler.from_config(diffusers.DDIMScheduler().config, solver=DDIM())
+    sde, levels = scheduler.reading.sde, [157.4, 10.0, 1.0, 0.1]  # the largest one rounded up from 157.4066...
+    scheduler.set_timesteps(sigmas=[*levels, 0.0])
+    t = scheduler.timesteps.double() + 1
+    torch.testing.assert_close((sde.sigma(t) / sde.alpha(t)).tolist(), levels, rtol=1e-4, atol=0)
+    flow = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
+    scheduler = TableScheduler.from_config(flow.config, solver=Adams())
+    scheduler.set_timesteps(sigmas=[1.0, 0.5], mu=0.3)
+    # 2 s/(1 + s), and the first one where alpha is not 0 yet
+    assert scheduler.timesteps.tolist() == pytest.approx([1000 * scheduler.reading.sde.start, 2000 / 3], rel=1e-6)
+
+
+def test_the_way_back_to_a_scheduler_of_diffusers_loses_nothing(tmp_path: Path) -> None:
+    """The settings of the other scheduler stay in the config, saved or not."""
+    settings = {"solver_order": 3, "algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True, "beta_end": 0.03}
+    theirs = diffusers.DPMSolverMultistepScheduler(**settings)
+    ours = TableScheduler.from_config(theirs.config, solver=DDIM())
+    assert type(theirs) in ours.compatibles
+    ours.save_pretrained(tmp_path)
+    for scheduler in (ours, TableScheduler.from_pretrained(tmp_path)):
+        back = diffusers.DPMSolverMultistepScheduler.from_config(scheduler.config)
+        assert {name: back.config[name] for name in settings} == settings
+    flow = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    ours = TableScheduler.from_config(flow.config)
+    assert type(flow) in ours.compatibles and diffusers.DDIMScheduler not in ours.compatibles
+    back = diffusers.FlowMatchEulerDiscreteScheduler.from_config(ours.config)
+    assert back.config.shift == 3 and back.config.use_dynamic_shifting
+
+
+def test_a_pipeline_with_our_scheduler_is_read_as_before() -> None:
+    theirs = diffusers.DDIMScheduler(beta_schedule="scaled_linear", clip_sample_range=2.0)
+    network = Exact(theirs, "epsilon")
+    before = from_diffusers((network, theirs))
+    after = from_diffusers((network, TableScheduler.from_config(theirs.config)))
+    assert torch.equal(after.sde.alphas_cumprod, before.sde.alphas_cumprod) and after.clip == before.clip == 2
+    flow = TableScheduler.from_config(diffusers.FlowMatchEulerDiscreteScheduler().config)
+    assert type(from_diffusers((network, flow)).sde).__name__ == "Rectified"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        (
+            "EDMEulerScheduler",
+            {},
+            "^beta_schedule: expected the config of a scheduler with one",
+        ),
+        ("IPNDMScheduler", {}, "^beta_schedule: expected the config"),
+        ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "^timestep_type: expected 'discrete', got 'contin"),
+        ("CogVideoXDDIMScheduler", {}, r"^snr_shift_scale: expected 1.0, got 3.0"),
+        ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "^invert_sigmas: expected False, got True"),
+    ],
+)
+def test_another_process_is_refused(name: str, settings: dict[str, Any], said: str) -> None:
+    theirs = getattr(diffusers, name)(**settings)
+    with pytest.raises(ValueError, match=said):
+        TableScheduler.from_config(theirs.config)
+    if settings:
+        with pytest.raises(ValueError, match=said):
+            from_diffusers((lambda x, t: x, theirs))
 
 
 def test_misuse_is_refused() -> None:
@@ -343,6 +431,23 @@ def test_misuse_is_refused() -> None:
     scheduler.set_begin_index(1)
     with pytest.raises(ValueError, match=r"^timestep: expected .*, as steps are taken in order, got 999"):
         scheduler.step(x, scheduler.timesteps[0], x)
+    for given, said in (
+        ({"timesteps": [900, 1], "sigmas": [1.0, 0.0]}, "^timesteps: expected timesteps or sigmas, got both"),
+        ({}, "^num_inference_steps: expected a number of steps, timesteps or sigmas, got none"),
+        ({"timesteps": [1, 900]}, "^timesteps: expected numbers that fall from the noise to the data, got"),
+        ({"timesteps": []}, "^timesteps: expected numbers that fall"),
+        ({"timesteps": [1000, 1]}, "^timesteps: expected numbers from 0 to 999, got"),
+        ({"sigmas": [10.0, 1.0]}, r"^sigmas: expected numbers of sigma/alpha from at most 157\.\d+ to a last one of 0"),
+        ({"sigmas": [200.0, 0.0]}, "^sigmas: expected numbers of sigma/alpha from at most"),
+        ({"timesteps": [900, 1], "num_inference_steps": 3}, "^num_inference_steps: expected 2, the number of times"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            scheduler.set_timesteps(**given)
+    with pytest.raises(ValueError, match=r"^timesteps: expected none with a tuned solver"):
+        TableScheduler.from_config(
+            config,
+            solver=tuned(from_diffusers((Exact(diffusers.DDIMScheduler(), "epsilon"), diffusers.DDIMScheduler())), 3),
+        ).set_timesteps(timesteps=[900, 500, 100])
     scheduler.set_timesteps(5)
     with pytest.raises(ValueError, match=r"^eta: expected 0"):
         scheduler.step(x, scheduler.timesteps[0], x, eta=0.5)
