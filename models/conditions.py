@@ -48,7 +48,15 @@ class Condition:
 
 
 class Label(Condition):
-    """A class: an integer tensor, `[]` for all samples or `[batch]`, one for each."""
+    """A class.
+
+    Args:
+        value: integers, `[]` for one class of all samples, or `[batch]` for one of each.
+
+    Raises:
+        TypeError: if `value` is not a tensor of integers.
+        ValueError: if it has more than one axis.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,13 +65,30 @@ class Label(Condition):
 
 
 class Vector(Condition):
-    """A vector of numbers, `[d]` or `[batch, d]`."""
+    """A vector of numbers. NaN is a missing number.
+
+    Args:
+        value: `[d]` for one vector of all samples, or `[batch, d]` for one of each.
+
+    Raises:
+        TypeError: if `value` is not a tensor.
+        ValueError: if it has another number of axes.
+    """
 
     axes = 1
 
 
 class Picture(Condition):
-    """A picture, `[channels, height, width]` or `[batch, channels, height, width]`."""
+    """A picture. NaN is a missing pixel.
+
+    Args:
+        value: `[channels, height, width]` for one picture of all samples, or `[batch, channels, height, width]` for one
+            of each.
+
+    Raises:
+        TypeError: if `value` is not a tensor.
+        ValueError: if it has another number of axes.
+    """
 
     axes = 3
 

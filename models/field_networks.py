@@ -185,12 +185,15 @@ class DiT(_FieldNetwork):
                 setattr(part, "dropout_prob", 0.0)  # noqa: B010  (to mypy every attribute of a module is a tensor)
 
     def forward(self, z: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """F(z, c_noise), with the shape and the dtype of z, see `_FieldNetwork.inputs` for what is raised.
+        """F(z, c_noise), with the shape and the dtype of z.
 
         Args:
             z: `[batch, channels, size, size]`.
             c_noise: log(s)/4, `[]` or `[batch]`.
             label: class indices, `[]` or `[batch]`. None and the index `classes` mean no class.
+
+        Raises:
+            ValueError: if an argument has another shape, or a label is not one of the classes.
         """
         if z.ndim == 4 and z.shape[2:] != (self.size, self.size):
             raise ValueError(f"z: expected {self.size} x {self.size} pixels, got {z.shape[2]} x {z.shape[3]}")

@@ -165,6 +165,11 @@ class Tilted(ModelOfModel):
         self.log_weight, self.scale = log_weight, float(scale)
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
+        """D(x, t) with the gradient of the log-weight, shaped like x.
+
+        Raises:
+            ValueError: if `log_weight` does not return one number for each sample.
+        """
         kept = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             point = x if kept else x.detach().requires_grad_()

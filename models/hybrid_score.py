@@ -96,7 +96,11 @@ class HybridScore(ConditionalNetwork):
         return Coefficients(whiten, guess, out, root[..., 1, 1], c_noise)
 
     def raw(self, u: Tensor, parts: Coefficients, condition: Tensor | None = None) -> Tensor:
-        """The output of the network itself, `[batch, ...]` for the state u `[batch, 2, ...]`."""
+        """The output of the network itself, `[batch, ...]` for the state u `[batch, 2, ...]`.
+
+        Raises:
+            ValueError: if u has another shape.
+        """
         if u.ndim < 3 or u.shape[1] != 2:
             raise ValueError(f"u: expected a state [batch, 2, ...], got shape {list(u.shape)}")
         z = apply(parts.whiten, u).flatten(1, 2)

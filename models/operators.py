@@ -201,6 +201,9 @@ class Blur(LinearOperator):
     Args:
         shape: `[channels, height, width]` of one picture.
         kernel: `[rows, columns]`, both odd.
+
+    Raises:
+        ValueError: if `shape` does not have three lengths, or a length of the kernel is even.
     """
 
     def __init__(self, shape: Sequence[int], kernel: Tensor) -> None:
@@ -244,6 +247,9 @@ class FourierSampling(LinearOperator):
     Args:
         shape: `[channels, height, width]` of one picture.
         seen: which coefficients are seen, a boolean tensor `[height, width]` in the order of `torch.fft.fft2`.
+
+    Raises:
+        ValueError: if `shape` does not have three lengths, or `seen` is not such a tensor.
     """
 
     def __init__(self, shape: Sequence[int], seen: Tensor) -> None:

@@ -47,7 +47,11 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class ScoreDiagnostics:
-    """A `Diagnosis` for each time. It prints as a table."""
+    """What `diagnose_score` found at each time. It prints as a table.
+
+    Attributes:
+        rows: a `Diagnosis` for each time, in the order of the times.
+    """
 
     rows: list[Diagnosis]
 

@@ -227,6 +227,9 @@ class LinearSDE(SDE):
         """N(Phi m, Phi V Phi^T + Cov(x_T given x_0)) for data with the mean m and the variances V.
 
         V is averaged over the copies, which share one covariance. Without moments it is `prior`.
+
+        Raises:
+            ValueError: if the moments are not those of a state `[d, ...]`.
         """
         if moments is None:
             return self.prior

@@ -119,7 +119,11 @@ class MatrixPrior:
         return _like(self.mean, noise) + apply(self.factor, noise)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log N(x; mean, C) in nats, `[batch]` for `x` `[batch, d, ...]`."""
+        """log N(x; mean, C) in nats, `[batch]` for `x` `[batch, d, ...]`.
+
+        Raises:
+            ValueError: if x has another shape.
+        """
         _require_batch(x, "x", self.mean)
         f = self.factor.to(x)
         if x.shape[1] != len(f):

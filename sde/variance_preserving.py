@@ -63,9 +63,18 @@ class LinearBeta(GaussianSDE):
 
 @dataclass(frozen=True)
 class VP(LinearBeta):
-    """Variance preserving: dx = -beta/2 x dt + sqrt(beta) dw, sigma^2 = 1 - exp(-B).
+    """The variance-preserving (VP) process, the continuous limit of DDPM's chain:
 
-    The continuous limit of DDPM's chain; Song et al. (2021), eq. 11 and 33.
+        dx = -beta/2 x dt + sqrt(beta) dw,    alpha = exp(-B/2),    sigma^2 = 1 - exp(-B).
+
+    beta(t) grows linearly, and B(t) is its integral from 0 to t, see `LinearBeta`. Data of variance 1 keep this variance
+    at all times. Song et al. (2021), eq. 11 and 33.
+
+    Args:
+        beta_min, beta_max, T: the rates of noise at t = 0 and at the end time T, see `LinearBeta`.
+
+    Raises:
+        ValueError: if a parameter is not positive, or beta_max is below beta_min.
     """
 
     @takes_numbers
@@ -87,9 +96,17 @@ class VP(LinearBeta):
 
 @dataclass(frozen=True)
 class SubVP(LinearBeta):
-    """Sub-VP: dx = -beta/2 x dt + sqrt(beta (1 - exp(-2B))) dw, sigma = 1 - exp(-B).
+    """The sub-VP process, whose noise is below that of `VP` at every t > 0:
 
-    Song et al. (2021), eq. 12 and 29. Its noise is below that of VP at every t > 0.
+        dx = -beta/2 x dt + sqrt(beta (1 - exp(-2B))) dw,    alpha = exp(-B/2),    sigma = 1 - exp(-B).
+
+    beta(t) grows linearly, and B(t) is its integral from 0 to t, see `LinearBeta`. Song et al. (2021), eq. 12 and 29.
+
+    Args:
+        beta_min, beta_max, T: the rates of noise at t = 0 and at the end time T, see `LinearBeta`.
+
+    Raises:
+        ValueError: if a parameter is not positive, or beta_max is below beta_min.
     """
 
     @takes_numbers

@@ -26,15 +26,16 @@ class ConditionChoice(Protocol):
 
 @dataclass(frozen=True)
 class NoCondition:
-    """The samples have no conditions."""
+    """The samples have no conditions. This is the default of a training."""
 
     def of(self, data: Data) -> Data:
+        """The data set as it is."""
         return data
 
 
 @dataclass(frozen=True)
 class LabelCondition:
-    """The class of each sample is its condition."""
+    """The class of each sample is its condition. The data set must have classes."""
 
     def of(self, data: Data) -> Data:
         """The same data set, whose classes are conditions.
@@ -97,6 +98,11 @@ class OwnCondition:
     """The condition that each sample of a run's data set comes with, for commands that measure a trained network."""
 
     def of(self, data: Data) -> Data:
+        """Refuse the choice in a training.
+
+        Raises:
+            ValueError: always.
+        """
         raise ValueError("condition=data: expected none, label, columns or file in a training, which say what it is")
 
 

@@ -10,7 +10,17 @@ from torch import Tensor
 def split(
     values: Tensor, labels: Tensor | None, test: float, seed: int, name: str = "data"
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Hold back a fraction `test` of the samples, drawn by `seed`: train, test and their labels.
+    """Hold back a share of the samples, drawn at random, as a test set.
+
+    Args:
+        values: the samples, `[n, ...]`.
+        labels: their classes, `[n]`, or None.
+        test: the share that is held back.
+        seed: of the draw.
+        name: what messages call the samples.
+
+    Returns:
+        The training samples, the test samples, and the labels of each, which are None without labels.
 
     Raises:
         ValueError: if `test` is not between 0 and 1, a part would hold fewer than two samples, or a label is missing.

@@ -108,8 +108,9 @@ def section(answers: list[Answer], scores: Scores, n: int) -> str:
             "of a chain lies above the negative log-density of its own normal steps (Ho et al. 2020), whose "
             "variances are the best for training samples. With more steps it falls towards I-MMSE (Kong et al. "
             "2023), its continuous limit (Kingma et al. 2021). The numbers of the flow, of the continuous bound and "
-            "of I-MMSE would be equal if the network were the true denoiser. For a trained network the flow and the SDE have two different densities. Their "
-            "difference, which may have either sign, shows how far the network is from the true denoiser.",
+            "of I-MMSE would be equal if the network were the true denoiser. For a trained network the flow and the "
+            "SDE have two different densities. Their difference, which may have either sign, shows how far the network "
+            "is from the true denoiser.",
         ]
     )
 

@@ -86,6 +86,8 @@ class Adams(TableSolver):
             "log_snr", "sigma" and "time".
         start: how the first steps are taken, "corrector", "ramp" or "runge_kutta".
 
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
+
     Raises:
         ValueError: if an argument is not one of its choices, if `order` is above 2 with a single step, or if there is
             no Runge-Kutta method of this order to start with. The message names the argument.

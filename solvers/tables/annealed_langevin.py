@@ -40,6 +40,8 @@ class AnnealedLangevin(TableSolver):
         repeats: the number of Langevin steps at each level (T in the paper).
         ratio: the step size r in units of sigma^2, between 0 and 2. Larger steps are not stable.
 
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
+
     Raises:
         ValueError: if `repeats` is below 1, or `ratio` is not in (0, 2).
     """

@@ -31,6 +31,8 @@ class DDIM(TableSolver):
     Args:
         eta: how much noise is added, from 0 (deterministic) to 1 (the variance of the posterior).
 
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
+
     Raises:
         ValueError: if `eta` is not in [0, 1].
     """
@@ -65,6 +67,8 @@ class Ancestral(TableSolver):
 
     Args:
         variance: which of the two variances, "beta_tilde" or "beta".
+
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
 
     Raises:
         ValueError: if `variance` is neither of the two.

@@ -42,6 +42,8 @@ class DPMSolver(TableSolver):
     Args:
         order: 2 or 3; a step takes as many evaluations.
 
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
+
     Raises:
         ValueError: if `order` is neither 2 nor 3.
     """
@@ -91,6 +93,8 @@ class DPMSolverPP2S(TableSolver):
         x_u = sigma_u/sigma_t x - alpha_u (e^(-h/2) - 1) D_t,   x_s = sigma_s/sigma_t x - alpha_s (e^(-h) - 1) D_u.
 
     Lu et al. (2022b), algorithm 1 with r = 1/2. The order is 2, and a step costs two evaluations.
+
+    Its arguments are those of every solver on a fixed grid, see `TableSolver`.
     """
 
     claimed_order = 2
@@ -113,6 +117,8 @@ class ExponentialRK3(TableSolver):
     with the nodes c2 = 1/2 and c3 = 2/3 and the coefficients b1 = phi_1 - 3/2 phi_2, b3 = 3/2 phi_2 (at -h) and
     a32 = 4/(9 c2) phi_2(-2h/3), where h = lambda_s - lambda_t. Hochbruck & Ostermann (2005). A step costs three
     evaluations.
+
+    Its arguments are those of every solver on a fixed grid, see `TableSolver`.
     """
 
     claimed_order = 3
@@ -164,6 +170,8 @@ class DPMSolverPP2M(TableSolver):
         x_s = sigma_s/sigma_t x_t + alpha_s (1 - exp(-h)) [(1 + 1/(2r)) D_t - 1/(2r) D_before].
 
     Lu et al. (2022b), algorithm 2. The first step is that of DDIM. A step costs one evaluation.
+
+    Its arguments are those of every solver on a fixed grid, see `TableSolver`.
     """
 
     claimed_order = 2

@@ -19,6 +19,8 @@ class Euler(TableSolver):
         x_s = x_t + (s - t) v(x_t, t),    v = f x - g^2/2 score.
 
     Song et al. (2021), eq. 13. A step costs one evaluation, and the order is 1.
+
+    Its arguments are those of every solver on a fixed grid, see `TableSolver`.
     """
 
     claimed_order = 1
@@ -43,6 +45,8 @@ class EulerMaruyama(TableSolver):
 
     Args:
         stochasticity: lambda >= 0. 0 is `Euler`, and 1 is Anderson's reverse SDE.
+
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
 
     Raises:
         ValueError: if `stochasticity` is negative.
@@ -74,6 +78,8 @@ class ReverseDiffusion(TableSolver):
         x_s = (2 - alpha_t/alpha_s) x_t + v score + sqrt(v) z.
 
     A step costs one evaluation, and the weak order is 1.
+
+    Its arguments are those of every solver on a fixed grid, see `TableSolver`.
     """
 
     claimed_order = 1

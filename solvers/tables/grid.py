@@ -21,17 +21,40 @@ from backdrift.sde.value_types import OneOf
 
 
 def uniform_grid(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
-    """Times with even steps in t."""
+    """Times with even steps in t, `[steps + 1]` in float64, from noise to data.
+
+    Args:
+        sde: the process.
+        steps: the number of steps.
+        first: the first time, at the noise.
+        last: the last time, near the data.
+    """
     return torch.linspace(first, last, steps + 1, dtype=torch.float64, device="cpu")
 
 
 def quadratic_grid(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
-    """Times with even steps in sqrt(t). Steps get shorter towards the data (Song, Meng & Ermon 2021, appendix D.2)."""
+    """Times with even steps in sqrt(t), `[steps + 1]` in float64, from noise to data.
+
+    Steps get shorter towards the data (Song, Meng & Ermon 2021, appendix D.2).
+
+    Args:
+        sde: the process.
+        steps: the number of steps.
+        first: the first time, at the noise.
+        last: the last time, near the data.
+    """
     return torch.linspace(math.sqrt(first), math.sqrt(last), steps + 1, dtype=torch.float64, device="cpu").square()
 
 
 def log_snr_grid(sde: GaussianSDE, steps: int, first: float, last: float) -> Tensor:
-    """Times with even steps in log-SNR (Lu et al. 2022a)."""
+    """Times with even steps in log-SNR, `[steps + 1]` in float64, from noise to data (Lu et al. 2022a).
+
+    Args:
+        sde: the process.
+        steps: the number of steps.
+        first: the first time, at the noise.
+        last: the last time, near the data.
+    """
     ends = sde.log_snr(torch.tensor([first, last], dtype=torch.float64, device="cpu"))
     return sde.t_from_log_snr(
         torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu") * (ends[1] - ends[0]) + ends[0]

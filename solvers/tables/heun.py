@@ -38,6 +38,8 @@ class Heun(TableSolver):
         s_max: highest s at which noise is added. Above it gamma is 0.
         s_noise: factor of the standard deviation of the added noise.
 
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
+
     Raises:
         ValueError: if `churn` is negative.
     """

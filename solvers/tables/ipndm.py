@@ -34,6 +34,8 @@ class IPNDM(TableSolver):
     Args:
         order: number of values that a step uses, 1 to 4.
 
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
+
     Raises:
         ValueError: if `order` is not one of 1, 2, 3 and 4.
     """

@@ -65,7 +65,11 @@ class NonStationary(Solver):
         require_gaussian(self, sde)
 
     def times(self, sde: GaussianSDE) -> Tensor:
-        """The times of the evaluations, which fall from T, `[n]` in float64."""
+        """The times of the evaluations, which fall from T, `[n]` in float64.
+
+        Raises:
+            ValueError: if the process begins at another sigma/alpha than the one that the solver was fitted for.
+        """
         first = math.exp(-0.5 * float(sde.log_snr(sde.start)))
         if abs(first / self.ratios[0] - 1) > 1e-3:
             raise ValueError(

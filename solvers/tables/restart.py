@@ -42,6 +42,8 @@ class Restart(TableSolver):
         s_max: upper end of the range of s = sigma/alpha that is solved again, in units of the data.
         repeats: K, how often the state goes back to `s_max`.
 
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
+
     Raises:
         ValueError: if `base` is stochastic, if a number is not positive, or if s_max <= s_min.
     """

@@ -63,6 +63,8 @@ class RungeKutta(TableSolver):
         order: 2 (Heun), 3 (Ralston) or 4 (Kutta); a step takes as many evaluations.
         predict: the coordinates, "denoised", "noise", "velocity" or "rectified".
 
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
+
     Raises:
         ValueError: if `order` or `predict` is not one of these.
     """

@@ -46,6 +46,8 @@ class StochasticAdams(TableSolver):
         scale: the function phi, "power" or "er".
         clock: the variable of the polynomials, "log_snr", "sigma" or "time".
 
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
+
     Raises:
         ValueError: if an argument is not one of its choices, if `stochasticity` is negative, or if `order` is 3 with a
             single step. The message names the argument.
@@ -116,6 +118,8 @@ class SASolver(StochasticAdams):
 
     Args:
         corrector_order: number of values of the denoiser that the corrector uses, 1 to 3, the new one among them.
+
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
 
     Raises:
         ValueError: as for `StochasticAdams`, and if `corrector_order` is not one of 1, 2 and 3.

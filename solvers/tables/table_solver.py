@@ -128,6 +128,9 @@ class TableSolver(Solver):
         """The table of the solver for a process, on its own grid or on given times.
 
         It is for a state at the first of these times, or with begin="lower" for one at T.
+
+        Raises:
+            ValueError: if alpha is 0 at the first time, and a step needs a finite sigma/alpha there.
         """
         points = Points(sde, self.times(sde) if times is None else times)
         if self.needs_ratio and float(points.alpha[0].detach()) == 0:

@@ -46,6 +46,8 @@ class UniPC(TableSolver):
         variant: the function B, "B1" or "B2".
         corrector: whether to correct; without a corrector this is UniP.
 
+    The other arguments are those of every solver on a fixed grid, see `TableSolver`.
+
     Raises:
         ValueError: if an argument is not one of its choices. The message names it.
     """
