@@ -67,8 +67,8 @@ class VP(LinearBeta):
 
         dx = -beta/2 x dt + sqrt(beta) dw,    alpha = exp(-B/2),    sigma^2 = 1 - exp(-B).
 
-    beta(t) grows linearly, and B(t) is its integral from 0 to t, see `LinearBeta`. Data of variance 1 keep this variance
-    at all times. Song et al. (2021), eq. 11 and 33.
+    beta(t) grows linearly, and B(t) is its integral from 0 to t, see `LinearBeta`. Data of variance 1 keep this
+    variance at all times. Song et al. (2021), eq. 11 and 33.
 
     Args:
         beta_min, beta_max, T: the rates of noise at t = 0 and at the end time T, see `LinearBeta`.
