@@ -61,11 +61,7 @@ def _compared_in_words(data: Data, generated: Tensor, real: Tensor) -> str:
     if broken:
         return f"{broken} of the {len(generated)} samples are not finite."
     if data.units.is_picture:
-        a, b = generated.double(), real.double()
-        return (
-            f"The brightness of the samples has mean {float(a.mean()):.3g} and standard deviation "
-            f"{float(a.std()):.3g}, that of the test set {float(b.mean()):.3g} and {float(b.std()):.3g}."
-        )
+        return _brightness_in_words(generated.double(), real.double())
     shift = (data.units.standardised(generated).flatten(1).double()).mean(0) - (
         data.units.standardised(real).flatten(1).double()
     ).mean(0)
@@ -73,6 +69,26 @@ def _compared_in_words(data: Data, generated: Tensor, real: Tensor) -> str:
         f"The largest difference between the means of samples and test set is {float(shift.abs().max()):.2g} standard "
         f"deviations of a component, over {shift.numel()} components."
     )
+
+
+def _brightness_in_words(generated: Tensor, real: Tensor) -> str:
+    """Whether samples are as bright as real pictures, by the standard error of the mean over pictures.
+
+    Args:
+        generated, real: brightness from 0 to 1, `[n, channels, height, width]` each.
+    """
+    of_samples, of_test = generated.flatten(1).mean(1), real.flatten(1).mean(1)
+    gap = float(of_samples.mean() - of_test.mean())
+    numbers = (
+        f"mean brightness {float(of_samples.mean()):.3g} against {float(of_test.mean()):.3g}, standard deviation of "
+        f"all pixels {float(generated.std()):.3g} against {float(real.std()):.3g}"
+    )
+    if min(len(of_samples), len(of_test)) < 2:
+        return f"Samples and test set have {numbers}."
+    error = math.sqrt(float(of_samples.var()) / len(of_samples) + float(of_test.var()) / len(of_test))
+    if abs(gap) <= 2 * error:
+        return f"The samples are as bright as the test set, within two standard errors ({numbers})."
+    return f"The samples are {'brighter' if gap > 0 else 'darker'} than the test set ({numbers})."
 
 
 def held_out_loss(run: Run) -> tuple[int, Estimate] | None:

@@ -185,8 +185,9 @@ def versions_section(run: Run) -> str:
     if not isinstance(versions, dict) or not isinstance(versions.get("packages", {}), dict):
         return "## Versions\n\nThe file `versions.json` of the run folder is damaged."
     packages = ", ".join(f"{name} {version}" for name, version in versions.get("packages", {}).items())
+    threads = "1 thread" if versions.get("threads") == 1 else f"{versions.get('threads')} threads"
     git = versions.get("git")
     return (
         f"## Versions\n\n`{versions.get('command')}`\n\nPython {versions.get('python')} on {versions.get('system')}, "
-        f"{versions.get('threads')} threads; {packages}{f'; git {git}' if git else ''}."
+        f"{threads}; {packages}{f'; git {git}' if git else ''}."
     )

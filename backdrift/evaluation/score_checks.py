@@ -35,13 +35,13 @@ def verdict(rows: list[Diagnosis]) -> str:
     size, noise = max(known or [(row.curl, row.noise) for row in rows], key=lambda pair: pair[0].value)
     word = "small" if size.value <= GOOD else "moderate" if size.value <= FAIR else "large"
     meaning = {
-        "small": "the scores at different levels of noise fit each other",
-        "moderate": "scores at neighbouring levels of noise fit each other in part",
-        "large": "the scores there are not those of one noised density, so that methods for the density differ",
+        "small": "scores at different levels of noise agree with each other",
+        "moderate": "scores at different levels of noise agree in part",
+        "large": "scores at different levels of noise are not those of one density, so methods for the density differ",
     }
     return (
-        f"The largest {what} is {size.value:.2g}, at noise {noise:.2g}. That is {word}: 0 is exact, and up to {GOOD} "
-        f"counts as small and up to {FAIR} as moderate here; {meaning[word]}."
+        f"The largest {what} is {size.value:.2g}, at noise {noise:.2g}. That is {word}: {meaning[word]}. A true "
+        f"score has 0. Values up to {GOOD} are called small here, and up to {FAIR} moderate."
     )
 
 

@@ -80,8 +80,8 @@ def of_methods(answers: Sequence[Answer], unit: str) -> str:
     if not abs(gap.value) > 2 * gap.standard_error:
         return f"The probability flow and I-MMSE agree within two standard errors ({gap} {unit})."
     return (
-        f"The probability flow and I-MMSE differ by {gap} {unit}, by which the network departs from a true denoiser. "
-        "Differences between models that are smaller than this say little."
+        f"The probability flow and I-MMSE differ by {gap} {unit}, which shows how far the network is from a "
+        "true denoiser. Smaller differences between models mean little."
     )
 
 
@@ -96,7 +96,7 @@ def of_classes(numbers: ClassNumbers) -> str:
 
 
 def of_training(loss: float, held_out: Estimate | None) -> str:
-    """Whether the network has learnt its training samples by heart."""
+    """Whether the network has memorised its training samples."""
     if held_out is None:
         return f"The last training loss is {loss:.4g}. The held-out loss was not measured."
     gap = held_out.value - loss

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
+from backdrift import __version__
 from backdrift.runs.command_line import command_line
 
-REPORTED = ("backdrift", "torch", "numpy", "scipy", "accelerate", "safetensors", "hydra-core", "torchsde")
-"""Packages whose versions are kept, if they are installed."""
+REPORTED = ("torch", "numpy", "scipy", "accelerate", "safetensors", "hydra-core", "torchsde")
+"""Packages whose versions are kept beside ours, if they are installed."""
 
 
 def versions() -> dict[str, Any]:
     """What `versions.json` of a run folder holds."""
-    packages = {}
+    packages = {"backdrift": __version__}  # what is imported, which the records of an editable install may not know
     for name in REPORTED:
         try:
             packages[name] = importlib.metadata.version(name)

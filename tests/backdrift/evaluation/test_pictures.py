@@ -7,8 +7,25 @@ import pytest
 import torch
 
 from backdrift.data import Data
-from backdrift.evaluation.pictures import _at_the_spread_of_the_data
+from backdrift.evaluation.pictures import _at_the_spread_of_the_data, _brightness_in_words
 from backdrift.sde import VE, VP, GaussianSDE
+
+
+@pytest.mark.parametrize(
+    ("shift", "said"),
+    [(0.0, "as bright as"), (0.015, "as bright as"), (0.025, "brighter than"), (-0.025, "darker than")],
+)
+def test_brightness_is_compared_by_its_standard_error(shift: float, said: str) -> None:
+    """200 pictures of brightness 0.4 or 0.6 have a standard error of 0.1/sqrt(199), so a difference has 0.01."""
+    real = torch.tensor([0.4, 0.6], dtype=torch.float64).repeat(100).reshape(200, 1, 1, 1).expand(200, 1, 2, 2)
+    assert said in _brightness_in_words(real + shift, real)
+
+
+def test_a_single_picture_has_no_standard_error() -> None:
+    picture = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64)
+    assert _brightness_in_words(picture, picture) == (
+        "Samples and test set have mean brightness 0.5 against 0.5, standard deviation of all pixels 0 against 0."
+    )
 
 
 @pytest.mark.parametrize("sde", [VP(), VE()], ids=repr)
