@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backdrift.models.accepted_condition import accepted_by
-from backdrift.models.conditions import Label
+from backdrift.models.accepted_condition import AcceptedCondition, accepted_by
+from backdrift.models.conditions import Label, Picture, standardised
 from backdrift.sde import GaussianSDE
 
 CPU = torch.device("cpu")
@@ -24,40 +24,63 @@ BATCHES = (3, 5)
 
 
 class Denoising(nn.Module):
-    """D(x, t), or D(x, t, label) of a network with classes, as a module that can be traced."""
+    """D(x, t), or D(x, t, y) of a network with a condition y, as a module that can be traced.
+
+    Classes, vectors and pictures come as one for each sample, `[batch, ...]`. Vectors and pictures are in the units of
+    the data, and a NaN in them is a missing number.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model, self.sde = model, model.sde
-        accepted = accepted_by(model.network)
-        self.classes = accepted.size if accepted is not None and accepted.kind is Label else 0
+        self.accepted = accepted_by(model.network) or AcceptedCondition()
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        value: Tensor = self.model(x, t) if label is None else self.model(x, t, label)
+    @property
+    def names(self) -> list[str]:
+        """Of the inputs: x, t, and label, vector or picture where the network takes one."""
+        kind = self.accepted.kind
+        return ["x", "t"] if kind is None else ["x", "t", kind.__name__.lower()]
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        if condition is None:
+            value: Tensor = self.model(x, t)
+        elif self.accepted.kind is Label:
+            value = self.model(x, t, condition)
+        else:
+            value = self.model(x, t, standardised(condition, self.model.condition_moments).to(x.dtype))
         return value
 
     def inputs(self, shape: tuple[int, ...], batch: int) -> tuple[Tensor, ...]:
-        """States of all noise levels between the end of the data and that of the noise, their times, and classes."""
+        """States of all noise levels between the end of the data and that of the noise, their times, and conditions.
+
+        Some numbers of vectors and pictures are missing, and all numbers of the last one.
+        """
         generator = torch.Generator().manual_seed(batch)
         t = torch.linspace(self.sde.eps, self.sde.T, batch).clamp(max=self.sde.T)
         x0, eps = torch.randn(2, batch, *shape, generator=generator)
         x = self.sde.perturb(x0, t, eps)
-        if not self.classes:
+        if self.accepted.kind is None:
             return x, t
-        return x, t, torch.randint(0, self.classes + 1, (batch,), generator=generator)
+        if self.accepted.kind is Label:
+            return x, t, torch.randint(0, self.accepted.size + 1, (batch,), generator=generator)
+        pixels = shape[1:] if self.accepted.kind is Picture else ()
+        condition = torch.randn(batch, self.accepted.size, *pixels, generator=generator)
+        moments = self.model.condition_moments
+        if moments is not None:
+            condition = (moments.mean + moments.variance.sqrt() * condition).to(x.dtype)
+        missing = torch.rand(condition.shape, generator=generator) < 0.2
+        missing[-1] = True
+        return x, t, condition.masked_fill(missing, torch.nan)
 
 
 def as_module(model: Any) -> Denoising:
     """The denoiser of a model, to be traced.
 
     Raises:
-        ValueError: if the process is not Gaussian, or the network takes a condition other than a class.
+        ValueError: if the process is not Gaussian.
     """
     if not isinstance(model.sde, GaussianSDE) or not isinstance(model, nn.Module):
         raise ValueError(f"format: expected the denoiser of a Gaussian process, got one of {type(model.sde).__name__}")
-    accepted = accepted_by(model.network)
-    if accepted is not None and accepted.kind not in (None, Label):
-        raise ValueError(f"format: expected a network with classes or without conditions, got {accepted}")
     return Denoising(model)
 
 
@@ -77,7 +100,7 @@ def largest(value: Tensor, other: Tensor) -> float:
 
 
 def write_program(folder: Path, module: nn.Module, shape: tuple[int, ...]) -> float:
-    """`denoiser.pt2`, which takes x `[batch, ...]`, t `[batch]` and perhaps classes `[batch]`.
+    """`denoiser.pt2`, which takes x `[batch, ...]`, t `[batch]` and perhaps a condition `[batch, ...]`.
 
     Returns:
         The largest difference of its outputs from those of the module, for two batches.
@@ -88,7 +111,7 @@ def write_program(folder: Path, module: nn.Module, shape: tuple[int, ...]) -> fl
 
 
 def write_onnx(folder: Path, module: nn.Module, shape: tuple[int, ...]) -> float:
-    """`denoiser.onnx`, with the inputs x, t and perhaps label, and the output x0.
+    """`denoiser.onnx`, with the inputs x, t and perhaps label, vector or picture, and the output x0.
 
     Returns:
         The largest difference of the outputs of onnxruntime from those of the module, for two batches.
@@ -104,8 +127,7 @@ def write_onnx(folder: Path, module: nn.Module, shape: tuple[int, ...]) -> float
         raise ValueError(
             "format=onnx: needs onnx, onnxscript and onnxruntime; pip install 'backdrift[onnx]'"
         ) from error
-    names = ["x", "t", "label"][: len(module.inputs(shape, BATCHES[0]))]
-    file = folder / "denoiser.onnx"
+    names, file = module.names, folder / "denoiser.onnx"
     with quiet():
         torch.onnx.export(
             _program(module, shape),
