@@ -50,7 +50,7 @@ CALIBRATED = 400
 """Rows on which the solver's error is calibrated, at most. The share of new rows that is covered then has a standard
 deviation of 0.7%."""
 
-CALIBRATED_VALUES = 2000
+CALIBRATED_VALUES = 4000
 """With many features the calibration has fewer rows, since each costs as many divergences as there are features."""
 
 ENOUGH_ROWS = 100
