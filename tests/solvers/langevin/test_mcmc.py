@@ -1,25 +1,22 @@
-"""Whole chains: what they converge to, by moments and two-sample tests; adaptation; independence."""
+"""Whole chains: what they converge to, by moments and two-sample tests; independence; what is refused."""
 
 import dataclasses
-import itertools
 import math
 import sys
 from typing import Any
 
 import pytest
 import torch
+from chain_laws import assert_moments, assert_same_law, correlation_of_ends, known, last
 from scipy import stats
 from torch import Tensor
 
 from backdrift.models import LogDensity
 from backdrift.models.targets import Banana, ExampleDensity, Funnel, IllConditionedGaussian, LogisticRegression, Mixture
 from backdrift.solvers import BAOAB, MALA, MALT, ULA, AdjustedBAOAB, ParallelTempering, mcmc
-from backdrift.solvers.langevin.adaptation import DualAveraging
 from backdrift.solvers.langevin.chains import Chains
-from backdrift.solvers.langevin.sampler import Sampler, State
+from backdrift.solvers.langevin.sampler import Sampler
 from backdrift.solvers.langevin.target import evaluator
-from backdrift.solvers.langevin.tempering import geometric
-from backdrift.solvers.langevin.whitening import Moments, windows
 
 F64 = torch.float64
 
@@ -28,17 +25,6 @@ F64 = torch.float64
 def seeded() -> None:
     """Points that a test draws without a generator are the same in every run."""
     torch.manual_seed(0)
-
-
-def known(value: Tensor | None) -> Tensor:
-    """A tensor that is there."""
-    assert value is not None
-    return value
-
-
-def last(chains: Chains) -> Tensor:
-    """The last draw of every chain: independent numbers, with errors that need no autocorrelation."""
-    return chains.draws[:, -1]
 
 
 def test_chains_are_shown_in_one_line() -> None:
@@ -62,23 +48,6 @@ def test_chains_are_shown_in_one_line() -> None:
         "Chains(4 chains of 500 draws of shape [2, 3]: acceptance 0.57, step 0.5, exchanges accepted 0.30; "
         "1000 gradients a chain and 300 in the warm-up, 1.5 s, seed 7)"
     )
-
-
-def assert_same_law(x: Tensor, y: Tensor, level: float = 1e-3) -> None:
-    """Two-sample Kolmogorov-Smirnov tests of each component, at `level` in all."""
-    for i in range(x.shape[1]):
-        p = stats.ks_2samp(x[:, i].numpy(), y[:, i].numpy()).pvalue
-        assert p > level / x.shape[1], (i, p)
-
-
-def assert_moments(x: Tensor, mean: Tensor, sd: Tensor, errors: float = 4.5) -> None:
-    """Mean and variance of independent draws within so many standard errors."""
-    n = len(x)
-    centred = x - mean
-    variance = centred.square()
-    assert (centred.mean(0).abs() < errors * x.std(0) / n**0.5).all(), centred.mean(0) / (x.std(0) / n**0.5)
-    gap = (variance.mean(0) - sd.square()) / (variance.std(0) / n**0.5)
-    assert (gap.abs() < errors).all(), gap
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -182,20 +151,6 @@ def test_a_chain_does_not_know_the_others(sampler: Sampler) -> None:
     assert (together.draws[0] - together.draws[1]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize(
-    ("sampler", "power"),
-    [(ULA(), 3), (MALA(), 3), (BAOAB(), 4), (AdjustedBAOAB(), 4)],
-    ids=lambda value: str(value)[:5],
-)
-def test_first_steps_shrink_as_the_dimension_grows(sampler: Sampler, power: int) -> None:
-    """As d^(-1/3) without momentum (Roberts & Rosenthal 1998) and as d^(-1/4) with it.
-
-    In one dimension all are below 2, where the step of a standard normal target becomes unstable.
-    """
-    assert sampler.first_step(7) / sampler.first_step(7 * 2**power) == pytest.approx(2)
-    assert 0.1 < sampler.first_step(1) < 2
-
-
 def test_thinning_keeps_every_so_many_and_shapes_pass_through() -> None:
     well = LogDensity(lambda x: -x.square().sum((1, 2)))
     x0 = torch.randn(3, 2, 2, dtype=F64)
@@ -253,178 +208,15 @@ def test_gradients_are_counted_right() -> None:
         assert chains.gradients == 60 * each
 
 
-def left(time: float, friction: float) -> float:
-    """The correlation that underdamped dynamics leaves after a time in a Gaussian direction of unit variance."""
-    q = math.sqrt(1 - friction**2 / 4)
-    return math.exp(-friction * time / 2) * (math.cos(q * time) + friction / (2 * q) * math.sin(q * time))
-
-
-@pytest.mark.parametrize("d", [10, 300])
-def test_malt_begins_with_the_step_that_a_unit_gaussian_accepts_as_it_should(d: int) -> None:
-    # r has the standard deviation h^2/4 sqrt(d (1 - rho^2)) = 0.504 sqrt(1 - rho^2), rho the correlation that
-    # a trajectory leaves; where it is normal, in many dimensions, the mean acceptance is 2 Phi(-sd/2).
-    n = 4000
-    x0 = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=F64)
-    unit = LogDensity(lambda x: -0.5 * x.square().sum(-1), lambda x: -x)
-    h, steps = MALT().first_step(d), MALT().evaluations(d)
-    chains = mcmc(unit, MALT(step=h, steps=steps), x0, 1)
-    rho = left(steps * h, MALT().friction)
-    exact = math.erfc(h**2 * (d * (1 - rho**2)) ** 0.5 / 8 / 2**0.5)
-    rate = chains.acceptance
-    assert abs(float(rate.mean()) - exact) < 4 * float(rate.std()) / n**0.5 + 0.01, (rate.mean(), exact)
-    assert exact == pytest.approx(0.8, abs=0.02)
-
-
 @pytest.mark.parametrize("friction", [0.0, 0.5, 1.0])
 def test_malt_chains_have_the_correlation_of_the_dynamics(friction: float) -> None:
     n, time = 20000, 2.0
     x0 = torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=F64)
     unit = LogDensity(lambda x: -0.5 * x.square().sum(-1), lambda x: -x)
     x = mcmc(unit, MALT(step=0.1, length=time, friction=friction), x0, 1).draws.reshape(n)
-    x0, rho = x0.reshape(n), left(time, friction)
+    x0, rho = x0.reshape(n), correlation_of_ends(time, friction)
     for values, exact in ((x0 * x, rho), ((x0**2 - 1) * (x**2 - 1) / 2, rho**2)):
         assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / n**0.5, (exact, values.mean())
-
-
-@pytest.mark.parametrize("rate", [0.4, 0.8])
-def test_step_adapts_to_the_acceptance_asked_for(rate: float) -> None:
-    target = IllConditionedGaussian(10, 1.0)
-    chains = mcmc(target, MALA(target_acceptance_rate=rate), target.start(32), 400, warmup=1500)
-    # One chain's adapted step is itself random; the mean over 32 is tight.
-    assert float(chains.acceptance.mean()) == pytest.approx(rate, abs=0.03)
-    assert float(chains.acceptance.std()) < 0.06
-
-
-def test_unadjusted_step_adapts_to_the_bias_asked_for() -> None:
-    bias = 0.03
-    # ULA on an isotropic Gaussian: E[r^2]/d = 4 b^3 at a relative bias b of the variance.
-    target = LogDensity(lambda x: -0.5 * (x / 3).square().sum(-1))
-    chains = mcmc(target, ULA(target_energy_error=4 * bias**3), torch.randn(32, 8, dtype=F64), 800, warmup=1200)
-    wanted = 2 * 9 * bias
-    assert float(chains.step.mean()) == pytest.approx(wanted, rel=0.1)
-    square = chains.draws.square().mean((1, 2))
-    exact = 9 / (1 - float(chains.step.mean()) / 18)
-    assert abs(float(square.mean()) - exact) < 4 * float(square.std()) / 32**0.5
-
-
-def test_dual_averaging_finds_the_root_of_a_noisy_signal() -> None:
-    torch.manual_seed(0)
-    tuning = DualAveraging(torch.full((200, 1), 0.01, dtype=F64))
-    for _ in range(2000):
-        tuning(0.5 * (2.0 - tuning.step.squeeze(1)).clamp(-1, 1) + 0.2 * torch.randn(200, dtype=F64))
-    assert float(tuning.average.log().mean()) == pytest.approx(math.log(2.0), abs=0.05)
-
-
-@pytest.mark.parametrize("kind", ["diagonal", "dense"])
-def test_whitening_from_scores_is_the_covariance_of_a_gaussian_however_short_the_chain(kind: Any) -> None:
-    generator = torch.Generator().manual_seed(0)
-    root = torch.randn(4, 4, generator=generator, dtype=F64)
-    covariance = root @ root.T + 0.1 * torch.eye(4, dtype=F64)
-    if kind == "diagonal":
-        covariance = covariance.diagonal().diag()
-    precision = torch.linalg.inv(covariance)
-    moments = Moments(torch.zeros(3, 4, dtype=F64), kind)
-    x = torch.randn(3, 4, generator=generator, dtype=F64)
-    for _ in range(30):  # a slow walk that has seen next to nothing of the density
-        x = x + 0.01 * torch.randn(3, 4, generator=generator, dtype=F64)
-        moments(x, -x @ precision)
-    learnt = moments.root()
-    learnt = learnt.diag_embed().square() if kind == "diagonal" else learnt @ learnt.mT
-    torch.testing.assert_close(learnt, covariance.expand(3, 4, 4), rtol=0.05, atol=0.05)
-
-
-def test_whitening_cures_ill_conditioning() -> None:
-    target = IllConditionedGaussian(10, 1e4)
-    least = {}
-    choices: tuple[Any, ...] = ("none", "diagonal", "dense", known(target.sd))
-    for whitening in choices:
-        chains = mcmc(target, MALA(), target.sample(8), 400, warmup=400, whitening=whitening)
-        least[str(whitening)[:5]] = float(chains.ess("mean").min()) / 8 / chains.gradients
-    given = least.pop("tenso")
-    assert least["none"] < 0.02
-    assert least["diago"] > 0.8 * given and least["dense"] > 0.8 * given
-
-
-def test_windows_double_and_leave_the_last_quarter() -> None:
-    assert windows(1000) == [25, 75, 175, 750]
-    assert windows(30) == []
-    assert windows(100) == [25, 75]
-    for warmup in range(34, 2000, 7):
-        ends = windows(warmup)
-        assert ends and ends[-1] <= 0.75 * warmup and ends == sorted(set(ends))
-
-
-def test_tempering_weighs_modes_that_one_chain_never_sees_together() -> None:
-    target = Mixture(10.0)
-    x0 = torch.randn(120, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
-    x0[:, 0] += 10  # all in the mode of weight 0.1
-    stuck = mcmc(target, MALA(), x0, 100, warmup=200)
-    assert float((stuck.draws[..., 0] > 4).double().mean()) > 0.98
-    chains = mcmc(target, ParallelTempering(temperatures=geometric(50.0, 6)), x0, 500, warmup=400)
-    exchange = known(chains.exchange)
-    assert exchange.shape == (120, 5) and float(exchange.mean(0).min()) > 0.2
-    nearest = torch.cdist(chains.draws.reshape(-1, 2), target.density.means).argmin(1).reshape(120, -1)
-    for mode, weight in enumerate((0.1, 0.2, 0.3, 0.4)):
-        share = (nearest == mode).double().mean(1)
-        assert abs(float(share.mean()) - weight) < 4 * float(share.std()) / 120**0.5, mode
-
-
-@pytest.mark.parametrize(("hottest", "replicas"), [(50.0, 6), (16.0, 2), (3.0, 9)])
-def test_the_ladder_rises_from_1_to_the_hottest_by_one_factor(hottest: float, replicas: int) -> None:
-    ladder = geometric(hottest, replicas)
-    assert len(ladder) == replicas and ladder[0] == 1 and ladder[-1] == pytest.approx(hottest, rel=1e-12)
-    factor = hottest ** (1 / (replicas - 1))
-    assert [b / a for a, b in itertools.pairwise(ladder)] == pytest.approx([factor] * (replicas - 1))
-    for bad in ((1.0, 4), (0.5, 4), (math.inf, 4), (4.0, 1), (4.0, 2.5)):
-        with pytest.raises(ValueError, match=r"^(hottest|replicas): "):
-            geometric(*bad)
-
-
-class Shifted:
-    """N(m, I) with a mean for each chain."""
-
-    def __init__(self, means: Tensor) -> None:
-        self.means = means
-
-    def select(self, indices: Tensor) -> "Shifted":
-        return Shifted(self.means[indices])
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return -0.5 * (x - self.means).square().sum(-1)
-
-    def score(self, x: Tensor) -> Tensor:
-        return self.means - x
-
-
-def test_replicas_of_a_chain_have_what_its_target_holds_for_it() -> None:
-    means = torch.tensor([[-8.0], [0.0], [5.0], [20.0]], dtype=F64)
-    sampler = ParallelTempering(temperatures=(1.0, 2.0, 4.0))
-    chains = mcmc(Shifted(means), sampler, means.clone(), 1500, warmup=200, seed=1)
-    error = chains.draws.std(1) / (chains.draws.shape[1] / 4) ** 0.5  # at least one draw in four is worth a new one
-    assert ((chains.draws.mean(1) - means).abs() < 4.5 * error).all()
-    assert float((chains.draws.var(1) - 1).abs().max()) < 0.25
-    alone = mcmc(Shifted(means[2:3]), sampler, means[2:3].clone(), 20, warmup=20, seed=1, first=2)
-    among = mcmc(Shifted(means), sampler, means.clone(), 20, warmup=20, seed=1)
-    torch.testing.assert_close(alone.draws, among.draws[2:3], rtol=1e-9, atol=1e-9)
-
-
-def test_exchange_keeps_every_temperature() -> None:
-    # Exact draws of N(0, tau) at each temperature stay so: 20 000 ladders, one exchange of each parity.
-    n, taus = 20000, (1.0, 2.0, 3.5)
-    sampler = ParallelTempering(temperatures=taus)
-    generator = torch.Generator().manual_seed(0)
-    tau = torch.tensor(taus, dtype=F64).repeat(n)
-    x = tau.sqrt().unsqueeze(1) * torch.randn(3 * n, 1, generator=generator, dtype=F64)
-    state = State(x, -x / tau.unsqueeze(1), -0.5 * x.square().squeeze(1) / tau)
-    for turn in (0, 1):
-        state, rate = sampler.exchange(state, torch.randn(3 * n, generator=generator, dtype=F64), turn)
-        assert 0.3 < float(rate[:, turn].mean()) < 0.95 and rate[:, 1 - turn].isnan().all()
-    assert (state.x != x).any(1).double().mean() > 0.3
-    for k, value in enumerate(taus):
-        assert stats.kstest(state.x[k::3, 0].numpy() / value**0.5, "norm").pvalue > 1e-3
-    # Scores and log-densities are those of the new place at its new temperature.
-    torch.testing.assert_close(state.score, -state.x / tau.unsqueeze(1))
-    torch.testing.assert_close(state.log_prob, -0.5 * state.x.square().squeeze(1) / tau)
 
 
 def test_logistic_posterior_agrees_with_quadrature() -> None:
@@ -458,18 +250,6 @@ def test_every_adjusted_sampler_has_the_logistic_posterior_of_a_long_mala_run() 
             z = gap / (chains.standard_error(of).square() + reference.standard_error(of).square()).sqrt()
             assert float(z.abs().max()) < 4, (sampler, of, z)
             assert float(z.square().mean()) < 2, (sampler, of, z)  # 1 but for chance, with correlated components
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-def test_tempering_agrees_on_the_mixture_of_the_command(seed: int) -> None:
-    target = Mixture(3.0)
-    sampler = ParallelTempering(temperatures=(1.0, 2.0, 4.0, 8.0, 16.0))
-    chains = mcmc(target, sampler, target.start(8, seed), 4000, warmup=1000, whitening="dense", seed=seed)
-    assert float(chains.rhat().max()) < 1.01
-    for of in ("mean", "sd"):
-        z = (getattr(chains, of)() - getattr(target, of)) / chains.standard_error(of)
-        assert float(z.abs().max()) < 4, (of, z)
 
 
 def test_effective_size_of_a_known_autoregression() -> None:
