@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
 
 TESTED = 20
-"""The least number of simulations that a diagnosis needs."""
+"""The least number of simulations that a diagnosis needs, and that a posterior is learnt from."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class _Answer:
     log_prob: np.ndarray | None
     error: np.ndarray | None
     diagnosis: Diagnosis
-    warned: tuple[str, ...]
+    warned: tuple[str, ...] = ()
 
 
 def main(config: DictConfig) -> None:
@@ -42,25 +42,32 @@ def main(config: DictConfig) -> None:
         FileNotFoundError: if a file is missing.
         ValueError: if a file does not hold what is expected, or there are too few simulations.
     """
-    simulations = read_simulations(Path(str(config.data.path)).expanduser(), config.data.parameters)
-    observed = read_observations(Path(str(config.observation.path)).expanduser(), simulations)
+    data, observation = config.data, config.observation
+    simulations = read_simulations(Path(str(data.path)).expanduser(), data.parameters, data.header, data.index)
+    path = Path(str(observation.path)).expanduser()
+    found = read_observations(path, simulations, observation.header, observation.index)
+    observed = found.x
     if len(observed) > 1 and config.observation.rows == "single":
         raise ValueError(
             f"observation.rows: expected repeated or each for a file of {len(observed)} observations, got single"
         )
     for note in simulations.notes:
         print(f"data: {note}")
-    with advising("interrupted; nothing is kept"):
+    for note in found.notes:
+        print(f"observation: {note}")
+    with advising("interrupted; nothing is kept"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
         posterior, held = _fitted(config, simulations)
         answer = _answer(config, posterior, simulations, observed, held)
+    warned = tuple(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)))
     run = Run.create(config)
     try:
-        files = _write(run, config, posterior, simulations, answer)
+        files = _write(run, config, posterior, simulations, replace(answer, warned=warned))
     except BaseException:
         run.discard()
         raise
-    for warned in answer.warned:
-        print(f"warning: {warned}")
+    for said in warned:
+        print(f"warning: {said}")
     print(answer.diagnosis, files, sep="\n")
 
 
@@ -69,13 +76,14 @@ def _fitted(config: DictConfig, simulations: Simulations) -> tuple[SimulationPos
     n = len(simulations.theta)
     order = np.random.default_rng(config.seed).permutation(n)
     held = order[: round(config.data.test * n)]
-    if len(simulations.x) == n and len(held) < TESTED:
-        raise ValueError(
-            f"data.test: expected a share that holds back at least {TESTED} of the {n} simulations, got "
-            f"{config.data.test}, which holds back {len(held)}"
-        )
+    if n < 2 * TESTED:
+        raise ValueError(f"data.path={config.data.path}: expected at least {2 * TESTED} simulations, got {n}")
     kept = order[len(held) :]
-    x = simulations.x[kept] if len(simulations.x) == n else simulations.x  # of another length: `fit` says what is wrong
+    if min(len(held), len(kept)) < TESTED:
+        raise ValueError(
+            f"data.test: expected a share that holds back at least {TESTED} of the {n} simulations and leaves as many, "
+            f"got {config.data.test}, which holds back {len(held)} and leaves {len(kept)}"
+        )
     posterior = SimulationPosterior(
         members=config.members,
         hidden=config.hidden,
@@ -84,7 +92,7 @@ def _fitted(config: DictConfig, simulations: Simulations) -> tuple[SimulationPos
         random_state=config.seed,
         verbose=sys.stderr.isatty(),
     )
-    posterior.fit(simulations.theta[kept], x, prior=_prior(config, simulations.theta.shape[1]))
+    posterior.fit(simulations.theta[kept], simulations.x[kept], prior=_prior(config, simulations.theta.shape[1]))
     return posterior, held
 
 
@@ -110,12 +118,9 @@ def _answer(
     """Draws, densities and the diagnosis. Warnings are kept for the report."""
     several = config.observation.rows if len(observed) > 1 else "single"
     diagnosis = posterior.diagnose(simulations.theta[held], simulations.x[held], random_state=config.seed)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        draws = posterior.sample(
-            observed, config.draws, repeated=several == "repeated", each=several == "each", random_state=config.seed
-        )
-    warned = tuple(dict.fromkeys(str(one.message) for one in caught))
+    draws = posterior.sample(
+        observed, config.draws, repeated=several == "repeated", each=several == "each", random_state=config.seed
+    )
     log_prob = error = None
     if several != "repeated":
         given = [observed] if several == "single" else [row[None] for row in observed]
@@ -126,7 +131,7 @@ def _answer(
                 for rows, x in zip(draws.reshape(len(given), config.draws, -1), given, strict=True)
             ]
         log_prob, error = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return _Answer(draws.reshape(-1, draws.shape[-1]), log_prob, error, diagnosis, warned)
+    return _Answer(draws.reshape(-1, draws.shape[-1]), log_prob, error, diagnosis)
 
 
 def _write(
@@ -171,7 +176,8 @@ def _report(posterior: SimulationPosterior, simulations: Simulations, answer: _A
     rows = ["| parameter | mean | standard deviation | 5% | 50% | 95% |", "| --- | --- | --- | --- | --- | --- |"]
     for name, column in zip(simulations.names, answer.draws.T, strict=True):
         quantiles = " | ".join(f"{q:.5g}" for q in np.quantile(column, [0.05, 0.5, 0.95]))
-        rows.append(f"| {name} | {column.mean():.5g} | {column.std(ddof=1):.5g} | {quantiles} |")
+        spread = f"{column.std(ddof=1):.5g}" if len(column) > 1 else "not known of one draw"
+        rows.append(f"| {name} | {column.mean():.5g} | {spread} | {quantiles} |")
     density = (
         "`log_prob` is in nats, in the units of the parameters. `log_prob_error` is the numerical error of it, a "
         "standard deviation. It does not say how far the model is from the true posterior."

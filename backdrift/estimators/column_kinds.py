@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from backdrift.estimators.table_checks import check_times
+from backdrift.sde.value_types import require
+
 KINDS = ("number", "positive", "share", "angle", "category", "constant")
 
 FEW = 20
@@ -98,9 +101,13 @@ def suggest(X: Any, kinds: Mapping[Any, str] | None = None, verbose: bool = True
     table = X if hasattr(X, "columns") else None
     width = X.shape[1] if table is not None else np.shape(X)[1]
     names = [str(n) for n in table.columns] if table is not None else [f"column {k}" for k in range(width)]
+    require("kinds", kinds, dict | None)
     kinds = {str(key) if table is not None else f"column {key}": kind for key, kind in (kinds or {}).items()}
     for key, kind in kinds.items():
         if key not in names:
+            if table is None:
+                shown = key.removeprefix("column ")
+                raise ValueError(f"kinds: expected numbers of columns from 0 to {width - 1}, got {shown}")
             raise ValueError(f"kinds: expected names of columns, got {key!r}; there are {', '.join(names[:8])}")
         if kind not in KINDS:
             raise ValueError(f"kinds: expected one of {', '.join(KINDS)} for {key}, got {kind!r}")
@@ -143,7 +150,14 @@ def _decided(name: str, values: np.ndarray, asked: str | None, dtype: str) -> Co
     known = values[~missing(values)]
     if len(known) == 0:
         raise ValueError(f"X: {name} is missing in all {len(values)} rows; leave it out")
-    levels = tuple(sorted(set(known.tolist()), key=lambda v: (isinstance(v, str), v)))
+    if asked != "category":
+        check_times(f"X: {name}", known, ", or call it a category with `kinds`")
+    # Numbers come first, and values of other types by the name of their type, since they may not be comparable.
+    levels = tuple(
+        sorted(set(known.tolist()), key=lambda v: ("" if isinstance(v, (int, float)) else type(v).__name__, v))
+    )
+    if asked == "constant" and len(levels) > 1:
+        raise ValueError(f"kinds: {name} is said to be 'constant', so that one value is expected, got {len(levels)}")
     try:
         numbers = np.asarray(known, dtype=np.float64)
     except (TypeError, ValueError):
@@ -169,6 +183,9 @@ def _number(name: str, numbers: np.ndarray, asked: str | None) -> Column:
         expected = "above 0" if asked == "positive" else "between 0 and 1"
         raise ValueError(f"kinds: {name} is said to be {asked!r}, so that values {expected} are expected, got {low:g} "
                          f"to {high:g}")  # fmt: skip
+    if asked == "angle" and high - low > 1.001 * TURN:
+        raise ValueError(f"kinds: {name} is said to be 'angle', so that radians within one turn of 2 pi are expected, "
+                         f"got {low:g} to {high:g}; degrees times pi/180 are radians")  # fmt: skip
     if asked == "angle":
         turned = np.sort(numbers % TURN)
         gaps = np.diff(np.append(turned, turned[0] + TURN))

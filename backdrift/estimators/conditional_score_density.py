@@ -17,8 +17,9 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 from torch import Tensor
 
 from backdrift.estimators.flow_density import FlowDensity
-from backdrift.estimators.whitening import whitening
-from backdrift.sde.checks import require_integer, require_number
+from backdrift.estimators.table_checks import check_targets, levels_of, numbers_of, seed_of, whole_number
+from backdrift.estimators.whitening import LEAST_SPREAD, whitening
+from backdrift.sde.checks import require_number
 
 NODES = 64
 """Quantiles of one target from which its mean and its score are computed. It is a power of 2, as Sobol points ask."""
@@ -34,10 +35,6 @@ FOLDS = 10
 
 PENALTIES = np.logspace(-3, 5, 17)
 """The penalties of ridge regression from which cross-validation chooses, for standardised features."""
-
-LEAST_SPREAD = 1e-6
-"""The least standard deviation of the residuals, in those of the targets. Without it the density of a target that is a
-linear function of the features would be infinite."""
 
 
 class ConditionalScoreDensity(RegressorMixin, FlowDensity):
@@ -108,6 +105,8 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         """
         self._check_arguments()
         names = list(map(str, Y.columns)) if hasattr(Y, "columns") else None
+        check_targets(Y)
+        numbers_of(self, X, missing=True)
         X, y = validate_data(
             self, X, Y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=3, multi_output=True
         )
@@ -117,7 +116,8 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         self._measure_features(X)
         self.units_ = self._units_of(y, "Y", names)
         u = self.units_.standardised(torch.tensor(y)).numpy()
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self._warn_of_dependence("Y", u)
+        seed = seed_of(self.random_state)
         seen = self._seen(X)
         ridge = RidgeCV(PENALTIES, alpha_per_target=True)
         folds = KFold(min(FOLDS, len(y)), shuffle=True, random_state=seed)
@@ -141,7 +141,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
     def _checked(self, X: Any) -> np.ndarray:
         """New features, `[n, n_features]`."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
+        X = numbers_of(self, X, missing=True, reset=False)
         new = np.isnan(X).any(0) & ~self.missing_
         if new.any():
             raise ValueError(
@@ -165,8 +165,10 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
 
     def _targets(self, Y: Any, X: np.ndarray) -> np.ndarray:
         """New targets, `[n, n_targets]`."""
+        check_targets(Y)
         y = check_array(Y, dtype=np.float64, ensure_2d=False, input_name="Y")
-        check_consistent_length(X, y)
+        if len(y) != len(X):
+            raise ValueError(f"Y: expected targets for each of the {len(X)} rows of X, got {len(y)}")
         y = y.reshape(len(y), -1)
         if y.shape[1] != self.n_targets_:
             raise ValueError(f"Y: expected {self.n_targets_} targets, as in the fit, got {y.shape[1]}")
@@ -218,8 +220,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
             ValueError: if `n` is below 1.
         """
         X = self._checked(X)
-        require_integer("n", n, 1)
-        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        n, seed = whole_number("n", n), seed_of(random_state)
         return self._shaped(self._drawn(X, n, seed))
 
     def predict(self, X: Any) -> np.ndarray:
@@ -245,9 +246,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
             ValueError: if a level is not between 0 and 1.
         """
         X = self._checked(X)
-        levels = np.atleast_1d(np.asarray(q, dtype=np.float64))
-        for level in levels.tolist():
-            require_number("q", level, above=0, below=1)
+        levels = np.atleast_1d(levels_of("q", q))
         if self.n_targets_ == 1:
             found = self._carried(X, ndtri(levels)[:, None])
         else:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import DensityMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -23,7 +22,6 @@ from backdrift.estimators.flow_density import FlowDensity
 from backdrift.estimators.normal_with_missing import Split, covariance_with_missing, split
 from backdrift.estimators.subset_network import SubsetNetwork
 from backdrift.sde import DataMoments
-from backdrift.sde.checks import require_integer
 
 COPIES = 20_000
 """About how many splits of the rows into targets and given columns are drawn for each network."""
@@ -181,7 +179,10 @@ class TableDensity(DensityMixin, FlowDensity):
         self.log_prior_ = np.log(share)
 
     def _table(self, X: Any, reset: bool) -> Any:
-        checked = validate_data(self, X, dtype=None, ensure_all_finite=False, ensure_min_samples=3 if reset else 1,
+        for k, column in enumerate(check_columns("X", X)):
+            check_levels("X", k, column)
+        plain = X.astype(object) if hasattr(X, "columns") else X  # scikit-learn refuses the dtypes of dates
+        checked = validate_data(self, plain, dtype=None, ensure_all_finite=False, ensure_min_samples=3 if reset else 1,
                                 reset=reset)  # fmt: skip
         return X if hasattr(X, "columns") else checked
 
@@ -195,6 +196,7 @@ class TableDensity(DensityMixin, FlowDensity):
         for place, k in enumerate(self._number):
             absent = missing(table[:, k])
             values = np.full(n, np.nan)
+            check_numbers(f"X: {self.columns_[k].name}", table[~absent, k], rows=np.flatnonzero(~absent))
             values[~absent] = table[~absent, k].astype(np.float64)
             h[:, place], slope[:, place] = self.columns_[k].forward(values)
         for place, k in enumerate(self._category):
@@ -275,13 +277,36 @@ class TableDensity(DensityMixin, FlowDensity):
         names = [column.name for column in self.columns_]
         found = set()
         for column in [columns] if isinstance(columns, (str, int)) else columns:
-            if isinstance(column, (int, np.integer)) and 0 <= column < len(names):
-                found.add(int(column))
-            elif column in names:
+            number = int(column) if is_integer(column) or isinstance(column, np.integer) else -1
+            if isinstance(column, str) and column in names:
                 found.add(names.index(column))
+            elif str(number) in names:  # labels that are numbers
+                found.add(names.index(str(number)))
+            elif 0 <= number < len(names):
+                found.add(number)
             else:
-                raise ValueError(f"{name}: expected names or numbers of the {len(names)} columns, got {column!r}")
+                listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+                raise ValueError(
+                    f"{name}: expected names ({listed}) or numbers from 0 of the {len(names)} columns, got {column!r}"
+                )
         return found
+
+    def _check_given(self, X: Any, known: set[int], slope: np.ndarray, codes: np.ndarray) -> None:
+        """Refuse given values that their kind does not allow, of which nothing was learnt."""
+        table = X.to_numpy(dtype=object) if hasattr(X, "columns") else np.asarray(X)
+        wrong = {k: codes[:, place] == -2 for place, k in enumerate(self._category)}
+        wrong |= {k: np.isneginf(slope[:, place]) for place, k in enumerate(self._number)}
+        for k, column in enumerate(self.columns_):
+            if column.kind == "constant":
+                wrong[k] = ~missing(table[:, k]) & (table[:, k] != column.levels[0])
+        for k in sorted(known):
+            if wrong[k].any():
+                row, column = int(wrong[k].argmax()), self.columns_[k]
+                known_of = f", expected one of {', '.join(map(str, column.levels[:8]))}" if column.levels else ""
+                raise ValueError(
+                    f"X: {column.name} holds {table[row, k]!r} in row {row}, which a {column.kind} column of this fit "
+                    f"cannot hold, so that nothing is known given it{known_of}"
+                )
 
     def _roles(self, chosen: set[int], codes: np.ndarray, h: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """Which numbers are among the chosen columns and known, and the levels of chosen categories."""
@@ -290,7 +315,7 @@ class TableDensity(DensityMixin, FlowDensity):
         return torch.from_numpy(numbers & ~np.isnan(h)), np.where(categories, codes, -1)
 
     def log_prob(
-        self, X: Any, columns: Sequence[Any] | None = None, given: Sequence[Any] = (), return_std: bool = False
+        self, X: Any, columns: Sequence[Any] | None = None, given: Sequence[Any] | None = (), return_std: bool = False
     ) -> Any:
         r"""log p(columns | given) of each row in nats, in the units of X.
 
@@ -312,11 +337,13 @@ class TableDensity(DensityMixin, FlowDensity):
         """
         check_is_fitted(self)
         X = self._table(X, reset=False)
-        known = self._chosen("given", given)
+        known = self._chosen("given", () if given is None else given)
         asked = self._chosen("columns", columns) - (known if columns is None else set())
         if asked & known:
-            raise ValueError(f"given: expected other columns than the targets, got {sorted(asked & known)} in both")
+            both_names = ", ".join(self.columns_[k].name for k in sorted(asked & known))
+            raise ValueError(f"given: expected other columns than the targets, got {both_names} in both")
         h, slope, codes = self._mapped(X)
+        self._check_given(X, known, slope, codes)
         target, target_codes = self._roles(asked, codes, h)
         seen, seen_codes = self._roles(known, codes, h)
         both = np.where(target_codes == -1, seen_codes, target_codes)
@@ -393,10 +420,9 @@ class TableDensity(DensityMixin, FlowDensity):
         """
         check_is_fitted(self)
         X = self._table(X, reset=False)
-        h, _, codes = self._mapped(X)
-        if (codes == -2).any():
-            raise ValueError("X: expected levels that were in the fit, got another one")
-        generator = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
+        h, slope, codes = self._mapped(X)
+        self._check_given(X, set(range(len(self.columns_))), slope, codes)
+        generator = np.random.default_rng(seed_of(random_state))
         u, known = self._standardised(h), torch.from_numpy(~np.isnan(h))
         log_weight, _ = self._log_weights(u, known, codes, False)
         share = np.exp((log_weight - log_weight.logsumexp(1, keepdim=True)).numpy()).cumsum(1)
@@ -433,7 +459,7 @@ class TableDensity(DensityMixin, FlowDensity):
             ValueError: if `n_samples` is below 1.
         """
         check_is_fitted(self)
-        require_integer("n_samples", n_samples, 1)
+        n_samples = whole_number("n_samples", n_samples)
         empty = np.full((n_samples, len(self.columns_)), None, dtype=object)
         if hasattr(self, "feature_names_in_"):
             import pandas

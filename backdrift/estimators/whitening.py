@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 from sklearn.covariance import ledoit_wolf
 
+LEAST_SPREAD = 1e-6
+"""The least standard deviation of an axis, in those of the columns. Without it the density of a column that is a
+linear function of the others would be infinite."""
+
 
 def whitening(rows: np.ndarray, least: float = 0.0) -> tuple[np.ndarray, float]:
     """W such that W u has the covariance I, and log|det W| in nats, for the covariance of Ledoit & Wolf (2004).

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
 from torch import Tensor
+
+from backdrift.estimators.table_checks import LARGEST
 
 
 def finite(name: str, value: object) -> Tensor:
@@ -20,16 +22,27 @@ def finite(name: str, value: object) -> Tensor:
         value = value.detach().cpu().numpy()
     if issparse(value):
         raise ValueError(f"{name}: expected a dense array, got a sparse one, which is not supported")
+    if value is None:
+        raise ValueError(f"{name}: expected numbers, got None")
     try:
         given = np.asarray(value)
+        if given.dtype.kind in "mM":
+            raise ValueError(f"{name}: expected numbers, got dates or times; write them as numbers, such as seconds")
         array = np.asarray(given.real, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
+        if str(error).startswith(f"{name}: "):
+            raise
         raise ValueError(f"{name}: expected numbers, got {type(value).__name__} that holds something else") from None
     if np.iscomplexobj(given):
         raise ValueError(f"{name}: expected real numbers, got complex ones. Complex data not supported")
     if not np.isfinite(array).all():
-        bad = int((~np.isfinite(array.reshape(len(array), -1) if array.ndim else array)).any(-1).sum())
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinite ones in {bad} of {len(array)} rows")
+        rows = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
+        bad = int((~np.isfinite(rows)).any(1).sum())
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinite ones in {bad} of {len(rows)} rows")
+    if array.size and (largest := float(np.abs(array).max())) > LARGEST:
+        raise ValueError(
+            f"{name}: expected numbers of at most {LARGEST:g} in magnitude, got {largest:g}; write them in another unit"
+        )
     return torch.from_numpy(array.copy())
 
 
@@ -43,6 +56,20 @@ def finite_rows(name: str, value: object) -> Tensor:
     if rows.ndim == 0 or rows.numel() == 0:
         raise ValueError(f"{name}: expected rows [n, ...], got shape {list(rows.shape)}")
     return rows[:, None] if rows.ndim == 1 else rows
+
+
+def simulated(simulator: Callable[[np.ndarray], object], theta: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """What a simulator gives for parameters `[k, d]`: observations `[k, *shape]`, float64.
+
+    Raises:
+        ValueError: if it gives another shape or values that are not finite numbers.
+    """
+    x = finite("simulator", simulator(theta))
+    if x.ndim == 1 and tuple(shape) == (1,):
+        x = x[:, None]
+    if tuple(x.shape) != (len(theta), *shape):
+        raise ValueError(f"simulator: expected observations of shape {[len(theta), *shape]}, got {list(x.shape)}")
+    return x.numpy()
 
 
 def observations(x_o: object, shape: Sequence[int], repeated: bool, each: bool) -> Tensor:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from backdrift.estimators.table_checks import whole_number
 from backdrift.posteriors.arguments import finite
-from backdrift.sde.checks import require_integer
+from backdrift.posteriors.parameter_maps import stated_bounds
+from backdrift.sde.value_types import got
 
 if TYPE_CHECKING:
     from backdrift.posteriors.simulation_posterior import SimulationPosterior
@@ -38,6 +40,8 @@ class LogEvidence:
 
     def __sub__(self, other: LogEvidence) -> LogEvidence:
         """The difference, whose error is that of independent estimates."""
+        if not isinstance(other, LogEvidence):
+            return NotImplemented
         return LogEvidence(
             self.value - other.value, math.hypot(self.error, other.error), np.concatenate([self.terms, -other.terms])
         )
@@ -78,7 +82,10 @@ def log_evidence(
     Raises:
         ValueError: if the shapes of the two estimators do not fit together, or the prior is none of these.
     """
-    require_integer("n", n, 2)
+    n = whole_number("n", n, 2)
+    for name, one in (("posterior", posterior), ("likelihood", likelihood)):
+        if not hasattr(one, "parameters_"):
+            raise ValueError(f"{name}: expected a fitted SimulationPosterior, got {got(one)}")
     seen = finite("x_o", x_o).reshape(1, -1)
     d, size = len(posterior.parameters_.shift), len(likelihood.parameters_.shift)
     if likelihood.observation_shape_ != (d,) or seen.shape[1] != size:
@@ -101,14 +108,22 @@ def log_prior(prior: object, theta: np.ndarray) -> np.ndarray:
         ValueError: if it is none of these, or does not give one finite number for each row.
     """
     n, d = theta.shape
-    if isinstance(prior, torch.distributions.Distribution):
-        found = np.asarray(prior.log_prob(torch.from_numpy(theta)).double())
-    elif hasattr(prior, "logpdf"):
-        found = np.asarray(prior.logpdf(theta))
+    if isinstance(prior, torch.distributions.Distribution) or hasattr(prior, "logpdf"):
+        try:
+            found = _of_distribution(prior, theta)
+        except (ValueError, RuntimeError) as error:  # torch and scipy refuse other numbers of parameters in many ways
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(f"prior: expected a density of {d} parameters, got an error: {said}") from error
     elif isinstance(prior, (tuple, list)) and len(prior) == 2:
-        lower, upper = (np.broadcast_to(np.asarray(bound, dtype=float), (d,)) for bound in prior)
+        lower, upper = (bound.numpy() for bound in stated_bounds(prior, d))
         if not np.isfinite([lower, upper]).all():
             raise ValueError("prior: expected finite bounds, since its density must be known, got an infinite one")
+        outside = ((theta < lower) | (theta > upper)).any(1)
+        if outside.any():
+            raise ValueError(
+                f"prior: expected the bounds that the posterior was fitted with, got {lower.tolist()}, "
+                f"{upper.tolist()}, outside of which {int(outside.sum())} of {n} draws lie"
+            )
         found = np.full(n, -np.log(upper - lower).sum())
     elif callable(prior):
         found = np.asarray(prior(theta), dtype=float)
@@ -122,3 +137,10 @@ def log_prior(prior: object, theta: np.ndarray) -> np.ndarray:
     if found.shape != (n,) or not np.isfinite(found).all():
         raise ValueError(f"prior: expected {n} finite log-densities, got an array of shape {list(found.shape)}")
     return found
+
+
+def _of_distribution(prior: Any, theta: np.ndarray) -> np.ndarray:
+    """log p(theta) of a distribution of torch or scipy, `[n]`, or `[n, d]` for independent parameters."""
+    if isinstance(prior, torch.distributions.Distribution):
+        return np.asarray(prior.log_prob(torch.from_numpy(theta)).double())
+    return np.asarray(prior.logpdf(theta))

@@ -38,9 +38,11 @@ class ObservationScale:
         """The scale of simulations, `[n, k]`, float64."""
         low, median, high = x.quantile(torch.tensor([0.16, 0.5, 0.84], dtype=x.dtype), dim=0)
         width = (high - low) / 2
-        spread = x.std(0)
-        width = torch.where(width > 1e-9 * spread, width, spread)
-        width = torch.where(width > 1e-12 * x.abs().amax(0), width, 1.0)
+        # What rounding leaves of a constant is no width. The median tells its size, which an outlier does not change.
+        least = 1e-12 * x.abs().median(0).values
+        spread = x.std(0)  # of numbers of which more than two thirds are the same
+        width = torch.where(width > least, width, spread)
+        width = torch.where(width > least, width, 1.0)
         rows = _compressed((x - median) / width).numpy()
         neighbours = NearestNeighbors().fit(rows)
         distances = neighbours.kneighbors(rows[:COMPARED], n_neighbors=2)[0][:, 1]

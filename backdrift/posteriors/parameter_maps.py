@@ -123,8 +123,6 @@ def of_prior(prior: object, d: int) -> ParameterMap:
         infinite = torch.full((d,), math.inf, dtype=torch.float64)
         return ParameterMap(-infinite, infinite, mean, root, True)
     lower, upper, uniform = _bounds(prior, d)
-    if not bool((lower < upper).all()):
-        raise ValueError(f"prior: expected lower bounds below the upper ones, got {lower.tolist()}, {upper.tolist()}")
     standard = uniform and bool((lower.isfinite() & upper.isfinite()).all())
     identity = torch.eye(d, dtype=torch.float64)
     return ParameterMap(lower, upper, torch.zeros(d, dtype=torch.float64), identity, standard)
@@ -147,9 +145,21 @@ def bounds_of(prior: object) -> tuple[Tensor, Tensor, bool]:
     return _bounds(prior, d)
 
 
+def stated_bounds(prior: object, d: int) -> tuple[Tensor, Tensor]:
+    """The lower and upper bounds of a prior of `d` parameters, `[d]` each.
+
+    Raises:
+        ValueError: if it is no prior, see `of_prior`, or its bounds are not `d` pairs.
+    """
+    return _bounds(prior, d)[:2]
+
+
 def _numbers(value: object, d: int) -> Tensor:
     """Bounds or moments as `[d]` float64."""
-    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    try:
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"prior: expected bounds or moments that are numbers, got {value!r}") from None
     try:
         return torch.from_numpy(np.broadcast_to(array.squeeze(0) if array.ndim > 1 else array, (d,)).copy())
     except ValueError:
@@ -176,7 +186,14 @@ def _normal(prior: object, d: int) -> tuple[Tensor, Tensor] | None:
 
 
 def _bounds(prior: object, d: int) -> tuple[Tensor, Tensor, bool]:
-    """The bounds of a prior's support, and whether it is uniform."""
+    """The bounds of a prior's support, the lower ones below the upper ones, and whether it is uniform."""
+    lower, upper, uniform = _stated_bounds(prior, d)
+    if not bool((lower < upper).all()):
+        raise ValueError(f"prior: expected lower bounds below the upper ones, got {lower.tolist()}, {upper.tolist()}")
+    return lower, upper, uniform
+
+
+def _stated_bounds(prior: object, d: int) -> tuple[Tensor, Tensor, bool]:
     if prior is None:
         return _numbers(-math.inf, d), _numbers(math.inf, d), False
     if isinstance(prior, torch.distributions.Distribution):
@@ -195,7 +212,10 @@ def _bounds(prior: object, d: int) -> tuple[Tensor, Tensor, bool]:
             "prior: expected (lower, upper), a distribution of torch or scipy, or an object with `support`, "
             f"got {type(prior).__name__}"
         )
-    uniform = getattr(getattr(prior, "dist", None), "name", None) == "uniform"
+    dist = getattr(prior, "dist", prior)
+    if hasattr(dist, "pmf"):
+        raise ValueError(f"prior: expected one of continuous parameters, got {getattr(dist, 'name', dist)}")
+    uniform = getattr(dist, "name", None) == "uniform" and dist is not prior
     found = (
         support()
         if callable(support) and not isinstance(support, torch.distributions.constraints.Constraint)
@@ -210,6 +230,8 @@ def _of_constraint(constraint: object, name: str) -> tuple[object, object]:
     while hasattr(constraint, "base_constraint"):
         constraint = constraint.base_constraint
     lower, upper = getattr(constraint, "lower_bound", -math.inf), getattr(constraint, "upper_bound", math.inf)
+    if getattr(constraint, "is_discrete", False) and hasattr(constraint, "lower_bound"):
+        raise ValueError(f"prior: expected one of continuous parameters, got {name}")
     real = constraint in (torch.distributions.constraints.real, torch.distributions.constraints.real_vector)
     if not (real or hasattr(constraint, "lower_bound") or hasattr(constraint, "upper_bound")):
         raise ValueError(f"prior: expected one whose support is an interval for each parameter, got {name}")

@@ -38,7 +38,13 @@ class PosteriorNetwork(nn.Module):
         self.d, self.shape, self.embedding = d, tuple(shape), embedding
         size = int(torch.Size(shape).numel())
         self.accepted = AcceptedCondition.of(vector=size)
-        features = self.embedded(torch.zeros(2, size))
+        try:
+            features = self.embedded(torch.zeros(2, size))
+        except (RuntimeError, TypeError) as error:
+            said = " ".join(str(error).split())
+            raise ValueError(
+                f"embedding: expected a network that takes observations of shape {[2, *shape]}, got an error: {said}"
+            ) from error
         if features.ndim != 2 or len(features) != 2:
             raise ValueError(f"embedding: expected features [batch, k], got shape {list(features.shape)}")
         k = features.shape[1]

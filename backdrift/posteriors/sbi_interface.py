@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backdrift.posteriors.arguments import finite
+from backdrift.sde.value_types import Count, require
 
 if TYPE_CHECKING:
     from backdrift.posteriors.simulation_posterior import SimulationPosterior
@@ -65,7 +66,7 @@ class SBIPosterior:
         Raises:
             ValueError: if there is no observation, or it has another shape.
         """
-        n = int(torch.Size(sample_shape).numel())
+        n = _count(sample_shape)
         draws = self.posterior.sample(self._observation(x), n, random_state=_seed())
         return torch.from_numpy(draws).reshape(*sample_shape, -1)
 
@@ -87,7 +88,7 @@ class SBIPosterior:
         Raises:
             ValueError: if `x` has another shape.
         """
-        n = int(torch.Size(sample_shape).numel())
+        n = _count(sample_shape)
         draws = torch.from_numpy(self.posterior.sample(x, n, each=True, random_state=_seed()))
         return draws.transpose(0, 1).reshape(*sample_shape, *draws.shape[::2])
 
@@ -127,7 +128,7 @@ class SBIPosterior:
         if track_gradients:
             raise ValueError("track_gradients: expected False, since the log-density has no gradients here, got True")
         rows, seen = finite("theta", theta), finite("x", x)
-        if rows.ndim < 2 or seen.ndim < 1 or rows.shape[-2] != len(seen):
+        if rows.ndim < 2 or seen.ndim < 1 or rows.shape[-2] != len(seen) or rows.numel() == 0:
             raise ValueError(f"theta: expected shape [..., {len(seen) if seen.ndim else 1}, d], got {list(rows.shape)}")
         repeats = rows.shape[:-1].numel() // len(seen)
         found = self.posterior.log_prob(
@@ -141,6 +142,18 @@ class SBIPosterior:
         if self.default_x is None:
             raise ValueError("x: expected an observation, since no default one is set, got None")
         return self.default_x
+
+
+def _count(sample_shape: Sequence[int]) -> int:
+    """How many draws a shape holds.
+
+    Raises:
+        ValueError: if it is no sequence of positive integers.
+    """
+    require(
+        "sample_shape", tuple(sample_shape) if isinstance(sample_shape, torch.Size) else sample_shape, Sequence[Count]
+    )
+    return int(torch.Size(sample_shape).numel())
 
 
 def _seed() -> int:

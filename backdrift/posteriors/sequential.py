@@ -12,10 +12,12 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 from torch import Tensor
 
+from backdrift.estimators.table_checks import seed_of
 from backdrift.posteriors.arguments import finite_rows
 from backdrift.posteriors.parameter_maps import bounds_of
 from backdrift.posteriors.simulation_posterior import SimulationPosterior
 from backdrift.sde.checks import require_integer
+from backdrift.sde.value_types import got, require
 
 DRAWS = 2000
 """Draws of a posterior whose range decides where the next round simulates."""
@@ -76,7 +78,10 @@ def truncated_rounds(
     low, high, uniform = bounds_of(prior)
     if not uniform or not bool((low.isfinite() & high.isfinite()).all()):
         raise ValueError("prior: expected a uniform one between finite bounds, got another")
-    random = check_random_state(random_state)
+    if not callable(simulator):
+        raise ValueError(f"simulator: expected a function of parameters [n, d], got {got(simulator)}")
+    require("estimator", estimator, SimulationPosterior | None)
+    random = check_random_state(random_state if random_state is None else seed_of(random_state))
     theta, x = torch.empty(0, len(low), dtype=torch.float64), torch.empty(0)
     boxes = []
     for number in range(rounds):

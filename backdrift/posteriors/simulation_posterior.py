@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from backdrift.estimators.flow_density import TWO_SIDED
 from backdrift.estimators.mean_network import MeanNetwork
+from backdrift.estimators.table_checks import check_magnitude, dependent_column, seed_of, whole_number
 from backdrift.estimators.training import Budget, train
 from backdrift.models import Denoiser, EDMLikelihoodTimes, LogNormalTimes, MixedTimes
 from backdrift.models.conditions import Vector
-from backdrift.posteriors.arguments import finite_rows, observations
+from backdrift.posteriors.arguments import finite, finite_rows, observations, simulated
 from backdrift.posteriors.composition import ComposedPosterior, composed_draws
 from backdrift.posteriors.diagnosis import Diagnosis, diagnose_draws
 from backdrift.posteriors.linear_gaussian import LinearGaussian
@@ -30,7 +30,7 @@ from backdrift.posteriors.posterior_network import PosteriorNetwork
 from backdrift.posteriors.sbi_interface import SBIPosterior
 from backdrift.sde import VP, DataMoments
 from backdrift.sde.checks import require_integer, require_number, require_positive
-from backdrift.sde.value_types import require
+from backdrift.sde.value_types import got, require
 from backdrift.solvers import Noise, decode, log_likelihood
 
 BATCH = 2048
@@ -51,6 +51,10 @@ TIMES = MixedTimes(LogNormalTimes(-0.8, 1.2), EDMLikelihoodTimes(1.0))
 
 WEIGHT_DECAY = 1e-2
 """Of the optimiser."""
+
+EXACTLY_KNOWN = 1e-5
+"""A combination of the parameters is known exactly if the regression on the observations leaves so little of its
+standard deviation."""
 
 ROUNDING = 1e-9
 """The least error that is stated of a log-density, in nats for each parameter."""
@@ -168,10 +172,12 @@ class SimulationPosterior(BaseEstimator):
             raise ValueError(f"x: expected one row for each of the {n} rows of theta, got {len(x)}")
         if n < 20:
             raise ValueError(f"theta: expected at least 20 simulations, got {n}")
-        if bool((theta == theta[0]).all(0).any()):
-            raise ValueError(
-                f"theta: parameter {int((theta == theta[0]).all(0).int().argmax())} has one value in all rows"
-            )
+        constant = (theta == theta[0]).all(0)
+        if bool(constant.any()):
+            j = int(constant.int().argmax())
+            raise ValueError(f"theta: expected parameters that vary, got {theta[0, j]:g} in all rows of parameter {j}")
+        for j, column in enumerate(theta.T):
+            check_magnitude(f"theta: parameter {j}", column.numpy())
         parameters = of_prior(prior, d)
         outside = ~parameters.inside(theta)
         if bool(outside.any()):
@@ -186,11 +192,29 @@ class SimulationPosterior(BaseEstimator):
         self._prior_moments = (z.mean(0), torch.cov(z.T).reshape(d, d))
         if parameters.is_standard:
             self._prior_moments = (torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64))
+        dependent = dependent_column(((z - z.mean(0)) / z.std(0)).numpy())
+        if dependent is not None:
+            raise ValueError(
+                f"theta: expected parameters that vary by themselves, got parameter {dependent}, which is a linear "
+                "function of the others in all rows and so has no density; leave it out"
+            )
         self.base_ = LinearGaussian.fitted(z, seen)
+        self._warn_of_exact_observations(z, seen)
         self._compared = self.base_.residual(z, seen)[:COMPARED], seen[:COMPARED]
         self._usual_bounds = {}
         self._train(self.base_.residual(z, seen), seen)
         return self
+
+    def _warn_of_exact_observations(self, z: Tensor, x: Tensor) -> None:
+        """Warn if the observations leave no doubt about a combination of the parameters."""
+        n, k = x.shape
+        least = torch.linalg.eigvalsh(torch.atleast_2d(torch.cov((z - self.base_.mean(x)).T)))[0]
+        if n > k + z.shape[1] + 1 and float(least) < EXACTLY_KNOWN**2:
+            warnings.warn(
+                "x: a combination of the parameters is a linear function of the observations, without any noise; its "
+                "posterior is a point, and the one that is stated has a width",
+                stacklevel=3,
+            )
 
     def _train(self, r: Tensor, x: Tensor) -> None:
         """Set `model_`, `gains_` and `n_steps_`."""
@@ -208,7 +232,7 @@ class SimulationPosterior(BaseEstimator):
             self.noise,
             self.verbose,
         )
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = seed_of(self.random_state)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(n, generator=generator)
         held = max(2, min(1000, round(self.validation_fraction * n)))
@@ -262,10 +286,9 @@ class SimulationPosterior(BaseEstimator):
             UserWarning: if an observation is far from every simulation.
         """
         check_is_fitted(self, "model_")
-        require_integer("n", n, 1)
+        n = whole_number("n", n)
         x = self._observed(x_o, repeated, each)
-        state = self.random_state if random_state is None else random_state
-        seed = int(check_random_state(state).randint(2**31 - 1))
+        seed = seed_of(self.random_state if random_state is None else random_state)
         if repeated and len(x) > 1:
             return self._composed(x, n, seed).numpy()
         draws = self._draws(x, n, seed).numpy()
@@ -290,7 +313,10 @@ class SimulationPosterior(BaseEstimator):
         """
         check_is_fitted(self, "model_")
         d = len(self.parameters_.shift)
-        theta = finite_rows("theta", theta).flatten(1)
+        given = finite("theta", theta)
+        if given.ndim != 2 and not (d == 1 and given.ndim == 1):
+            raise ValueError(f"theta: expected shape [m, {d}], got {list(given.shape)}")
+        theta = finite_rows("theta", given)
         if theta.shape[1] != d:
             raise ValueError(f"theta: expected shape [m, {d}], got {list(theta.shape)}")
         x = self._observed(x_o, False, each)
@@ -326,10 +352,19 @@ class SimulationPosterior(BaseEstimator):
             ValueError: if a shape does not fit or a value is not a finite number.
         """
         theta, x = finite_rows("theta_test", theta_test).flatten(1), finite_rows("x_test", x_test)
+        draws, d = whole_number("draws", draws, 2), len(self.parameters_.shift)
+        if theta.shape[1] != d or len(theta) < 20:
+            raise ValueError(f"theta_test: expected shape [m, {d}] with m of at least 20, got {list(theta.shape)}")
+        if len(x) != len(theta):
+            raise ValueError(f"x_test: expected one row for each of the {len(theta)} rows of theta_test, got {len(x)}")
+        if simulator is not None and not callable(simulator):
+            raise ValueError(f"simulator: expected a function of parameters [k, {d}], got {got(simulator)}")
         found = self.sample(x, draws, each=True, random_state=random_state)
         predicted = None
         if simulator is not None:
-            predicted = np.stack([np.asarray(simulator(found[:, k])) for k in range(min(draws, 50))], axis=1)
+            predicted = np.stack(
+                [simulated(simulator, found[:, k], tuple(x.shape[1:])) for k in range(min(draws, 50))], axis=1
+            )
         seen = self.observations_.standardised(x.flatten(1)).numpy()
         return diagnose_draws(found, theta.numpy(), seen, x.numpy(), predicted, random_state=random_state)
 
@@ -459,4 +494,13 @@ class SimulationPosterior(BaseEstimator):
         """A new embedding for one member."""
         if self.embedding is None:
             return None
-        return copy.deepcopy(self.embedding) if isinstance(self.embedding, nn.Module) else self.embedding()
+        given = self.embedding
+        try:
+            made = copy.deepcopy(given) if isinstance(given, nn.Module) else given()
+        except TypeError as error:
+            raise ValueError(
+                f"embedding: expected a function that needs no arguments, got an error: {error}"
+            ) from error
+        if not isinstance(made, nn.Module):
+            raise ValueError(f"embedding: expected a network or a function that makes one, got {got(made)}")
+        return made.float()

@@ -206,11 +206,15 @@ class Langevin(TypedDict):
 class SimulationFiles(TypedDict):
     path: Text
     parameters: Annotated[list[Text], Filled()] | None
+    header: bool | None
+    index: bool | None
     test: Annotated[float, Range(above=0, below=1)]
 
 
 class Observations(TypedDict):
     path: Text
+    header: bool | None
+    index: bool | None
     rows: Literal["single", "repeated", "each"]
 
 
@@ -231,7 +235,7 @@ class Posterior(TypedDict):
     hidden: Annotated[int, Range(least=1, most=100_000)]
     depth: Annotated[int, Range(least=1, most=1000)]
     steps: Count | None
-    seed: Seed
+    seed: Annotated[int, Range(least=0, most=2**32 - 1)]  # as scikit-learn takes it
 
 
 class Suggest(TypedDict):

@@ -103,9 +103,9 @@ def test_bounds_and_a_far_observation(files: Path, tmp_path: Path, capsys: pytes
     [
         (["data.path=none.npz"], "data.path=none.npz: there is no such file"),
         (["data.path={}/bad.npz"], "expected the arrays theta and x, got theta, y"),
-        (["data.path={}/unequal.npz"], "x: expected one row for each of the 380 rows of theta, got 399"),
+        (["data.path={}/unequal.npz"], "unequal.npz: expected as many rows of x as of theta, got 399 and 400"),
         (["data.path={}/sim.csv"], "data.parameters: expected the columns that are parameters, out of u, a, b, v, w"),
-        (["data.path={}/sim.csv", "data.parameters=[c]"], "data.parameters: expected different columns out of"),
+        (["data.path={}/sim.csv", "data.parameters=[c]"], "data.parameters: expected columns out of u, a, b, v, w, got c"),
         (["data.parameters=[a]"], "data.parameters: expected 2 names, one for each parameter, got 1"),
         (
             ["data.path={}/sim.csv", "data.parameters=[a,b]", "observation.path={}/more.csv"],

@@ -221,7 +221,7 @@ def test_searches_score_by_the_density() -> None:
         ([[1.0], [2.0], [0.0]], [1.0, math.nan, 2.0], "NaN"),
         ([[1.0], [2.0], [0.0]], [2.0, 2.0, 2.0], "Y: feature 0 has the same value"),
         ([[math.nan], [math.nan], [math.nan]], [1.0, 3.0, 2.0], "X: feature 0 is missing in all 3 rows"),
-        ([[math.inf], [2.0], [0.0]], [1.0, 3.0, 2.0], "infinity"),
+        ([[math.inf], [2.0], [0.0]], [1.0, 3.0, 2.0], "X: feature 0 holds inf in row 0"),
         ([[1.0], [2.0], [0.0]], ["a", "b", "a"], "Y: expected numbers"),
     ],
 )

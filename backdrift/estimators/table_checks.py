@@ -1,0 +1,236 @@
+"""What a table that people bring has to be: what is wrong is one line, which names the column and the row."""
+
+from __future__ import annotations
+
+from datetime import date, time, timedelta
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from backdrift.sde.checks import require_integer
+from backdrift.sde.value_types import got
+
+LARGEST = 1e150
+"""The largest magnitude of a number, and one over the least spread of a column. Beyond, squares leave float64."""
+
+TIMES = (date, time, timedelta, np.datetime64, np.timedelta64)
+"""What dates, times and durations are in Python and NumPy. Those of pandas are of these, except for periods."""
+
+
+def numbers_of(estimator: Any, X: Any, missing: bool = False, **options: Any) -> np.ndarray:
+    """A table as float64 `[n, columns]`, by scikit-learn's `validate_data`, with messages that name the column.
+
+    Args:
+        estimator: whose table it is.
+        X: the table.
+        missing: whether NaN stands for a missing number. Otherwise it is refused.
+        options: of `validate_data`.
+
+    Raises:
+        ValueError: if it is no table of finite numbers, or `validate_data` refuses it.
+    """
+    columns = check_columns("X", X)
+    for k, column in enumerate(columns):
+        check_numbers(called("X", k, getattr(column, "name", None)), column, missing)
+    checked = validate_data(
+        estimator, X, dtype=np.float64, ensure_all_finite="allow-nan" if missing else True, **options
+    )
+    return np.asarray(checked)
+
+
+def check_columns(name: str, X: Any) -> list[np.ndarray]:
+    """The columns of a table, or none where scikit-learn is to say what is wrong.
+
+    Raises:
+        ValueError: if it has one axis alone, holds complex numbers, or two of its columns have one name.
+    """
+    if issparse(X):
+        return []
+    if hasattr(X, "columns") and hasattr(X, "iloc"):
+        twice = [label for label in X.columns if list(X.columns).count(label) > 1]
+        if twice:
+            raise ValueError(f"{name}: expected different names of columns, got {twice[0]!r} twice")
+        columns = [X.iloc[:, k] for k in range(X.shape[1])]
+    else:
+        array = np.asarray(X)
+        if np.iscomplexobj(array):
+            raise ValueError(f"{name}: expected real numbers, got complex ones. Complex data not supported")
+        if array.ndim == 1 and array.dtype.kind != "O":
+            raise ValueError(
+                f"{name}: expected a table [n, columns], got shape {list(array.shape)}. Reshape your data: X[:, None] "
+                "is one column, X[None] one row"
+            )
+        columns = list(array.T) if array.ndim == 2 else []
+    return columns
+
+
+def check_numbers(what: str, column: Any, missing: bool = False, rows: np.ndarray | None = None) -> None:
+    """Refuse a column that does not hold finite numbers.
+
+    Args:
+        what: the name of the column in messages.
+        column: its values, a Series of pandas or an array.
+        missing: whether NaN and None stand for missing numbers.
+        rows: the number of the row of each value, where they are some of a table's; by default they are all.
+
+    Raises:
+        ValueError: if it holds dates, words, infinite or missing numbers, or such whose squares leave float64.
+    """
+    values, rows = np.asarray(column), np.arange(len(column)) if rows is None else rows
+    check_times(what, values)
+    try:
+        numbers = np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError):
+        _refuse_words(what, values, rows)
+        return
+    absent, infinite = np.isnan(numbers), np.isinf(numbers)
+    if infinite.any():
+        first = int(infinite.argmax())
+        raise ValueError(f"{what} holds {numbers[first]:g} in row {rows[first]}, expected finite numbers")
+    if absent.any() and not missing:
+        raise ValueError(
+            f"{what} holds NaN in {int(absent.sum())} of its {len(numbers)} rows, the first is row "
+            f"{rows[int(absent.argmax())]}; remove these rows, or use TableDensity, which takes missing numbers"
+        )
+    check_magnitude(what, numbers[~absent])
+
+
+def check_magnitude(what: str, numbers: np.ndarray) -> None:
+    """Refuse known numbers whose squares leave float64."""
+    far = np.abs(numbers) > LARGEST
+    if far.any():
+        raise ValueError(
+            f"{what} holds {numbers[far][0]:g}, expected magnitudes of at most {LARGEST:g}; write it in another unit"
+        )
+    if len(numbers) > 1 and 0 < np.ptp(numbers) < 1 / LARGEST:
+        raise ValueError(
+            f"{what} has values that differ by {np.ptp(numbers):g}, expected at least {1 / LARGEST:g}; write it in "
+            "another unit"
+        )
+
+
+def check_times(what: str, values: np.ndarray, otherwise: str = "") -> None:
+    """Refuse dates, times and durations, with advice on what else may be done.
+
+    Raises:
+        ValueError: if the first of them that is known is one.
+    """
+    first = values[0] if values.dtype.kind in "mM" and len(values) else _first_known(values)
+    if isinstance(first, TIMES) or type(first).__name__ == "Period":
+        raise ValueError(
+            f"{what} holds dates or times such as {first}, expected numbers; write them as numbers, such as days since "
+            f"the first{otherwise}"
+        )
+
+
+def _first_known(values: np.ndarray) -> Any:
+    """The first value that is not missing, of a column of objects; otherwise None."""
+    return next((v for v in values if v is not None and v == v), None) if values.dtype.kind == "O" else None
+
+
+def _refuse_words(what: str, values: np.ndarray, rows: np.ndarray) -> None:
+    """Name the first value that is a word. Of other objects scikit-learn says what is wrong."""
+    for row, value in zip(rows.tolist(), values.tolist(), strict=True):
+        if isinstance(value, (str, bytes)):
+            try:
+                float(value)
+            except ValueError:
+                raise ValueError(f"{what} holds {value!r} in row {row}, expected numbers") from None
+
+
+def called(name: str, k: int, label: Any = None) -> str:
+    """A column in messages."""
+    return f"{name}: feature {k}" if label is None else f"{name}: feature {k} ({label!r})"
+
+
+def dependent_column(standard: np.ndarray) -> int | None:
+    """The number of a column that is a linear function of the others to rounding; None if there is none.
+
+    Args:
+        standard: rows whose columns have mean 0 and variance 1, `[n, d]`. With at most d + 1 rows nothing can be said.
+    """
+    n, d = standard.shape
+    if d < 2 or n <= d + 1:
+        return None
+    variances, axes = np.linalg.eigh(standard.T @ standard / n)
+    return int(np.abs(axes[:, 0]).argmax()) if variances[0] < 1e-12 else None
+
+
+def seed_of(random_state: Any) -> int:
+    """A seed below 2^31 from what scikit-learn takes for `random_state`.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    try:
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    except ValueError:
+        raise ValueError(
+            "random_state: expected None, an integer from 0 to 4294967295 or a numpy.random.RandomState, got "
+            f"{got(random_state)}"
+        ) from None
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """An integer of at least `least`, which may be NumPy's.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    value = value.item() if isinstance(value, np.integer) else value
+    require_integer(name, value, least)
+    return int(value)
+
+
+def levels_of(name: str, q: Any) -> np.ndarray:
+    """Levels between 0 and 1, one or several, as float64 of the shape in which they came.
+
+    Raises:
+        ValueError: if there is none, or one is no number between 0 and 1.
+    """
+    try:
+        levels = np.asarray(q, dtype=np.float64)
+    except (TypeError, ValueError):
+        levels = np.full(1, np.nan)
+    if levels.ndim > 1 or levels.size == 0 or not bool(((levels > 0) & (levels < 1)).all()):
+        shown = got(q.tolist() if isinstance(q, np.ndarray) else q)
+        raise ValueError(f"{name}: expected a number between 0 and 1, or a list of them, got {shown}")
+    return levels
+
+
+def check_targets(Y: Any) -> None:
+    """Refuse targets that have no density: dates, words, booleans and categories, infinite and missing ones.
+
+    Raises:
+        ValueError: which says what there is.
+    """
+    dtypes = getattr(Y, "dtypes", None)
+    kinds = [] if dtypes is None else [str(kind) for kind in (dtypes if hasattr(Y, "columns") else [dtypes])]
+    array = np.asarray(Y)
+    if "category" in kinds or "bool" in kinds or "boolean" in kinds or array.dtype.kind == "b":
+        raise ValueError("Y: expected numbers, got categories or booleans; classes are for a classifier, and have no "
+                         "density")  # fmt: skip
+    if array.ndim == 0:
+        raise ValueError(f"Y: expected targets [n] or [n, targets], got {got(array.item())}")
+    for k, column in enumerate(array.T if array.ndim == 2 else [array] if array.ndim == 1 else []):
+        check_times(called("Y", k), column)
+        if column.dtype.kind in "OUS":
+            _refuse_words(called("Y", k), column, np.arange(len(column)))
+
+
+def check_levels(name: str, k: int, column: Any) -> None:
+    """Refuse a column that holds lists or other containers, which are neither numbers nor levels of a category.
+
+    Raises:
+        ValueError: which names the first of them.
+    """
+    values = np.asarray(column)
+    for row, value in enumerate(values.tolist() if values.dtype.kind == "O" else []):
+        if isinstance(value, (list, tuple, dict, set, np.ndarray)):
+            raise ValueError(
+                f"{called(name, k, getattr(column, 'name', None))} holds {got(value)} in row {row}, expected numbers, "
+                "texts or booleans"
+            )
