@@ -140,9 +140,10 @@ def log_likelihood(
             one with every step halved and twice the divergences, or with a tenth of the tolerances. It holds wherever
             the finer error is at most half the error (two thirds), and is about twice (three times) the error. Where
             the divergence of a network is rough in time, two solves may agree by accident, so that twice the noise in
-            the finer quadrature is added in squares, see `solvers.quadrature.quadrature_noise`. With
-            random probes it is the difference from a coarser solve, which costs less: one with half the steps, or with
-            ten times the tolerances, where the errors of the single steps are added. It is 4 to 50 times the error, but
+            the finer quadrature is added in squares, see `solvers.quadrature.quadrature_noise`. With divergences="every"
+            and with random probes on a fixed grid this noise is what the two solves differ by step by step. With
+            random probes the bound is the difference from a coarser solve, which costs less: one with half the steps, or with
+            ten times the tolerances, where the errors of the single steps are added. It is 4 to 100 times the error, but
             seldom as large as the noise of the probes. Rounding in float32 is not counted: with 32 steps it is 1e-6,
             1e-5 and 3e-4 nats for mixtures in 2, 64 and 784 dimensions, which is less than the bound.
             `benchmarks/results/coverage.md` shows how often the intervals hold.
@@ -181,18 +182,11 @@ def log_likelihood(
     if steps is None:
         steps = 64 if method == "score_corrected" else 32
     if probes is None:
-        few = isinstance(x, Tensor) and x.ndim > 1 and x[:1].numel() <= SMALL
-        probes = "exact" if few else STILL if method == "adaptive" else 1
+        probes = _default_probes(x, method)
     _require(x, steps, method, probes, probe_kind, rtol, atol, calibration, differentiation)
     require_grid(model, method, grid)
-    if method == "score_corrected" and not model.sde.has_denoiser:
-        raise ValueError(f"method: 'score_corrected' is for Gaussian processes, got {type(model.sde).__name__}")
-    require("compile", compile, bool)
+    _require_method(model, method, compile)
     require("estimate_error", estimate_error, ErrorEstimate)
-    if compile and method == "adaptive":
-        raise ValueError(
-            "compile: expected false with method 'adaptive', whose batches shrink along the path, got true"
-        )
     divergences = _divergences(divergences, steps, method, probes)
     prior = _prior(model, prior)
     random = None
@@ -237,6 +231,24 @@ def log_likelihood(
         steps=steps,
         calibration=calibration,
     )
+
+
+def _default_probes(x: Tensor, method: str) -> int | Literal["exact"]:
+    """An exact divergence for few components, otherwise random probes."""
+    if isinstance(x, Tensor) and x.ndim > 1 and x[:1].numel() <= SMALL:
+        return "exact"
+    return STILL if method == "adaptive" else 1
+
+
+def _require_method(model: ModelLike, method: str, compile: bool) -> None:
+    """Raise unless the method is for the model's process, and can be compiled if that was asked for."""
+    if method == "score_corrected" and not model.sde.has_denoiser:
+        raise ValueError(f"method: 'score_corrected' is for Gaussian processes, got {type(model.sde).__name__}")
+    require("compile", compile, bool)
+    if compile and method == "adaptive":
+        raise ValueError(
+            "compile: expected false with method 'adaptive', whose batches shrink along the path, got true"
+        )
 
 
 def _prior(model: ModelLike, prior: TerminalDensity | None) -> TerminalDensity:
