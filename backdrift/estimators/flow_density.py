@@ -23,7 +23,6 @@ from backdrift.estimators.closed_form import ClosedForm
 from backdrift.estimators.mean_network import MeanNetwork
 from backdrift.estimators.residual_denoiser import ResidualDenoiser
 from backdrift.estimators.table_checks import dependent_column
-from backdrift.estimators.table_checks import dependent_column
 from backdrift.estimators.training import Budget, train
 from backdrift.models import MLP, Denoiser, GaussianMixture, LogNormalTimes, Vector
 from backdrift.sde import VP, DataMoments, GaussianSDE
@@ -153,17 +152,6 @@ class FlowDensity(BaseEstimator):
             return Units.standardising(table, outliers, chosen)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-
-    @staticmethod
-    def _warn_of_dependence(name: str, standard: np.ndarray) -> None:
-        """Warn if a column of standardised rows `[n, d]` is a linear function of the others."""
-        number = dependent_column(standard)
-        if number is not None:
-            warnings.warn(
-                f"{name}: feature {number} is a linear function of the others in all {len(standard)} rows, so that "
-                "their density is infinite; the one that is stated has the width of a shrunk covariance. Leave it out",
-                stacklevel=3,
-            )
 
     @staticmethod
     def _warn_of_dependence(name: str, standard: np.ndarray) -> None:

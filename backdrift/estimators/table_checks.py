@@ -165,8 +165,17 @@ def seed_of(random_state: Any) -> int:
     Raises:
         ValueError: if it is something else.
     """
+    return int(generator_of(random_state).randint(2**31 - 1))
+
+
+def generator_of(random_state: Any) -> np.random.RandomState:
+    """The generator that scikit-learn makes of `random_state`.
+
+    Raises:
+        ValueError: if it is nothing that it takes.
+    """
     try:
-        return int(check_random_state(random_state).randint(2**31 - 1))
+        return check_random_state(random_state)
     except ValueError:
         raise ValueError(
             "random_state: expected None, an integer from 0 to 4294967295 or a numpy.random.RandomState, got "

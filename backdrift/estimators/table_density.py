@@ -21,7 +21,9 @@ from backdrift.estimators.column_kinds import COMBINATIONS, missing, suggest
 from backdrift.estimators.flow_density import FlowDensity
 from backdrift.estimators.normal_with_missing import Split, covariance_with_missing, split
 from backdrift.estimators.subset_network import SubsetNetwork
+from backdrift.estimators.table_checks import check_columns, check_levels, check_numbers, seed_of, whole_number
 from backdrift.sde import DataMoments
+from backdrift.sde.value_types import is_integer
 
 COPIES = 20_000
 """About how many splits of the rows into targets and given columns are drawn for each network."""
@@ -131,7 +133,7 @@ class TableDensity(DensityMixin, FlowDensity):
         self.means_ = total / (weight.mT @ known.double() + 1.0)  # shrunk towards 0 by one row
         likely = weight.argmax(1)
         self.covariance_ = covariance_with_missing(u - self.means_[likely])
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = seed_of(self.random_state)
         usable = known.any(1)
         u, likely = u[usable], likely[usable]
         self._train(u, seed, likely[:, None].double())

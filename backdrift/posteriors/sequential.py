@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import clone
-from sklearn.utils import check_random_state
 from torch import Tensor
 
-from backdrift.estimators.table_checks import seed_of
+from backdrift.estimators.table_checks import generator_of
 from backdrift.posteriors.arguments import finite_rows
 from backdrift.posteriors.parameter_maps import bounds_of
 from backdrift.posteriors.simulation_posterior import SimulationPosterior
@@ -81,7 +80,7 @@ def truncated_rounds(
     if not callable(simulator):
         raise ValueError(f"simulator: expected a function of parameters [n, d], got {got(simulator)}")
     require("estimator", estimator, SimulationPosterior | None)
-    random = check_random_state(random_state if random_state is None else seed_of(random_state))
+    random = generator_of(random_state)
     theta, x = torch.empty(0, len(low), dtype=torch.float64), torch.empty(0)
     boxes = []
     for number in range(rounds):
