@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers import LIBRARIES, STOCHASTIC, Peer
+from peer import Peer
+from peers import LIBRARIES, STOCHASTIC
 from problems import PROBLEMS, SDE, SIGMA_MAX, exact_flow, start
 from torch import Tensor
 

@@ -33,7 +33,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import SIGMA_MAX, k_diffusion_sampling
+from peer import SIGMA_MAX
+from peers_k_diffusion import k_diffusion_sampling
 from problems import PROBLEMS, SDE, exact_flow, start
 from torch import Tensor
 

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import k_diffusion_sampling
+from peers_k_diffusion import k_diffusion_sampling
 from problems import PROBLEMS
 from scipy.integrate import RK45, solve_ivp
 from torch import Tensor

@@ -113,7 +113,8 @@ FLOORS: dict[str, Make] = {"Euler": floor_of_euler, "2M": floor_of_2m, "noise": 
 
 def peers() -> dict[str, tuple[str, Make]]:
     """The same methods elsewhere: name -> (floor it is held against, run)."""
-    from peers import SIGMA_MAX, k_diffusion_sampling
+    from peer import SIGMA_MAX
+    from peers_k_diffusion import k_diffusion_sampling
 
     sampling = k_diffusion_sampling()
 
