@@ -155,8 +155,16 @@ class FlowDensity(BaseEstimator):
 
     @staticmethod
     def _warn_of_dependence(name: str, standard: np.ndarray) -> None:
-        """Warn if a column of standardised rows `[n, d]` is a linear function of the others."""
+        """Warn if a column of standardised rows `[n, d]` is a linear function of the others.
+
+        Raises:
+            ValueError: if there are no more different rows than columns.
+        """
         number = dependent_column(standard)
+        if number is not None and len(different := np.unique(standard, axis=0)) <= standard.shape[1]:
+            raise ValueError(
+                f"{name}: expected more than {standard.shape[1]} different rows, got {len(different)} in {len(standard)}"
+            )
         if number is not None:
             warnings.warn(
                 f"{name}: feature {number} is a linear function of the others in all {len(standard)} rows, so that "

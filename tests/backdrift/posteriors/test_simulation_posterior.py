@@ -180,7 +180,7 @@ def test_an_embedding_sees_observations_in_their_shape() -> None:
         (np.zeros((30, 2)), np.zeros((29, 1)), None, "x: expected one row for each of the 30"),
         (np.eye(30, 2), np.full((30, 1), np.nan), None, "x: expected finite numbers"),
         (np.eye(10, 2), np.zeros((10, 1)), None, "theta: expected at least 20"),
-        (np.zeros((30, 2)), np.zeros((30, 1)), None, "theta: parameter 0 has one value"),
+        (np.zeros((30, 2)), np.zeros((30, 1)), None, "theta: expected parameters that vary, got"),
         (np.eye(30, 2), np.zeros((30, 1)), ([0, 0], [2, 2]), "theta: expected parameters within the support"),
     ],
 )
