@@ -342,7 +342,7 @@ class FunctionOperator(LinearOperator):
 
 
 class Scaled(LinearOperator):
-    """x to weight A (scale x): an operator on samples in their own units, for a model that works in scaled ones.
+    """The map from x to weight A (scale x): an operator on samples in their own units, for a model that works in scaled ones.
 
     Args:
         operator: A.

@@ -41,7 +41,7 @@ class Loaded:
 def load(
     run: str | Path, *, weights: str = "ema", device: torch.device | str = "auto", trust: Sequence[str] = ()
 ) -> Loaded:
-    """The trained model of a run folder, and its units. The training data need not be there.
+    """The trained model of a run folder, and its units. The training data are not needed.
 
     Args:
         run: the folder, or "latest" for the newest one in `runs`; or a folder that `backdrift export` wrote, for which

@@ -42,7 +42,7 @@ class RowsToScore:
 def rows_to_score(config: DictConfig, run: Run) -> RowsToScore:
     """The first `config.n` samples (all if it is null) of `config.data.path`, or of a split of the run's data set.
 
-    New samples are read as the run's own files were. The training data need not be there.
+    New samples are read as the run's own files were. The training data are not needed.
 
     Raises:
         ValueError: for a wrong `split` or `n`, or samples that are not like those of the run.

@@ -15,7 +15,7 @@ from backdrift.solvers.model import ModelLike, denoiser_of, select
 
 
 class Independent:
-    """The density that is the product of those of the parts: its denoiser is theirs, side by side.
+    """The product of the densities of independent parts. Its denoiser is their denoisers side by side.
 
     Args:
         models: one for each part. Their processes have the same alpha and sigma.

@@ -83,8 +83,8 @@ def log_likelihood(
     use it. The divergence is exact, or Hutchinson's estimate from random probes (Grathwohl et al. 2019, eq. 7).
 
     The number is the log-density of the generative model: of the samples that the flow makes of draws of the prior. For
-    a model whose score is exact it is log p_eps of the data as well, but for the prior in the place of p_T, and
-    `prior_error` says how far they are apart.
+    a model whose score is exact it is log p_eps of the data as well, except that the prior stands for p_T, and
+    `prior_error` says how far the two are apart.
 
     Every sample is solved by itself. Its probes are those of (seed, first + its place in the batch), and its adaptive
     steps are its own.
