@@ -342,7 +342,9 @@ class FunctionOperator(LinearOperator):
 
 
 class Scaled(LinearOperator):
-    """The map from x to weight A (scale x): an operator on samples in their own units, for a model that works in scaled ones.
+    """The map from x to weight A (scale x).
+
+    It is an operator on samples in their own units, for a model that works in scaled ones.
 
     Args:
         operator: A.

@@ -108,8 +108,9 @@ def class_posterior(
 
     .. math:: \log p(c | x) = \log p(x | c) + \log p(c) - \log \sum_{c'} p(x | c') \, p(c')
 
-    All classes are evaluated with the same random numbers. Errors that all classes share then cancel in the differences,
-    and the probabilities depend on the differences alone. The standard errors are those of the differences.
+    All classes are evaluated with the same random numbers. Errors that all classes share then cancel in the
+    differences, and the probabilities depend on the differences alone. The standard errors are those of the
+    differences.
 
     by="flow" takes the log-likelihoods of `log_likelihood`, exact but for their errors. by="errors" takes the
     differences of denoising errors,
