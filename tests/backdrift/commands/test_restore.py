@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from clusters import CENTRES, run_on_clusters
+from normal_rows import exact_copy, train_on_normal_rows
 from PIL import Image
 from runs import trained
 
@@ -27,36 +27,14 @@ SCALE, SHIFT = np.array([100.0, 0.1, 2.0]), np.array([1e4, -3.0, 0.0])
 
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a table of normal rows and a run on it."""
-    folder = tmp_path_factory.mktemp("table")
-    rows = np.random.default_rng(0).multivariate_normal(np.zeros(3), C, 900) * SCALE + SHIFT
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        np.savez("table.npz", x=rows, columns=["a", "b", "c"])
-        trained(
-            *("data=array", "data.path=table.npz", "data.transform=none", "data.test=0.3", "model.hidden=8"),
-            *("model.depth=1", "train.steps=1", "sde=vp"),
-        )
-    return folder
+    return train_on_normal_rows(
+        tmp_path_factory.mktemp("table"), SHIFT, SCALE[:, None] * C * SCALE, 900, ["a", "b", "c"]
+    )
 
 
 @pytest.fixture
 def run(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A copy of the run, whose network is replaced by the density of the rows in the model's units."""
-    shutil.copytree(trained_once, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    made = Run.open("latest", [])
-    units = made.card.units
-    ratio = torch.from_numpy(SCALE) / units.scale
-    covariance = ratio[:, None] * torch.from_numpy(C) * ratio
-    mean = (torch.from_numpy(SHIFT) - units.shift) / units.scale
-    exact = GaussianMixture(mean.unsqueeze(0).float(), covariance.unsqueeze(0).float(), sde=VP())
-
-    def model(self: Run, *_: Any, **__: Any) -> GaussianMixture:
-        return exact
-
-    monkeypatch.setattr(Run, "gaussian_model", model)
-    return made
+    return exact_copy(trained_once, tmp_path / "copy", SHIFT, SCALE[:, None] * C * SCALE, monkeypatch)
 
 
 def results(run: Run, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
-import torch
-from runs import trained
+from normal_rows import exact_copy, train_on_normal_rows
 
 from backdrift.cli import main
-from backdrift.models import GaussianMixture
 from backdrift.runs.run import Run
-from backdrift.sde import VP
 
 MEAN, STD, CORRELATION = np.array([40.0, -2.0]), np.array([8.0, 0.5]), 0.7
 COVARIANCE = STD[:, None] * np.array([[1.0, CORRELATION], [CORRELATION, 1.0]]) * STD
@@ -24,34 +19,12 @@ COVARIANCE = STD[:, None] * np.array([[1.0, CORRELATION], [CORRELATION, 1.0]]) *
 
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run on normal rows of a rate and a number."""
-    folder = tmp_path_factory.mktemp("rates")
-    rows = np.random.default_rng(0).multivariate_normal(MEAN, COVARIANCE, 600)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        np.savez("table.npz", x=rows, columns=["rate", "other"])
-        trained(
-            *("data=array", "data.path=table.npz", "data.transform=none", "data.test=0.3", "model.hidden=8"),
-            *("model.depth=1", "train.steps=1", "sde=vp"),
-        )
-    return folder
+    return train_on_normal_rows(tmp_path_factory.mktemp("rates"), MEAN, COVARIANCE, 600, ["rate", "other"])
 
 
 @pytest.fixture
 def run(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A copy of the run, whose network is replaced by the density of the rows in the model's units."""
-    shutil.copytree(trained_once, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    made = Run.open("latest", [])
-    scale, shift = made.card.units.scale.double(), made.card.units.shift.double()
-    mean, covariance = (torch.from_numpy(MEAN) - shift) / scale, torch.from_numpy(COVARIANCE) / scale / scale[:, None]
-    exact = GaussianMixture(mean.unsqueeze(0).float(), covariance.unsqueeze(0).float(), sde=VP())
-
-    def model(self: Run, *_: Any, **__: Any) -> GaussianMixture:
-        return exact
-
-    monkeypatch.setattr(Run, "gaussian_model", model)
-    return made
+    return exact_copy(trained_once, tmp_path / "copy", MEAN, COVARIANCE, monkeypatch)
 
 
 def of_posterior(counts: np.ndarray, gain: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
