@@ -189,6 +189,24 @@ class GaussianMixture(Model):
         """The same density for the times of another process."""
         return self._copy(sde=sde)
 
+    def for_each(self, means: Tensor, log_weights: Tensor) -> GaussianMixture:
+        """The same covariances with other means and weights for each sample of a batch.
+
+        Args:
+            means: `[batch, K, d]`.
+            log_weights: their logarithms, whose exponentials have the sum 1 for each sample, `[batch, K]`.
+
+        Raises:
+            ValueError: if a shape does not fit.
+        """
+        k, d = self.means.shape[-2:]
+        if means.shape != (len(means), k, d) or log_weights.shape != (len(means), k):
+            raise ValueError(
+                f"means: expected [batch, {k}, {d}] and log_weights [batch, {k}], got {list(means.shape)} and "
+                f"{list(log_weights.shape)}"
+            )
+        return self._copy(means=means, log_weights=log_weights)
+
     def to(self, *args: Any) -> GaussianMixture:  # whatever torch.Tensor.to takes
         """The same density with its tensors on another device, in another dtype, or both; see `torch.Tensor.to`."""
         floats = {k: v for k, v in vars(self).items() if isinstance(v, Tensor) and v.is_floating_point()}

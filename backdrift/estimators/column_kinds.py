@@ -21,6 +21,10 @@ ROWS_OF_LEVEL = 5
 """A category has at least so many rows for each of its values, as a mean. Otherwise whole numbers stay numbers."""
 
 COMBINATIONS = 64
+"""The density sums over so many combinations of categories exactly. Whole numbers are guessed to be categories as long
+as there are no more."""
+
+MOST_COMBINATIONS = 4096
 """The categories of a table have at most so many combinations of values."""
 
 WHOLE = "which are whole numbers"
@@ -131,7 +135,7 @@ def _within_combinations(columns: list[Column]) -> list[Column]:
         if count <= COMBINATIONS or not guessed:
             return columns
         k = max(guessed, key=lambda k: len(columns[k].levels))
-        why = f"as a category it would make {count} combinations, and at most {COMBINATIONS} are summed over"
+        why = f"as a category it would make {count} combinations, and at most {COMBINATIONS} are summed over exactly"
         columns[k] = Column(columns[k].name, "number", why)
 
 

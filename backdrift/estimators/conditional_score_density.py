@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from scipy.stats import qmc
 from sklearn.base import RegressorMixin
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from backdrift.estimators.conditional_mixture import ConditionalMixture
 from backdrift.estimators.flow_density import FlowDensity
+from backdrift.estimators.stacking import Rows, Stacking, stacked
 from backdrift.estimators.table_checks import check_targets, levels_of, numbers_of, seed_of, whole_number
 from backdrift.estimators.whitening import LEAST_SPREAD, whitening
 from backdrift.sde.checks import require_number
@@ -42,13 +44,18 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
 
     Targets are mapped as in `ScoreDensity`, u = (h(y) - m)/c. A ridge regression B x predicts u, and the residuals are
     whitened, z = W (u - B x). Each residual is that of a regression fitted without its row. A network is trained by
-    denoising score matching (Karras et al. 2022) to be the denoiser of z given x; and
+    denoising score matching (Karras et al. 2022) to be the denoiser of z given x, or what a closed form leaves of it;
+    and
 
     .. math:: \log p(y | x) = \log p_z(z | x) + \log|\det W| - \sum_j \log c_j + \sum_j \log h_j'(y_j),
 
     with log p_z from the probability flow (Song et al. 2021, section 4.3). The untrained network gives the linear
     regression with normal residuals. A share of the rows is held out, and decides as in `ScoreDensity` which weights
-    are kept. If none are better than the normal residuals on the held-out rows, these are kept.
+    are kept. If none are better than the closed form on the held-out rows, this is kept.
+
+    Training starts at a closed form: the weighted mean of the normal density of the residuals and of mixtures of normal
+    densities of features and targets, conditioned on the features, see `stacked`. It starts at the normal residuals
+    where a feature may be missing, and where there are fewer than 30 rows or more than 50 features.
 
     A NaN in X is a missing number: the regression and the network see 0 and a mask. A feature may be missing in new
     rows only if it was missing in some row of the fit. A constant feature in X does no harm.
@@ -58,8 +65,9 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
 
     Args:
         sde, members, hidden, depth, dropout, steps, batch_size, learning_rate, weight_decay, ema: see `ScoreDensity`.
-        validation_fraction, patience, noise, ode_steps, feature_maps, verbose, random_state: see `ScoreDensity`.
-            `noise` is in standard deviations of the whitened residuals, and `feature_maps` are those of the targets.
+        validation_fraction, patience, noise, ode_steps, feature_maps, closed_form, verbose, random_state: see
+            `ScoreDensity`. `noise` is in standard deviations of the whitened residuals, and `feature_maps` are those of
+            the targets.
 
     Attributes:
         model_: the denoiser of z, a model that takes x as a `models.Vector`.
@@ -69,6 +77,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         log_determinant_: log|det W| in nats.
         missing_: whether each feature was missing in some row, `[n_features]`.
         n_targets_: number of targets.
+        closed_form_: the settings of the closed form, see `Stacking`.
         calibration_, rounding_, gain_, n_steps_: see `ScoreDensity`. `gain_` is over the normal residuals, and
             `rounding_` is 0, since rows are scored in float64.
         n_features_in_, feature_names_in_: of the fitted X.
@@ -125,9 +134,21 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         self.linear_ = ridge.fit(seen, u)
         self.whitening_, self.log_determinant_ = whitening(residuals, LEAST_SPREAD)
         z, condition = torch.from_numpy(residuals @ self.whitening_.T), self._condition(X)
-        self._train(z, seed, condition)
+        self._train(z, seed, condition, self._start(z, u, condition, seed))
         self._calibrate(z, seed, condition)
         return self
+
+    def _start(self, z: Tensor, u: np.ndarray, x: Tensor, seed: int) -> Callable[[Tensor], ConditionalMixture | None]:
+        """What fits the best closed form to some of the rows. It sets `closed_form_`."""
+        self.closed_form_ = Stacking()
+        if self.closed_form == "normal" or self.missing_.any():
+            return lambda index: None
+        slope = np.reshape(self.linear_.coef_, (u.shape[1], -1))
+        offset = np.reshape(self.linear_.intercept_, (-1,))
+        matrices = (torch.from_numpy(np.ascontiguousarray(v)) for v in (self.whitening_, slope, offset))
+        rows = Rows(x, torch.from_numpy(u), z, *matrices)
+        form = self.closed_form_ = stacked(rows, seed)
+        return lambda index: form.fitted(rows.at(index), seed)
 
     def _measure_features(self, X: np.ndarray) -> None:
         """Set `missing_`, and the centre and the spread of each feature."""

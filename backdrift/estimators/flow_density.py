@@ -20,8 +20,10 @@ from backdrift.data.dataset import TRANSFORMS
 from backdrift.data.outliers import find_outliers
 from backdrift.data.transform_fit import fit_transform
 from backdrift.estimators.closed_form import ClosedForm
+from backdrift.estimators.conditional_mixture import ConditionalMixture
 from backdrift.estimators.mean_network import MeanNetwork
 from backdrift.estimators.residual_denoiser import ResidualDenoiser
+from backdrift.estimators.stacking import Stacking
 from backdrift.estimators.table_checks import dependent_column
 from backdrift.estimators.training import Budget, train
 from backdrift.models import MLP, Denoiser, GaussianMixture, LogNormalTimes, Vector
@@ -72,6 +74,12 @@ ROUNDING = 1e-12
 ROUNDED = 32
 """Rows on which the rounding of float32 is measured. Twice the largest of their errors is stated for every row."""
 
+CLOSED_FORMS = ("auto", "normal")
+"""What training may start from: the best closed form, or the normal density."""
+
+Form = GaussianMixture | ConditionalMixture | None
+"""A closed form; None is N(0, I)."""
+
 
 class FlowDensity(BaseEstimator):
     """The density of whitened rows z by a score-based model, given vectors x or not.
@@ -83,7 +91,7 @@ class FlowDensity(BaseEstimator):
     """
 
     model_: Denoiser
-    closed_form_: ClosedForm
+    closed_form_: ClosedForm | Stacking
     calibration_: float
     usual_difference_: float
     rounding_: float
@@ -108,6 +116,7 @@ class FlowDensity(BaseEstimator):
         noise: float = 0.02,
         ode_steps: int = 12,
         feature_maps: str = "auto",
+        closed_form: str = "auto",
         verbose: bool = False,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -126,6 +135,7 @@ class FlowDensity(BaseEstimator):
         self.noise = noise
         self.ode_steps = ode_steps
         self.feature_maps = feature_maps
+        self.closed_form = closed_form
         self.verbose = verbose
         self.random_state = random_state
 
@@ -162,9 +172,8 @@ class FlowDensity(BaseEstimator):
         """
         number = dependent_column(standard)
         if number is not None and len(different := np.unique(standard, axis=0)) <= standard.shape[1]:
-            raise ValueError(
-                f"{name}: expected more than {standard.shape[1]} different rows, got {len(different)} in {len(standard)}"
-            )
+            least, n = standard.shape[1], len(standard)
+            raise ValueError(f"{name}: expected more than {least} different rows, got {len(different)} in {n}")
         if number is not None:
             warnings.warn(
                 f"{name}: feature {number} is a linear function of the others in all {len(standard)} rows, so that "
@@ -278,13 +287,20 @@ class FlowDensity(BaseEstimator):
         eps = float(sde.t_from_log_snr(-2 * math.log(self.noise)))
         return eps, float(sde.alpha(eps))
 
-    def _train(self, z: Tensor, seed: int, condition: Tensor | None = None) -> None:
-        """Set `model_`, `gain_` and `n_steps_` by training on whitened rows `[n, d]`, given conditions `[n, k]`."""
+    def _train(
+        self, z: Tensor, seed: int, condition: Tensor | None = None, start: Callable[[Tensor], Form] | None = None
+    ) -> None:
+        """Set `model_`, `gain_` and `n_steps_` by training on whitened rows `[n, d]`, given conditions `[n, k]`.
+
+        `start` fits the closed form that training starts from to the rows of some numbers. Without it, training starts
+        at N(0, I).
+        """
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(z), generator=generator, device="cpu")
         held = min(len(z) - 1, max(1, round(self.validation_fraction * len(z))))
         x = None if condition is None else condition.float()
-        start = self._closed_form(z, seed)
+        if start is None:
+            self.closed_form_ = ClosedForm()
         networks, forms, gains, steps = [], [], [], 0
         with torch.random.fork_rng(devices=[]):  # the weights and dropout draw from torch's own generator
             torch.default_generator.manual_seed(seed)
@@ -292,14 +308,15 @@ class FlowDensity(BaseEstimator):
                 out, kept = order[:held], order[held:]
                 order = torch.cat((kept, out))  # the next network holds out other rows
                 rows, checked = (self._rows(z, x, index, generator) for index in (kept, out))
-                found = self._member(start(z[kept]), rows, checked, generator)
-                if member == 0 and self.closed_form_ != ClosedForm():
+                found = self._member(None if start is None else start(kept), rows, checked, generator)
+                if member == 0 and isinstance(found[1], GaussianMixture):
                     # A network may learn more from the normal density than from a mixture. If it learnt nothing, the
-                    # few held-out rows compare closed forms alone, which cross-validation has done on all rows.
+                    # few held-out rows compare closed forms alone, which cross-validation has done on all rows. (In a
+                    # conditional mixture the normal density has a weight of its own.)
                     other = self._member(None, rows, checked, generator)
                     steps += other[3]
                     if other[2] > max(found[2], LEARNT):
-                        found, self.closed_form_, start = other, ClosedForm(), (lambda rows: None)
+                        found, self.closed_form_, start = other, type(self.closed_form_)(), None
                 networks.append(found[0])
                 forms.append(found[1])
                 gains.append(found[2])
@@ -312,11 +329,11 @@ class FlowDensity(BaseEstimator):
 
     def _member(
         self,
-        form: GaussianMixture | None,
+        form: Form,
         rows: tuple[Tensor, Tensor | None],
         checked: tuple[Tensor, Tensor | None],
         generator: torch.Generator,
-    ) -> tuple[nn.Module, GaussianMixture | None, float, int]:
+    ) -> tuple[nn.Module, Form, float, int]:
         """A network trained from a closed form, the closed form, the gain on held-out rows, and the steps taken."""
         network = self._network(rows[0].shape[1], 0 if rows[1] is None else rows[1].shape[1])
         model = ResidualDenoiser(network, self._process(), [form]).float()
@@ -339,14 +356,6 @@ class FlowDensity(BaseEstimator):
     def _moments(self, z: Tensor) -> DataMoments:
         """The mean and the variance of whitened rows, from which the prior follows."""
         return DataMoments(z.mean(0), z.var(0))
-
-    def _closed_form(self, z: Tensor, seed: int) -> Callable[[Tensor], GaussianMixture | None]:
-        """What fits the density that training starts from to some of the rows z. None is N(0, I).
-
-        It sets `closed_form_`.
-        """
-        self.closed_form_ = ClosedForm()
-        return lambda rows: None
 
     def _budget(self) -> Budget:
         return Budget(
@@ -372,6 +381,7 @@ class FlowDensity(BaseEstimator):
         require_non_negative(weight_decay=given["weight_decay"])
         require_positive(learning_rate=given["learning_rate"])
         require_choice("feature_maps", given["feature_maps"], TRANSFORMS)
+        require_choice("closed_form", given.get("closed_form", "auto"), CLOSED_FORMS)  # `TableDensity` has none
         require("verbose", given["verbose"], bool)
         if self.sde is not None and not getattr(self.sde, "has_denoiser", False):
             raise ValueError(f"sde: expected a Gaussian process, got {type(self.sde).__name__}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from backdrift.estimators.conditional_mixture import ConditionalMixture
 from backdrift.models import Denoiser, GaussianMixture
 from backdrift.sde import GaussianSDE, Time
 
@@ -18,7 +19,7 @@ class ResidualDenoiser(Denoiser):
 
     with the coefficients of `Denoiser` (Karras et al. 2022, table 1). A `Denoiser` is the same with the normal density
     as its closed form, since c_skip x/alpha is that density's denoiser. With a network whose output is zero the model
-    of one closed form is that closed form.
+    of one closed form is that closed form. A closed form that depends on the condition is given that of the model.
 
     Args:
         network, sde, data_std: see `Denoiser`.
@@ -30,7 +31,7 @@ class ResidualDenoiser(Denoiser):
         self,
         network: nn.Module,
         sde: GaussianSDE,
-        closed_forms: Sequence[GaussianMixture | None],
+        closed_forms: Sequence[GaussianMixture | ConditionalMixture | None],
         data_std: float = 1.0,
     ) -> None:
         super().__init__(network, sde, data_std)
@@ -51,5 +52,15 @@ class ResidualDenoiser(Denoiser):
     def forward(self, x: Tensor, t: Time, condition: Tensor | None = None) -> Tensor:
         skip, out, scale, noise = self.coefficients(x, t)
         raw = self.raw(scale * x, noise.flatten().expand(x.shape[0]), condition)
-        denoised = [skip * x if form is None else form.denoise(x, t) for form in self.closed_forms]
+        if condition is None and self.condition is not None:
+            condition = self.condition.value
+        denoised = [skip * x if form is None else _of(form, x, condition).denoise(x, t) for form in self.closed_forms]
         return torch.addcmul(torch.stack(denoised).mean(0), out.expand_as(x), raw.to(x.dtype))
+
+
+def _of(form: GaussianMixture | ConditionalMixture, x: Tensor, condition: Tensor | None) -> GaussianMixture:
+    """The closed form for the samples x, given their conditions."""
+    if isinstance(form, GaussianMixture):
+        return form
+    assert condition is not None
+    return form.given(condition.to(x.dtype).expand(len(x), -1))

@@ -11,7 +11,7 @@ from sklearn.base import DensityMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from backdrift.estimators.closed_form import best_closed_form
+from backdrift.estimators.closed_form import ClosedForm, best_closed_form
 from backdrift.estimators.flow_density import FlowDensity
 from backdrift.estimators.table_checks import numbers_of, seed_of, whole_number
 from backdrift.estimators.whitening import LEAST_SPREAD, whitening
@@ -55,6 +55,7 @@ class ScoreDensity(DensityMixin, FlowDensity):
         ode_steps: steps of the Runge-Kutta method of order 4 along the probability flow. There are 4/3 as many exact
             divergences, and at least 8.
         feature_maps: "auto" for maps of the features that need one, "none" for no maps.
+        closed_form: "auto" for the best closed form, "normal" for the normal density.
         verbose: whether to show progress, of training and of scoring, on standard error.
         random_state: of the weights, the held-out rows and the noise. An integer makes fits repeatable.
 
@@ -103,15 +104,16 @@ class ScoreDensity(DensityMixin, FlowDensity):
         self.whitening_, self.log_determinant_ = whitening(standard, LEAST_SPREAD)
         seed = seed_of(self.random_state)
         z = torch.from_numpy(standard @ self.whitening_.T)
-        self._train(z, seed)
+        self._train(z, seed, start=self._start(z, seed))
         self._calibrate(z, seed)
         return self
 
-    def _closed_form(self, z: Tensor, seed: int) -> Callable[[Tensor], GaussianMixture | None]:
+    def _start(self, z: Tensor, seed: int) -> Callable[[Tensor], GaussianMixture | None]:
+        """What fits the best closed form to some of the whitened rows z. It sets `closed_form_`."""
         colouring = torch.from_numpy(np.linalg.inv(self.whitening_))
-        self.closed_form_ = best_closed_form(z, colouring, seed)
-        form = self.closed_form_
-        return lambda rows: form.fitted(rows, colouring, seed)
+        form = ClosedForm() if self.closed_form == "normal" else best_closed_form(z, colouring, seed)
+        self.closed_form_ = form
+        return lambda index: form.fitted(z[index], colouring, seed)
 
     def score_samples(self, X: Any, return_std: bool = False) -> Any:
         """The log-density of each row in nats, in the units of X.

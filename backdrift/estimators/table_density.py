@@ -13,32 +13,25 @@ from sklearn.base import DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from backdrift.data import Units
-from backdrift.data.outliers import find_outliers
-from backdrift.data.transform import Transform
-from backdrift.data.transform_fit import fit_transform
-from backdrift.estimators.column_kinds import COMBINATIONS, missing, suggest
-from backdrift.estimators.flow_density import FlowDensity
-from backdrift.estimators.normal_with_missing import Split, covariance_with_missing, split
-from backdrift.estimators.subset_network import SubsetNetwork
+from backdrift.estimators.category_shares import krichevsky_trofimov, shrunk_to_independence
+from backdrift.estimators.category_sums import TAIL, Terms, chosen_terms, log_sum
+from backdrift.estimators.column_kinds import COMBINATIONS, MOST_COMBINATIONS, missing, suggest
+from backdrift.estimators.normal_with_missing import split
+from backdrift.estimators.subset_density import SubsetDensity
 from backdrift.estimators.table_checks import check_columns, check_levels, check_numbers, seed_of, whole_number
-from backdrift.sde import DataMoments
 from backdrift.sde.value_types import is_integer
 
-COPIES = 20_000
-"""About how many splits of the rows into targets and given columns are drawn for each network."""
+CELLS = 2**21
+"""Numbers in memory at once where categories have many combinations. It changes no value."""
 
 
-SPLITS_LEVEL = 0.995
-"""The level of the calibration over all splits together."""
-
-
-class TableDensity(DensityMixin, FlowDensity):
+class TableDensity(DensityMixin, SubsetDensity):
     r"""The density of any columns of a table given any others, with categories and missing numbers.
 
     The joint density is P(c) p(u | c): c is the combination of the categories, whose probability is its share of the
     rows with 1/2 added to each count (Krichevsky & Trofimov 1981), and u are the other columns, mapped to the real line
-    by their kind, see `Column`, and standardised. For the targets A and the given columns B
+    by their kind, see `Column`, and standardised. More than 64 combinations have a share that is shrunk to the product
+    of the columns' own ones, see `shrunk_to_independence`. For the targets A and the given columns B
 
     .. math:: \log p(u_A | u_B, c) = \log p_z(z | u_B, c) - \log|\det L|, \quad z = L^{-1} (u_A - m_A(u_B, c)),
 
@@ -47,8 +40,10 @@ class TableDensity(DensityMixin, FlowDensity):
     given columns are seen without noise, and the loss is on the targets alone. An untrained network gives the normal
     density. What is neither a target nor given is integrated out, and so a missing number costs no row.
 
-    Categories are summed over: P(c | u_B) follows by Bayes' rule. One fit gives each conditional density by itself, and
-    nothing forces log p(a, b) to be log p(a) + log p(b | a). `inconsistency` says how far they are apart.
+    Categories are summed over: P(c | u_B) follows by Bayes' rule. A sum of more than 64 combinations is estimated from
+    the 32 terms that the normal densities take for the largest and 32 draws that stand for all others, see
+    `chosen_terms`. One fit gives each conditional density by itself, and nothing forces log p(a, b) to be
+    log p(a) + log p(b | a). `inconsistency` says how far they are apart.
 
     Args:
         kinds: the kinds of some columns by name or number, see `suggest`, which decides about the others.
@@ -97,7 +92,7 @@ class TableDensity(DensityMixin, FlowDensity):
 
         Raises:
             ValueError: if there are fewer than three rows, a column is missing in all of them, values do not fit their
-                kind or are infinite, no column varies, or the categories have more than 64 combinations.
+                kind or are infinite, no column varies, or the categories have more than 4,096 combinations.
         """
         self._check_arguments()
         X = self._table(X, reset=True)
@@ -108,77 +103,24 @@ class TableDensity(DensityMixin, FlowDensity):
         if not self._number and not self._category:
             raise ValueError("X: expected a column that varies; feature 0 has the same value in all rows")
         count = math.prod(len(self.columns_[k].levels) for k in self._category)
-        if count > COMBINATIONS:
-            raise ValueError(f"X: its categories have {count} combinations, expected at most {COMBINATIONS}; join "
+        if count > MOST_COMBINATIONS:
+            raise ValueError(f"X: its categories have {count} combinations, expected at most {MOST_COMBINATIONS}; join "
                              "levels, leave a column out, or call it a number with `kinds`")  # fmt: skip
-        sizes = [range(len(self.columns_[k].levels)) for k in self._category]
-        self.levels_ = np.array(list(itertools.product(*sizes)), dtype=int).reshape(count, len(sizes))
+        sizes = [len(self.columns_[k].levels) for k in self._category]
+        self.levels_ = np.array(list(itertools.product(*map(range, sizes))), dtype=int).reshape(count, len(sizes))
         h, _, codes = self._mapped(X)
-        self._measure_categories(codes)
+        if count <= COMBINATIONS:
+            self._classes = torch.eye(count, dtype=torch.float64)
+            share = krichevsky_trofimov(self._consistent(codes).double().numpy())
+        else:  # the network sees the level of each category
+            levels = torch.from_numpy(self.levels_).unbind(1)
+            one_hot = [nn.functional.one_hot(*pair).double() for pair in zip(levels, sizes, strict=True)]
+            self._classes = torch.cat(one_hot, 1)
+            share = shrunk_to_independence(codes, sizes, self.levels_)
+        self.log_prior_ = np.log(share)
         if self._number:
             self._fit_numbers(h, codes)
         return self
-
-    def _fit_numbers(self, h: np.ndarray, codes: np.ndarray) -> None:
-        """Set `units_`, the normal density and the network, from mapped numbers `[n, d]`."""
-        if np.isneginf(h).any() or np.isposinf(h).any():
-            raise ValueError("X: expected finite numbers, got infinity")
-        self.units_ = self._units_of_known(h)
-        u = self.units_.standardised(torch.from_numpy(h))
-        # A row with a missing category counts for each combination that it may be.
-        weight = self._consistent(codes).double() * torch.from_numpy(np.exp(self.log_prior_))
-        weight = weight / weight.sum(1, keepdim=True)
-        known = ~u.isnan()
-        total = weight.mT @ u.nan_to_num()
-        self.means_ = total / (weight.mT @ known.double() + 1.0)  # shrunk towards 0 by one row
-        likely = weight.argmax(1)
-        self.covariance_ = covariance_with_missing(u - self.means_[likely])
-        seed = seed_of(self.random_state)
-        usable = known.any(1)
-        u, likely = u[usable], likely[usable]
-        self._train(u, seed, likely[:, None].double())
-        self._calibrate_splits(u, likely, seed)
-
-    def _calibrate_splits(self, u: Tensor, c: Tensor, seed: int) -> None:
-        """Set `calibration_` on as many whole rows, single columns, single columns given all others, and random splits.
-
-        0.5% of all together are left out, so that it is at most 2% of each of the four.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        known = ~u.isnan()
-        one = torch.zeros_like(known)
-        one[torch.arange(len(u)), (torch.rand(u.shape, generator=generator) * known).argmax(1)] = True
-        none = torch.zeros_like(known)
-        found = [self._random_splits(u, c, generator)]
-        for target, given in ((known, none), (one, none), (one, known & ~one)):
-            made, condition = self._split(u, c, target, given)
-            found.append((made.whitened(u - self.means_[c], target), condition))
-        z, conditions = (torch.cat(part) for part in zip(*found, strict=True))
-        self._calibrate(z, seed, conditions, level=SPLITS_LEVEL)
-
-    def _units_of_known(self, h: np.ndarray) -> Units:
-        """The maps and scales of columns in which NaN is missing."""
-        maps, shift, scale = [], [], []
-        for column in h.T:
-            values = torch.from_numpy(column[~np.isnan(column)])[:, None]
-            outliers = find_outliers(values)
-            chosen = fit_transform(values, outliers) if self.feature_maps == "auto" else None
-            units = Units.standardising(values, outliers, chosen)
-            maps.append(None if chosen is None else chosen.maps[0])
-            shift.append(units.shift[0])
-            scale.append(units.scale[0])
-        low, high = float(np.nanmin(h)), float(np.nanmax(h))
-        return Units((h.shape[1],), None, torch.stack(shift), torch.stack(scale), low, high, Transform(tuple(maps)))
-
-    def _measure_categories(self, codes: np.ndarray) -> None:
-        """Set `log_prior_`, log P(c). A row with missing categories counts in parts."""
-        fits = self._consistent(codes).double().numpy()
-        share = np.full(len(self.levels_), 1 / len(self.levels_))
-        for _ in range(1 if (fits.sum(1) == 1).all() else 50):  # expectation and maximisation
-            part = fits * share
-            counts = (part / part.sum(1, keepdims=True)).sum(0) + 0.5 * (len(self.levels_) > 1)
-            share = counts / counts.sum()
-        self.log_prior_ = np.log(share)
 
     def _table(self, X: Any, reset: bool) -> Any:
         for k, column in enumerate(check_columns("X", X)):
@@ -210,67 +152,6 @@ class TableDensity(DensityMixin, FlowDensity):
                 differs = ~missing(table[:, k]) & (table[:, k] != column.levels[0])
                 slope[differs, -1] = -np.inf
         return h, slope, codes
-
-    def _consistent(self, codes: np.ndarray) -> Tensor:
-        """Which combinations have the known levels of each row, `[n, combinations]`."""
-        same = (self.levels_[None] == codes[:, None]) | (codes[:, None] == -1)
-        return torch.from_numpy(same.all(2))
-
-    def _network(self, d: int, known: int) -> nn.Module:
-        return SubsetNetwork(d, len(self.levels_), self.hidden, self.depth, self.dropout)
-
-    def _moments(self, z: Tensor) -> DataMoments:
-        return DataMoments(torch.zeros(z.shape[1]).double(), torch.ones(z.shape[1]).double())
-
-    def _rows(
-        self, z: Tensor, x: Tensor | None, index: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """Copies of the rows u at `index`, each with targets and given columns of its own."""
-        assert x is not None
-        copies = min(COPIES, self.steps * self.batch_size)  # training sees no more
-        index = index.repeat(max(1, copies // len(z)))
-        made, condition = self._random_splits(z[index], x[index, 0].long(), generator)
-        return made.float(), condition.float()
-
-    def _random_splits(self, u: Tensor, c: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """z and what the network is given for rows u of the combinations c, with random targets and given columns."""
-        known = ~u.isnan()
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator)
-
-        n, d = u.shape
-        # A third of the copies have all known columns as targets; in the others, half lose some columns altogether.
-        given = (uniform(n, d) < uniform(n, 1)) & (uniform(n, 1) > 1 / 3) & known
-        absent = (uniform(n, d) < uniform(n, 1)) & (uniform(n, 1) < 1 / 3)
-        target = known & ~given & ~absent
-        last = (uniform(n, d) * known).argmax(1)
-        target[torch.arange(n), last] = True  # at least one target
-        given = given & ~target & ~absent
-        made, condition = self._split(u, c, target, given)
-        return made.whitened(u - self.means_[c], target), condition
-
-    def _split(self, u: Tensor, c: Tensor, target: Tensor, given: Tensor) -> tuple[Split, Tensor]:
-        """The normal density of targets less their mean, and what the network is given, `[n, 2 d + combinations]`."""
-        made = split(u - self.means_[c], self.covariance_, target, given)
-        seen = torch.where(given, u, torch.nan)
-        one_hot = nn.functional.one_hot(c, len(self.levels_))
-        return made, torch.cat([seen, target.double(), one_hot.double()], 1)
-
-    def _log_density(
-        self, u: Tensor, c: Tensor, target: Tensor, given: Tensor, return_std: bool
-    ) -> tuple[Tensor, Tensor]:
-        """log p(u_A | u_B, c) and its error, each `[n]`. It is 0 in rows without targets."""
-        value, error = torch.zeros(len(u)).double(), torch.zeros(len(u)).double()
-        index = target.any(1).nonzero()[:, 0]
-        if len(index):
-            target, given, u, c = target[index], given[index], u[index], c[index]
-            made, condition = self._split(u, c, target, given)
-            nats, errors = self._flow_log_prob(made.whitened(u - self.means_[c], target), condition, return_std)
-            # Each column that is no target adds the density of N(0, 1 + noise^2) at 0.
-            idle = 0.5 * math.log(2 * math.pi * (1 + self.noise**2)) * (~target).sum(1)
-            value[index], error[index] = nats + idle - made.log_determinant(), errors
-        return value, error
 
     def _chosen(self, name: str, columns: Sequence[Any] | None) -> set[int]:
         """The numbers of columns that are named."""
@@ -327,7 +208,8 @@ class TableDensity(DensityMixin, FlowDensity):
             columns: the targets A, by name or number; by default all that are not given.
             given: the columns B that are conditioned on.
             return_std: whether to return the error of the flow's solver as well, as a standard deviation. It is at most
-                that of p(A, c | B), see `ScoreDensity.score_samples`.
+                that of p(A, c | B), see `ScoreDensity.score_samples`. Where more than 64 combinations are summed over,
+                it holds the error of the estimated sum, whose draws are the same in each call.
 
         Returns:
             log p, `[n]`, or the pair of log p and its error. Categories count by their probability, other columns by
@@ -350,18 +232,18 @@ class TableDensity(DensityMixin, FlowDensity):
         seen, seen_codes = self._roles(known, codes, h)
         both = np.where(target_codes == -1, seen_codes, target_codes)
         u = self._standardised(h)
-        weight, weight_error = self._log_weights(u, seen, seen_codes, return_std)
-        value, error = self._per_combination(u, target, seen, self._consistent(both), return_std)
-        log_p = (weight + value).logsumexp(1) - weight.logsumexp(1) + self._log_jacobian(h, slope, target)
+        if len(self.levels_) > COMBINATIONS:
+            log_p, error = self._estimated(u, (target, seen), (both, seen_codes), return_std)
+        else:
+            weight, weight_error = self._log_weights(u, seen, seen_codes, return_std)
+            value, error = self._per_combination(u, target, seen, self._consistent(both), return_std)
+            log_p, error = (weight + value).logsumexp(1) - weight.logsumexp(1), error + 2 * weight_error
+        log_p = log_p + self._log_jacobian(h, slope, target)
         # A value that its kind does not allow, and a constant column with another value, have no density.
         asked_slopes = np.append([k in asked for k in self._number], True).astype(bool)
         refused = (np.isneginf(slope) & asked_slopes).any(1)
         found = torch.where(torch.from_numpy(refused), -math.inf, log_p).numpy()
-        return (found, (error + 2 * weight_error).numpy()) if return_std else found
-
-    def _standardised(self, h: np.ndarray) -> Tensor:
-        u = torch.from_numpy(h)
-        return self.units_.standardised(u) if self._number else u
+        return (found, error.numpy()) if return_std else found
 
     def _log_jacobian(self, h: np.ndarray, slope: np.ndarray, target: Tensor) -> Tensor:
         """log|du/dv| of the targets of each row, `[n]`."""
@@ -395,6 +277,59 @@ class TableDensity(DensityMixin, FlowDensity):
         value[row, c] = nats
         return value, torch.zeros(len(u)).double().scatter_reduce(0, row, errors, "amax")
 
+    def _estimated(
+        self, u: Tensor, columns: tuple[Tensor, Tensor], codes: tuple[np.ndarray, np.ndarray], return_std: bool
+    ) -> tuple[Tensor, Tensor]:
+        """log p(targets | given) by estimated sums over combinations, and its error, `[n]` each.
+
+        Args:
+            u: standardised numbers, `[n, d]`.
+            columns: which numbers are targets, and which are given, `[n, d]` each.
+            codes: the levels of targets and given categories together, and of the given ones alone.
+            return_std: whether the error holds that of the flow's solver.
+        """
+        (target, given), none = columns, torch.zeros_like(columns[0])
+        uniform = torch.rand(1, TAIL, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        values, errors = [], []
+        for rows in torch.arange(len(u)).split(max(1, CELLS // self.levels_.shape[0])):
+            part = u[rows], target[rows], given[rows]
+            # Where the given categories leave one combination, the given numbers say nothing more of it.
+            telling = part[2] & (self._consistent(codes[1][rows]).sum(1) > 1)[:, None]
+            below = self._terms(part[0], telling, codes[1][rows], uniform)
+            above = self._terms(part[0], telling | part[1], codes[0][rows], uniform)
+            weight, error_below = self._of_terms(part[0], telling, none[rows], below, return_std)
+            again, error_again = self._of_terms(part[0], telling, none[rows], above, return_std)
+            value, error = self._of_terms(part[0], part[1], part[2], above, return_std)
+            low, low_error = log_sum(weight + self._prior[below.combination], below)
+            high, high_error = log_sum(again + value + self._prior[above.combination], above)
+            values.append(high - low)
+            errors.append((low_error.square() + high_error.square()).sqrt() + error + error_below + error_again)
+        return torch.cat(values), torch.cat(errors)
+
+    @property
+    def _prior(self) -> Tensor:
+        return torch.from_numpy(self.log_prior_)
+
+    def _terms(self, u: Tensor, known: Tensor, codes: np.ndarray, uniform: Tensor) -> Terms:
+        """The combinations that stand for all with the given levels, by their normal densities at the known numbers."""
+        guess = torch.where(self._consistent(codes), self._prior, -math.inf)
+        if self._number:
+            made = split(u, self.covariance_, known, torch.zeros_like(known))
+            offset = torch.where(known[:, :, None], u.nan_to_num()[:, :, None] - self.means_.T, 0.0)
+            guess = guess - torch.linalg.solve_triangular(made.root, offset, upper=False).square().sum(1) / 2
+        return chosen_terms(guess, self._prior, uniform)
+
+    def _of_terms(
+        self, u: Tensor, target: Tensor, given: Tensor, terms: Terms, return_std: bool
+    ) -> tuple[Tensor, Tensor]:
+        """log p(u_A | u_B, c) of each term, `[n, terms]`, and the largest error of a row, `[n]`."""
+        value = torch.full(terms.log_count.shape, -math.inf, dtype=torch.float64)
+        row, place = terms.log_count.isfinite().nonzero().unbind(1)
+        c = terms.combination[row, place]
+        nats, errors = self._log_density(u[row], c, target[row], given[row], return_std)
+        value[row, place] = nats
+        return value, torch.zeros(len(u)).double().scatter_reduce(0, row, errors, "amax")
+
     def score_samples(self, X: Any, return_std: bool = False) -> Any:
         """log p of each row in nats, of all that is known of it, see `log_prob`."""
         return self.log_prob(X, return_std=return_std)
@@ -426,15 +361,33 @@ class TableDensity(DensityMixin, FlowDensity):
         self._check_given(X, set(range(len(self.columns_))), slope, codes)
         generator = np.random.default_rng(seed_of(random_state))
         u, known = self._standardised(h), torch.from_numpy(~np.isnan(h))
-        log_weight, _ = self._log_weights(u, known, codes, False)
-        share = np.exp((log_weight - log_weight.logsumexp(1, keepdim=True)).numpy()).cumsum(1)
-        c = (share < generator.random((len(h), 1)) * share[:, -1:]).sum(1)
+        c = self._drawn_combinations(u, known, codes, generator)
         if self._number:
             made, condition = self._split(u, torch.from_numpy(c), ~known, known)
             z = self._draw(len(h), int(generator.integers(2**31 - 1)), len(self._number), condition)
             drawn = made.coloured(torch.where(known, 0.0, z)) + self.means_[torch.from_numpy(c)]
             h = np.where(known.numpy(), h, self.units_.to_data(torch.where(known, u, drawn)).numpy())
         return self._unmapped(X, h, c)
+
+    def _drawn_combinations(
+        self, u: Tensor, known: Tensor, codes: np.ndarray, generator: np.random.Generator
+    ) -> np.ndarray:
+        """A combination for each row given its known numbers and levels, `[n]`.
+
+        Of more than 64 it is one of the terms that an estimated sum has, by its part of the sum (Rubin 1987).
+        """
+        if len(self.levels_) <= COMBINATIONS:
+            log_weight, _ = self._log_weights(u, known, codes, False)
+            return _drawn_places(log_weight, generator).numpy()
+        drawn = []
+        for rows in torch.arange(len(u)).split(max(1, CELLS // self.levels_.shape[0])):
+            uniform = torch.from_numpy(generator.random((len(rows), TAIL)))
+            telling = known[rows] & (self._consistent(codes[rows]).sum(1) > 1)[:, None]
+            terms = self._terms(u[rows], telling, codes[rows], uniform)
+            value, _ = self._of_terms(u[rows], telling, torch.zeros_like(telling), terms, False)
+            place = _drawn_places(value + self._prior[terms.combination] + terms.log_count, generator)
+            drawn.append(terms.combination.gather(1, place[:, None])[:, 0].numpy())
+        return np.concatenate(drawn)
 
     def _unmapped(self, X: Any, h: np.ndarray, c: np.ndarray) -> np.ndarray:
         """The rows of X, in which the missing values are those of mapped numbers h and combinations c."""
@@ -468,3 +421,9 @@ class TableDensity(DensityMixin, FlowDensity):
 
             return self.impute(pandas.DataFrame(empty, columns=self.feature_names_in_), random_state)
         return self.impute(empty, random_state)
+
+
+def _drawn_places(log_weight: Tensor, generator: np.random.Generator) -> Tensor:
+    """A place in each row, drawn with probabilities in proportion to the weights `[n, places]`, `[n]`."""
+    share = log_weight.softmax(1).cumsum(1)
+    return (share < torch.from_numpy(generator.random((len(share), 1))) * share[:, -1:]).sum(1)
