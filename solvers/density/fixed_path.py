@@ -24,6 +24,7 @@ from backdrift.solvers.density.path_integral import (
 )
 from backdrift.solvers.density.probes import DivergenceProbes
 from backdrift.solvers.density.score_corrected import score_corrected
+from backdrift.solvers.density.step_sums import StepSums, rough_deviation
 from backdrift.solvers.flows.angle_flow import AngleFlow
 from backdrift.solvers.flows.fixed_grid import TABLEAUS, EvaluateVelocity, fixed
 from backdrift.solvers.flows.flow import Flow
@@ -131,23 +132,26 @@ class FixedPath:
     def _by_sum(self) -> PathIntegral:
         """An exact divergence at every evaluation, weighted as the solver weighs its stages."""
 
-        def solve(nodes: Sequence[float]) -> tuple[Tensor, Tensor, int]:
-            total = self.z.new_zeros(len(self.z))
+        def solve(nodes: Sequence[float], together: int) -> tuple[Tensor, Tensor, int, StepSums]:
+            total, parts = self.z.new_zeros(len(self.z)), StepSums(self.z, nodes, self.method, together)
 
             def evaluate(z: Tensor, u: float, weight: float, place: float) -> Tensor:
                 value, along = exact_divergence(self.path, z, u, self.chunk, self.mode)
                 total.add_(weight * along)
+                parts.add(along)
                 return value
 
             solved = self._solve(nodes, evaluate)
-            return solved.z, total + solved.addition, solved.nfe
+            return solved.z, total + solved.addition, solved.nfe, parts
 
-        end, integral, nfe = solve(self.nodes)
-        check_z, gain = end, unknown_like(integral)
+        coarser = self.estimate_error == "coarser"
+        end, integral, nfe, parts = solve(self.nodes, 2 if coarser else 1)
+        check_z, gain, noise = end, unknown_like(integral), None
         if self.estimate_error:
-            check_z, other, more = solve(self._other)
+            check_z, other, more, other_parts = solve(self._other, 1 if coarser else 2)
             gain, nfe = other - integral, nfe + more
-        return self._result(end, integral, check_z, gain, nfe)
+            noise = ROUGH * rough_deviation(parts, other_parts)
+        return self._result(end, integral, check_z, gain, nfe, noise=noise)
 
     def _by_probes(self, probes: DivergenceProbes) -> PathIntegral:
         """Fresh probes at every evaluation, whose errors average out along the path.
@@ -157,26 +161,28 @@ class FixedPath:
         """
         total = NoisySum(self.z)
         still = probes.draw(1) if self.estimate_error else self.z.new_zeros(0, *self.z.shape)
-        still_total, coarse_total = torch.zeros_like(total.total), torch.zeros_like(total.total)
+        parts = StepSums(self.z, self.nodes, self.method, together=2)
+        coarse_parts = StepSums(self.z, self._coarser, self.method, together=1)
 
         def evaluate(z: Tensor, u: float, weight: float, place: float) -> Tensor:
             value, draws, along = probes.estimate(velocity_at(self.path, u), z, still, self.chunk)
-            still_total.add_(along.sum(0), alpha=weight)
+            parts.add(along.sum(0))
             total.add(weight, draws, place)
             return value
 
         def evaluate_coarse(z: Tensor, u: float, weight: float, place: float) -> Tensor:
             value, along = products(velocity_at(self.path, u), z, still, mode=self.mode)
-            coarse_total.add_(along[0], alpha=weight)
+            coarse_parts.add(along[0])
             return value
 
         end, addition, nfe = self._solve(self.nodes, evaluate)
         variance, degrees = total.error()
-        check_z, gain = end, unknown_like(total.total)
+        check_z, gain, noise = end, unknown_like(total.total), None
         if self.estimate_error:
             check_z, coarse_addition, more = self._solve(self._coarser, evaluate_coarse)
-            gain, nfe = coarse_total + coarse_addition - still_total - addition, nfe + more
-        return self._result(end, total.total + addition, check_z, gain, nfe, variance, degrees)
+            gain = coarse_parts.sums.sum(0) + coarse_addition - parts.sums.sum(0) - addition
+            nfe, noise = nfe + more, ROUGH * rough_deviation(parts, coarse_parts)
+        return self._result(end, total.total + addition, check_z, gain, nfe, variance, degrees, noise)
 
     def _result(
         self,

@@ -143,10 +143,10 @@ def log_likelihood(
             the finer quadrature is added in squares, see `solvers.quadrature.quadrature_noise`. With
             divergences="every" and with random probes on a fixed grid this noise is what the two solves differ by step
             by step. With random probes the bound is the difference from a coarser solve, which costs less: one with
-            half the steps, or with ten times the tolerances, where the errors of the single steps are added. It is 4
-            to 100 times the error, but seldom as large as the noise of the probes. Rounding in float32 is not counted: with 32 steps it is 1e-6,
-            1e-5 and 3e-4 nats for mixtures in 2, 64 and 784 dimensions, which is less than the bound.
-            `benchmarks/results/coverage.md` shows how often the intervals hold.
+            half the steps, or with ten times the tolerances, where the errors of the single steps are added. It is 4 to
+            100 times the error, but seldom as large as the noise of the probes. Rounding in float32 is not counted:
+            with 32 steps it is 1e-6, 1e-5 and 3e-4 nats for mixtures in 2, 64 and 784 dimensions, which is less than
+            the bound. `benchmarks/results/coverage.md` shows how often the intervals hold.
             "coarser" takes the coarser solve with exact divergences as well, which costs half as much again in place
             of twice as much again. It is many times the error, by a factor that differs from sample to sample: see
             `solvers.calibrate`.

@@ -32,7 +32,8 @@ ROUGH = 2.0
 """How many standard deviations of the noise in the finer quadrature are added in squares: about 95% of it.
 
 The difference from a finer solve says nothing about a divergence that is rough in time, since the rule of both solves
-meets it at random: they may agree by accident. See `solvers.quadrature.quadrature_noise`.
+meets it at random: they may agree by accident. See `solvers.quadrature.quadrature_noise`, and where the divergence is
+taken at the evaluations of the path itself, `solvers.density.step_sums.rough_deviation`.
 """
 
 

@@ -50,9 +50,7 @@ def score_corrected(
     weights = [0.0] * len(nodes)
     # For each interval: the weights of the velocities in the step, and these minus their weights in the integral.
     steps, excess = [], []
-    for n in range(last):
-        start = max(0, min(n - 1, last - 3))
-        integral = interval_weights(u, n, range(start, min(start + 4, last + 1)))
+    for n, integral in enumerate(weights_by_interval(u)):
         step = interval_weights(u, n, range(max(0, n - 2), n + 1))
         for j, w in integral.items():
             weights[j] += w
@@ -78,6 +76,13 @@ def score_corrected(
             z = z + combined(steps[n])
         velocities.pop(n - 4, None)
     return z, correction
+
+
+def weights_by_interval(u: Tensor) -> list[dict[int, float]]:
+    """For each interval between two nodes the weights of values in its integral, by cubics through four of them."""
+    last = len(u) - 1
+    starts = [max(0, min(n - 1, last - 3)) for n in range(last)]
+    return [interval_weights(u, n, range(start, min(start + 4, last + 1))) for n, start in enumerate(starts)]
 
 
 def interval_weights(u: Tensor, n: int, known: range) -> dict[int, float]:

@@ -188,11 +188,14 @@ def test_a_coarser_estimate_of_adaptive_steps_has_looser_tolerances() -> None:
 
 
 @pytest.mark.parametrize("method", ["rk4", "heun", "midpoint", "score_corrected"])
-def test_random_probes_state_the_solver_s_error_as_exact_divergences_do(method: Any) -> None:
+def test_random_probes_state_the_solver_s_error_as_exact_divergences_do(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the Jacobian is a multiple of the identity, every Rademacher probe is exact, also the one for the error.
 
     The error is then the difference from half the steps, which are every second node of a grid that is even in log-SNR.
     """
+    monkeypatch.setattr(fixed_path, "ROUGH", 0.0)
     model = GaussianMixture(torch.tensor([[0.4, -0.2, 0.1]]).double(), 0.3, sde=VP())
     x = states(model, 4)
     given: dict[str, Any] = {"method": method, "data_std": 1.0, "grid": "log_snr"}
