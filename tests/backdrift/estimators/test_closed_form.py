@@ -24,12 +24,13 @@ def two() -> GaussianMixture:
 
 
 def test_normal_rows_keep_the_normal_density() -> None:
-    """Of 8 tables of normal rows at least 7: a mixture must be better by a standard error in cross-validation."""
+    """Of 12 tables of one normal column at least 10: a mixture must be better by a standard error in cross-validation,
+    which it is by chance in 2 of 24 tables. Where it needs only be better, it takes 11 of 24, and half of these 12."""
     kept = 0
-    for seed in range(8):
-        z = torch.randn(45, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        kept += best_closed_form(z, torch.eye(3), seed) == ClosedForm()
-    assert kept >= 7
+    for seed in range(12):
+        z = torch.randn(45, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        kept += best_closed_form(z, torch.eye(1), seed) == ClosedForm()
+    assert kept >= 10
 
 
 def test_two_clusters_are_found_and_their_density_is_that_of_the_truth() -> None:
