@@ -15,8 +15,9 @@ from backdrift.interop.pipeline_rows import evaluations, evaluations_of_a_step, 
 from backdrift.interop.solver_in_config import AnySolver, described, solver_from
 from backdrift.sde import tweedie
 from backdrift.sde.checks import require_integer, require_positive
-from backdrift.solvers import NonStationary, Row
+from backdrift.solvers import NonStationary, Row, Table, TableSolver
 from backdrift.solvers.model import HALF
+from backdrift.solvers.tables.grid import Points
 
 try:
     import diffusers
@@ -223,9 +224,9 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         """
         sde = self.reading.sde
         self.init_noise_sigma = float(sde.prior.std)
-        if isinstance(solver, NonStationary):
-            return solver.table(sde).numbers().rows
-        if not from_T:
+        if not from_T and isinstance(solver, NonStationary):
+            return Table(tuple(solver.rows(Points(sde, solver.times(sde))))).numbers().rows
+        if not from_T and isinstance(solver, TableSolver):
             return dataclasses.replace(solver, begin="T").table(sde, solver.times(sde)).numbers().rows
         rows = solver.table(sde).numbers().rows
         if rows[0].at is not None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from backdrift.solvers.model import ModelLike, denoiser_of, recomputed
 from backdrift.solvers.noise import Noise
 from backdrift.solvers.solver import OnStep, Solver, require_gaussian
 from backdrift.solvers.tables.grid import Points
+from backdrift.solvers.tables.lower_begin import from_T
 from backdrift.solvers.tables.table import Number, Row, Table, by_step, execute
 
 
@@ -30,22 +31,27 @@ class NonStationary(Solver):
 
     where D_j is the denoiser at s_j. The last step leads to the data. Every deterministic solver on a fixed grid can be
     written in this form (Shaul et al. 2024). The coefficients do not depend on alpha, so they can be used with every
-    process that has the same s at T. If carry_k + sum_j weights_kj = 1 for all k, a shift of the data shifts the
+    process that reaches s_0. If carry_k + sum_j weights_kj = 1 for all k, a shift of the data shifts the
     samples by the same amount.
 
     Args:
-        ratios: the values s_0 >= s_1 >= ... at which the model is evaluated, in the units of the data. s_0 is at T.
+        ratios: the values s_0 >= s_1 >= ... at which the model is evaluated, in the units of the data. s_0 is at T with
+            begin="T", and below it with "lower".
         carries: the coefficient of the state for each evaluation.
         weights: the weights of the denoisers for each step, the newest first. Row k has k + 1 of them.
+        begin: where the first evaluation is made, "T" or "lower". With "lower" its denoiser serves for the way from T
+            as well, see `solvers.tables.lower_begin.from_T`.
 
     Raises:
         ValueError: if the ratios are not positive or rise, or if the numbers of carries and weights do not fit them.
-            `solve` raises it if the process is not Gaussian, and with `times` and `table` if it has another s at T.
+            `solve` raises it if the process is not Gaussian, and with `times` and `table` if it has another s at T, or
+            with begin="lower" a smaller one than s_0.
     """
 
     ratios: Sequence[float]
     carries: Sequence[float]
     weights: Sequence[Sequence[float]]
+    begin: Literal["T", "lower"] = "T"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -65,24 +71,32 @@ class NonStationary(Solver):
         require_gaussian(self, sde)
 
     def times(self, sde: GaussianSDE) -> Tensor:
-        """The times of the evaluations, which fall from T, `[n]` in float64.
+        """The times of the evaluations, which fall from T or with begin="lower" from below it, `[n]` in float64.
 
         Raises:
             ValueError: if the process begins at another sigma/alpha than the one that the solver was fitted for.
         """
         first = math.exp(-0.5 * float(sde.log_snr(sde.start)))
-        if abs(first / self.ratios[0] - 1) > 1e-3:
+        same = abs(first / self.ratios[0] - 1) <= 1e-3
+        if not same and not (self.begin == "lower" and self.ratios[0] < first):
             raise ValueError(
                 f"ratios: this solver begins at sigma/alpha = {self.ratios[0]:.6g}, the process at {first:.6g}; "
                 "tune one for it"
             )
         times = sde.t_from_log_snr(-2 * torch.tensor(self.ratios, dtype=torch.float64, device="cpu").log())
-        times[0] = sde.start
+        if same:
+            times[0] = sde.start
         return times
 
     def table(self, sde: GaussianSDE) -> Table:
-        """The table of the solver for a process."""
-        return Table(tuple(non_stationary_rows(Points(sde, self.times(sde)), self.carries, self.weights)))
+        """The table of the solver for a process, for a state at T."""
+        points = Points(sde, self.times(sde))
+        rows = self.rows(points)
+        return Table(tuple(from_T(rows, points) if float(points.t[0]) < sde.start else rows))
+
+    def rows(self, points: Points) -> list[Row]:
+        """The rows for a state at the first of the times of the evaluations."""
+        return list(non_stationary_rows(points, self.carries, self.weights))
 
     def solve(self, model: ModelLike, x: Tensor, noise: Noise | None = None, on_step: OnStep | None = None) -> Tensor:
         self.require_process(model.sde)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backdrift.sde import GaussianSDE
 from backdrift.solvers.tables.grid import Points
+from backdrift.solvers.tables.lower_begin import from_T
 from backdrift.solvers.tables.non_stationary import NonStationary, non_stationary_rows
 from backdrift.solvers.tables.table import Table
 
@@ -22,7 +23,7 @@ class Around:
 
     Args:
         sde: the process.
-        first: the log-SNR at T.
+        first: the log-SNR at the first evaluation, at T or below it.
         steps: the logarithms of the given solver's steps in log-SNR, `[n - 1]`.
         carries: the carries of the given solver, `[n]`.
         weights: its weights, lower triangular, `[n, n]`. Column j belongs to the j-th value.
@@ -55,7 +56,9 @@ class Around:
         """The table of the solver with these parameters, differentiable in them."""
         times, carries, weights = self.numbers(*parameters)
         rows = [row[: k + 1].flip(0).unbind() for k, row in enumerate(weights)]
-        return Table(tuple(non_stationary_rows(Points(self.sde, times), list(carries), rows)))
+        points = Points(self.sde, times)
+        found = list(non_stationary_rows(points, list(carries), rows))
+        return Table(tuple(from_T(found, points) if begins_below(self.sde, self.first) else found))
 
     def solver(self, *parameters: Tensor) -> NonStationary:
         """The solver with these parameters, as plain numbers."""
@@ -64,11 +67,21 @@ class Around:
             ratios=torch.exp(-0.5 * self.sde.log_snr(times)).tolist(),
             carries=carries.tolist(),
             weights=[row[: k + 1].flip(0).tolist() for k, row in enumerate(weights)],
+            begin="lower" if begins_below(self.sde, self.first) else "T",
         )
 
 
 def grid_of(sde: GaussianSDE, first: float, steps: Tensor) -> Tensor:
-    """The times `[n]` that fall from T, from the log-SNR at T and the logarithms `[n - 1]` of the steps in log-SNR."""
+    """The times `[n]` that fall from T or below, from the log-SNR `first` of the first one and the logarithms `[n - 1]`
+    of the steps in log-SNR.
+    """
     start = torch.tensor([first], dtype=torch.float64, device="cpu")
     times = sde.t_from_log_snr(torch.cat([start, first + steps.exp().cumsum(0)]))
+    if begins_below(sde, first):
+        return times
     return torch.cat([torch.tensor([sde.start], dtype=torch.float64, device="cpu"), times[1:]])
+
+
+def begins_below(sde: GaussianSDE, first: float) -> bool:
+    """Whether the log-SNR `first` is that of a time below T."""
+    return first > float(sde.log_snr(sde.start)) + 1e-9

@@ -130,8 +130,6 @@ def tune(
     reference = Reference.of(model, shape, batch, reference_steps, seed)
     choices = candidates(nfe) if solver is None else [solver.with_budget(nfe, sde)]
     choices = [choice.for_model(model) for choice in choices]
-    if weights:  # they are fitted for the way from T
-        choices = [dataclasses.replace(choice, begin="T") for choice in choices]
     scores = [float(reference.distance(choice, 0).log().mean()) for choice in choices]
     best = choices[min(range(len(choices)), key=scores.__getitem__)]
     used = sum(choice.table(sde).nfe for choice in choices) + 3 * nfe * iterations * (1 + weights)
@@ -197,7 +195,10 @@ def _fit_weights(
     sde = reference.model.sde
     first = float(sde.log_snr(best.times(sde)[0]))
     points = Points(sde, grid_of(sde, first, steps))
-    around = Around(sde, first, steps, *canonical(best.table(sde, points.t), points))
+    from_first = dataclasses.replace(
+        best, begin="T"
+    )  # the rows for a state at the first time, which `Around` begins at
+    around = Around(sde, first, steps, *canonical(from_first.table(sde, points.t), points))
 
     def loss(*parameters: Tensor) -> Tensor:
         return reference.loss(around.table(*parameters))

@@ -111,6 +111,31 @@ def test_a_pipeline_takes_it() -> None:
         assert torch.allclose(torch.from_numpy(made).permute(0, 3, 1, 2), (ours / 2 + 0.5).clamp(0, 1), atol=1e-4)
 
 
+def test_a_solver_that_was_tuned_below_T_starts_there() -> None:
+    """The noise is drawn at the scale of its first evaluation, and a state of add_noise there holds its part of x_0."""
+    theirs = diffusers.DDIMScheduler(clip_sample=False)
+    network, steps = Exact(theirs, "epsilon"), 4
+    model = from_diffusers((network, theirs), data_std=0.7)
+    begun = Adams(steps=steps).for_model(model)
+    points = Points(model.sde, begun.times(model.sde))
+    carries, weights = canonical(dataclasses.replace(begun, begin="T").table(model.sde, points.t), points)
+    rows = [row[: k + 1].flip(0).tolist() for k, row in enumerate(weights)]
+    solver = NonStationary(ratios=points.ratio.tolist(), carries=carries.tolist(), weights=rows, begin="lower")
+    scheduler = TableScheduler.from_config(theirs.config, solver=solver, data_std=0.7)
+    scheduler.set_timesteps(steps)
+    eps = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    made = loop(scheduler, network, scheduler.init_noise_sigma * eps, steps)
+    assert float((made - sample(model, Adams(steps=steps), x_T=model.sde.prior.std * eps)).abs().max()) < 1e-5
+    scheduler.set_timesteps(steps)
+    x = state = scheduler.add_noise(
+        torch.full((16, 4), 0.5, dtype=torch.float64), eps, scheduler.timesteps[:1].expand(16)
+    )
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(x, t).sample, t, x).prev_sample
+    own = dataclasses.replace(begun, grid=points.t.tolist(), begin="T")
+    assert float((x - sample(model, own, x_T=state)).abs().max()) < 1e-5
+
+
 def test_the_order_is_that_of_diffusers() -> None:
     """Pipelines that begin in the middle multiply by it. Heun has two evaluations a step, and one for the last."""
     config = diffusers.HeunDiscreteScheduler().config

@@ -1,12 +1,13 @@
 """A fitted solver is closer to the exact flow than the one it started from, on samples that it was not fitted on."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
 from backdrift.models import GaussianMixture
-from backdrift.sde import VE, VP, GaussianSDE
+from backdrift.sde import VE, VP, Discrete, FunctionModel, GaussianSDE, Time
 from backdrift.solvers import (
     Adams,
     DPMSolverPP2M,
@@ -55,6 +56,45 @@ def test_every_table_is_a_non_stationary_one(solver: TableSolver) -> None:
     torch.testing.assert_close(numbers.solve(model, x), expected, rtol=1e-9, atol=1e-9)
     ve = VE(sigma_max=float(points.ratio[0]))
     torch.testing.assert_close(numbers.solve(model.under(ve), x / points.alpha[0]), expected, rtol=1e-9, atol=1e-9)
+
+
+def erring(size: float) -> FunctionModel:
+    """A network that predicts the noise, with an error of this size, as a trained one has."""
+    sde = Discrete.linear()
+    model = modes(VP()).under(sde)
+
+    def noise(x: torch.Tensor, t: Time) -> torch.Tensor:
+        return model.noise(x, t) + size * torch.cos(20 * x)
+
+    return FunctionModel(noise, sde, "noise", data_std=1.0)
+
+
+@pytest.mark.parametrize("solver", [Adams(steps=5), Adams(steps=5, predict="noise")], ids=str)
+def test_a_non_stationary_one_begins_below_T_as_its_solver_does(solver: TableSolver) -> None:
+    model = erring(0.0)
+    begun = solver.for_model(model)
+    assert begun.begin == "lower"
+    points = Points(model.sde, begun.times(model.sde))
+    carries, weights = canonical(dataclasses.replace(begun, begin="T").table(model.sde, points.t), points)
+    rows = [row[: k + 1].flip(0).tolist() for k, row in enumerate(weights)]
+    numbers = NonStationary(ratios=points.ratio.tolist(), carries=carries.tolist(), weights=rows, begin="lower")
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(numbers.solve(model, x), solver.solve(model, x), rtol=1e-7, atol=1e-7)
+    with pytest.raises(ValueError, match=r"^ratios: this solver begins at sigma/alpha = 20, the process at 157"):
+        dataclasses.replace(numbers, begin="T").table(model.sde)
+    with pytest.raises(ValueError, match=r"^ratios: this solver begins at sigma/alpha = 20, the process at 9.9"):
+        numbers.table(VE(sigma_max=9.9))
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_fit_begins_where_its_solver_does(weights: bool) -> None:
+    """From T the error of the noise, 0.02, is 157 times as large in the denoiser, and no weights mend it."""
+    settings: dict[str, Any] = {"nfe": 5, "shape": (2,), "batch": 32, "iterations": 10, "reference_steps": 48}
+    lower = tune(erring(0.02), Adams(), weights=weights, **settings)
+    from_T = tune(erring(0.02), Adams(begin="T"), weights=weights, **settings)
+    assert lower.start.begin == lower.solver.begin == "lower" and from_T.solver.begin == "T"
+    assert lower.after < lower.before and lower.after < from_T.after
+    assert lower.solver.table(Discrete.linear()).nfe == 5
 
 
 def test_non_stationary_numbers_must_fit() -> None:
