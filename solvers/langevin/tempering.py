@@ -104,8 +104,8 @@ class ParallelTempering(Sampler):
             parity: 0 or 1.
 
         Returns:
-            The state, and for each pair of neighbours whether it exchanged, `[chains, replicas - 1]`: 1 or 0, and nan
-            for the pairs whose turn it was not.
+            The state, and a number for each pair of neighbours, `[chains, replicas - 1]`. It is 1 if they exchanged, 0
+            if they did not, and nan if it was not their turn.
         """
         assert state.log_prob is not None
         k = len(self.temperatures)
