@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
-import weakref
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from live_bytes import LiveBytes
 from noised_densities import OnlyDenoises, gaussian, mixture, states, truth
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from backdrift.models import MLP, Denoiser, GaussianMixture
 from backdrift.sde import (
@@ -302,30 +300,6 @@ def test_encode_and_decode(settings: dict[str, Any]) -> None:
     torch.testing.assert_close(between[1] * expected[:2] / x[:2], middle, rtol=5e-3, atol=1e-2)
 
 
-class Bytes(TorchDispatchMode):
-    """Counts the bytes of the storages that are made within it: `now` those alive, and `peak` the most there were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: set[int] = set()
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in self.alive:
-                storage = leaf.untyped_storage()
-                self.alive.add(storage._cdata)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self.free, storage._cdata, storage.nbytes())
-        self.peak = max(self.peak, self.now)
-        return made
-
-    def free(self, key: int, size: int) -> None:
-        self.alive.remove(key)
-        self.now -= size
-
-
 @pytest.mark.parametrize("settings", [{"probes": "exact", "divergences": 3}, {"probes": 32}])
 def test_memory_is_that_of_a_chunk_whatever_the_steps(settings: dict[str, Any]) -> None:
     """The peak is a + b chunk bytes, with b a few activations of the network for the batch. Four times the steps do not
@@ -340,7 +314,7 @@ def test_memory_is_that_of_a_chunk_whatever_the_steps(settings: dict[str, Any]) 
 
     def bytes_of(chunk: int, steps: int) -> int:
         given: dict[str, Any] = {"method": "score_corrected", "estimate_error": False, "steps": steps, "chunk": chunk}
-        with Bytes() as counted:
+        with LiveBytes() as counted:
             log_likelihood(model, x, **given | settings)
         return counted.peak
 
