@@ -167,6 +167,33 @@ def test_two_hundred_steps_through_a_kill_and_a_resume(stream: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_half_precision_follows_one_process_with_whole_weights_through_a_kill(parallel: Parallel) -> None:
+    """bf16 is inside the network alone: losses and gradients are those of one process to its rounding, 2^-8.
+
+    Weights, their average and the optimiser's memory stay in float32, in every process and in the files.
+    """
+    line = [*LINE, "train.mixed_precision=bf16", "train.steps=24", "train.checkpoint_every=8", "train.held_out_every=8"]
+    alone = trained(*line, "runs=alone")
+    whole = trained(*LINE, "train.steps=24", "train.checkpoint_every=8", "train.held_out_every=8", "runs=whole")
+    killed_at(11, ["train", *line, "runs=two", f"train.parallel={parallel}"])
+    run = only_run("two")
+    assert run_together(2, lambda rank: command(["resume", f"run={run.path}"])) == [0, 0]
+    rows, others, exact = run.read_metrics(), alone.read_metrics(), whole.read_metrics()
+    assert [row["step"] for row in rows] == list(range(1, 25))
+    for row, other in zip(rows, others, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=2**-8)
+        assert row["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=2**-6)
+    assert any(other["loss"] != reference["loss"] for other, reference in zip(others, exact, strict=True))  # it was on
+    kept = run.latest_checkpoint()
+    for kind in ("model", "ema"):
+        assert {value.dtype for value in kept.weights(kind).values()} == {torch.float32}
+        torch.testing.assert_close(kept.weights(kind), whole.latest_checkpoint().weights(kind), rtol=0.1, atol=5e-3)
+    state = kept.optimizer()["optimizer"]["state"]
+    assert {value.dtype for each in state.values() for value in each.values()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_twenty_kills_at_random_moments(parallel: Parallel) -> None:
     """One of two processes is killed 20 times: at a random time after the start, or after the first step in turns.
 
