@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -56,19 +57,30 @@ def draw_pictures(folder: OutputFolder, run: Run, model: ModelLike, data: Data, 
 
 
 def _compared_in_words(data: Data, generated: Tensor, real: Tensor) -> str:
-    """The mean and the standard deviation of samples beside those of real ones, where one number means something."""
+    """Whether the means of samples agree with those of real ones."""
     broken = int((~generated.flatten(1).isfinite().all(1)).sum())
     if broken:
         return f"{broken} of the {len(generated)} samples are not finite."
     if data.units.is_picture:
         return _brightness_in_words(generated.double(), real.double())
-    shift = (data.units.standardised(generated).flatten(1).double()).mean(0) - (
-        data.units.standardised(real).flatten(1).double()
-    ).mean(0)
-    return (
-        f"The largest difference between the means of samples and test set is {float(shift.abs().max()):.2g} standard "
-        f"deviations of a component, over {shift.numel()} components."
-    )
+    return _means_in_words(*(data.units.standardised(x).flatten(1).double() for x in (generated, real)))
+
+
+def _means_in_words(generated: Tensor, real: Tensor) -> str:
+    """Whether the mean of each component agrees with that of the test set, at a level of 5% for all together.
+
+    Args:
+        generated, real: `[n, d]` each, in standard deviations of the components.
+    """
+    gap = (generated.mean(0) - real.mean(0)).abs()
+    numbers = f"the largest difference of {gap.numel()} components is {float(gap.max()):.2g} standard deviations"
+    if min(len(generated), len(real)) < 2:
+        return f"Of the means of samples and test set, {numbers}."
+    error = (generated.var(0) / len(generated) + real.var(0) / len(real)).sqrt()
+    most = NormalDist().inv_cdf(1 - 0.025 / gap.numel())  # Bonferroni's bound
+    if bool((gap <= most * error).all()):
+        return f"The means of the samples agree with those of the test set within their errors: {numbers}."
+    return f"The means of the samples differ from those of the test set by more than their errors: {numbers}."
 
 
 def _brightness_in_words(generated: Tensor, real: Tensor) -> str:

@@ -61,9 +61,9 @@ def write(run: Run, device: torch.device | str = "cpu") -> None:
         parts = [
             f"# {run.config.name}",
             training_section(run, model, data),
-            f"## Samples\n\n{in_words}\n\nLeft: samples by `{solver}`. Right: the test set. The second picture "
-            "shows samples on their way from noise to data.\n\n![generated and real samples](samples.png)\n\n"
-            "![from noise to data](trajectory.png)",
+            f"## Samples\n\n{in_words}\n\nThe first picture shows samples by `{solver}`, and samples of the test set. "
+            "The second picture shows samples on their way from noise to data.\n\n"
+            "![generated and real samples](samples.png)\n\n![from noise to data](trajectory.png)",
             compared,
             f"## Likelihood\n\n{verdicts.of_likelihood(scores, data)}\n\nTest set: {scores}.\n\n"
             "![histogram](likelihood.png)\n\n![most and least likely](extremes.png)",

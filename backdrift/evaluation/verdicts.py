@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from backdrift.data import Data
 from backdrift.evaluation.agreement import Answer
@@ -45,14 +46,18 @@ def of_solvers(floor: Comparison, table: dict[tuple[str, int], Comparison]) -> s
 
 def of_likelihood(scores: Scores, data: Data) -> str:
     """How the model compares with a normal distribution that has the moments of the training data."""
-    found, normal = scores.mean(), normal_score(data, len(scores.log_prob))
-    better = (found.value - normal) * (1 if data.levels is None else -1)
-    than = f"{abs(better):.3g} {scores.unit} {'better' if better > 0 else 'worse'} than"
-    return f"The model is {than} a normal distribution fitted to the training data, which has {normal:.4g}."
+    normal = normal_scores(data, len(scores.log_prob))
+    better = (scores.values.double() - normal) * (1 if data.levels is None else -1)
+    spread = float(better.std()) if len(better) > 1 else math.nan
+    gap = Estimate(abs(float(better.mean())), spread / math.sqrt(len(better)))
+    of_normal = f"a normal distribution fitted to the training data, which has {float(normal.mean()):.4g} {scores.unit}"
+    if gap.value <= 2 * gap.standard_error:
+        return f"The model is as good as {of_normal}, within two standard errors of the difference ({gap})."
+    return f"The model is {gap} {scores.unit} {'better' if float(better.mean()) > 0 else 'worse'} than {of_normal}."
 
 
-def normal_score(data: Data, n: int) -> float:
-    """The mean log-density of the first `n` test samples under a normal distribution, in the unit of `Scores.values`.
+def normal_scores(data: Data, n: int) -> Tensor:
+    """The log-density of the first `n` test samples under a normal distribution, in the unit of `Scores.values`, `[n]`.
 
     It has the mean and the covariance of the training data, shrunk as Ledoit & Wolf (2004) do; of more than
     `MOST_COMPONENTS` components it has the variances alone.
@@ -71,7 +76,7 @@ def normal_score(data: Data, n: int) -> float:
         distance = ((test - mean) @ precision * (test - mean)).sum(1)
         log_prob = 0.5 * (torch.linalg.slogdet(precision).logabsdet - distance - d * math.log(2 * math.pi))
     log_prob = log_prob + data.units.log_jacobian(data.test[:n])
-    return float(log_prob.mean()) / (1 if data.levels is None else -d * math.log(2))
+    return log_prob / (1 if data.levels is None else -d * math.log(2))
 
 
 def of_methods(answers: Sequence[Answer], unit: str) -> str:

@@ -25,7 +25,8 @@ def loss_curve(
     axes = figure.subplots()
     x, y = np.asarray(steps, float), np.asarray(losses, float)
     long = len(y) > 2 * window
-    axes.plot(x, y, color=PALE if long else REAL, lw=0.8 if long else 1.6, label="as recorded")
+    marker = "o" if len(y) == 1 else ""  # a line through one point is not seen
+    axes.plot(x, y, marker=marker, ms=4, color=PALE if long else REAL, lw=0.8 if long else 1.6, label="as recorded")
     if long:
         mean = np.convolve(y, np.full(window, 1 / window), "valid")
         axes.plot(x[window // 2 :][: len(mean)], mean, color=REAL, lw=1.6, label=f"mean of {window} records")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backdrift.data import Data
-from backdrift.evaluation.pictures import _at_the_spread_of_the_data, _brightness_in_words
+from backdrift.evaluation.pictures import _at_the_spread_of_the_data, _brightness_in_words, _means_in_words
 from backdrift.sde import VE, VP, GaussianSDE
 
 
@@ -19,6 +19,13 @@ def test_brightness_is_compared_by_its_standard_error(shift: float, said: str) -
     """200 pictures of brightness 0.4 or 0.6 have a standard error of 0.1/sqrt(199), so a difference has 0.01."""
     real = torch.tensor([0.4, 0.6], dtype=torch.float64).repeat(100).reshape(200, 1, 1, 1).expand(200, 1, 2, 2)
     assert said in _brightness_in_words(real + shift, real)
+
+
+@pytest.mark.parametrize(("shift", "said"), [(0.0, "agree with"), (0.22, "agree with"), (-0.23, "differ from")])
+def test_means_are_compared_at_a_level_for_all_components(shift: float, said: str) -> None:
+    """A difference of two means over 200 values -1 and 1 has a standard error of 0.1003; 2.241 of them leave 2.5%."""
+    real = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(100).unsqueeze(1).expand(200, 2)
+    assert said in _means_in_words(real + torch.tensor([0.0, shift]), real)
 
 
 def test_a_single_picture_has_no_standard_error() -> None:

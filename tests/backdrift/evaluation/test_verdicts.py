@@ -12,6 +12,7 @@ from backdrift.evaluation.quality import TwoSampleTest
 from backdrift.evaluation.report_quality import QualityNumbers
 from backdrift.evaluation.report_quality import verdict as of_quality
 from backdrift.evaluation.score_checks import verdict as of_score
+from backdrift.evaluation.scoring import Scores
 from backdrift.evaluation.solver_comparison import Comparison
 from backdrift.models.score_diagnostics import Diagnosis, Size
 
@@ -38,7 +39,21 @@ def test_a_normal_distribution_has_its_own_entropy() -> None:
     draws = torch.randn(24_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ factor.mT
     data = Data(draws[:20_000], draws[20_000:], name="normal")
     truth = -float(math.log(2 * math.pi * math.e) + factor.diagonal().log().sum())
-    assert abs(verdicts.normal_score(data, 4000) - truth) < 4 / math.sqrt(4000) + 1e-3
+    assert abs(float(verdicts.normal_scores(data, 4000).mean()) - truth) < 4 / math.sqrt(4000) + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("shift", "said"),
+    [(0.0, "as good as"), (0.19, "as good as"), (0.21, "0.21 ± 0.10 nats better than"), (-0.21, "nats worse than")],
+)
+def test_the_difference_from_a_normal_distribution_is_compared_with_its_error(shift: float, said: str) -> None:
+    """Differences of shift + 1 and shift - 1 on 100 samples have a standard error of 1/sqrt(99), or 0.1005."""
+    draws = torch.randn(1100, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    data = Data(draws[:1000], draws[1000:], name="normal")
+    log_prob = verdicts.normal_scores(data, 100) + shift + torch.tensor([1.0, -1.0]).double().repeat(50)
+    zero = torch.zeros(100)
+    scores = Scores(log_prob, zero, zero, zero, zero, 1e-3, 2, None, {})
+    assert said in verdicts.of_likelihood(scores, data)
 
 
 def quality(kid: float, p: float) -> QualityNumbers:
