@@ -37,7 +37,7 @@ from typing import Any
 import torch
 from peer import Peer
 from peers import LIBRARIES, STOCHASTIC
-from problems import PROBLEMS, SDE, SIGMA_MAX, exact_flow, start
+from problems import PROBLEMS, SDE, exact_flow, start
 from torch import Tensor
 
 from backdrift.solvers import Adams, Ancestral, EulerMaruyama, Heun, Noise, SASolver, StochasticAdams, TableSolver, tune
@@ -121,8 +121,9 @@ class Counter:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         self.calls += 1
-        # Schedules in float32 begin at 80 but for rounding, and the process ends at 80 sharp.
-        return self.model.denoise(x, torch.as_tensor(sigma, dtype=x.dtype).clamp(max=SIGMA_MAX).square())
+        # The process ends at 80 sharp. Schedules in float32 begin there but for rounding, and adaptive solvers may try
+        # a point beyond it when they choose their first step.
+        return self.model.denoise(x, torch.as_tensor(sigma, dtype=x.dtype).square().clamp(max=SDE.T))
 
 
 def end_of(peer: Peer, model: Any, x: Tensor, nfe: int) -> Tensor | None:
