@@ -223,7 +223,9 @@ def check_targets(Y: Any) -> None:
         raise ValueError("Y: expected numbers, got categories or booleans; classes are for a classifier, and have no "
                          "density")  # fmt: skip
     if array.ndim == 0:
-        raise ValueError(f"Y: expected targets [n] or [n, targets], got {got(array.item())}")
+        # scikit-learn's check of estimators looks for the words after the comma.
+        none = ", so that it requires y to be passed, but the target y is None" if Y is None else ""
+        raise ValueError(f"Y: expected targets [n] or [n, targets], got {got(array.item())}{none}")
     for k, column in enumerate(array.T if array.ndim == 2 else [array] if array.ndim == 1 else []):
         check_times(called("Y", k), column)
         if column.dtype.kind in "OUS":

@@ -21,7 +21,10 @@ from backdrift import ConditionalScoreDensity
 from backdrift.estimators.scorers import log_score, neg_energy_score
 
 QUICK: dict[str, Any] = {"members": 1, "hidden": 16, "depth": 1, "steps": 60, "ode_steps": 8, "random_state": 0}
+QUICK |= {"closed_form": "normal"}
 TINY: dict[str, Any] = {"hidden": 4, "depth": 1, "steps": 2, "ode_steps": 2, "batch_size": 8, "random_state": 0}
+TINY |= {"closed_form": "normal"}
+"""For tests of manners and scikit-learn's checks, which fit it some eighty times. Mixtures take longer than two steps."""
 
 JOINT = np.array([[1.0, 0.5, 0.3], [0.5, 1.0, -0.4], [0.3, -0.4, 1.0]])
 """The covariance of x, y_1 and y_2."""
@@ -222,7 +225,7 @@ def test_searches_score_by_the_density() -> None:
         ([[1.0], [2.0], [0.0]], [2.0, 2.0, 2.0], "Y: feature 0 has the same value"),
         ([[math.nan], [math.nan], [math.nan]], [1.0, 3.0, 2.0], "X: feature 0 is missing in all 3 rows"),
         ([[math.inf], [2.0], [0.0]], [1.0, 3.0, 2.0], "X: feature 0 holds inf in row 0"),
-        ([[1.0], [2.0], [0.0]], ["a", "b", "a"], "Y: expected numbers"),
+        ([[1.0], [2.0], [0.0]], ["a", "b", "a"], "Y: feature 0 holds 'a' in row 0, expected numbers"),
     ],
 )
 def test_tables_that_have_no_density_are_refused(x: list, y: list, said: str) -> None:
