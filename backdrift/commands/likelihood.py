@@ -54,7 +54,7 @@ def main(config: DictConfig) -> None:
     device, run = group.device(config.device), Run.open(config.run, config.trust, config.data.changed)
     rows, trained, card = rows_to_score(config, run), run.model(config.weights, device), run.card
     values = rows.values
-    conditions = conditions_asked(config, card, rows.conditions, len(values))
+    conditions = conditions_asked(config, card, rows.conditions, len(values), rows.there)
     if conditions is None:
         model = model_scoring(trained, card, config.label, rows.labels, len(values))
     else:

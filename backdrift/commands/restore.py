@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from backdrift.data.arrays import DAMAGED, load_npy, told
 from backdrift.data.card import DataCard
 from backdrift.data.results import write_archive
 from backdrift.evaluation.batchwise import Batchwise
@@ -121,13 +122,15 @@ def _problem(config: DictConfig, run: Run) -> tuple[Problem, _Belonging]:
         every = config.copy()
         every.n = None
         rows = rows_to_score(every, run)
-        conditions = conditions_asked(config, card, rows.conditions, len(rows.values))
+        there = len(rows.values)
+        conditions = conditions_asked(config, card, rows.conditions, min(config.n or there, there), there)
         task = simulated(rows.values[: config.n], card, operator, noise, config.seed)
         return task, _Belonging.first(config.n, rows.labels, conditions)
     if config.data.path is not None:
         raise ValueError("observation: expected no data.path beside it, since the samples behind it are not known")
     observation = _read(Path(str(config.observation)).expanduser())
-    conditions = conditions_asked(config, card, None, len(observation))
+    there = len(observation)
+    conditions = conditions_asked(config, card, None, min(config.n or there, there), there)
     return problem(observation[: config.n], card, operator, noise), _Belonging.first(config.n, None, conditions)
 
 
@@ -178,14 +181,16 @@ def _read(path: Path) -> Tensor:
             with np.load(path, allow_pickle=False) as archive:
                 values = archive["observation"]
         elif path.suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
+            values = load_npy(path, "observation")
         else:
             values = np.loadtxt(path, delimiter=",", ndmin=2)
+        if values.dtype.kind not in "biuf" or values.ndim == 0:
+            raise ValueError(f"{values.dtype} of shape {list(values.shape)}")
         return torch.from_numpy(np.asarray(values, dtype=np.float64))
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, *DAMAGED) as error:
         raise ValueError(
             f"observation={path}: expected numbers in a .npy array, the entry observation of a .npz archive, or a .csv "
-            f"table without names ({error})"
+            f"table without names ({told(error)})"
         ) from error
 
 
@@ -211,6 +216,8 @@ def _sampler(config: DictConfig) -> tuple[Any, str]:
 def _require_for_counts(made: Any) -> None:
     """Raise `ValueError` unless a guide takes measurements of counts."""
     kind = getattr(made, "func", made)
+    if kind is particles and (kernel := made.keywords.get("kernel", "isotropic")) != "isotropic":
+        raise ValueError(f"guide.kernel: expected isotropic for counts, got {kernel}")
     if kind is not particles and not any(issubclass(PoissonMeasurement, one) for one in getattr(kind, "takes", ())):
         raise ValueError(f"guide: expected tmpd, dps or particles for counts, got {kind.__name__}")
 

@@ -28,6 +28,12 @@ DAMAGED = (EOFError, OSError, ValueError, MemoryError, OverflowError, zipfile.Ba
 """What NumPy raises for a file that is damaged, or whose header announces more numbers than there can be."""
 
 
+def told(error: Exception) -> str:
+    """What NumPy says of a damaged file, without its advice to unpickle what may be code."""
+    said = str(error)
+    return "it holds no array of numbers" if "pickle" in said or "Python objects" in said else said
+
+
 def load_npy(path: Path, key: str = "path", mapped: bool = False) -> np.ndarray:
     """The array of a .npy file.
 
@@ -45,7 +51,7 @@ def load_npy(path: Path, key: str = "path", mapped: bool = False) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except DAMAGED as error:
-        raise ValueError(f"{key}={path}: not a whole .npy file of numbers ({error})") from error
+        raise ValueError(f"{key}={path}: not a whole .npy file of numbers ({told(error)})") from error
 
 
 def read_npy(path: Path, layout: str | None = None, missing: bool = False) -> Samples:
@@ -126,7 +132,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             arrays = {name.lower(): archive[name] for name in archive.files}
             names = archive.files
     except DAMAGED as error:
-        raise ValueError(f"path={path}: not a whole .npz archive of numbers ({error})") from error
+        raise ValueError(f"path={path}: not a whole .npz archive of numbers ({told(error)})") from error
     strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
     if strange:
         raise ValueError(f"path={path}: {strange[0]} in the archive is no array; take it out")

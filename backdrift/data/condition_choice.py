@@ -12,6 +12,7 @@ import torch
 from backdrift.data.conditions import Conditions
 from backdrift.data.dataset import Data
 from backdrift.data.files import read, takes
+from backdrift.data.reading_advice import advice_in
 from backdrift.data.samples import Samples
 from backdrift.sde.arguments import check_fields
 from backdrift.sde.value_types import Filled, Range
@@ -132,7 +133,7 @@ class FileCondition:
         check_fields(self)
 
     def read(self) -> Samples:
-        """The conditions in the file. What is assumed is printed in a line that begins with "data:".
+        """The conditions in the file. What is assumed is printed in a line that begins with "condition:".
 
         Raises:
             FileNotFoundError, ValueError: as `files.read` does, naming `condition.path`.
@@ -143,9 +144,9 @@ class FileCondition:
             missing = {"missing": True} if takes(path, "missing") else {}
             samples = read(path, **options, **missing)
         except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"condition.{error}") from error
+            raise type(error)(f"condition.{advice_in('condition', str(error))}") from error
         for note in samples.notes:
-            print(f"data: {path.name}: {note}")
+            print(f"condition: {path.name}: {advice_in('condition', note)}")
         return samples
 
     def of(self, data: Data) -> Data:

@@ -43,8 +43,9 @@ def read_new_conditions(file: FileCondition, card: ConditionCard) -> NewConditio
     values = samples.values if samples.test is None else torch.cat((samples.values, samples.test))
     if card.names is not None and samples.columns is not None:
         values = values[:, _order(samples.columns, card.names, path)]
-    elif card.names is not None:
-        print(f"data: {path.name}: the columns have no names and are taken for {', '.join(card.names)}, in this order")
+    elif card.names is not None and values.ndim == 2 and values.shape[1] == card.size:
+        taken = f"the columns have no names and are taken for {', '.join(card.names)}, in this order"
+        print(f"condition: {path.name}: {taken}")
     if values.ndim != 1 + AXES[card.kind] or values.shape[1] != card.size:
         what = f"vectors of {card.size} numbers" if card.kind == "vector" else f"pictures of {card.size} channels"
         raise ValueError(

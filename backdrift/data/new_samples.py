@@ -15,6 +15,7 @@ from backdrift.data.card import DataCard
 from backdrift.data.checks import check_levels_of, check_magnitude
 from backdrift.data.condition_choice import ColumnsCondition
 from backdrift.data.files import read, takes
+from backdrift.data.reading_advice import advice_of_run
 from backdrift.data.samples import Samples
 
 READING = ("layout", "header", "index", "size")
@@ -88,7 +89,7 @@ def read_new(
         check_levels_of(path.name, "new", values, card.units.levels)
     labels = None if names is None or card.classes is None else _numbered(names, card.classes, path)
     for note in notes:
-        print(f"data: {path.name}: {note}")
+        print(f"data: {path.name}: {advice_of_run(note)}")
     return NewSamples(path.name, values, labels, places, given)
 
 

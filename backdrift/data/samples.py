@@ -84,7 +84,7 @@ class Samples:
             raise ValueError(f"path={path}: the {have} samples have labels and the {lack} samples none")
         is_bytes = array.dtype == np.uint8
         found = layout_of(array.shape, is_bytes, layout)
-        encoded = None if labels is None else encode(labels, test_labels, path, class_names)
+        encoded = None if labels is None else encode(labels, test_labels, f"path={path}", class_names)
         said = [*notes, *([found.note] if found.note else [])]
         values = found.apply(_numbers(array, "samples", path, missing))
         held = None if test is None else found.apply(_numbers(test, "test samples", path, missing))

@@ -22,6 +22,7 @@ class Stored(Protocol):
     Attributes:
         levels: how many values a component takes, or None for continuous samples.
         labels: the name or the number of the class of each sample, `[n]`, or None.
+        labels_source: where the labels are from, in messages.
         class_names: the names of the classes 0, 1, …, where the labels are their numbers; or None.
         weights: how much each sample counts in the loss, `[n]`, or None if each counts 1.
         columns: the names of the components of vectors, or None.
@@ -33,6 +34,9 @@ class Stored(Protocol):
 
     @property
     def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def labels_source(self) -> str: ...
 
     @property
     def class_names(self) -> Sequence[str] | None: ...
@@ -82,9 +86,13 @@ class StoredArray:
         self.layout = layout_of(array.shape, is_bytes, layout)
         self.levels = 256 if is_bytes and array.ndim in (3, 4) else None
         self.notes = [self.layout.note] if self.layout.note else []
-        self.labels = None if labels is None else np.array(load_npy(labels, mapped=True))
+        self.labels = None if labels is None else np.array(load_npy(labels, "labels", mapped=True))
+        self.labels_source = f"labels={labels}"
         if self.labels is not None and self.labels.shape != (len(array),):
-            raise ValueError(f"labels={labels}: expected [{len(array)}], got {list(self.labels.shape)}")
+            raise ValueError(
+                f"labels={labels}: expected a class for each of the {len(array)} samples, got shape "
+                f"{list(self.labels.shape)}"
+            )
         self.weights = None if weights is None else read_weights(weights)
 
     def __len__(self) -> int:
@@ -122,7 +130,7 @@ class StoredImages:
             raise ValueError(f"path={folder}: found no images in the folder")
         left = len(found) - len(self.files)
         self.notes = [f"files that are no images and are left out: {left}"] if left else []
-        self.labels = classes_of_folders(folder, self.files)
+        self.labels, self.labels_source = classes_of_folders(folder, self.files), f"path={folder}"
         self.weights = None if weights is None else read_weights(weights)
         self.pictures = Pictures(folder, lambda number: (self.files[number], None), size, workers)
 

@@ -58,13 +58,17 @@ class StoredTable:
         for name, column in (*given.items(), *(("columns", each) for each in columns or ())):
             if column not in self.table.column_names:
                 raise ValueError(f"{name}={column}: expected one of the columns {', '.join(self.table.column_names)}")
+        if columns is not None and len(set(columns)) < len(columns):
+            raise ValueError(f"columns={list(columns)}: expected different columns")
         self.chosen = _samples(self.table, columns, list(given.values()), path)
         self.labels = None if labels is None else np.asarray(self.table.with_format(None)[labels][:])
         self.weights = None if weights is None else np.asarray(self.table.with_format(None)[weights][:])
+        self.labels_source = f"path={path}: column {labels}"
         self.class_names: Sequence[str] | None = getattr(self.table.features[labels], "names", None) if labels else None
         self.levels: int | None = None
         self.columns: Sequence[str] | None = None
-        self.notes: list[str] = []
+        left = [name for name in self.table.column_names if name not in (*self.chosen, *given.values())]
+        self.notes = [f"columns that are left out: {', '.join(left)}"] if left else []
         self.encoded: Dataset | None = None
         self.pictures: Pictures | None = None
         self._inspect(layout, size, workers)
@@ -87,7 +91,7 @@ class StoredTable:
             return
         one = self._rows(np.array([0]), first)
         self.layout = layout_of((len(self), *one.shape[1:]), one.dtype == np.uint8, layout)
-        self.notes = [self.layout.note] if self.layout.note else []
+        self.notes += [self.layout.note] if self.layout.note else []
         self.levels = 256 if one.dtype == np.uint8 and one.ndim in (3, 4) else None
 
     def __len__(self) -> int:
@@ -203,11 +207,13 @@ def _opened(path: Path, split: str) -> Dataset:
                 if split not in found:
                     raise ValueError(f"split={split}: expected one of {', '.join(found)}")
                 return found[split]
+            if split not in ("train", str(found.split)):
+                raise ValueError(f"split={split}: expected train, since {path} holds one table without other splits")
             return found
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         for kind in (".arrow", ".parquet"):
             all_of_them = [file for file in files if file.suffix == kind]
-            ours = [file for file in all_of_them if _of_split(file, split)] if path.is_dir() else all_of_them
+            ours = [file for file in all_of_them if _of_split(file, split) or (file == path and split == "train")]
             if all_of_them and not ours:
                 raise ValueError(f"split={split}: {path} holds {all_of_them[0].name}, expected files of this split")
             if ours and kind == ".arrow":
@@ -220,6 +226,6 @@ def _opened(path: Path, split: str) -> Dataset:
 
 
 def _of_split(file: Path, split: str) -> bool:
-    """Whether a file belongs to a split: its name has it as a word, or no word that is a split."""
+    """Whether a file belongs to a split: its name has it as a word. Without a word that is a split it is of `train`."""
     words = set(file.stem.replace(".", "-").replace("_", "-").split("-"))
-    return split in words or not words & {"train", "test", "validation", "val"}
+    return split in words or (split == "train" and not words & {"train", "test", "validation", "val"})

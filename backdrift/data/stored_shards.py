@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backdrift.data.arrays import DAMAGED
+from backdrift.data.arrays import DAMAGED, told
 from backdrift.data.fingerprint import visible_files
 from backdrift.data.images import IMAGES
 from backdrift.data.layout import layout_of
@@ -79,6 +79,7 @@ class StoredShards:
         members = [member for number, shard in enumerate(self.shards) for member in _members(number, shard)]
         kinds = Counter(member.kind for member in members)
         self.kind = _kind_of_samples(path, kinds) if sample is None else sample.lower().lstrip(".")
+        labels, weights = (None if kind is None else kind.lower().lstrip(".") for kind in (labels, weights))
         labels = "cls" if labels is None and "cls" in kinds else labels
         wanted = [kind for kind in (self.kind, labels, weights) if kind is not None]
         for kind in wanted:
@@ -89,6 +90,7 @@ class StoredShards:
         # Three numbers for each sample, in place of its name and kind.
         self.places = np.array([(each[self.kind].shard, *each[self.kind][3:]) for each in samples], dtype=np.int64)
         self.labels = None if labels is None else self._words([each[labels] for each in samples])
+        self.labels_source = f"path={path}: files .{labels}"
         self.weights = None if weights is None else self._numbers([each[weights] for each in samples])
         self.levels: int | None = None
         self.pictures: Pictures | None = None
@@ -137,7 +139,9 @@ class StoredShards:
         try:
             array = np.load(io.BytesIO(self._content(*self.places[number].tolist())), allow_pickle=False)
         except DAMAGED as error:
-            raise ValueError(f"path={self.path}: sample {number + 1} is not a whole .npy array ({error})") from error
+            raise ValueError(
+                f"path={self.path}: sample {number + 1} is not a whole .npy array ({told(error)})"
+            ) from error
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.size == 0:
             raise ValueError(f"path={self.path}: sample {number + 1}: expected an array of numbers")
         return array.reshape(-1) if array.ndim == 0 else array

@@ -82,17 +82,22 @@ class StoredData(Data):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
         held, self.numbers = order[:test], order[test:]
         names = self.stored.class_names
-        encoded = None if self.stored.labels is None else encode(self.stored.labels, None, found, names)
+        labels, source = self.stored.labels, self.stored.labels_source
+        encoded = None if labels is None else encode(labels, None, source, names)
         self._labels = None if encoded is None else encoded.train
         self._weights = None if self.stored.weights is None else loss_weights(self.stored.weights, n)
         measured = self.numbers[:MEASURED]
+        name, of = found.stem, levels if levels is not None else self.stored.levels
+        first, kept = self._read(measured), self._read(held)
+        for sample, numbers in ((first, measured), (kept, held)):
+            _check_values(name, sample, numbers, of)
         super().__init__(
-            self._read(measured),
-            self._read(held),
+            first,
+            kept,
             None if self._labels is None else self._labels[measured],
             None if self._labels is None else self._labels[held],
-            levels if levels is not None else self.stored.levels,
-            found.stem,
+            of,
+            name,
             self.stored.columns,
             class_names=None if encoded is None else encoded.names,
             fingerprint=fingerprint_of(found, fingerprint),
@@ -110,17 +115,7 @@ class StoredData(Data):
         """
         numbers = self.numbers[indices]
         sample = self._read(numbers)
-        flat = sample.flatten(1)
-        wrong = ~flat.isfinite().all(1)
-        if self.levels is not None:
-            least, most = (value.double() for value in flat.aminmax(dim=1))  # 256 itself is no byte
-            wrong |= (least < 0) | (most >= self.levels)
-            if flat.is_floating_point():
-                wrong |= (flat != flat.round()).any(1)
-        if bool(wrong.any()):
-            expected = "finite numbers" if self.levels is None else f"whole numbers from 0 to {self.levels - 1}"
-            place = int(numbers[int(wrong.int().argmax())])
-            raise ValueError(f"{self.name}: sample number {place + 1} of the files: expected {expected}")
+        _check_values(self.name, sample, numbers, self.levels)
         labels, weights = (None if each is None else each[numbers] for each in (self._labels, self._weights))
         return Record(sample, labels, weights, indices)
 
@@ -151,6 +146,31 @@ class StoredData(Data):
     def __repr__(self) -> str:
         kind = "continuous" if self.levels is None else f"{self.levels} levels"
         return f"{self.name}: {len(self)} train on disk, {len(self.test)} test, shape {list(self.shape)}, {kind}"
+
+
+def _check_values(name: str, sample: Tensor, numbers: Tensor, levels: int | None) -> None:
+    """Refuse samples `[n, ...]` that do not hold finite numbers, or levels that there are.
+
+    Args:
+        name: of the data set.
+        sample: what was read.
+        numbers: its places in the files, from 0, `[n]`.
+        levels: how many values a component takes, or None for continuous samples.
+
+    Raises:
+        ValueError: which names the first of them by its number in the files, from 1.
+    """
+    flat = sample.flatten(1)
+    wrong = ~flat.isfinite().all(1)
+    if levels is not None:
+        least, most = (value.double() for value in flat.aminmax(dim=1))  # 256 itself is no byte
+        wrong |= (least < 0) | (most >= levels)
+        if flat.is_floating_point():
+            wrong |= (flat != flat.round()).any(1)
+    if bool(wrong.any()):
+        expected = "finite numbers" if levels is None else f"whole numbers from 0 to {levels - 1}"
+        place = int(numbers[wrong].min())
+        raise ValueError(f"{name}: sample number {place + 1} of the files: expected {expected}")
 
 
 class Stream(StoredData):

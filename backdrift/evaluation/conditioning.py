@@ -60,7 +60,7 @@ def conditioned(model: Any, card: DataCard, label: int | str | None, guidance: f
         return Conditioned(model, n, None)
     classes = classes_of(getattr(model, "network", None)) or 0
     if not classes or not isinstance(model, ConditionalNetwork):
-        raise ValueError(f"label={label}: the run's network has no classes; train with model.classes=<number>")
+        raise ValueError(f"label={label}: the run's network has no classes; train with condition=label")
     names = card.classes or tuple(str(k) for k in range(classes))
     if label == EVERY:
         labels = torch.arange(classes).repeat_interleave(n)
@@ -122,4 +122,4 @@ def _number(label: int | str, names: Sequence[str], classes: int) -> int:
     if isinstance(label, int) and 0 <= label < classes:
         return label
     listed = ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])}, …"
-    raise ValueError(f"label={label}: expected all, a number from 0 to {classes - 1}, or one of the classes {listed}")
+    raise ValueError(f"label={label}: expected a number from 0 to {classes - 1}, or one of the classes {listed}")

@@ -22,7 +22,9 @@ OWN = "data"
 """What the keys `label` and `condition` say for each sample's own class or condition."""
 
 
-def conditions_asked(config: DictConfig, card: DataCard, own: Tensor | None, n: int) -> Tensor | None:
+def conditions_asked(
+    config: DictConfig, card: DataCard, own: Tensor | None, n: int, there: int | None = None
+) -> Tensor | None:
     """The vectors or pictures under which `n` samples are scored, `[n, ...]` in their own units; None for none.
 
     Args:
@@ -30,6 +32,7 @@ def conditions_asked(config: DictConfig, card: DataCard, own: Tensor | None, n: 
         card: of the run's data set.
         own: those that the samples come with, `[n, ...]`, or None where they are not known.
         n: number of samples. A file has a condition for each of them, or one for all.
+        there: number of samples that there are, of which the n are the first. A file may have a condition for each.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -55,9 +58,13 @@ def conditions_asked(config: DictConfig, card: DataCard, own: Tensor | None, n: 
             raise ValueError(f"{said}: expected samples with conditions, got samples without")
         return own
     values = read_new_conditions(choice, card.conditions).values
-    if len(values) not in (1, n):
-        raise ValueError(f"condition.path={asked}: expected a condition for each of {n} samples, got {len(values)}")
-    return values.expand(n, *values.shape[1:])
+    if len(values) not in (1, n, there or n):
+        every = f", or of all {there}" if there not in (None, n) else ""
+        raise ValueError(
+            f"condition.path={asked}: expected a condition for each of {n} samples{every}, or one for all, got "
+            f"{len(values)}"
+        )
+    return values[:n] if len(values) > 1 else values.expand(n, *values.shape[1:])
 
 
 def model_given(model: Any, card: DataCard, conditions: Tensor, guidance: float = 1.0) -> Any:
@@ -123,7 +130,7 @@ def require_classes(model: Any, label: object) -> int:
     """
     classes = classes_of(getattr(model, "network", None)) or 0
     if not classes or not hasattr(model, "given"):
-        raise ValueError(f"label={label}: the run's network has no classes; train with model.classes=<number>")
+        raise ValueError(f"label={label}: the run's network has no classes; train with condition=label")
     return classes
 
 

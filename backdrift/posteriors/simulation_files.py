@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from backdrift.data.arrays import DAMAGED, load_npy
+from backdrift.data.arrays import DAMAGED, load_npy, told
 from backdrift.data.files import TABLES, read
+from backdrift.data.reading_advice import advice_in
 from backdrift.data.tables import read_table
 from backdrift.posteriors.arguments import finite
 
@@ -173,7 +174,7 @@ def read_observations(
         return Observations(_of_shape(found, shape, path))
     with _naming("observation"):
         table = read(path, header=header, index=index)
-    values, notes = table.values.double().numpy(), [*table.notes]
+    values, notes = table.values.double().numpy(), [advice_in("observation", note) for note in table.notes]
     if table.columns is not None and simulations.columns is not None:
         if sorted(table.columns) != sorted(simulations.columns):
             raise ValueError(
@@ -195,8 +196,7 @@ def _naming(group: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, ValueError) as error:
-        said = str(error).replace("data.header", f"{group}.header").replace("data.index", f"{group}.index")
-        raise type(error)(f"{group}.{said}") from error
+        raise type(error)(f"{group}.{advice_in(group, str(error))}") from error
 
 
 def _of_shape(rows: np.ndarray, shape: tuple[int, ...], path: Path) -> np.ndarray:
@@ -227,4 +227,4 @@ def _archive(key: str, path: Path) -> dict[str, np.ndarray]:
         with loaded as archive:
             return {name: archive[name] for name in archive.files}
     except DAMAGED as error:
-        raise ValueError(f"{key}={path}: not a whole .npz archive of numbers ({error})") from error
+        raise ValueError(f"{key}={path}: not a whole .npz archive of numbers ({told(error)})") from error

@@ -253,8 +253,11 @@ def blamed(config: DictConfig, key: str, error: BaseException | None) -> ValueEr
     if message.startswith("Error locating target"):
         message += ": is its module installed, or on PYTHONPATH?"
     named = re.match(r"(\w+)[=:]", message)
-    joint = "." if named and named[1] in OmegaConf.select(config, key, default={}) else ": "
-    return ValueError(f"{key}{joint}{message}")
+    if named and named[1] in OmegaConf.select(config, key, default={}):
+        return ValueError(f"{key}.{message}")
+    if named and (named[1] == key or named[1] in config):  # it is about this key, or another of the command
+        return ValueError(message)
+    return ValueError(f"{key}: {message}")
 
 
 def one_line(error: BaseException | None) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backdrift.data.condition_choice import ColumnsCondition, OwnCondition
 from backdrift.data.new_samples import read_new
+from backdrift.data.reading_advice import advice_of_run
 from backdrift.runs.configuration import build
 from backdrift.runs.output import chosen
 from backdrift.runs.run import Run
@@ -29,6 +30,7 @@ class RowsToScore:
         places: the row of each in its table or the path of its image, or None where the index tells.
         conditions: the vector or picture that each comes with, `[n, ...]`, in its own units. None where there are none,
             or they are not asked for.
+        there: how many samples there are, of which these are the first.
     """
 
     name: str
@@ -37,6 +39,7 @@ class RowsToScore:
     labels: Tensor | None
     places: tuple[int | str, ...] | None = None
     conditions: Tensor | None = None
+    there: int = 0
 
 
 def rows_to_score(config: DictConfig, run: Run) -> RowsToScore:
@@ -56,7 +59,9 @@ def rows_to_score(config: DictConfig, run: Run) -> RowsToScore:
         if data.conditions is not None:
             conditions = (data.conditions.train if config.split == "train" else data.conditions.test)[:n]
         stem = f"likelihood-{config.split}"
-        return RowsToScore(f"{config.split} set", stem, values, labels, conditions=conditions)
+        there = len(data.train if config.split == "train" else data.test)
+        _tell_of_fewer(n, there, f"the {config.split} set of {data.name}")
+        return RowsToScore(f"{config.split} set", stem, values, labels, conditions=conditions, there=there)
     if config.split not in ("train", "test"):
         raise ValueError(f"split={config.split}: expected train or test")
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
@@ -68,13 +73,20 @@ def rows_to_score(config: DictConfig, run: Run) -> RowsToScore:
     except (ValueError, FileNotFoundError) as error:
         if not str(error).startswith("path="):
             raise
-        raise type(error)(f"data.{error}") from error
+        raise type(error)(f"data.{advice_of_run(str(error))}") from error
+    _tell_of_fewer(n, len(new.values), new.name)
     # "data" keeps the name apart from that of a test set, which the list of runs shows.
     stem = "likelihood-data-" + re.sub(r"[^\w.-]+", "_", new.name)
     labels = None if new.labels is None else new.labels[:n]
     places = None if new.places is None else new.places[:n]
     conditions = None if new.conditions is None else new.conditions[:n]
-    return RowsToScore(new.name, stem, new.values[:n], labels, places, conditions)
+    return RowsToScore(new.name, stem, new.values[:n], labels, places, conditions, len(new.values))
+
+
+def _tell_of_fewer(n: int | None, there: int, name: str) -> None:
+    """Say that there are fewer samples than were asked for."""
+    if n is not None and n > there:
+        print(f"data: {name} has {there} samples, and n={n} takes all of them")
 
 
 def _condition_columns(config: DictConfig, run: Run) -> ColumnsCondition | None:

@@ -64,8 +64,8 @@ def test_guidance_0_has_no_class_and_more_than_1_moves_away_from_the_others(run:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("label=bird", "label=bird: expected all, a number from 0 to 2, or one of the classes cat, dog, eel"),
-        ("label=3", "label=3: expected all, a number from 0 to 2, or one of the classes cat, dog, eel"),
+        ("label=bird", "label=bird: expected a number from 0 to 2, or one of the classes cat, dog, eel"),
+        ("label=3", "label=3: expected a number from 0 to 2, or one of the classes cat, dog, eel"),
         ("guidance=2", "guidance=2: expected label=<class> beside it, or label=all"),
     ],
 )

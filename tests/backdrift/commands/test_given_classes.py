@@ -194,10 +194,10 @@ def test_tune_takes_every_class_in_turn(run: Run) -> None:
         (
             "likelihood",
             ["label=bird"],
-            "label=bird: expected all, a number from 0 to 2, or one of the classes cat, dog",
+            "label=bird: expected a number from 0 to 2, or one of the classes cat, dog",
         ),
         ("information", ["label=all"], "label=all: expected one class, or data for each sample's own"),
-        ("information", ["label=bird"], "label=bird: expected all, a number"),
+        ("information", ["label=bird"], "label=bird: expected a number"),
         ("tune", ["guidance=2"], "guidance=2: expected label=<class> beside it"),
         (
             "likelihood",

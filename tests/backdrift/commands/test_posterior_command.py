@@ -28,6 +28,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "sim.npz", theta=theta, x=x)
     np.savez(folder / "bad.npz", theta=theta, y=x)
     np.savez(folder / "unequal.npz", theta=theta, x=x[1:])
+    np.savez(folder / "pickled.npz", theta=np.array([None] * N, dtype=object), x=x)
+    (folder / "text.npz").write_text("hello")
+    np.savez(folder / "empty.npz", theta=theta[:0], x=x[:0])
+    np.savez(folder / "constant.npz", theta=np.full((N, 1), 3.0), x=x)
+    np.savez(folder / "few.npz", theta=theta[:30], x=x[:30])
+    np.save(folder / "pickled.npy", np.array([None] * 3, dtype=object), allow_pickle=True)
+    np.save(folder / "words.npy", np.array(["u", "v", "w"]))
+    (folder / "holed.csv").write_text("u,v,w\n1,,3\n")
     np.save(folder / "seen.npy", np.array([0.5, 0.1, 0.4]))
     np.save(folder / "two.npy", x[:2])
     np.save(folder / "wide.npy", np.zeros(4))
@@ -76,6 +84,16 @@ def test_a_table_and_an_archive_give_the_same_and_the_exact_posterior(
     assert "| a |" in (folder / "report.md").read_text() and (folder / "posterior.png").stat().st_size > 20_000
 
 
+def test_what_is_assumed_is_said(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns without names are in the order of the simulations. One draw has no standard deviation."""
+    (tmp_path / "seen.csv").write_text("0.5,0.1,0.4\n")
+    given = [f"data.path={files}/sim.csv", "data.parameters=[a,b]", f"observation.path={tmp_path}/seen.csv", "draws=1"]
+    status, out, error = run(capsys, tmp_path / "runs", *given)
+    assert status == 0 and error == ""
+    assert "observation: the columns have no names and are taken for u, v, w, in this order" in out
+    assert "not known of one draw" in next((tmp_path / "runs").glob("*/report.md")).read_text()
+
+
 def test_several_observations(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = [f"data.path={files}/sim.npz", f"observation.path={files}/two.npy", "draws=30", "data.parameters=[a,b]"]
     status, _, error = run(capsys, tmp_path, *given)
@@ -105,7 +123,7 @@ def test_bounds_and_a_far_observation(files: Path, tmp_path: Path, capsys: pytes
         (["data.path={}/bad.npz"], "expected the arrays theta and x, got theta, y"),
         (["data.path={}/unequal.npz"], "unequal.npz: expected as many rows of x as of theta, got 399 and 400"),
         (["data.path={}/sim.csv"], "data.parameters: expected the columns that are parameters, out of u, a, b, v, w"),
-        (["data.path={}/sim.csv", "data.parameters=[c]"], "data.parameters: expected columns out of u, a, b, v, w, got c"),
+        (["data.path={}/sim.csv", "data.parameters=[c]"], "data.parameters: expected columns out of u, a, b, v, w"),
         (["data.parameters=[a]"], "data.parameters: expected 2 names, one for each parameter, got 1"),
         (
             ["data.path={}/sim.csv", "data.parameters=[a,b]", "observation.path={}/more.csv"],
@@ -120,6 +138,20 @@ def test_bounds_and_a_far_observation(files: Path, tmp_path: Path, capsys: pytes
         (["prior.lower=0"], "theta: expected parameters within the support of the prior"),
         (["prior.lower=abc"], "prior.lower: expected"),
         (["draws=0"], "draws: expected an integer"),
+        (["data.path={}/pickled.npz"], "pickled.npz: not a whole .npz archive of numbers (it holds no array"),
+        (["data.path={}/text.npz"], "text.npz: not a whole .npz archive of numbers (it holds no array of numbers)"),
+        (["data.path={}/empty.npz"], "empty.npz: theta: expected rows of numbers, got shape [0, 2]"),
+        (["data.path={}/constant.npz"], "expected parameters that vary, got 3 in all 400 rows of theta0"),
+        (["data.path={}"], "expected an archive (.npz) or a table (.csv, .tsv, .txt, .csv.gz"),
+        (["data.path={}/seen.npy"], "expected an archive (.npz) or a table"),
+        (["data.parameters=[a,a]"], "data.parameters: expected different names, got a twice"),
+        (["data.header=true"], "data.header: expected null for"),
+        (["data.test=0.99"], "which holds back 396 and leaves 4"),
+        (["data.path={}/few.npz"], "few.npz: expected at least 40 simulations, got 30"),
+        (["observation.path={}/pickled.npy"], "observation.path={}/pickled.npy: not a whole .npy file of numbers ("),
+        (["observation.path={}/holed.csv", "data.path={}/sim.csv", "data.parameters=[a,b]"], ": observation.path="),
+        (["observation.path={}/words.npy"], "observation.path={}/words.npy: expected numbers, got"),
+        (["seed=4294967296"], "seed: expected an integer from 0 to 4294967295"),
         (["observation.rows=many"], "observation.rows: expected one of single, repeated, each"),
     ],
 )
@@ -129,5 +161,5 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(
     given = {"data.path": f"{files}/sim.npz", "observation.path": f"{files}/seen.npy"}
     given |= dict(one.format(files).split("=", 1) for one in overrides)
     status, _, error = run(capsys, tmp_path, *(f"{key}={value}" for key, value in given.items()))
-    assert status == 1 and said in error and error.count("\n") == 1, error
+    assert status == 1 and said.format(files) in error and error.count("\n") == 1, error
     assert list(tmp_path.iterdir()) == []

@@ -109,7 +109,10 @@ def test_particles_take_one_condition_for_each_measurement(run: Run) -> None:
     ("words", "message"),
     [
         (("condition=data", "label=1"), "label=1: expected null beside condition=data"),
-        (("condition=file", "condition.path=b.csv"), "condition.path=b.csv: expected a condition for each of 40"),
+        (
+            ("condition=file", "condition.path=b.csv"),
+            "condition.path=b.csv: expected a condition for each of 8 samples, or of all 40",
+        ),
         (("condition=data", "observation=y.csv"), "condition=data: expected samples with conditions"),
     ],
 )

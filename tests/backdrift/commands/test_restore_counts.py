@@ -111,7 +111,7 @@ def test_given_counts_are_read(run: Run) -> None:
         (("guide=mmps",), "guide: expected tmpd, dps or particles for counts, got MMPS"),
         (("guide=ddrm",), "guide: expected tmpd, dps or particles for counts, got DDRM"),
         (("guide=tmpd", "observation=y.csv"), "observation: expected counts of 0 or more times the gain 0.5, got 0.7"),
-        (("guide=particles", "guide.kernel=full"), "guide: guide: kernel='full' expects a model with joint"),
+        (("guide=particles", "guide.kernel=full"), "guide.kernel: expected isotropic for counts, got full"),
     ],
 )
 def test_what_is_refused(run: Run, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:

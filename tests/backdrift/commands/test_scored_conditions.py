@@ -87,6 +87,10 @@ def test_new_rows_are_scored_given_their_own_columns_or_a_file(run: Run) -> None
     given = ["data.path=a.csv", "condition=file"]
     assert main([*line, *given, "condition.path=b.csv"]) == 0
     require_exact(scores(run, "likelihood-given-b.csv-data-a.csv"), log_conditional(a, b.flip(0)))
+    assert (
+        main([*line, *given, "condition.path=b.csv", "n=4"]) == 0
+    )  # of a condition for each row there is, the first 4
+    require_exact(scores(run, "likelihood-given-b.csv-data-a.csv-2"), log_conditional(a[:4], b.flip(0)[:4]))
     np.savetxt("one.csv", b[:1].numpy(), delimiter=",", header="b1,b2", comments="", fmt="%.17g")
     assert main([*line, *given, "condition.path=one.csv"]) == 0
     require_exact(scores(run, "likelihood-given-one.csv-data-a.csv"), log_conditional(a, b[:1].expand(15, 2)))

@@ -155,7 +155,6 @@ def test_nothing_in_an_archive_is_passed_over(tmp_path: Path, arrays: dict, said
 
 
 def test_labels_of_all_kinds_have_the_same_numbers_in_both_splits() -> None:
-    path = Path("a.npz")
     for labels, test, names in (
         (["dog", "cat", "eel"], ["eel"], ("cat", "dog", "eel")),
         ([b"dog", b"cat", b"eel"], [b"eel"], ("cat", "dog", "eel")),
@@ -163,10 +162,10 @@ def test_labels_of_all_kinds_have_the_same_numbers_in_both_splits() -> None:
         ([7.0, 5.0, 9.0], [9], ("5", "7", "9")),
         ([-1, -5, 2**40], [2**40], ("-5", "-1", str(2**40))),
     ):
-        found = encode(np.array(labels), np.array(test), path)
+        found = encode(np.array(labels), np.array(test), "path=a.npz")
         assert found.train.tolist() == [1, 0, 2] and found.names == names
         assert found.test is not None and found.test.tolist() == [2]
-    assert encode(np.array([True, False]), None, path).names == ("False", "True")
+    assert encode(np.array([True, False]), None, "path=a.npz").names == ("False", "True")
 
 
 def test_a_class_that_only_the_test_set_holds_is_counted() -> None:

@@ -125,13 +125,27 @@ def test_each_process_reads_its_share_and_together_they_see_the_whole_batch() ->
         (lambda: Stream("nowhere.npy"), "there is no such file or folder"),
         (lambda: Stream("vectors.npy", test=5999), "test=5999: expected at most 5998"),
         (lambda: Stream("vectors.npy", size=8), "size=8: expected null for an array"),
-        (lambda: Stream("vectors.npy", labels="vectors.npy"), r"expected \[6000\], got \[6000, 3\]"),
+        (
+            lambda: Stream("vectors.npy", labels="vectors.npy"),
+            r"^labels=vectors.npy: expected a class .*6000, 3",
+        ),
+        (
+            lambda: Stream("vectors.npy", labels="halves.npy"),
+            "^labels=halves.npy: expected labels that are whole",
+        ),
+        (lambda: Stream("vectors.npy", labels="no.npy"), "^labels=no.npy: there is no such file"),
+        (lambda: Stream("holed.npy"), "^holed: sample number 8 of the files: expected finite numbers"),
+        (lambda: Stream("objects.npy"), r"^path=objects.npy: not a whole .npy file of numbers \(it holds no array"),
         (lambda: Stream("table.csv"), "expected a .npy array or a folder of images"),
         (lambda: Stream("vectors.npy").conditioned_on_columns([0]), "expected none or label"),
     ],
 )
 def test_what_does_not_fit_is_refused(make, said: str) -> None:  # type: ignore[no-untyped-def]
-    vectors()
+    values = vectors()
+    values[7, 1] = np.nan
+    np.save("holed.npy", values)
+    np.save("halves.npy", np.full(6000, 0.5))
+    np.save("objects.npy", np.array([None] * 3, dtype=object), allow_pickle=True)
     Path("table.csv").write_text("1,2\n")
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         make()
