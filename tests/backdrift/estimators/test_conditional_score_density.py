@@ -24,7 +24,7 @@ QUICK: dict[str, Any] = {"members": 1, "hidden": 16, "depth": 1, "steps": 60, "o
 QUICK |= {"closed_form": "normal"}
 TINY: dict[str, Any] = {"hidden": 4, "depth": 1, "steps": 2, "ode_steps": 2, "batch_size": 8, "random_state": 0}
 TINY |= {"closed_form": "normal"}
-"""For tests of manners and scikit-learn's checks, which fit it some eighty times. Mixtures take longer than two steps."""
+"""For tests of manners and scikit-learn's checks, which fit it eighty times. Mixtures take longer than two steps."""
 
 JOINT = np.array([[1.0, 0.5, 0.3], [0.5, 1.0, -0.4], [0.3, -0.4, 1.0]])
 """The covariance of x, y_1 and y_2."""
