@@ -10,6 +10,7 @@ Sections: `compiled` (compile=true beside the plain loop), `fokker_planck` (200 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -117,6 +118,13 @@ def score_density() -> Iterator[str]:
     scale = ROWS / len(x)
     yield f"before: {scale * seconds(before):.0f} s for {ROWS} rows"
     yield f"now: {scale * seconds(lambda: density.score_samples(x)):.0f} s"
+    rounded = copy.deepcopy(density.model_).float()
+
+    def finer() -> None:
+        for part in (alpha * z).float().split(512):
+            log_likelihood(rounded, part, eps=eps, **density._settings(10))
+
+    yield f"now, with errors by a solve of twice the steps, as before: {scale * seconds(finer):.0f} s"
     yield f"now, with errors: {scale * seconds(lambda: density.score_samples(x, return_std=True)):.0f} s"
     few = (alpha * z)[:512]
     fine = log_likelihood(density.model_, few, steps=48, divergences=96, probes="exact", eps=eps, estimate_error=False)
