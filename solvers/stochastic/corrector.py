@@ -81,6 +81,7 @@ class LangevinCorrector(Corrector):
     Args:
         snr: ratio of the drift's length to the noise's, r in the paper.
         data_std: standard deviation d of the data; the model's own by default.
+        steps: number of corrector steps after each predictor step.
 
     Raises:
         ValueError: if `snr` is not positive, or `steps` is below 1.
@@ -115,6 +116,7 @@ class OrnsteinUhlenbeckCorrector(Corrector):
     Args:
         h: step size in units of sigma^2.
         data_std: standard deviation d of the data; the model's own by default.
+        steps: number of corrector steps after each predictor step.
 
     Raises:
         ValueError: if `h` is not positive, or `steps` is below 1.
@@ -156,6 +158,7 @@ class MetropolisCorrector(Corrector):
 
     Args:
         h: step size in units of sigma^2.
+        steps: number of corrector steps after each predictor step.
 
     Raises:
         ValueError: if `h` is not positive, or `steps` is below 1.
