@@ -16,6 +16,7 @@ from backdrift.sde.model import Model
 from backdrift.sde.prior import DataMoments
 from backdrift.sde.process import Time, as_time, wide
 from backdrift.sde.tweedie import Kind, tweedie
+from backdrift.sde.value_types import require
 
 Self = TypeVar("Self", bound="FunctionModel")  # typing.Self needs Python 3.11
 
@@ -58,6 +59,7 @@ class FunctionModel(Model):
             raise ValueError(f"function: expected a function of (x, t), got {type(function).__name__}")
         require_choice("predicts", predicts, get_args(Kind))
         require_positive(data_std=data_std)
+        require("data_moments", data_moments, DataMoments | None)
         if predicts in ("noise", "score") and getattr(sde, "has_denoiser", False) and float(sde.alpha(sde.T)) == 0:
             raise ValueError(
                 f"predicts: expected 'denoised', 'v' or 'velocity', since alpha = 0 at T and {predicts} says nothing "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backdrift.sde.tensor_checks import require_shape
+from backdrift.sde.value_types import got
 from backdrift.solvers.model import HALF
 
 
@@ -24,9 +25,14 @@ class CalledNetwork:
 
     Attributes:
         network: the argument.
+
+    Raises:
+        ValueError: if `network` is a class, or cannot be called.
     """
 
     def __init__(self, network: Any, learned_variance: bool = False) -> None:
+        if isinstance(network, type) or not callable(network):
+            raise ValueError(f"network: expected a network or a function of (x, time), got {got(network)}")
         self.network, self.learned_variance = network, learned_variance
 
     def __call__(self, x: Tensor, time: Tensor, *positional: Any, **arguments: Any) -> Tensor:
@@ -38,6 +44,8 @@ class CalledNetwork:
         value = value[0] if isinstance(value, tuple) else value
         if not isinstance(value, Tensor):
             raise TypeError(f"network: expected one that returns a tensor, got {type(value).__name__}")
+        if not value.is_floating_point():
+            raise ValueError(f"network: expected one that returns floating-point numbers, got {value.dtype}")
         if self.learned_variance:
             value = value[:, : x.shape[1]]
         require_shape("network", value, x)

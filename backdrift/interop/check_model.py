@@ -25,6 +25,7 @@ from backdrift.sde import GaussianSDE
 from backdrift.sde.checks import require_count, require_number
 from backdrift.sde.evaluation_mode import require_evaluation_mode
 from backdrift.sde.tensor_checks import require_state
+from backdrift.sde.value_types import Seed, require
 from backdrift.solvers.model import ModelLike, require_model
 
 __all__ = ["ModelCheck", "check_model"]
@@ -96,6 +97,7 @@ def check_model(
         'the sign of the noise eps is wrong'
     """
     _require(model, data, labels, levels, tolerance, false_alarm)
+    require("seed", seed, Seed)
     times = _times(cast(GaussianSDE, model.sde), levels, float(data.double().std()))
     return _Check(NetworkReadings(model, data, labels, times, seed), tolerance, false_alarm).result()
 
@@ -117,6 +119,9 @@ def _require(
         raise ValueError("data: expected finite numbers, got NaN or inf")
     if not float(data.double().std()) > 0:
         raise ValueError("data: expected samples that differ, got equal ones")
+    if labels is not None and (not isinstance(labels, Tensor) or labels.is_floating_point()):
+        said = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels: expected a tensor of integers, got {said}")
     if labels is not None and labels.shape != (len(data),):
         raise ValueError(f"labels: expected shape [{len(data)}], one for each sample, got {list(labels.shape)}")
     if labels is not None and not hasattr(model, "given"):

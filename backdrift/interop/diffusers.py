@@ -12,7 +12,9 @@ from backdrift.interop.called_network import CalledNetwork
 from backdrift.interop.diffusers_scheduler import SchedulerReading, Spacing, read_scheduler
 from backdrift.models import Picture, Vector
 from backdrift.sde import DataMoments, FunctionModel, Time
+from backdrift.sde.checks import require_positive
 from backdrift.sde.evaluation_mode import require_evaluation_mode
+from backdrift.sde.value_types import got
 
 PICTURE = "picture"
 """The name of a given picture among the arguments. No network of diffusers has one of this name."""
@@ -181,9 +183,14 @@ def from_diffusers(
         ValueError: if the pipeline holds no network or no scheduler, or its conventions are not supported. The message
             names the entry of the config: dynamic thresholding and a continuous timestep are refused, as is a predicted
             noise with zero terminal SNR.
+        OSError: if there is no whole pipeline in the folder `source`.
         ImportError: if `source` is a folder and diffusers is not installed.
     """
+    if clip not in ("config", None):
+        require_positive(clip=clip)
     network, scheduler, vae = _parts(source)
+    if not hasattr(scheduler, "config"):
+        raise ValueError(f"scheduler: expected a scheduler of diffusers, with `config`, got {got(scheduler)}")
     reading = read_scheduler(scheduler)
     require_evaluation_mode(network, "network")
     return DiffusersModel(
@@ -219,4 +226,8 @@ def _pipeline(folder: str | Path) -> Any:
         from diffusers import DiffusionPipeline
     except ImportError as error:
         raise ImportError('source: a folder needs diffusers: pip install "backdrift[diffusers]"') from error
-    return DiffusionPipeline.from_pretrained(str(folder))
+    try:
+        return DiffusionPipeline.from_pretrained(str(folder))
+    except OSError as error:
+        said = " ".join(str(error).split())
+        raise OSError(f"source={folder}: expected the folder or the name of a whole pipeline ({said})") from error

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from backdrift.interop.called_network import CalledNetwork
 from backdrift.sde import EDM, DataMoments, FunctionModel
+from backdrift.sde.checks import require_positive
 from backdrift.sde.evaluation_mode import require_evaluation_mode
+from backdrift.sde.value_types import got
 
 
 class EDMNetwork(CalledNetwork):
@@ -33,8 +35,17 @@ class EDMModel(FunctionModel):
             arguments: of the network's `forward`, by name.
 
         Raises:
-            ValueError: if the network has no argument of a name.
+            TypeError: if `condition` is none of these.
+            ValueError: if the network has no argument of a name, or no such class.
         """
+        labels = getattr(condition, "value", condition)
+        if condition is not None and not isinstance(labels, Tensor):
+            raise TypeError(f"condition: expected a Label or a tensor, got {got(condition)}")
+        classes = getattr(getattr(self.function, "network", None), "label_dim", None)
+        if condition is not None and classes is not None and not labels.is_floating_point() and labels.numel():
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= classes:
+                raise ValueError(f"condition: expected classes from 0 to {classes - 1}, got {low} to {high}")
         return super().given(**({} if condition is None else {"class_labels": condition}), **arguments)
 
 
@@ -55,6 +66,7 @@ def from_edm(
     Raises:
         ValueError: if T is not positive or above `sigma_max`, or the network is in training mode and has dropout.
     """
+    require_positive(T=T)
     require_evaluation_mode(network, "network")
     most = float(getattr(network, "sigma_max", float("inf")))
     if most < T:

@@ -12,6 +12,7 @@ from backdrift.interop.called_network import CalledNetwork
 from backdrift.sde import DataMoments, FunctionModel, Interpolant
 from backdrift.sde.checks import require_choice, require_number
 from backdrift.sde.evaluation_mode import require_evaluation_mode
+from backdrift.sde.value_types import require
 
 
 class FlowNetwork(CalledNetwork):
@@ -79,6 +80,7 @@ def from_flow_matching(
     require_evaluation_mode(network, "network")
     require_choice("data_at", data_at, (0, 1))
     require_number("time_scale", time_scale, above=0)
+    require("time_first", time_first, bool)
     if (data_weight is None) != (noise_weight is None):
         missing = "data_weight" if data_weight is None else "noise_weight"
         raise ValueError(f"{missing}: expected a function, since the other weight is given, got None")

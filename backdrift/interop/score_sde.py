@@ -9,9 +9,10 @@ from torch import Tensor
 
 from backdrift.interop.called_network import CalledNetwork
 from backdrift.sde import VE, VP, DataMoments, Discrete, FunctionModel, GaussianSDE, Kind, SubVP
-from backdrift.sde.checks import require_choice
+from backdrift.sde.checks import require_choice, require_integer
 from backdrift.sde.discrete import linear_betas
 from backdrift.sde.evaluation_mode import require_evaluation_mode
+from backdrift.sde.value_types import Positive, require
 
 Labels = Literal["times 999", "timestep", "sigma", "index"]
 """What the network is told as its time: 999 t, the step of the chain, sigma(t), or the index from the noise down."""
@@ -76,23 +77,38 @@ def from_score_sde(
     require_evaluation_mode(network, "network")
     name = str(_entry(config, "training", "sde")).lower()
     require_choice("training.sde", name, ("vpsde", "subvpsde", "vesde"))
-    continuous = bool(_entry(config, "training", "continuous"))
-    scales = int(_entry(config, "model", "num_scales"))
+    continuous = _truth(config, "training", "continuous")
+    scales: int = _entry(config, "model", "num_scales")
+    require_integer("model.num_scales", scales, 2)
     sde: GaussianSDE
     labels: Labels
     if name == "vesde":
-        sde = VE(*(float(_entry(config, "model", end)) for end in ("sigma_min", "sigma_max")))
+        sde = VE(*(_number(config, "model", end) for end in ("sigma_min", "sigma_max")))
         labels = "sigma" if continuous else "index"
     else:
-        low, high = (float(_entry(config, "model", end)) for end in ("beta_min", "beta_max"))
+        low, high = (_number(config, "model", end) for end in ("beta_min", "beta_max"))
         if name == "vpsde" and not continuous:
             sde, labels = Discrete.from_betas(linear_betas(scales, low / scales, high / scales)), "timestep"
         else:
             sde, labels = (VP if name == "vpsde" else SubVP)(low, high), "times 999"
     predicts: Kind = "score" if name == "vesde" else "noise"
     if data_std is None:
-        data_std = 0.5 if _entry(config, "data", "centered") else 0.25
+        data_std = 0.5 if _truth(config, "data", "centered") else 0.25
     return FunctionModel(ScoreSDENetwork(network, sde, labels, scales), sde, predicts, data_moments, data_std)
+
+
+def _truth(config: Any, *names: str) -> bool:
+    """An entry that is true or false. A text such as "False" is refused, since every text counts as true in Python."""
+    value = _entry(config, *names)
+    require(".".join(names), value, bool)
+    return bool(value)
+
+
+def _number(config: Any, *names: str) -> float:
+    """An entry that is a positive number."""
+    value = _entry(config, *names)
+    require(".".join(names), value, Positive)
+    return float(value)
 
 
 def _entry(config: Any, *names: str) -> Any:

@@ -15,6 +15,7 @@ from backdrift.interop.pipeline_rows import evaluations, evaluations_of_a_step, 
 from backdrift.interop.solver_in_config import AnySolver, described, solver_from
 from backdrift.sde import tweedie
 from backdrift.sde.checks import require_integer, require_positive
+from backdrift.sde.value_types import got
 from backdrift.solvers import NonStationary, Row, Table, TableSolver
 from backdrift.solvers.model import HALF
 from backdrift.solvers.tables.grid import Points
@@ -100,6 +101,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         start: Literal["auto"] | None = "auto",
     ) -> None:
         require_positive(data_std=data_std)
+        require_integer("num_train_timesteps", num_train_timesteps, 1)
         if start not in ("auto", None):
             raise ValueError(f"start: expected 'auto' or None, got {start!r}")
         self.solver = solver_from(solver)
@@ -110,7 +112,12 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
             self.register_to_config(use_flow_sigmas=True)
         else:
             known = {name: value for name, value in self.config.items() if name not in ("solver", "data_std", "start")}
-            theirs = DDPMScheduler.from_config({**known, "_class_name": "DDPMScheduler"})
+            try:
+                theirs = DDPMScheduler.from_config({**known, "_class_name": "DDPMScheduler"})
+            except NotImplementedError as error:  # of diffusers, for a schedule that it does not know
+                raise ValueError(
+                    f"beta_schedule: expected one of DDPMScheduler, such as linear, got {beta_schedule!r}"
+                ) from error
             self.reading, self.alphas_cumprod = read_scheduler(theirs), theirs.alphas_cumprod
         self.reading = dataclasses.replace(self.reading, clip=clip_sample_range if clip_sample else None)
         self.init_noise_sigma = float(self.reading.sde.prior.std)
@@ -139,6 +146,10 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         unknown = [name for name in kwargs if name not in own]
         if unknown and not return_unused_kwargs:
             raise TypeError(f"{unknown[0]}: expected one of the arguments {', '.join(sorted(own))}")
+        if not isinstance(config, Mapping):
+            raise ValueError(
+                f"config: expected that of a scheduler, as `pipeline.scheduler.config` is, got {got(config)}"
+            )
         known = {name: value for name, value in dict(config).items() if name != "_use_default_values"}
         if "FlowMatch" in str(config.get("_class_name", "")) or "base_shift" in config:
             known["prediction_type"] = "flow_prediction"  # their schedulers of flow matching have no entry for it
