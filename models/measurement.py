@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backdrift.models.operators import LinearOperator
+from backdrift.models.whitened import Whitened, whitened
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +98,10 @@ class Measurement:
         if self.covariance is not None:
             return u @ self.covariance.to(u, non_blocking=True)
         return self._stds(u).square() * u
+
+    def whitened(self, like: Tensor) -> Whitened:
+        """The measurement in the units of its noise, see `whitened`."""
+        return whitened(self, like)
 
     def _stds(self, like: Tensor) -> Tensor:
         """The standard deviation of each component, `[m]`, with the dtype and on the device of `like`."""

@@ -37,3 +37,19 @@ class Joint(NamedTuple):
     cross: Tensor
     total: Tensor
     residual: Tensor
+
+
+class LowRank(NamedTuple):
+    """The normal density of x_0 given a state x_t, with the covariance V = Q diag(v) Q^T + rest (1 - Q Q^T).
+
+    Attributes:
+        denoised: D = E[x_0 | x_t], shaped like x.
+        axes: Q, k orthonormal directions of flattened samples, `[batch, d, k]`.
+        variances: v, of these directions, `[batch, k]`, at least `rest`.
+        rest: the variance of all other directions, `[batch]`, not negative.
+    """
+
+    denoised: Tensor
+    axes: Tensor
+    variances: Tensor
+    rest: Tensor

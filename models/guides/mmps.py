@@ -10,11 +10,12 @@ from torch import Tensor
 
 from backdrift.models.guides.gmres import gmres
 from backdrift.models.guides.guide import Guide
+from backdrift.models.guides.low_rank import low_rank
 from backdrift.models.measurement import Measurement
 from backdrift.sde import Time
 from backdrift.sde.checks import require_integer, require_positive
 from backdrift.sde.jacobian import pulled_back, with_graph
-from backdrift.sde.twist import Joint, Twist
+from backdrift.sde.twist import Joint, LowRank, Twist
 from backdrift.sde.value_types import Count, Positive
 
 
@@ -114,6 +115,24 @@ class MMPS(Guide):
         cross = covariance @ a.mT
         total = self.measurement.noise_covariance(x) + a @ cross
         return Joint(denoised.detach(), covariance, cross, total, self.measurement.residual(denoised.detach()))
+
+    def low_rank(self, x: Tensor, t: Time, probes: Tensor, fresh: Tensor) -> LowRank:
+        """The normal density of x_0 given x_t with k axes of V, by 2 (k + f) products with the Jacobian.
+
+        Args:
+            x: `[batch, ...]`, of d components each.
+            t: the time.
+            probes: k directions near the axes, such as those of a state nearby, `[batch, d, k]`.
+            fresh: f random directions, `[batch, d, f]`.
+        """
+        point, denoised = self._point(x, t)
+        gain = self.gain(x, t)
+
+        def product(directions: Tensor) -> Tensor:
+            rows = directions.permute(2, 0, 1).reshape(-1, *x.shape)
+            return (gain * pulled_back(denoised, point, rows)).flatten(2).permute(1, 2, 0)
+
+        return LowRank(denoised.detach(), *low_rank(product, probes, fresh))
 
     def _point(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """The points of a graph, and D there."""

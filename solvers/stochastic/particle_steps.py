@@ -70,18 +70,20 @@ def kept(at: Any, keep: Tensor) -> Any:
     return type(at)(*(part[keep] for part in at))
 
 
-def in_chunks(look: Callable[[Any, Tensor], Any], guide: Any, x: Tensor, chunk: int | None) -> Any:
-    """What a guide says at x, a named tuple, for at most `chunk` particles at once, so that the memory is bounded.
+def in_chunks(look: Callable[..., Any], guide: Any, chunk: int | None, *each: Tensor) -> Any:
+    """What a guide says of particles, a named tuple, for at most `chunk` of them at once, so that memory is bounded.
 
     Args:
-        look: what to ask a guide for the particles x.
+        look: what to ask a guide for `each`.
         guide: for all particles, with `select(indices)` where it holds something for each of them.
-        x: particles, `[batch, ...]`.
         chunk: None for all at once.
+        each: the particles, and what else there is for each of them, `[batch, ...]`.
     """
-    if chunk is None or len(x) <= chunk:
-        return look(guide, x)
-    parts = [look(select(guide, index), x[index]) for index in torch.arange(len(x), device=x.device).split(chunk)]
+    count = len(each[0])
+    if chunk is None or count <= chunk:
+        return look(guide, *each)
+    places = torch.arange(count, device=each[0].device).split(chunk)
+    parts = [look(select(guide, index), *(one[index] for one in each)) for index in places]
     return type(parts[0])(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
 
@@ -113,7 +115,7 @@ class IsotropicStep:
         self.stds = dict(zip(times[:-1].tolist(), stds.tolist(), strict=True))
 
     def look(self, x: Tensor, t: Tensor) -> Twist:
-        return in_chunks(lambda guide, z: guide.twist(z, t.to(z)), self.guide, x, self.chunk)
+        return in_chunks(lambda guide, z: guide.twist(z, t.to(z)), self.guide, self.chunk, x)
 
     def log_twist(self, at: Twist) -> Tensor:
         return at.log_twist
@@ -150,7 +152,7 @@ class FullStep:
         self.guide, self.chunk = guide, chunk
 
     def look(self, x: Tensor, t: Tensor) -> Joint:
-        return in_chunks(lambda guide, z: guide.joint(z, t.to(z)), self.guide, x, self.chunk)
+        return in_chunks(lambda guide, z: guide.joint(z, t.to(z)), self.guide, self.chunk, x)
 
     def log_twist(self, at: Joint) -> Tensor:
         return _log_normal(at.residual, _root(at.total))

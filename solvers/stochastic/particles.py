@@ -15,11 +15,12 @@ from backdrift.sde.value_types import Count, NonNegativeCount, OneOf, Range
 from backdrift.solvers.confidence import student
 from backdrift.solvers.model import data_std_of, place_of, prior_of, select
 from backdrift.solvers.noise import ACCEPT, PRIOR, STEPS, Noise
+from backdrift.solvers.stochastic.low_rank_step import LowRankStep
 from backdrift.solvers.stochastic.particle_steps import FullStep, IsotropicStep, Step, Twists, kept
 from backdrift.solvers.stochastic.rejuvenation import Rejuvenation
 from backdrift.solvers.tables.grid import Grid, time_grid
 
-KERNELS = ("isotropic", "full")
+KERNELS = ("isotropic", "low_rank", "full")
 """What `particles` takes as the covariance of its chain's steps."""
 
 
@@ -83,6 +84,7 @@ def particles(
     eps: float | None = None,
     threshold: Annotated[float, Range(least=0, most=1)] = 0.5,
     kernel: Annotated[str, OneOf(KERNELS)] = "isotropic",
+    rank: Count = 16,
     moves: NonNegativeCount = 0,
     measure_discretisation: bool = False,
     chunk: Count | None = None,
@@ -104,7 +106,8 @@ def particles(
     With kernel="isotropic" the variances v are the best ones that depend on the time alone, see `kernel_variances`.
     With kernel="full" a step has the covariance of x_s given x_t, v I + b^2 V, and its proposal is the posterior of
     that step given y. For normal data of any covariance this chain is exact with few steps, and all weights are equal.
-    For mixtures it needs fewer steps and particles.
+    For mixtures it needs fewer steps and particles. With kernel="low_rank" V has `rank` axes of its own for each
+    particle, the largest, and one variance for all other directions. It is for pictures, where "full" is not possible.
 
     Each run of each observation has its own particles and random numbers, so that an observation gives the same alone
     and among others.
@@ -112,7 +115,8 @@ def particles(
     Cost: (steps + 1) evaluations of `guide.twist` for each particle, moves * steps more with moves, and steps
     evaluations of the unguided model for each of `PILOTS` states. With kernel="full" it is as many evaluations of
     `guide.joint`, which take d products with the Jacobian for samples of d components, in place of m; memory grows as
-    d^2 and time as d^3. There are no pilots.
+    d^2 and time as d^3. With kernel="low_rank" it is as many of `guide.low_rank`, which take 2 (rank + 4) products, one
+    decomposition of A, and memory for rank * d numbers a particle. Neither has pilots.
 
     Main arguments:
         guide: a model conditioned on a measurement, with `twist(x, t)`. Its measurement may hold one value for all, or
@@ -127,7 +131,9 @@ def particles(
     Other arguments:
         grid: name or times of the grid, see `solvers.tables.grid`.
         eps: end time; the process's own by default.
-        kernel: "isotropic" or "full", the covariance of the chain's steps. "full" needs a guide with `joint(x, t)`.
+        kernel: "isotropic", "low_rank" or "full", the covariance of the chain's steps. "low_rank" and "full" need a
+            guide that knows V, such as `models.MMPS`.
+        rank: axes of V for each particle with kernel="low_rank", fewer than the components of a sample.
         threshold: share of the particles; 0 never resamples, 1 does so at every step.
         moves: Metropolis steps that move each particle after a step of the chain, given its ancestor. They part the
             copies that resampling made, and leave the evidence unbiased.
@@ -140,8 +146,8 @@ def particles(
         Samples of x_0, their weights, and the evidence with its error.
 
     Raises:
-        ValueError: if an argument is out of range.
-        TypeError: if the guide has no `twist`.
+        ValueError: if an argument is out of range; with kernel="low_rank", if the noise is 0 along some direction.
+        TypeError: if the guide has no `twist`, or not what the kernel needs.
     """
     if not hasattr(guide, "twist"):
         raise TypeError(f"guide: expected a model with twist(x, t), such as models.MMPS, got {type(guide).__name__}")
@@ -154,11 +160,20 @@ def particles(
     require_number("threshold", threshold, least=0, most=1)
     if kernel not in KERNELS:
         raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, got {kernel!r}")
-    if kernel == "full" and not hasattr(guide, "joint"):
-        raise TypeError(f"guide: kernel='full' expects a model with joint(x, t), got {type(guide).__name__}")
+    asked = {"isotropic": "twist", "low_rank": "low_rank", "full": "joint"}[kernel]
+    if not hasattr(guide, asked):
+        raise TypeError(f"guide: kernel={kernel!r} expects a model with {asked}, got {type(guide).__name__}")
+    require_integer("rank", rank, 1)
+    if kernel == "low_rank" and rank >= math.prod(shape):
+        raise ValueError(
+            f"rank: expected fewer than the {math.prod(shape)} components of a sample, got {rank}; kernel='full' takes "
+            "all axes"
+        )
     sde = guide.sde
     times = time_grid(grid, sde, steps, sde.eps if eps is None else eps, data_std_of(guide))
-    chain = _Chain(guide, tuple(shape), observations, runs, particles, threshold, kernel, moves, seed, first, chunk)
+    chain = _Chain(
+        guide, tuple(shape), observations, runs, particles, threshold, kernel, rank, moves, seed, first, chunk
+    )
     x, log_weights, log_means = chain.run(times)
     each = log_means.reshape(observations, runs)
     evidence = each.logsumexp(1) - math.log(runs)
@@ -193,13 +208,14 @@ class _Chain:
         particles: int,
         threshold: float,
         kernel: str,
+        rank: int,
         moves: int,
         seed: int,
         first: int,
         chunk: int | None,
     ) -> None:
         self.groups, self.particles, self.threshold = observations * runs, particles, threshold
-        self.kernel, self.moves, self.chunk = kernel, moves, chunk
+        self.kernel, self.rank, self.moves, self.chunk = kernel, rank, moves, chunk
         self.shape, self.seed, self.first = shape, seed, first * runs
         owners = torch.arange(observations).repeat_interleave(runs * particles)
         self.guide: Twists = select(guide, owners)
@@ -219,11 +235,7 @@ class _Chain:
         kick = draw.sibling(tuple(draw.shape), STEPS)
         resample = Noise(self.seed, (self.groups, 1), first=self.first, stream=ACCEPT, dtype=torch.float64)
         x = prior_of(self.guide).from_noise(draw())
-        step: Step = (
-            FullStep(self.guide, self.chunk)
-            if self.kernel == "full"
-            else IsotropicStep(self.guide, self.shape, times, self.chunk)
-        )
+        step = self._step(times)
         at = step.look(x, times[0])
         log_w = step.log_twist(at).reshape(self.groups, self.particles)
         log_mean = log_w.new_zeros(self.groups)
@@ -242,6 +254,13 @@ class _Chain:
         x, at = rejuvenation(x, at)
         total = log_w.logsumexp(1)
         return step.guided(at), log_w - total.unsqueeze(1), log_mean + total - math.log(self.particles)
+
+    def _step(self, times: Tensor) -> Step:
+        if self.kernel == "full":
+            return FullStep(self.guide, self.chunk)
+        if self.kernel == "low_rank":
+            return LowRankStep(self.guide, self.shape, self.rank, self.chunk)
+        return IsotropicStep(self.guide, self.shape, times, self.chunk)
 
     def _resampled(self, log_w: Tensor, log_mean: Tensor, normal: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Weights, means and the particles to go on with, after groups with few effective particles are resampled."""

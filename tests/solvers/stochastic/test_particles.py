@@ -248,32 +248,42 @@ def test_what_is_wrong_is_named() -> None:
         particles(mixture, (2,))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^runs: expected"):
         particles(guide, (2,), runs=1)
-    with pytest.raises(ValueError, match=r"^kernel: expected one of isotropic, full, got 'round'$"):
+    with pytest.raises(ValueError, match=r"^kernel: expected one of isotropic, low_rank, full, got 'round'$"):
         particles(guide, (2,), kernel="round")
     with pytest.raises(TypeError, match=r"^guide: kernel='full' expects a model with joint"):
         particles(Biased(guide), (2,), kernel="full")
+    with pytest.raises(TypeError, match=r"^guide: kernel='low_rank' expects a model with low_rank"):
+        particles(Biased(guide), (2,), kernel="low_rank", rank=1)
+    with pytest.raises(
+        ValueError, match=r"^rank: expected fewer than the 2 components of a sample, got 2; kernel='full'"
+    ):
+        particles(guide, (2,), kernel="low_rank", rank=2)
+    exact = MMPS(mixture, Measurement(Projection(torch.ones(1, 2).double()), torch.zeros(1).double(), std=0))
+    with pytest.raises(ValueError, match=r"^std: expected positive noise"):
+        particles(exact, (2,), kernel="low_rank", rank=1)
     with pytest.raises(ValueError, match=r"^moves: expected"):
         particles(guide, (2,), moves=-1)
     with pytest.raises(ValueError, match=r"^threshold: expected"):
         particles(guide, (2,), threshold=2.0)
 
 
-@pytest.mark.parametrize("kernel", ["isotropic", "full"])
+@pytest.mark.parametrize("kernel", ["isotropic", "low_rank", "full"])
 def test_chunks_change_nothing_and_bound_what_the_guide_is_asked_at_once(
     kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two observations with measurements of their own; 7 does not divide the 64 particles."""
     model = GaussianMixture(draws(3, 4), 0.3, sde=VP())
     guide = MMPS(model, seen(draws(2, 2, seed=1), draws(2, 4, seed=2)), iterations=None)
-    settings: Any = {"observations": 2, "particles": 16, "runs": 2, "steps": 6, "kernel": kernel, "threshold": 0.9}
+    settings: Any = {"observations": 2, "particles": 16, "runs": 2, "steps": 6, "threshold": 0.9}
+    settings |= {"kernel": kernel, "rank": 2}
     whole = particles(guide, (4,), **settings)
     sizes: list[int] = []
-    asked = {"isotropic": "twist", "full": "joint"}[kernel]
+    asked = {"isotropic": "twist", "low_rank": "low_rank", "full": "joint"}[kernel]
     plain = getattr(MMPS, asked)
 
-    def counted(self: MMPS, x: Tensor, t: Tensor) -> Twist | Joint:
+    def counted(self: MMPS, x: Tensor, *others: Tensor) -> Any:
         sizes.append(len(x))
-        return plain(self, x, t)
+        return plain(self, x, *others)
 
     monkeypatch.setattr(MMPS, asked, counted)
     parts = particles(guide, (4,), chunk=7, **settings)
