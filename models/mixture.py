@@ -133,7 +133,7 @@ class GaussianMixture(Model):
 
     @functools.cached_property
     def data_std(self) -> float:
-        """Standard deviation of the data: the root of the mean variance of a sample's components."""
+        """Standard deviation of the data, the root of the mean variance of a sample's components."""
         return float(self.data_moments.variance.mean().sqrt())
 
     @property

@@ -118,7 +118,7 @@ class Discrete(GaussianSDE):
 
     @functools.cached_property
     def eps(self) -> float:
-        """The time at which solvers stop: t = 1, the least noise of the chain, or where sigma/alpha = `end_ratio`."""
+        """The time at which solvers stop. It is 1, the least noise of the chain, or where sigma/alpha = `end_ratio`."""
         reached = float(self.t_from_log_snr(torch.tensor(-2 * math.log(self.end_ratio), dtype=torch.float64)))
         return min(max(1.0, reached), 0.5 * self.T)
 

@@ -132,14 +132,14 @@ class GaussianSDE(SDE):
 
     @functools.cached_property
     def eps(self) -> float:
-        """The time at which solvers stop: where sigma/alpha = `end_ratio`, or 0 if sigma/alpha starts above that."""
+        """The time at which solvers stop. There sigma/alpha = `end_ratio`; it is 0 if sigma/alpha starts above that."""
         return float(
             self.t_from_log_snr(torch.tensor(-2 * math.log(self.end_ratio), dtype=torch.float64, device="cpu"))
         )
 
     @functools.cached_property
     def start(self) -> float:
-        """The time at which solvers start: T; or, where alpha(T) = 0, the time at which sigma/alpha = `start_ratio`.
+        """The time at which solvers start. It is T, or if alpha(T) = 0 the time at which sigma/alpha = `start_ratio`.
 
         At T itself such a process has no finite coordinates: the drift and log_snr are infinite. At `start` the state
         holds the data with a weight of 1/4096, as in diffusers, which sets alpha^2 = 2^-24 at the last step.
@@ -151,7 +151,7 @@ class GaussianSDE(SDE):
 
     @functools.cached_property
     def prior(self) -> Prior:
-        """N(0, sigma^2 I) at `start`, which is T: the marginal without the mean and variance of alpha x_0."""
+        """N(0, sigma^2 I) at `start`, which is T. It is the marginal without the mean and variance of alpha x_0."""
         return Prior(float(self.sigma(torch.tensor(self.start, dtype=torch.float64, device="cpu"))))
 
     def position_marginal(self, t: Time) -> tuple[Tensor, Tensor]:

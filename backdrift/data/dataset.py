@@ -213,7 +213,7 @@ class Data:
 
     @property
     def test_condition(self) -> Tensor | None:
-        """The conditions of the test samples: vectors or pictures in their own units, or classes; None without."""
+        """The conditions of the test samples, vectors or pictures in their own units, or classes; None without."""
         return self.test_labels if self.conditions is None else self.conditions.test
 
     def take_units(self, card: DataCard) -> None:

@@ -118,7 +118,7 @@ class Units:
 
     @property
     def is_picture(self) -> bool:
-        """Whether a sample can be drawn as a picture: one or three channels of a height and a width."""
+        """Whether a sample can be drawn as a picture. It then has one or three channels, a height and a width."""
         return len(self.shape) == 3 and self.shape[0] in (1, 3)
 
     def log_jacobian(self, values: Tensor) -> Tensor:

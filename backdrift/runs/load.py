@@ -34,7 +34,10 @@ class Loaded:
 
     @property
     def units(self) -> Units:
-        """The map between the data's own units v and the model's x: `to_model(v)`, `to_data(x)`, `log_jacobian(v)`."""
+        """The map between the data's own units v and the model's x.
+
+        It has `to_model(v)`, `to_data(x)` and `log_jacobian(v)`.
+        """
         return self.card.units
 
 

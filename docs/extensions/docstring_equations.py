@@ -54,8 +54,6 @@ def prepare(lines: list[str]) -> list[str]:
 def process(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
     """Change the docstring in place, as Sphinx asks for."""
     lines[:] = prepare(lines)
-    if what in ("property", "attribute"):
-        lines.insert(0, "")  # of a first line "a: b" napoleon takes a for a type
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class ChainBound:
 
     @property
     def total(self) -> Tensor:
-        """The sum of the terms: an upper bound on -log p(x) in nats, `[batch]`."""
+        """The sum of the terms, an upper bound on -log p(x) in nats, `[batch]`."""
         return self.prior + self.steps.sum(0) + self.decoder
 
     @property

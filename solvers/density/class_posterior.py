@@ -58,7 +58,7 @@ class ClassPosterior:
 
     @property
     def standard_error(self) -> Tensor:
-        """Standard error of `log_prob` in nats, to first order: (1 - p) times that of the log-odds."""
+        """Standard error of `log_prob` in nats. To first order it is (1 - p) times that of the log-odds."""
         return (self.log_prob - self.log_odds).exp() * self.log_odds_error
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 
 import pytest
@@ -105,6 +105,21 @@ def test_errors_are_stated(room: str) -> None:
         if (absent := {error for error in raises(function) if error not in text})
     }
     assert missing == {}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_properties_begin_without_a_colon(room: str) -> None:
+    """Of a property's first line "a: b" the site would show a as the type. Colons between backquotes do no harm."""
+    module = import_module(room)
+    wrong = [
+        f"{name}.{key}"
+        for name in module.__all__
+        if inspect.isclass(found := getattr(module, name))
+        for key, value in vars(found).items()
+        if not key.startswith("_") and isinstance(value, property | cached_property)
+        if re.search(r": .", re.sub(r"`[^`]*`", "", (value.__doc__ or "").split("\n")[0]))
+    ]
+    assert wrong == []
 
 
 def test_what_the_two_tests_see() -> None:

@@ -35,16 +35,6 @@ def test_equations_stay_as_they_are(extension: ModuleType, docstring: str, expec
     assert "\n".join(extension.prepare(docstring.split("\n"))) == expected
 
 
-@pytest.mark.parametrize("extension", ["docstring_equations"], indirect=True)
-@pytest.mark.parametrize(("what", "begins"), [("property", ["", "The width: d."]), ("method", ["The width: d."])])
-def test_a_colon_in_the_first_line_of_a_property_is_no_type(
-    extension: ModuleType, what: str, begins: list[str]
-) -> None:
-    lines = ["The width: d."]
-    extension.process(None, what, "", None, None, lines)
-    assert lines == begins
-
-
 @pytest.mark.parametrize("extension", ["plain_signatures"], indirect=True)
 @pytest.mark.parametrize(
     ("signature", "expected"),
