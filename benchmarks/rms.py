@@ -25,7 +25,7 @@ from torch import Tensor
 from backdrift.solvers import Adams
 
 RESULTS = Path(__file__).parent / "results"
-PLAN = {"modes": (12, 192), "decades": (12, 512), "digits": (4, 128)}
+PLAN = {"modes": (12, 192), "decades": (6, 256), "digits": (4, 128)}
 """Instances of each problem, and samples of each."""
 FIRST_SEED = 9000
 WORST = 0.01
