@@ -23,6 +23,8 @@ NOISE_SPAN = Brownian(T=1e8)
 """The process whose time is sigma^2/alpha^2, for schedules of any library."""
 LARGEST = {"isotropic": 16, "full": 80}
 """Products with the Jacobian that a step of particles may take, for each kernel. More are not run: see the results."""
+RANKS = (4, 24)
+"""Axes of the kernel "low_rank"."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,23 @@ def ours() -> Iterator[Sampler]:
     for eta in (0.85, 1.0):
         yield Sampler("DDRM", f"eta {eta:g}", restored(eta))
 
-    def weighted(kernel: str, number: int) -> Run:
-        def run(problem: Problem, steps: int, n: int, seed: int) -> Tensor:
-            if (problem.size if kernel == "full" else problem.measurement.size) > LARGEST[kernel]:
-                raise NotImplementedError("too many products with the Jacobian for this benchmark")
-            guide = MMPS(problem.prior, problem.measurement, iterations=None)
-            found = particles(
-                guide, (problem.size,), particles=number // 2, runs=2, steps=steps, kernel=kernel, seed=seed
-            )
-            return found.draw(n, seed)[0]
-
-        return run
-
     for number in (1000, 4000):
         for kernel in LARGEST:
-            yield Sampler(f"particles, {kernel}, {number}", f"{number} particles", weighted(kernel, number))
+            yield Sampler(f"particles, {kernel}, {number}", f"{number} particles", _weighted(kernel, number))
+        for rank in RANKS:
+            yield Sampler(f"particles, low rank, {number}", f"rank {rank}", _weighted("low_rank", number, rank))
+
+
+def _weighted(kernel: str, number: int, rank: int = 1) -> Run:
+    def run(problem: Problem, steps: int, n: int, seed: int) -> Tensor:
+        products = {"full": problem.size, "isotropic": problem.measurement.size}.get(kernel, 0)
+        if products > LARGEST.get(kernel, 0) or rank >= problem.size:
+            raise NotImplementedError("too many products with the Jacobian for this benchmark")
+        guide = MMPS(problem.prior, problem.measurement, iterations=None)
+        settings = {"kernel": kernel, "rank": rank, "particles": number // 2, "runs": 2}
+        return particles(guide, (problem.size,), steps=steps, seed=seed, **settings).draw(n, seed)[0]
+
+    return run
 
 
 def _guides() -> Iterator[tuple[str, str, Callable[[Problem], Any]]]:
