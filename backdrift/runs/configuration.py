@@ -101,7 +101,11 @@ class Job:
             ValueError: for an unknown key, a value of the wrong kind or one that is missing.
         """
         chosen = [str(override.input_line) for override in overrides if _chooses(override, loader)]
-        defaults = _compose(self.command, [line for line in chosen if not line.startswith("~")])
+        try:
+            defaults = _compose(self.command, [line for line in chosen if not line.startswith("~")])
+        except ConfigCompositionException as error:
+            _explain_choice(error, _compose(self.command, []), self.command)
+            raise
         deleted = [str(override.key_or_group) for override in overrides if override.is_delete()]
         if deleted:
             _values().check_deletions(self.command, deleted, defaults)
@@ -210,17 +214,37 @@ def check_option(override: Override, loader: ConfigLoader) -> None:
         raise ValueError(f"{override.key_or_group}={option}: there is no such option; expected one of {listed}{plugin}")
 
 
+def _explain_choice(error: ConfigCompositionException, defaults: DictConfig, command: str) -> None:
+    """Raise a plainer `ValueError` where an option is chosen of a group that a command does not have.
+
+    Hydra advises to add the group, and then nobody reads it.
+    """
+    found = re.search(r"Could not override '([^']+)'\. No match in the defaults list", str(error))
+    if found is None:
+        return
+    inside = [name for name in leaves(defaults) if name.startswith(f"{found[1]}.")]
+    hint = (
+        f"its keys are {', '.join(inside)}" if inside else f"backdrift {command} --help lists the keys that there are"
+    )
+    raise ValueError(f"{found[1]}: {command} has no options of it to choose from; {hint}") from error
+
+
 def _explain_unknown(error: ConfigCompositionException, defaults: DictConfig) -> None:
     """Raise a plainer `ValueError` where Hydra's error is about a key that does not exist."""
     found = re.search(r"Could not (?:override|delete)[^']*'([^']+)'", str(error))
-    if found is None or "No match in the defaults list" in str(error):
+    if found is None:
         return
     key = found[1]
+    if "No match in the defaults list" in str(error):
+        return
     if key in leaves(defaults):  # Hydra finds no value to remove where one has to be given
         raise ValueError(f"{key}: expected a value, as the key cannot be removed, got ~{key}") from error
     group, _, name = key.rpartition(".")
     options = sorted((config_folder() / group).glob("*.yaml")) if group else []
-    having = [path.stem for path in options if name in OmegaConf.load(path)]
+    node = set(OmegaConf.select(defaults, group, default={})) if group else set()
+    # `resume` has train.steps, but no options of the group train to choose from.
+    chosen = any(set(OmegaConf.load(path)) - {"defaults"} <= node for path in options)
+    having = [path.stem for path in options if chosen and name in OmegaConf.load(path)]
     near = difflib.get_close_matches(key, leaves(defaults), n=1)
     hint = "backdrift COMMAND --help lists the keys that there are"
     if near:

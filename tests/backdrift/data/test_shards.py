@@ -196,7 +196,9 @@ def test_a_table_of_the_library_is_its_rows() -> None:
             HuggingFace("saved", **options)
 
 
-def test_parquet_and_arrow_files_are_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_and_arrow_files_are_their_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path("cache").absolute())
     columns = {
@@ -212,6 +214,17 @@ def test_parquet_and_arrow_files_are_their_columns(monkeypatch: pytest.MonkeyPat
     require_rows(data, VECTORS)
     made.add_column("state", VECTORS.tolist()).save_to_disk("arrays")
     require_rows(HuggingFace("arrays", columns=["state"], test=TEST), VECTORS, labels=False)
+    assert (
+        "data: arrays: columns that are left out: state"
+        in (HuggingFace("arrays", test=TEST), capsys.readouterr().out)[1]
+    )
+    for options, said in (
+        ({"split": "test"}, "^split=test: expected train, since arrays holds one table without other splits"),
+        ({"columns": ["x", "x"]}, "expected different columns"),
+        ({"labels": "x"}, "^path=arrays: column x: expected labels that are whole numbers or words"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            HuggingFace("arrays", test=TEST, **options)
     features = datasets.Features({"pixels": datasets.Array3D((3, 6, 5), "uint8"), "ragged": [datasets.Value("int64")]})
     ragged = [[0] * (1 + number % 2) for number in range(N)]
     datasets.Dataset.from_dict({"pixels": list(PICTURES), "ragged": ragged}, features=features).save_to_disk("pixels")
