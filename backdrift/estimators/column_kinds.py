@@ -166,6 +166,8 @@ def _decided(name: str, values: np.ndarray, asked: str | None, dtype: str) -> Co
         numbers = np.asarray(known, dtype=np.float64)
     except (TypeError, ValueError):
         numbers = None
+    if asked is None and dtype and any(isinstance(v, str) for v in levels):
+        numbers = None  # a DataFrame says that these are texts, such as "1" and "2"
     if asked is None and len(levels) == 1:
         return Column(name, "constant", f"all known values are {levels[0]!r}", levels)
     if asked in ("category", "constant"):

@@ -402,6 +402,8 @@ class TableDensity(DensityMixin, SubsetDensity):
         for k, column in enumerate(self.columns_):
             if column.kind == "constant":
                 table[missing(table[:, k]), k] = column.levels[0]
+        if any(isinstance(level, str) for column in self.columns_ for level in column.levels):
+            return table  # texts of digits stay texts
         try:
             return table.astype(np.float64)
         except (TypeError, ValueError):

@@ -292,6 +292,15 @@ def test_suggest_says_what_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert [c.kind for c in suggest(wide, verbose=False)] == [c.kind for c in found] + ["number"]
 
 
+def test_texts_of_digits_are_categories_in_a_frame() -> None:
+    """They were numbers where they had 20 levels or more, or too many combinations, and drawn as 4.86."""
+    table = pandas.DataFrame({"code": [str(k % 25) for k in range(100)], "v": np.arange(100.0) % 7 - 3.5})
+    assert [c.kind for c in suggest(table, verbose=False)] == ["category", "number"]
+    assert [c.kind for c in suggest(table, {"code": "number"}, verbose=False)] == ["number", "number"]
+    drawn = TableDensity(**TINY).fit(table).sample(20, random_state=0)
+    assert set(drawn[:, 0]) <= set(table["code"])
+
+
 def test_expectation_and_maximisation_find_the_covariance() -> None:
     """A fifth of 4,000 rows is missing: each entry within four standard errors of the 2,560 complete pairs."""
     x = normal_rows(4000, 0)
