@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_number
@@ -44,7 +45,9 @@ def calibrate(model: ModelLike, x: Tensor, *, level: float = 0.95, **settings: A
         >>> log_likelihood(model, x, probes="exact", steps=16, calibration=factor)  # doctest: +SKIP
     """
     true, stated = solver_errors(model, x, **settings)
-    return conformal(true / stated, level)
+    exact = (true == 0) & (stated == 0)  # a flow that is solved without any error, such as that of N(0, 1)
+    factor = conformal(torch.where(exact, 1.0, true / stated), level)
+    return factor if factor > 0 else 1.0
 
 
 def solver_errors(model: ModelLike, x: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:

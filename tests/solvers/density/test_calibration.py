@@ -161,3 +161,15 @@ def test_intervals_cover_on_a_network() -> None:
         share, width, bound = covered(density.model_, alpha * z, true, eps=eps, **settings)
         print(f"{settings}: {share:.3f} covered, width {width:.2f} times the mean error, of the bound {bound:.2f}")
         assert 0.93 <= share <= 0.97
+
+
+@pytest.mark.parametrize("method", ["adaptive", "rk4"])
+def test_a_flow_that_is_solved_without_error_has_a_factor(method: str) -> None:
+    """VP keeps N(0, 1), whose flow stands still. The ratio of errors of 0 was NaN, which is refused."""
+    normal = GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 1.0, sde=VP())
+    x = torch.randn(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    factor = calibrate(normal, x, probes="exact", method=method)
+    found = log_likelihood(normal, x, probes="exact", method=method, calibration=factor)  # type: ignore[arg-type]
+    exact = torch.distributions.Normal(0, 1).log_prob(x).sum(1)
+    assert bool(((found.log_prob - exact).abs() < 4 * found.prior_error + 1e-8).all())
+    assert 0 < factor < math.inf
