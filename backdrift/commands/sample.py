@@ -82,7 +82,7 @@ def main(config: DictConfig) -> None:
         return
     real = _real(run, max(64, n))
     with new_folder(run, _stem(solver, config), config, provenance) as folder:
-        _write(folder, run, x, real, asked)
+        _write(folder, run, x, real, asked, config.guidance)
     kept.discard()
     print(f"{n} samples by {solver} in {seconds:.1f} s", folder, sep="\n")
 
@@ -114,7 +114,7 @@ def _stem(solver: Solver, config: DictConfig) -> str:
     return f"samples-{type(solver).__name__.lower()}{given}-seed{config.seed}"
 
 
-def _write(folder: OutputFolder, run: Run, x: Tensor, real: Tensor | None, asked: Conditioned) -> None:
+def _write(folder: OutputFolder, run: Run, x: Tensor, real: Tensor | None, asked: Conditioned, guidance: float) -> None:
     """Write the samples and their picture, with a row for each class or condition where several were asked for."""
     card, labels, names, given = run.card, asked.labels, asked.names, asked.given
     with folder.new("samples.npz") as file:
@@ -123,13 +123,15 @@ def _write(folder: OutputFolder, run: Run, x: Tensor, real: Tensor | None, asked
         with folder.new("samples.csv") as file:
             of_class = None if labels is None else _named(labels, names)
             write_table(file, card, x, folder.provenance.comment(), of_class, given)
-    drawn = readable(card.units, x)
+    drawn, guided = readable(card.units, x), "" if guidance == 1 else f", guidance w = {guidance:g}"
     if labels is not None and card.units.is_picture and len(labels.unique()) > 1:
-        folder.save_figure("samples.png", figures.by_class(drawn, labels, names))
+        folder.save_figure(
+            "samples.png", figures.by_class(drawn, labels, names, title=f"generated, a row for each class{guided}")
+        )
     elif given is not None and card.units.is_picture and len(given.places) > 1:
         shown = given.rows < MOST_ROWS
         places = [str(place) for place in given.places]
-        title = "generated, a row for each condition"
+        title = f"generated, a row for each condition{guided}"
         folder.save_figure("samples.png", figures.by_class(drawn[shown], given.rows[shown], places, title=title))
     else:
         folder.save_figure("samples.png", figures.samples(drawn, real, columns=card.columns))
