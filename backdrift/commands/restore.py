@@ -76,7 +76,7 @@ def main(config: DictConfig) -> None:
     began = time.perf_counter()
     with (
         kept.interruptible(_part_writer(kept, run, provenance, n, number)),
-        Progress("restore", n * number, shown=group.is_first) as progress,
+        Progress("restore", n * copies, "posterior" if copies == 1 else "sample", shown=group.is_first) as progress,
     ):
         try:
             x, weighted = _drawn(config, model, task, sampler, Batchwise(progress, kept))

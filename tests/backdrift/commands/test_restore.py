@@ -16,7 +16,9 @@ from PIL import Image
 from runs import trained
 
 from backdrift.cli import main
+from backdrift.commands import restore
 from backdrift.models import GaussianMixture
+from backdrift.runs.progress import Progress
 from backdrift.runs.run import Run
 from backdrift.sde import VP
 from backdrift.solvers.tables.grid import time_grid
@@ -73,9 +75,17 @@ def test_a_posterior_of_a_table(run: Run, capsys: pytest.CaptureFixture[str]) ->
     assert float(rows[1]["truth"]) == pytest.approx(found["truth"][0, 1])
 
 
-def test_particles_give_the_evidence_in_the_units_of_the_data(run: Run) -> None:
+@pytest.mark.parametrize("chain", [("full",), ("low_rank", "guide.rank=2")], ids=["full", "low_rank"])
+def test_particles_give_the_evidence_in_the_units_of_the_data(
+    run: Run, chain: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Progress] = []
+    monkeypatch.setattr(restore, "Progress", lambda *of, **how: shown.append(Progress(*of, **how)) or shown[-1])
     line = ["restore", f"run={run.path}", "measurement=random_projection", "measurement.number=2", "noise=5", "n=3"]
-    assert main([*line, "guide=particles", "guide.kernel=full", "guide.particles=64", "guide.steps=24"]) == 0
+    kernel, *more = chain
+    settings = ["guide=particles", f"guide.kernel={kernel}", *more, "guide.particles=64", "guide.steps=24"]
+    assert main([*line, *settings]) == 0
+    assert [(one.done, one.total, one.unit) for one in shown] == [(3, 3, "posterior")]
     found, _ = results(run, "restore-random-particles-seed0")
     generator = torch.Generator().manual_seed(0)
     rows = (torch.randn(2, 3, generator=generator) / 3**0.5).double().numpy()
@@ -158,7 +168,7 @@ def test_a_class_is_the_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (("noise=1", "measurement=columns", "measurement.columns=[z]"), "measurement.columns: expected some of"),
         (("noise=1", "measurement=pixels", "guide=particles", "solver=heun"), "solver: expected none beside"),
         (("noise=1", "measurement=pixels", "guide=particles", "+guide.seed=3"), "guide.seed: "),
-        (("noise=[1,2]", "measurement=pixels", "guide=ddrm"), "guide: noise: expected one number for this guide"),
+        (("noise=[1,2]", "measurement=pixels", "guide=ddrm"), "noise: expected one number for this guide"),
         (("noise=1", "measurement=pixels", "label=1"), "label=1: the run's network has no classes"),
         (("noise=1", "measurement=pixels", "label=all"), "label=all: expected one class"),
         (("noise=1", "measurement=pixels", "guidance=2"), "guidance=2: expected label=<class> beside it"),
