@@ -80,7 +80,13 @@ def test_particles_give_the_evidence_in_the_units_of_the_data(
     run: Run, chain: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[Progress] = []
-    monkeypatch.setattr(restore, "Progress", lambda *of, **how: shown.append(Progress(*of, **how)) or shown[-1])
+
+    class Recorded(Progress):
+        def __enter__(self) -> Progress:
+            shown.append(super().__enter__())
+            return shown[-1]
+
+    monkeypatch.setattr(restore, "Progress", Recorded)
     line = ["restore", f"run={run.path}", "measurement=random_projection", "measurement.number=2", "noise=5", "n=3"]
     kernel, *more = chain
     settings = ["guide=particles", f"guide.kernel={kernel}", *more, "guide.particles=64", "guide.steps=24"]
