@@ -16,10 +16,11 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from backdrift.estimators.argument_checks import levels_of, seed_of, whole_number
 from backdrift.estimators.conditional_mixture import ConditionalMixture
 from backdrift.estimators.flow_density import FlowDensity
 from backdrift.estimators.stacking import Rows, Stacking, stacked
-from backdrift.estimators.table_checks import check_targets, levels_of, numbers_of, seed_of, whole_number
+from backdrift.estimators.table_checks import check_targets, numbers_of
 from backdrift.estimators.whitening import LEAST_SPREAD, whitening
 from backdrift.sde.checks import require_number
 

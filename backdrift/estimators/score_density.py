@@ -11,9 +11,10 @@ from sklearn.base import DensityMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from backdrift.estimators.argument_checks import seed_of, whole_number
 from backdrift.estimators.closed_form import ClosedForm, best_closed_form
 from backdrift.estimators.flow_density import FlowDensity
-from backdrift.estimators.table_checks import numbers_of, seed_of, whole_number
+from backdrift.estimators.table_checks import numbers_of
 from backdrift.estimators.whitening import LEAST_SPREAD, whitening
 from backdrift.models import GaussianMixture
 

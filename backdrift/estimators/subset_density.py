@@ -13,11 +13,11 @@ from backdrift.data import Units
 from backdrift.data.outliers import find_outliers
 from backdrift.data.transform import Transform
 from backdrift.data.transform_fit import fit_transform
+from backdrift.estimators.argument_checks import seed_of
 from backdrift.estimators.column_kinds import COMBINATIONS
 from backdrift.estimators.flow_density import FlowDensity
 from backdrift.estimators.normal_with_missing import Split, covariance_with_missing, split
 from backdrift.estimators.subset_network import SubsetNetwork
-from backdrift.estimators.table_checks import seed_of
 from backdrift.sde import DataMoments
 
 COPIES = 20_000

@@ -13,12 +13,13 @@ from sklearn.base import DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from backdrift.estimators.argument_checks import seed_of, whole_number
 from backdrift.estimators.category_shares import krichevsky_trofimov, shrunk_to_independence
 from backdrift.estimators.category_sums import TAIL, Terms, chosen_terms, log_sum
 from backdrift.estimators.column_kinds import COMBINATIONS, MOST_COMBINATIONS, missing, suggest
 from backdrift.estimators.normal_with_missing import split
 from backdrift.estimators.subset_density import SubsetDensity
-from backdrift.estimators.table_checks import check_columns, check_levels, check_numbers, seed_of, whole_number
+from backdrift.estimators.table_checks import check_columns, check_levels, check_numbers
 from backdrift.sde.value_types import is_integer
 
 CELLS = 2**21

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from backdrift.estimators.table_checks import whole_number
+from backdrift.estimators.argument_checks import whole_number
 from backdrift.posteriors.arguments import finite
 from backdrift.posteriors.parameter_maps import stated_bounds
 from backdrift.sde.value_types import got

@@ -11,7 +11,7 @@ import torch
 from sklearn.base import clone
 from torch import Tensor
 
-from backdrift.estimators.table_checks import generator_of
+from backdrift.estimators.argument_checks import generator_of
 from backdrift.posteriors.arguments import finite_rows
 from backdrift.posteriors.parameter_maps import bounds_of
 from backdrift.posteriors.simulation_posterior import SimulationPosterior

@@ -13,8 +13,9 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from backdrift.estimators.argument_checks import seed_of, whole_number
 from backdrift.estimators.mean_network import MeanNetwork
-from backdrift.estimators.table_checks import check_magnitude, dependent_column, seed_of, whole_number
+from backdrift.estimators.table_checks import check_magnitude, dependent_column
 from backdrift.estimators.training import Budget, train
 from backdrift.models import Denoiser, EDMLikelihoodTimes, LogNormalTimes, MixedTimes
 from backdrift.posteriors.arguments import finite, finite_rows, observations, simulated

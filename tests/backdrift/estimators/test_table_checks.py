@@ -14,8 +14,9 @@ import pandas
 import pytest
 
 from backdrift import ConditionalScoreDensity, ScoreDensity, TableDensity
+from backdrift.estimators.argument_checks import levels_of, seed_of, whole_number
 from backdrift.estimators.column_kinds import suggest
-from backdrift.estimators.table_checks import dependent_column, levels_of, seed_of, whole_number
+from backdrift.estimators.table_checks import dependent_column
 
 ROWS = np.random.default_rng(0).standard_normal((40, 3))
 SMALL: dict[str, Any] = {"members": 1, "hidden": 8, "depth": 1, "steps": 1, "random_state": 0}
