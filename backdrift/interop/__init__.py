@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from backdrift.interop.check_model import check_model
 from backdrift.interop.diffusers import from_diffusers
 from backdrift.interop.edm import from_edm
 from backdrift.interop.flow_matching import from_flow_matching
 from backdrift.interop.score_sde import from_score_sde
 
-__all__ = ["TableScheduler", "from_diffusers", "from_edm", "from_flow_matching", "from_score_sde"]
+__all__ = ["TableScheduler", "check_model", "from_diffusers", "from_edm", "from_flow_matching", "from_score_sde"]
 
 
 def __getattr__(name: str) -> Any:

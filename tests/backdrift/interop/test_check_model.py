@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backdrift import check_model
+from backdrift import check_model, interop
 from backdrift.interop.check_model import ModelCheck
 from backdrift.interop.normal_density import NormalDensity, held_out_errors
 from backdrift.models import MLP, Denoiser, DenoisingLoss, GaussianMixture
@@ -384,3 +384,8 @@ def test_a_process_without_a_denoiser_is_refused(networks: Trained) -> None:
 
     with pytest.raises(ValueError, match="model: expected a Gaussian process, got CriticallyDamped"):
         check_model(Own(), networks.data)
+
+
+def test_it_stands_beside_the_adapters() -> None:
+    """Its module has the same name, and must not be taken for it."""
+    assert interop.check_model is check_model
