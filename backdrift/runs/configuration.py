@@ -220,7 +220,7 @@ def _explain_choice(error: ConfigCompositionException, defaults: DictConfig, com
     Hydra advises to add the group, and then nobody reads it.
     """
     found = re.search(r"Could not override '([^']+)'\. No match in the defaults list", str(error))
-    if found is None:
+    if found is None or str(error).startswith("In '"):  # another option chose it: `hydra_configs` names that one
         return
     inside = [name for name in leaves(defaults) if name.startswith(f"{found[1]}.")]
     hint = (

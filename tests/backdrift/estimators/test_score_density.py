@@ -303,7 +303,7 @@ def test_manners() -> None:
     ("x", "said"),
     [
         ([[1.0, math.nan], [2.0, 1.0], [0.0, 3.0]], "NaN"),
-        ([1.0, 2.0, 3.0], "Expected 2D array"),
+        ([1.0, 2.0, 3.0], r"X: expected a table \[n, columns\], got shape \[3\]"),
         ([[1.0, 2.0], [2.0, 3.0]], "minimum of 3"),
         ([[1.0, 2.0], [2.0, 2.0], [3.0, 2.0]], "feature 1 has the same value"),
     ],
@@ -337,7 +337,7 @@ def test_features_are_counted() -> None:
     density = ScoreDensity(**QUICK).fit(draw(mixture(), 30, 0))
     with pytest.raises(ValueError, match="X has 3 features, but ScoreDensity is expecting 2"):
         density.score_samples(np.zeros((4, 3)))
-    with pytest.raises(ValueError, match="n_samples: expected at least 1"):
+    with pytest.raises(ValueError, match="n_samples: expected a positive integer, got 0"):
         density.sample(0)
 
 

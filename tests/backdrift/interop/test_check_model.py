@@ -364,7 +364,7 @@ def test_the_normal_density_denoises_as_a_mixture_of_one_does() -> None:
         ({"tolerance": -1.0}, "tolerance: expected a non-negative number"),
         ({"false_alarm": 0.0}, "false_alarm: expected a number between 0 and 1"),
         (
-            {"model": Unconditional(), "labels": torch.zeros(400)},
+            {"model": Unconditional(), "labels": torch.zeros(400, dtype=torch.long)},
             "labels: expected a model with `given`",
         ),
     ],
