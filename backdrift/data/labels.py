@@ -42,10 +42,10 @@ def encode(
     values = _plain(labels, "labels", source)
     found = np.unique(values)
     if class_names is not None:
-        if found.dtype.kind != "i" or found.min() < 0 or found.max() >= len(class_names):
+        if found.dtype.kind != "i" or found[0] < 0 or found[-1] >= len(class_names):
             raise ValueError(
                 f"{source}: expected labels from 0 to {len(class_names) - 1} for {len(class_names)} names of "
-                f"classes, got {found.min()} to {found.max()}"
+                f"classes, got {found[0]} to {found[-1]}"
             )
         found = np.arange(len(class_names))
     held = None if test is None else _plain(test, "test labels", source)

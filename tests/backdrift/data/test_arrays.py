@@ -166,6 +166,13 @@ def test_labels_of_all_kinds_have_the_same_numbers_in_both_splits() -> None:
         assert found.train.tolist() == [1, 0, 2] and found.names == names
         assert found.test is not None and found.test.tolist() == [2]
     assert encode(np.array([True, False]), None, "path=a.npz").names == ("False", "True")
+    assert encode(np.array([1, 0]), None, "path=a.npz", ["no", "yes", "perhaps"]).names == ("no", "yes", "perhaps")
+
+
+@pytest.mark.parametrize("labels", [[0, -1], [0, 2], ["0", "1"]])
+def test_labels_with_names_are_their_numbers(labels: list) -> None:
+    with pytest.raises(ValueError, match=r"path=a.npz: expected labels from 0 to 1 for 2 names of classes, got "):
+        encode(np.array(labels), None, "path=a.npz", ["no", "yes"])
 
 
 def test_a_class_that_only_the_test_set_holds_is_counted() -> None:

@@ -21,6 +21,7 @@ from backdrift.solvers import (
     tune,
 )
 from backdrift.solvers.tables.non_stationary import canonical
+from backdrift.solvers.tuning.around import Around
 from backdrift.solvers.tuning.reference import differentiably
 
 
@@ -142,6 +143,19 @@ def test_gradient_through_the_table_is_that_of_its_numbers() -> None:
         moved[1][k] += h
         low, high = (float(execute(solver.table(sde, m), model.denoise, x).sum()) for m in moved)
         assert float(gradient[k]) == pytest.approx((high - low) / (2 * h), rel=1e-4, abs=1e-6)
+
+
+def test_first_order_steps_at_other_times_stay_first_order_steps() -> None:
+    """Their carries are the ratios of sigma/alpha, so that a fit changes the times and leaves the order as it is."""
+    sde, steps = VP(), torch.tensor([1.5, 2.0, 3.0]).double()
+    carries = torch.cat([(-0.5 * steps).exp(), torch.zeros(1).double()])
+    around = Around(sde, float(sde.log_snr(sde.T)), steps.log(), carries, torch.diag(1 - carries))
+    _, free_carries, free_weights = around.origin()
+    moved = torch.tensor([0.2, -0.3, 0.1]).double()
+    times, carry, weights = around.numbers(moved, free_carries, free_weights)
+    ratios = (-0.5 * sde.log_snr(times)).exp()
+    torch.testing.assert_close(carry[:-1], ratios[1:] / ratios[:-1])
+    torch.testing.assert_close(weights, torch.diag(1 - carry))
 
 
 def test_stochastic_solvers_are_refused() -> None:
