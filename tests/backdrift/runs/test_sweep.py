@@ -38,10 +38,11 @@ class Training:
 
     Args:
         stops: errors to raise after the checkpoint, by the number of the call, from 0.
+        early: whether they come before it.
     """
 
-    def __init__(self, stops: dict[int, BaseException] | None = None) -> None:
-        self.stops = stops or {}
+    def __init__(self, stops: dict[int, BaseException] | None = None, early: bool = False) -> None:
+        self.stops, self.early = stops or {}, early
         self.calls: list[tuple[str, str]] = []
         self.directories: list[Path] = []
 
@@ -50,6 +51,8 @@ class Training:
         folder = Path(config.run if command == "resume" else config.folder)
         self.calls.append((command, folder.name))
         self.directories.append(Path.cwd())
+        if self.early and number in self.stops:
+            raise self.stops[number]
         if command == "train":
             (folder / "checkpoints" / "step-00000001").mkdir(parents=True)
             (folder / "checkpoints" / "step-00000001" / "state.json").touch()
@@ -143,6 +146,16 @@ def test_a_failed_job_has_its_reason_in_its_row_and_is_tried_again():
     resume_sweep(Path("sweep"), again)
     assert again.calls == [("resume", first["folder"])]
     assert [(row["status"], row["message"]) for row in table("sweep")] == [("finished", "")] * 2
+
+
+def test_a_job_without_a_checkpoint_begins_again():
+    with pytest.raises(SweepInterrupted):
+        start_sweep(train("train.optimizer.lr=1e-4,1e-3"), Training({0: KeyboardInterrupt()}, early=True))
+    assert table("sweep")[0]["folder"] != ""
+    again = Training()
+    resume_sweep(Path("sweep"), again)
+    assert [command for command, _ in again.calls] == ["train", "train"]
+    assert [row["status"] for row in table("sweep")] == ["finished"] * 2
 
 
 def test_jobs_with_the_same_overrides_are_trained_once():
