@@ -1,9 +1,11 @@
 """Overrides: the jobs of a sweep, and the names that say what was changed."""
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from backdrift.runs.configuration import Job, hydra_configs
-from backdrift.runs.naming import LONGEST, name_of_changes
+from backdrift.runs.naming import LONGEST, changes_in_name, name_of_changes
 from backdrift.runs.overrides import as_read, combinations, one_at_a_time, parse, shared
 
 
@@ -73,3 +75,12 @@ def test_a_name_has_a_bounded_length_and_stays_apart():
 def test_a_run_folder_is_named_by_date_choices_and_changes(changes, end):
     folder = Job("train", changes).config().folder
     assert folder.startswith("runs/20") and folder[len("runs/2026-11-27-214500") :] == end
+
+
+def test_a_name_has_changes_as_they_were_written(monkeypatch):
+    """Not what they stand for on this computer, which may be another folder on the next."""
+    monkeypatch.setenv("PLACE", "/some/where")
+    job = {"config": {"override_dirname": {"exclude_keys": ["train.seed"]}}}
+    hydra = {"overrides": {"task": ["data.path=${oc.env:PLACE}", "train.seed=3"]}, "job": job}
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create({"hydra": hydra}))
+    assert changes_in_name() == "-data.path_oc.env_PLACE"
