@@ -280,8 +280,8 @@ def test_the_likelihood_of_a_network_with_attention(unet: Any, table: str) -> No
     """Exact and random probes agree within the stated errors, on samples of the network itself."""
     model = from_diffusers((unet, made("DDIMScheduler", table, "v_prediction")))
     x = 0.5 * torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    exact = log_likelihood(model, x, steps=6, probes="exact")
-    random = log_likelihood(model, x, steps=6, probes=8, seed=1)
+    exact = log_likelihood(model, x, steps=8, probes="exact")
+    random = log_likelihood(model, x, steps=8, probes=8, seed=1)
     assert bool((exact.standard_error == 0).all()) and bool((random.standard_error > 0).all())
     # Exact and random probes are not integrated in the same way, so each has a solver error of its own.
     stated = 4.5 * random.standard_error + exact.solver_error + random.solver_error
