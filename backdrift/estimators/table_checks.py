@@ -48,7 +48,7 @@ def check_columns(name: str, X: Any) -> list[np.ndarray]:
     if issparse(X):
         return []
     if hasattr(X, "columns") and hasattr(X, "iloc"):
-        twice = [label for label in X.columns if list(X.columns).count(label) > 1]
+        twice = list(X.columns[X.columns.duplicated(keep=False)])
         if twice:
             raise ValueError(f"{name}: expected different names of columns, got {twice[0]!r} twice")
         columns = [X.iloc[:, k] for k in range(X.shape[1])]

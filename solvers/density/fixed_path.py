@@ -133,6 +133,7 @@ class FixedPath:
         """An exact divergence at every evaluation, weighted as the solver weighs its stages."""
 
         def solve(nodes: Sequence[float], together: int) -> tuple[Tensor, Tensor, int, StepSums]:
+            # The sum of the parts is the total but for rounding, which must not depend on how an error is estimated.
             total, parts = self.z.new_zeros(len(self.z)), StepSums(self.z, nodes, self.method, together)
 
             def evaluate(z: Tensor, u: float, weight: float, place: float) -> Tensor:

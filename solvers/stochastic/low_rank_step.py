@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -81,10 +82,7 @@ class LowRankStep:
         b = float(sde.bridge(torch.zeros(1, 1), torch.ones(1, 1), s, t)[0])
         v = float(std.flatten()[0]) ** 2
         z = z.flatten(2)
-
-        def of(f: Callable[[Tensor], Tensor]) -> _Spread:
-            return self._spread(at, f)
-
+        of = functools.partial(self._spread, at)
         given, gain = of(lambda a: v * a / (v + b**2 * a)), of(lambda a: b * a / (v + b**2 * a))
         # A draw of (x_s - mu, y) moves to the y that was seen (Matheron's rule, Wilson et al. 2021).
         move = of(lambda a: (v + b**2 * a).sqrt()).times(z[0])

@@ -195,9 +195,8 @@ def _fit_weights(
     sde = reference.model.sde
     first = float(sde.log_snr(best.times(sde)[0]))
     points = Points(sde, grid_of(sde, first, steps))
-    from_first = dataclasses.replace(
-        best, begin="T"
-    )  # the rows for a state at the first time, which `Around` begins at
+    # The rows for a state at the first time, at which `Around` begins.
+    from_first = dataclasses.replace(best, begin="T")
     around = Around(sde, first, steps, *canonical(from_first.table(sde, points.t), points))
 
     def loss(*parameters: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from exact_models import NoNetwork, in_place_of_the_model
+from torch import Tensor
 
 from backdrift.data import Units
 from backdrift.models import Picture
@@ -61,16 +62,6 @@ def log_conditional(a: Tensor, b: Tensor | None) -> Tensor:
     return torch.distributions.MultivariateNormal(mean, covariance).log_prob(a.double().flatten(1))
 
 
-class _NoNetwork(nn.Module):
-    """Says that a picture of one channel is the condition."""
-
-    accepted = AcceptedCondition(Picture, 1)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-
-
 class ExactConditional(ConditionalNetwork):
     """The denoiser of p(a | b) in the units of a model, in the place of a trained network.
 
@@ -82,7 +73,7 @@ class ExactConditional(ConditionalNetwork):
     data_std = 1.0
 
     def __init__(self, units: Units, moments: DataMoments) -> None:
-        super().__init__(_NoNetwork())
+        super().__init__(NoNetwork(AcceptedCondition(Picture, 1)))
         self.units, self.condition_moments, self.sde = units, moments, VP()
         mean, covariance = conditional(None)
         variance = covariance.diagonal().reshape(SHAPE)
@@ -110,12 +101,4 @@ class ExactConditional(ConditionalNetwork):
 
 def with_exact_model(folder: str, monkeypatch: pytest.MonkeyPatch) -> Run:
     """The run in a folder, whose model is p(a | b) while a test runs. It stands for a network that has learnt it."""
-    made = Run.open(folder)
-    assert made.card.conditions is not None
-    exact = ExactConditional(made.card.units, made.card.conditions.moments).eval()
-
-    def model(self: Run, *_: Any, **__: Any) -> ExactConditional:
-        return exact
-
-    monkeypatch.setattr(Run, "model", model)
-    return made
+    return in_place_of_the_model(folder, ExactConditional, monkeypatch)
