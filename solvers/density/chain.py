@@ -101,12 +101,12 @@ class Chain:
 
     Args:
         sde: the process.
-        times: t_1 < ... < t_N, above 0 and at most T.
+        times: t_1 < ... < t_N, at most T. There is noise at t_1, which is 0 only under a process such as `VE`.
         variance: "small", "large", or v_1, ..., v_N themselves, of which v_1 is the decoder's.
 
     Raises:
-        ValueError: if the times do not rise within (0, T], alpha is 0 at the last one, or the variances are not N
-            positive numbers.
+        ValueError: if the times do not rise within [0, T], sigma is 0 at the first or alpha at the last one, or the
+            variances are not N positive numbers.
     """
 
     def __init__(
@@ -115,8 +115,10 @@ class Chain:
         self.sde, self.times = sde, torch.as_tensor(times, dtype=torch.float64, device="cpu")
         t = self.times
         rising = t.ndim == 1 and len(t) > 0 and bool((t.diff() > 0).all())
-        if not rising or float(t[0]) <= 0 or float(t[-1]) > sde.T * (1 + 1e-9):
-            raise ValueError(f"times: expected numbers that rise within (0, T = {sde.T:g}], got {t.tolist()}")
+        if not rising or float(t[0]) < 0 or float(t[-1]) > sde.T * (1 + 1e-9):
+            raise ValueError(f"times: expected numbers that rise within [0, T = {sde.T:g}], got {t.tolist()}")
+        if not float(sde.sigma(t[0])) > 0:
+            raise ValueError(f"times: expected a first time at which sigma is positive, got {float(t[0]):g}")
         one = torch.ones(len(t), dtype=torch.float64, device="cpu")
         start = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), t[:-1]])
         self.alpha, self.sigma, self.log_snr = sde.alpha(t), sde.sigma(t), sde.log_snr(t)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import backdrift.sde as processes
 from backdrift.models import GaussianMixture
-from backdrift.sde import VP, Brownian
+from backdrift.sde import VE, VP, Brownian
 from backdrift.solvers import DDPM, Chain
 from backdrift.solvers.density.chain import ChainBound
 from backdrift.solvers.density.discrete_decoder import discretised
@@ -25,6 +25,7 @@ def chains() -> list[Chain]:
     return [
         Chain(VP(), torch.linspace(0.02, 1, 12)),
         Chain(Brownian(), torch.logspace(-2, 3.3, 10)),
+        Chain(VE(0.3, 30.0), torch.linspace(0, 1, 10)),  # sigma(0) = 0.3: its first state may be that at t = 0
         DDPM.linear(30, 1e-3, 0.4),
         DDPM.cosine(20),
     ]
@@ -60,7 +61,7 @@ def test_kernels_are_those_of_ho_et_al() -> None:
     assert float(DDPM.cosine(20).alpha_bar[6]) == pytest.approx((math.cos(angle[1]) / math.cos(angle[0])) ** 2)
 
 
-@pytest.mark.parametrize("k", range(4))
+@pytest.mark.parametrize("k", range(5))
 def test_markovian_identity_on_a_gaussian(k: int) -> None:
     """H(y) = L_T + sum L_i + L_0 with the true reverse kernels, for every y, to rounding.
 
