@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backdrift.models.conditions import Condition, Label, Picture, Vector
-from backdrift.models.labels import classes_of, require_labels
+from backdrift.models.labels import require_labels
 from backdrift.sde.tensor_checks import extremes
 from backdrift.sde.value_types import Range
 
@@ -93,18 +93,46 @@ class AcceptedCondition:
             return f"a Label from 0 to {self.size - 1}"
         return f"a {self.kind.__name__} of {self.size} {'numbers' if self.kind is Vector else 'channels'}"
 
+    def beside(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """The picture that each image is given, with its mask: channels for a network to see beside those of the image.
+
+        Args:
+            x: the images, `[batch, channels, height, width]`.
+            condition: pictures of `size` channels, `[size, height, width]` or `[batch, size, height, width]`, with NaN
+                for missing numbers. None is a picture of which nothing is known.
+
+        Returns:
+            `[batch, 2 size, height, width]`, see `with_mask`, in the dtype of x.
+
+        Raises:
+            TypeError: if the pictures do not hold floating-point numbers.
+            ValueError: if their shape does not fit, or a number is infinite.
+        """
+        batch, size = x.shape[0], x.shape[2:]
+        if condition is None:
+            return x.new_zeros(batch, 2 * self.size, *size)
+        self.require_value(condition, batch)
+        if condition.shape[-2:] != size:
+            raise ValueError(
+                f"condition: expected pictures of {size[0]} x {size[1]} pixels, as the state has, got "
+                f"{condition.shape[-2]} x {condition.shape[-1]}"
+            )
+        return with_mask(condition.to(x.dtype), -3).expand(batch, -1, -1, -1)
+
 
 def accepted_by(network: object) -> AcceptedCondition | None:
-    """The condition that a network takes, as it says by `accepted` or by `conditioning.classes`; None if it does not.
+    """The condition that a network takes, as it says by `accepted`; None if it does not.
 
     The network may be wrapped for distributed training.
     """
-    network = getattr(network, "module", network)
-    accepted = getattr(network, "accepted", None)
-    if isinstance(accepted, AcceptedCondition):
-        return accepted
-    classes = classes_of(network)
-    return None if classes is None else AcceptedCondition.of(classes=classes)
+    accepted = getattr(getattr(network, "module", network), "accepted", None)
+    return accepted if isinstance(accepted, AcceptedCondition) else None
+
+
+def classes_of(network: object) -> int:
+    """The number of classes that a network says it takes; 0 where it takes none, or does not say."""
+    accepted = accepted_by(network)
+    return accepted.size if accepted is not None and accepted.kind is Label else 0
 
 
 def with_mask(value: Tensor, axis: int) -> Tensor:

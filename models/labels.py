@@ -8,11 +8,6 @@ from torch import Tensor
 from backdrift.sde.tensor_checks import extremes
 
 
-def classes_of(network: object) -> int | None:
-    """The number of classes that a network knows, 0 without classes; None where it does not say."""
-    return getattr(getattr(network, "conditioning", None), "classes", None)
-
-
 def require_labels(label: Tensor, classes: int | None = None, batch: int | None = None) -> None:
     """Raise unless `label` holds class indices. Their values are looked at on the host only.
 

@@ -59,9 +59,7 @@ class Conditioning(nn.Module):
         self.register_buffer("frequencies", 2 * math.pi * ladder, persistent=False)
         self.noise = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width) if classes else None
-        self.vector = (
-            nn.Sequential(nn.Linear(2 * vector, width), nn.SiLU(), nn.Linear(width, width)) if vector else None
-        )
+        self.vector = VectorEmbedding(vector, width) if vector else None
 
     def forward(self, c_noise: Tensor, condition: Tensor | None, batch: int) -> Tensor:
         """The vectors e, `[batch, width]`.
@@ -85,14 +83,37 @@ class Conditioning(nn.Module):
         if condition is not None:
             self.accepted.require_value(condition, batch)
         if self.vector is not None:
-            if condition is None:
-                condition = torch.full((self.accepted.size,), torch.nan, device=embedding.device)
-            return embedding + self.vector(with_mask(condition.to(embedding.dtype), -1))
+            return embedding + self.vector(condition)
         if self.label is None:
             return embedding
         if condition is None:
             condition = torch.full((), self.classes, device=embedding.device)
         return embedding + self.label(condition)
+
+
+class VectorEmbedding(nn.Sequential):
+    """W_4 silu(W_3 [y, m]) for a vector y with missing numbers, see `Conditioning`.
+
+    Args:
+        vector: length of y.
+        width: length of the result.
+    """
+
+    def __init__(self, vector: int, width: int) -> None:
+        super().__init__(nn.Linear(2 * vector, width), nn.SiLU(), nn.Linear(width, width))
+        self.length = vector
+
+    def forward(self, y: Tensor | None) -> Tensor:
+        """The embeddings, `[width]` or `[batch, width]`, in the dtype of the weights.
+
+        Args:
+            y: `[vector]` or `[batch, vector]`, with NaN for missing numbers. None is a vector without a known
+                number.
+        """
+        weight = next(self.parameters())
+        known = weight.new_full((self.length,), torch.nan) if y is None else y.to(weight.dtype)
+        embedding: Tensor = super().forward(with_mask(known, -1))
+        return embedding
 
 
 class MLP(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
 
-from backdrift.models.accepted_condition import AcceptedCondition, Classes, Length, with_mask
+from backdrift.models.accepted_condition import AcceptedCondition, Classes, Length
 from backdrift.models.conditions import Picture
 from backdrift.models.mlp import Conditioning, Width
 from backdrift.sde.arguments import checked
@@ -122,7 +122,7 @@ class UNet(nn.Module):
         e = functional.silu(self.conditioning(c_noise, embedded, x.shape[0]))
         h = self._sinusoids(self._padded(x), c_noise)
         if self.accepted.kind is Picture:
-            h = torch.cat((h, self._padded(self._picture(condition, x))), dim=1)
+            h = torch.cat((h, self._padded(self.accepted.beside(x, condition))), dim=1)
         h = self.first(functional.pixel_unshuffle(h, self.patch))
         skips = []
         for i, level in enumerate(self.down):
@@ -142,19 +142,6 @@ class UNet(nn.Module):
         height, width = x.shape[2:]
         unit = self.patch * 2 ** len(self.coarsen)
         return functional.pad(x.to(self.first.weight.dtype), (0, -width % unit, 0, -height % unit), mode="replicate")
-
-    def _picture(self, condition: Tensor | None, x: Tensor) -> Tensor:
-        """The picture that each image is given, with its mask, `[batch, 2 picture, height, width]`."""
-        batch, size = x.shape[0], x.shape[2:]
-        if condition is None:
-            return x.new_zeros(batch, 2 * self.accepted.size, *size)
-        self.accepted.require_value(condition, batch)
-        if condition.shape[-2:] != size:
-            raise ValueError(
-                f"condition: expected pictures of {size[0]} x {size[1]} pixels, as the state has, got "
-                f"{condition.shape[-2]} x {condition.shape[-1]}"
-            )
-        return with_mask(condition, -3).expand(batch, -1, -1, -1)
 
     def _sinusoids(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """The image and its sinusoids, along the axis of channels."""

@@ -14,8 +14,8 @@ from backdrift.data.conditions import Kind
 from backdrift.data.new_conditions import read_new_conditions
 from backdrift.data.results import GivenRows
 from backdrift.models import Condition, Label, Picture, Vector, guided
+from backdrift.models.accepted_condition import classes_of
 from backdrift.models.conditional_network import ConditionalNetwork
-from backdrift.models.labels import classes_of
 
 EVERY = "all"
 """What the key `label` says for samples of every class."""
@@ -58,7 +58,7 @@ def conditioned(model: Any, card: DataCard, label: int | str | None, guidance: f
                 f"guidance={guidance:g}: expected label=<class> beside it, or label=all, or condition=file"
             )
         return Conditioned(model, n, None)
-    classes = classes_of(getattr(model, "network", None)) or 0
+    classes = classes_of(getattr(model, "network", None))
     if not classes or not isinstance(model, ConditionalNetwork):
         raise ValueError(f"label={label}: the run's network has no classes; train with condition=label")
     names = card.classes or tuple(str(k) for k in range(classes))

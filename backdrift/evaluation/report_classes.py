@@ -17,7 +17,7 @@ from backdrift.evaluation.conditioning import EVERY, conditioned
 from backdrift.evaluation.metrics import Estimate
 from backdrift.evaluation.sampling import draw
 from backdrift.evaluation.workload import affordable
-from backdrift.models.labels import classes_of
+from backdrift.models.accepted_condition import classes_of
 from backdrift.runs.output import OutputFolder
 from backdrift.runs.progress import Progress
 from backdrift.runs.trained_model import TrainedModel
@@ -105,7 +105,7 @@ def _classify(model: Any, data: Data, kept: Unfinished) -> ClassNumbers:
     They are those of log-likelihoods where exact divergences are cheap, and of denoising errors elsewhere.
     """
     assert data.train_labels is not None and data.test_labels is not None
-    classes = classes_of(model.network) or 0
+    classes = classes_of(model.network)
     few = data.units.dim <= SMALL
     settings: dict[str, Any] = FLOW if few else {"by": "errors", "strata": STRATA, "draws": DRAWS}
     each = 30 * FLOW["steps"] if few else 2 * STRATA * DRAWS + 1

@@ -14,8 +14,8 @@ from backdrift.data.card import DataCard
 from backdrift.data.condition_choice import FileCondition, NoCondition, OwnCondition
 from backdrift.data.new_conditions import read_new_conditions
 from backdrift.evaluation.conditioning import EVERY, conditioned, of_kind, towards
+from backdrift.models.accepted_condition import classes_of
 from backdrift.models.conditional_network import ConditionalNetwork
-from backdrift.models.labels import classes_of
 from backdrift.runs.configuration import build
 
 OWN = "data"
@@ -128,7 +128,7 @@ def require_classes(model: Any, label: object) -> int:
     Raises:
         ValueError: naming the key `label` if the network has none.
     """
-    classes = classes_of(getattr(model, "network", None)) or 0
+    classes = classes_of(getattr(model, "network", None))
     if not classes or not hasattr(model, "given"):
         raise ValueError(f"label={label}: the run's network has no classes; train with condition=label")
     return classes

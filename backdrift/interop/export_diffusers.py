@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backdrift.interop.export_graph import BATCHES, as_module, largest
-from backdrift.models import Denoiser
+from backdrift.models import Denoiser, Picture, Vector
 from backdrift.models.field_networks import UNet2D
 
 
@@ -24,12 +24,17 @@ def write_diffusers(folder: Path, model: Any, shape: tuple[int, ...]) -> float:
         The largest difference of the denoisers, with the scheduler's formulas for the network that was read again.
 
     Raises:
-        ValueError: if the network is not a `UNet2D`, or the model no `Denoiser`.
+        ValueError: if the network is not a `UNet2D`, takes vectors or pictures, or the model is no `Denoiser`.
     """
     if not isinstance(model, Denoiser) or not isinstance(model.network, UNet2D):
         raise ValueError(
             "format=diffusers: expected a run with model=unet2d and the preconditioning of Denoiser, got "
             f"{type(model).__name__} of {type(model.network).__name__}"
+        )
+    if model.network.accepted.kind in (Vector, Picture):
+        raise ValueError(
+            f"format=diffusers: expected a network with classes or without a condition, got one that takes "
+            f"{model.network.accepted.what}, for which the folder has no place; format=safetensors keeps it"
         )
     from diffusers import EDMEulerScheduler, UNet2DModel
 

@@ -11,16 +11,13 @@ from runs import trained
 from torch import Tensor, nn
 
 from backdrift.models import Denoiser
+from backdrift.models.accepted_condition import AcceptedCondition
 from backdrift.runs.run import Run
 
 CENTRES = torch.tensor([[-1.0, 0.5], [1.2, 0.0], [0.0, -1.0]])
 """Of the classes, in the model's units, in which the network knows them."""
 
 STD = 0.2
-
-
-class Conditioning(nn.Module):
-    classes = 3
 
 
 class Clusters(nn.Module):
@@ -36,7 +33,7 @@ class Clusters(nn.Module):
         super().__init__()
         self.centres = centres
         self.variance = torch.full((2,), STD**2) if std is None else std.square()
-        self.conditioning = Conditioning()
+        self.accepted = AcceptedCondition.of(classes=3)
         self.d = nn.Parameter(torch.tensor(data_std))
 
     def forward(self, z: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from backdrift.models import (
     ConservativeDenoiser,
     Denoiser,
     DenoisingLoss,
+    DiT,
     GaussianMixture,
     HybridScore,
     Label,
@@ -23,6 +27,7 @@ from backdrift.models import (
     Picture,
     Potential,
     UNet,
+    UNet2D,
     Vector,
     guided,
 )
@@ -151,7 +156,43 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], Condition, Cond
 }  # fmt: skip
 """A network, the shape of a sample, a condition for each of three samples, and the condition that is none."""
 
-kinds = pytest.mark.parametrize("kind", KINDS)
+
+def unet2d(**size: int) -> nn.Module:
+    return UNet2D(1, (8, 8), attention=(1,), groups=4, head=4, **size)
+
+
+def dit(**size: int) -> nn.Module:
+    return DiT(1, 4, layers=2, heads=2, head=4, **size)
+
+
+FIELD = {"unet2d": unet2d, "dit": dit}
+"""Networks of diffusers."""
+
+for name, network in FIELD.items():
+    KINDS |= {
+        f"{name}-label": (
+            partial(network, classes=4), (1, 4, 4), Label(torch.tensor([1, 0, 3])), Label(torch.tensor(4)),
+        ),
+        f"{name}-vector": (
+            partial(network, vector=2), (1, 4, 4), Vector(picture()[0, :3, :2]), Vector(torch.full((2,), NAN, dtype=D)),
+        ),
+        f"{name}-picture": (
+            partial(network, picture=2), (1, 4, 4), Picture(picture(3)[..., :4, :4]),
+            Picture(torch.full((2, 4, 4), NAN, dtype=D)),
+        ),
+    }  # fmt: skip
+
+without_diffusers = pytest.mark.skipif(find_spec("diffusers") is None, reason="backdrift[diffusers] is not installed")
+
+
+def of_kinds(*ends: str) -> pytest.MarkDecorator:
+    """The kinds whose names end so, for a test of each."""
+    chosen = [kind for kind in KINDS if kind.endswith(ends)]
+    marked = [pytest.param(k, marks=without_diffusers) if k.split("-")[0] in FIELD else k for k in chosen]
+    return pytest.mark.parametrize("kind", marked)
+
+
+kinds = of_kinds("")
 
 
 def case(kind: str) -> tuple[Denoiser, Tensor, Condition, Condition]:
@@ -176,7 +217,7 @@ def test_a_sample_s_condition_is_its_own_and_can_be_none(kind: str) -> None:
     torch.testing.assert_close(model.given(type(condition)(mixed)).denoise(x, t), expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["mlp-vector", "unet-vector", "unet-picture"])
+@of_kinds("vector", "picture")
 def test_a_missing_number_is_not_a_zero(kind: str) -> None:
     """One number that is missing, one that is 0 and one that is not: three different answers."""
     model, x, condition, _ = case(kind)
@@ -227,6 +268,33 @@ def test_a_model_with_velocities_takes_conditions_too() -> None:
     assert float((given.score(u, 0.5) - model.score(u, 0.5)).abs().max()) > 1e-4
     torch.testing.assert_close(given.select(torch.tensor([2])).score(u[2:], 0.5), given.score(u, 0.5)[2:])
     torch.testing.assert_close(given(u, 0.5), model(u, 0.5, value))
+
+
+@without_diffusers
+@pytest.mark.parametrize("kind", ["vector", "picture"])
+@pytest.mark.parametrize("name", FIELD)
+def test_a_network_of_diffusers_sees_a_condition_where_it_can(name: str, kind: str) -> None:
+    """A picture and its mask in channels after those of the image, and the embedding of a vector in place of a class's.
+
+    The networks of diffusers are called by hand, with what they should be given.
+    """
+    model, x, condition, _ = case(f"{name}-{kind}")
+    network: Any = model.network
+    c_noise = torch.tensor(-0.2, dtype=D)
+    value = condition.value.clone()
+    value[1, 0] = NAN
+    known = torch.where(value.isnan(), 0.0, value)
+    mask = (~value.isnan()).to(D)
+    classes = None
+    if kind == "vector":
+        first, _, last = network.vector
+        h = torch.cat((known, mask), 1) @ first.weight.T + first.bias
+        classes = (h * h.sigmoid()) @ last.weight.T + last.bias
+    elif name == "dit":
+        classes = torch.ones(3, dtype=torch.long)
+    seen = torch.cat((x, known, mask), 1) if kind == "picture" else x
+    expected = network.network(seen, timestep=c_noise.expand(3), class_labels=classes).sample
+    torch.testing.assert_close(network(x, c_noise, value), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_parameters_keep_their_names() -> None:
@@ -285,6 +353,8 @@ def test_what_is_no_condition_is_refused() -> None:
         lambda: MLP(2, 4, 1, classes=2, vector=3),
         lambda: UNet(1, (8,), 1, vector=3, picture=1),
         lambda: UNet(1, (8,), 1, classes=3, picture=1),
+        pytest.param(lambda: unet2d(classes=3, vector=1), marks=without_diffusers),
+        pytest.param(lambda: dit(vector=3, picture=1), marks=without_diffusers),
     ],
 )
 def test_a_network_takes_one_kind(build: Callable[[], nn.Module]) -> None:
@@ -345,13 +415,26 @@ def test_a_trained_network_has_the_conditional_density_of_a_joint_normal() -> No
         assert bool(((x.std(0) - own).abs() < 4.5 * own / (2 * n) ** 0.5 + 0.06 * spread).all()), (given, x.std(0), own)
 
 
-def test_a_trained_u_net_has_the_conditional_density_given_a_picture() -> None:
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(lambda: UNet(1, (16,), 1, picture=1), id="unet"),
+        pytest.param(
+            lambda: UNet2D(1, (16,), groups=8, picture=1), id="unet2d", marks=(pytest.mark.slow, without_diffusers)
+        ),
+        pytest.param(
+            lambda: DiT(1, 4, patch=1, layers=2, head=8, picture=1),
+            id="dit", marks=(pytest.mark.slow, without_diffusers),
+        ),
+    ],
+)  # fmt: skip
+def test_a_trained_network_has_the_conditional_density_given_a_picture(build: Callable[[], nn.Module]) -> None:
     """x_0 = 0.3 - 0.6 y + 0.2 eps for pictures y of 4 x 4 pixels: the mean and the deviation, with y and without.
 
     The tolerance beside 4.5 standard errors of 500 samples is 0.06, a tenth of the deviation of x_0, for the training.
     """
     torch.manual_seed(0)
-    model = Denoiser(UNet(1, (16,), 1, picture=1), VP(), math.hypot(0.6, 0.2))
+    model = Denoiser(build(), VP(), math.hypot(0.6, 0.2))
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         y, noise = torch.randn(2, 64, 1, 4, 4, generator=torch.Generator().manual_seed(step))

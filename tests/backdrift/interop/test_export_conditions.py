@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backdrift.interop import export_graph
-from backdrift.models import MLP, Denoiser, Label, Picture, UNet, Vector
+from backdrift.models import MLP, Denoiser, DiT, Label, Picture, UNet, UNet2D, Vector
 from backdrift.models.conditions import Condition
 from backdrift.sde import VP, DataMoments
 
@@ -21,11 +21,21 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "unet, label": lambda: UNet(1, [8, 16], classes=4),
     "unet, vector": lambda: UNet(1, [8, 16], vector=2),
     "unet, picture": lambda: UNet(1, [8, 16], picture=2),
+    "unet2d, vector": lambda: UNet2D(1, [8, 16], groups=4, head=4, vector=2),
+    "unet2d, picture": lambda: UNet2D(1, [8, 16], groups=4, head=4, picture=2),
+    "dit, vector": lambda: DiT(1, 8, layers=1, heads=2, head=4, vector=2),
+    "dit, picture": lambda: DiT(1, 8, layers=1, heads=2, head=4, picture=2),
 }
+
+
+def shape_of(name: str) -> tuple[int, ...]:
+    return (3,) if name.startswith("mlp") else (1, 8, 8)
 
 
 def conditional(name: str) -> Denoiser:
     """A model with random weights, whose vectors and pictures have units of their own."""
+    if name.startswith(("unet2d", "dit")):
+        pytest.importorskip("diffusers", reason="backdrift[diffusers] is not installed")
     torch.manual_seed(0)
     network = NETWORKS[name]().eval()
     for parameter in network.parameters():  # the last map of a new network is 0
@@ -67,7 +77,7 @@ def read(folder: Path, form: str) -> Callable[..., Tensor]:
 def test_what_is_traced_is_given_the_condition_in_its_own_units(name: str) -> None:
     model = conditional(name)
     module = export_graph.as_module(model)
-    inputs = module.inputs((1, 8, 8) if "unet" in name else (3,), 5)
+    inputs = module.inputs(shape_of(name), 5)
     assert [len(value) for value in inputs] == [5, 5, 5] and len(module.names) == 3
     with torch.no_grad():
         require_what_given_gives(module, model, name)
@@ -81,12 +91,12 @@ def test_a_file_is_given_the_condition_in_its_own_units(name: str, form: str, tm
         pytest.importorskip("onnxscript", reason="backdrift[onnx] is not installed")
     model = conditional(name)
     write = export_graph.write_program if form == "program" else export_graph.write_onnx
-    assert write(tmp_path, export_graph.as_module(model), (1, 8, 8) if "unet" in name else (3,)) < 1e-5
+    assert write(tmp_path, export_graph.as_module(model), shape_of(name)) < 1e-5
     require_what_given_gives(read(tmp_path, form), model, name)
 
 
 def require_what_given_gives(exported: Callable[..., Tensor], model: Denoiser, name: str) -> None:
-    shape = (1, 8, 8) if "unet" in name else (3,)
+    shape = shape_of(name)
     x, t, condition = torch.randn(7, *shape), torch.linspace(0.1, 1, 7), conditions(name, 7)
     with torch.no_grad():
         expected, without = model.given(condition)(x, t), model(x, t)
