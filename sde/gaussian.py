@@ -121,14 +121,20 @@ class GaussianSDE(SDE):
 
     @takes_numbers
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The time in [0, T] at which `log_snr` is reached. This inverse is found by bisection in float64."""
+        """The time in [0, T] at which `log_snr` is reached. This inverse is found by bisection in float64.
+
+        It has a first derivative in `log_snr`, that of an inverse function: 1 over the slope of `log_snr` in t.
+        """
         target = wide(log_snr)
         low, high = torch.zeros_like(target), torch.full_like(target, self.T)
         for _ in range(100):
             middle = (low + high) / 2
             above = self.log_snr(middle) > target  # there is too little noise yet, so the time is later
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        return ((low + high) / 2).to(log_snr.dtype)
+        t = (low + high) / 2
+        if target.requires_grad:  # halving has no derivative, which fits of times ask for
+            t = t + (target - target.detach()) / value_and_derivative(self.log_snr, t)[1]
+        return t.to(log_snr.dtype)
 
     @functools.cached_property
     def eps(self) -> float:

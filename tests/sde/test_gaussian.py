@@ -97,6 +97,15 @@ def test_log_snr_falls_and_has_an_inverse(sde: GaussianSDE) -> None:
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=repr)
+def test_the_inverse_of_log_snr_has_the_derivative_of_an_inverse(sde: GaussianSDE) -> None:
+    """dt/dl = 1/(dl/dt), by which times are fitted; also where the inverse is found by halving."""
+    t = torch.linspace(0.1, 0.9, 7, dtype=torch.float64) * sde.T
+    log_snr = sde.log_snr(t).requires_grad_()
+    (found,) = torch.autograd.grad(sde.t_from_log_snr(log_snr).sum(), log_snr)
+    torch.testing.assert_close(found, 1 / derivative(sde.log_snr, t), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=repr)
 def test_eps_is_where_sigma_over_alpha_is_small_enough(sde: GaussianSDE) -> None:
     ratio = float(sde.sigma(sde.eps) / sde.alpha(sde.eps))
     assert ratio == pytest.approx(sde.end_ratio, rel=1e-6) or (sde.eps == 0 and ratio > sde.end_ratio)

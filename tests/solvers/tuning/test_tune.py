@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backdrift.models import GaussianMixture
-from backdrift.sde import VE, VP, Discrete, FunctionModel, GaussianSDE, Time
+from backdrift.sde import VE, VP, Discrete, FunctionModel, GaussianSDE, OrnsteinUhlenbeck, Time
 from backdrift.solvers import (
     Adams,
     DPMSolverPP2M,
@@ -36,6 +36,26 @@ def test_tuning_brings_held_out_samples_closer_by_half() -> None:
     assert tuned.after < tuned.before / 1.5
     assert tuned.solver.table(VE()).nfe == 6
     assert "6 NFE" in str(tuned)
+
+
+class OfTwoFunctions(GaussianSDE):
+    """OrnsteinUhlenbeck(), of which only alpha and sigma are given."""
+
+    T = OrnsteinUhlenbeck().T
+
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
+        return OrnsteinUhlenbeck().alpha(t)
+
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
+        return OrnsteinUhlenbeck().sigma(t)
+
+
+def test_a_process_of_two_functions_is_tuned_as_its_closed_form_is() -> None:
+    settings: dict[str, Any] = {"nfe": 4, "shape": (2,), "batch": 8, "iterations": 4, "reference_steps": 8}
+    own, closed = (tune(modes(sde), **settings) for sde in (OfTwoFunctions(), OrnsteinUhlenbeck()))
+    assert isinstance(own.solver, NonStationary) and isinstance(closed.solver, NonStationary)
+    assert own.solver.ratios == pytest.approx(closed.solver.ratios, rel=1e-6)
+    assert own.after == pytest.approx(closed.after, rel=1e-5)
 
 
 @pytest.mark.parametrize(
