@@ -65,3 +65,4 @@ html_show_sourcelink = False
 html_theme_options = {"source_repository": "", "navigation_with_keys": True}
 copybutton_prompt_text = r"^\$ "
 copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"

@@ -1,6 +1,6 @@
 """Prepares our docstrings for Sphinx: equations in plain text stay as they are written.
 
-Docstrings are meant to be read in an editor, so most equations stand there as indented text after a colon. To
+Docstrings are meant to be read in an editor, so most equations stand there as indented text below a sentence. To
 reStructuredText that is a quotation, in which |x| and x* are markup. Here such a block becomes a literal block, and
 bars and stars in sentences are escaped.
 """
@@ -28,6 +28,11 @@ def escaped(line: str) -> str:
     return "".join(part if k % 2 else re.sub(r"(?<!\\)([|*])", r"\\\1", part) for k, part in enumerate(parts))
 
 
+def is_equation(text: str, following: str) -> bool:
+    """Whether the deeper lines after a line are an equation, and not a section, a list, a directive or a session."""
+    return not (SECTION.match(text) or text.startswith("- ") or following.strip().startswith(("- ", ".. ", ">>>")))
+
+
 def prepare(lines: list[str]) -> list[str]:
     """The lines of a docstring, with literal blocks where equations are, and bars and stars escaped."""
     made: list[str] = []
@@ -43,9 +48,9 @@ def prepare(lines: list[str]) -> list[str]:
         elif text.startswith((".. ", ">>>", "=====", "...")) or text.endswith("::"):
             literal = indent(line) if text.startswith(".. ") or text.endswith("::") else None
             made.append(line)
-        elif text.endswith(":") and blank_after and indent(following) > indent(line) and not SECTION.match(text):
-            made.append(line if following.strip().startswith(("- ", ".. ")) else escaped(line) + ":")
-            literal = None if following.strip().startswith("- ") else indent(line)
+        elif blank_after and indent(following) > indent(line) and is_equation(text, following):
+            made.extend([escaped(line) + ":"] if text.endswith(":") else [escaped(line), "", " " * indent(line) + "::"])
+            literal = indent(line)
         else:
             made.append(escaped(line))
     return made

@@ -18,6 +18,12 @@ logger = logging.getLogger(__name__)
 BAR = '<mo stretchy="false">&#x0007C;</mo>'
 """A bar as the converter writes it."""
 
+NAME = re.compile(r"<mi>(?:log|ln|exp|sin|cos|det|min|max)</mi>")
+"""The name of a function as the converter writes it."""
+
+BLANK = '<mspace width="0.167em" />'
+"""A thin space, the one of LaTeX around the name of a function."""
+
 
 def mathml(latex: str, display: str) -> str:
     """A formula of LaTeX as an element of MathML. Several lines are set one under the other, aligned at their `&`."""
@@ -26,8 +32,25 @@ def mathml(latex: str, display: str) -> str:
     made = convert(latex, display=display)
     if left := re.search(r"<mi>(&|\\\w*)</mi>", made):  # what the converter does not know, it passes on
         raise ValueError(f"latex: expected what latex2mathml can convert, got {left[1]} in {latex}")
+    made = made.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # "is distributed as" is a relation
+    made = made.replace("<mi>&#x02032;</mi>", '<mo lspace="0em" rspace="0em">&#x02032;</mo>')  # a prime
     # A browser takes a bar within a formula for a relation, and sets blanks around it.
-    return made.replace(BAR, BAR.replace(">", ' lspace="0em" rspace="0em">', 1))
+    return with_blanks(made.replace(BAR, BAR.replace(">", ' lspace="0em" rspace="0em">', 1)))
+
+
+def with_blanks(made: str) -> str:
+    """A formula with thin spaces around names of functions, so that log p is not read as one word.
+
+    There is none before a bracket, and none after an operator, which has blanks of its own.
+    """
+
+    def spaced(name: re.Match[str]) -> str:
+        before, after = made[: name.start()], made[name.end() :]
+        left = before.endswith(("</mi>", "</mn>", "</msub>", "</msup>", "</mfrac>", "&#x02207;</mo>"))
+        right = not re.match(r"(?:<mrow>)?<mo[^>]*>&#x000(?:28|5B);|</", after)
+        return f"{BLANK if left else ''}{name[0]}{BLANK if right else ''}"
+
+    return NAME.sub(spaced, made)
 
 
 def formula(node: nodes.Node, display: str) -> str:

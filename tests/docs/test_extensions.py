@@ -26,7 +26,10 @@ def extension(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
         ("Twice |x| and x*.", r"Twice \|x\| and x\*."),
         ("Code `|x|` and ``a*b`` stays.", "Code `|x|` and ``a*b`` stays."),
         ("A step is:\n\n    x' = |x|*2\n\nand |y|.", "A step is::\n\n    x' = |x|*2\n\nand \\|y\\|."),
+        ("The step is\n\n    x' = |x|*2\n\nand |y|.", "The step is\n\n::\n\n    x' = |x|*2\n\nand \\|y\\|."),
         ("Cases:\n\n    - |x|\n", "Cases:\n\n    - \\|x\\|\n"),
+        ("It prints\n\n    >>> 2 * 3\n    6\n", "It prints\n\n    >>> 2 * 3\n    6\n"),
+        ("- a\n\n    more of a\n", "- a\n\n    more of a\n"),
         (".. math::\n    |x|\n\n|y|", ".. math::\n    |x|\n\n\\|y\\|"),
         ("Args:\n    x: |x| at most.", "Args:\n    x: \\|x\\| at most."),
     ],
@@ -73,8 +76,21 @@ def test_formulas_become_mathml(extension: ModuleType) -> None:
     two_lines = extension.mathml(r"a &= b \\ c &= d", "block")
     assert two_lines.count("<mtr>") == 2
     assert extension.mathml("|x|", "inline").count('lspace="0em" rspace="0em">&#x0007C;</mo>') == 2
+    assert "<msup><mi>x</mi><mo" in extension.mathml("x'", "inline")  # a prime is no letter
+    assert "<mo>&#x0223C;</mo>" in extension.mathml(r"x \sim N", "inline")
     with pytest.raises(ValueError, match="unheardof"):
         extension.mathml(r"\unheardof{x}", "inline")
+
+
+@pytest.mark.parametrize("extension", ["mathml"], indirect=True)
+@pytest.mark.parametrize(
+    ("latex", "before", "after"),
+    [(r"\nabla \log p", 1, 1), (r"\log p", 0, 1), (r"\log(p)", 0, 0), (r"E \log p", 1, 1), (r"-\ln P_t", 0, 1)],
+)
+def test_names_of_functions_stand_apart(extension: ModuleType, latex: str, before: int, after: int) -> None:
+    """LaTeX sets a thin space beside log, but not before a bracket and not after a sign."""
+    left, right = extension.mathml(latex, "inline").replace("<mi>ln</mi>", "<mi>log</mi>").split("<mi>log</mi>")
+    assert (left.endswith(extension.BLANK), right.startswith(extension.BLANK)) == (bool(before), bool(after))
 
 
 @pytest.mark.parametrize("extension", ["solver_table"], indirect=True)

@@ -49,8 +49,11 @@ class Block:
         return named == self.mark or find_spec(named) is not None
 
     def commands(self) -> Iterator[list[str]]:
-        """The words of each command, without comments, and with x in the place of an ellipsis."""
-        for line in self.text.splitlines():
+        """The words of each command, without comments, and with x in the place of an ellipsis.
+
+        A command may go on in the next line, after a backslash.
+        """
+        for line in self.text.replace("\\\n", " ").splitlines():
             if not line.startswith("$ "):
                 raise ValueError(f"a line of a console block: expected '$ ' and a command, got {line!r}")
             yield shlex.split(line[2:].replace("…", "x"), comments=True)
