@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from backdrift.estimators.table_checks import check_times
+from backdrift.estimators.table_checks import check_times, missing_values
 from backdrift.sde.value_types import require
 
 KINDS = ("number", "positive", "share", "angle", "category", "constant")
@@ -144,16 +145,19 @@ def _values(X: Any, k: int) -> np.ndarray:
     return np.asarray(column)
 
 
-def missing(values: np.ndarray) -> np.ndarray:
-    """Which values are None or NaN."""
-    # NaN and pandas' NaT differ from themselves; comparing pandas' NA gives NA, which is neither true nor false.
-    return np.array([v is None or str(v) in ("<NA>", "nan", "NaT") for v in values], dtype=bool)
-
-
 def _decided(name: str, values: np.ndarray, asked: str | None, dtype: str) -> Column:
-    known = values[~missing(values)]
+    absent = missing_values(values)
+    known = values[~absent]
     if len(known) == 0:
         raise ValueError(f"X: {name} is missing in all {len(values)} rows; leave it out")
+    # In an array of texts NumPy itself has written NaN as a text.
+    texts = [v for v in values[absent] if type(v) is str]
+    if texts:
+        warnings.warn(
+            f"X: {name} holds the text {texts[0]!r} in {len(texts)} rows, which is taken for a missing value; rename "
+            "it if it is a level",
+            stacklevel=4,
+        )
     if asked != "category":
         check_times(f"X: {name}", known, ", or call it a category with `kinds`")
     # Numbers come first, and values of other types by the name of their type, since they may not be comparable.

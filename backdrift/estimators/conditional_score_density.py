@@ -115,13 +115,14 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         """
         self._check_arguments()
         names = list(map(str, Y.columns)) if hasattr(Y, "columns") else None
+        self._target_names = names
         check_targets(Y)
-        numbers_of(self, X, missing=True)
+        numbers_of(self, X, features=True)
         X, y = validate_data(
             self, X, Y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=3, multi_output=True
         )
         self._one_target = y.ndim == 1
-        y = _numbers(y).reshape(len(y), -1)
+        X, y = np.ascontiguousarray(X), np.ascontiguousarray(_numbers(y).reshape(len(y), -1))
         self.n_targets_ = y.shape[1]
         self._measure_features(X)
         self.units_ = self._units_of(y, "Y", names)
@@ -163,7 +164,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
     def _checked(self, X: Any) -> np.ndarray:
         """New features, `[n, n_features]`."""
         check_is_fitted(self)
-        X = numbers_of(self, X, missing=True, reset=False)
+        X = numbers_of(self, X, features=True, reset=False)
         new = np.isnan(X).any(0) & ~self.missing_
         if new.any():
             raise ValueError(
@@ -188,7 +189,13 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
     def _targets(self, Y: Any, X: np.ndarray) -> np.ndarray:
         """New targets, `[n, n_targets]`."""
         check_targets(Y)
-        y = check_array(Y, dtype=np.float64, ensure_2d=False, input_name="Y")
+        names = list(map(str, getattr(Y, "columns", ())))
+        if names and self._target_names and names != self._target_names:
+            raise ValueError(
+                f"Y: expected the targets of the fit in their order, {', '.join(self._target_names[:8])}, got "
+                f"{', '.join(names[:8])}"
+            )
+        y = np.ascontiguousarray(check_array(Y, dtype=np.float64, ensure_2d=False, input_name="Y"))
         if len(y) != len(X):
             raise ValueError(f"Y: expected targets for each of the {len(X)} rows of X, got {len(y)}")
         y = y.reshape(len(y), -1)
@@ -281,7 +288,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         Raises:
             ValueError: if `level` is not between 0 and 1.
         """
-        require_number("level", level, above=0, below=1)
+        require_number("level", level.item() if isinstance(level, np.generic) else level, above=0, below=1)
         return self.quantile(X, [0.5 - level / 2, 0.5 + level / 2])
 
     def energy_score(self, X: Any, Y: Any) -> np.ndarray:

@@ -18,13 +18,15 @@ TIMES = (date, time, timedelta, np.datetime64, np.timedelta64)
 """What dates, times and durations are in Python and NumPy. Those of pandas are of these, except for periods."""
 
 
-def numbers_of(estimator: Any, X: Any, missing: bool = False, **options: Any) -> np.ndarray:
+def numbers_of(estimator: Any, X: Any, features: bool = False, reset: bool = True, **options: Any) -> np.ndarray:
     """A table as float64 `[n, columns]`, by scikit-learn's `validate_data`, with messages that name the column.
 
     Args:
         estimator: whose table it is.
         X: the table.
-        missing: whether NaN stands for a missing number. Otherwise it is refused.
+        features: whether the columns are what a density is conditioned on. NaN then stands for a missing number, and
+            booleans are the numbers 0 and 1. Otherwise both are refused.
+        reset: whether it is the table of the fit. Otherwise its columns have to be those of the fit.
         options: of `validate_data`.
 
     Raises:
@@ -32,26 +34,103 @@ def numbers_of(estimator: Any, X: Any, missing: bool = False, **options: Any) ->
     """
     columns = check_columns("X", X)
     for k, column in enumerate(columns):
-        check_numbers(called("X", k, getattr(column, "name", None)), column, missing)
+        what = called("X", k, getattr(column, "name", None))
+        check_quantity(what, column, features)
+        check_numbers(what, column, features)
+    check_labels(estimator, X, reset)
     checked = validate_data(
-        estimator, X, dtype=np.float64, ensure_all_finite="allow-nan" if missing else True, **options
+        estimator, X, dtype=np.float64, ensure_all_finite="allow-nan" if features else True, reset=reset, **options
     )
-    return np.asarray(checked)
+    return np.ascontiguousarray(checked)  # torch takes no rows in reverse
+
+
+def check_labels(estimator: Any, X: Any, reset: bool) -> None:
+    """Refuse a frame whose labels are not those of the fit. Of labels that are all texts scikit-learn does so.
+
+    Raises:
+        ValueError: which says what labels there are.
+    """
+    labels = [str(label) for label in getattr(X, "columns", ())]
+    if reset:
+        estimator._labels = labels
+    fitted = getattr(estimator, "_labels", [])
+    if labels and fitted and labels != fitted and not all(isinstance(label, str) for label in X.columns):
+        raise ValueError(
+            f"X: expected the columns of the fit in their order, {', '.join(fitted[:8])}, got {', '.join(labels[:8])}"
+        )
+
+
+def check_quantity(what: str, column: Any, booleans: bool) -> None:
+    """Refuse a column of texts or categories, and of booleans where they are not taken, though they may look like
+    numbers: a density of them would be another one than was meant.
+
+    Raises:
+        ValueError: which says what to do.
+    """
+    dtype = str(getattr(column, "dtype", "")).lower()
+    kind = getattr(getattr(column, "dtype", None), "kind", "")
+    advice = "encode it as numbers, or use TableDensity, which takes categories"
+    if dtype in ("category", "categorical", "enum") or dtype.startswith(("categorical(", "enum(")):
+        raise ValueError(f"{what} holds categories, expected numbers; {advice}")
+    if not booleans and (kind == "b" or dtype in ("bool", "boolean")):
+        raise ValueError(f"{what} holds booleans, which have no density, expected numbers; leave it out, or use "
+                         "TableDensity, which takes categories")  # fmt: skip
+    values = np.asarray(column)
+    for row, value in enumerate(values.tolist() if values.dtype.kind in "OUST" else []):
+        if isinstance(value, (str, bytes)):
+            raise ValueError(f"{what} holds {value!r} in row {row}, expected numbers; {advice}")
+
+
+def pandas_frame(X: Any) -> Any:
+    """A frame of polars as one of pandas, with the same names and values. Anything else stays as it is.
+
+    Raises:
+        ValueError: if pandas is not installed.
+    """
+    if not hasattr(X, "get_column"):
+        return X
+    try:
+        import pandas
+    except ImportError:
+        raise ValueError(f"X: expected an array, since pandas is not installed, got {got(X)}") from None
+    return pandas.DataFrame({name: X.get_column(name).to_list() for name in X.columns})
+
+
+def refuse_masked(name: str, value: Any) -> None:
+    """Refuse a masked array: its masked numbers would be taken for known ones.
+
+    Raises:
+        ValueError: which says how many there are.
+    """
+    if np.ma.is_masked(value):
+        raise ValueError(
+            f"{name}: expected an array without masked numbers, got {int(np.ma.count_masked(value))} of them; "
+            f"numpy.ma.filled({name}, numpy.nan) makes them missing ones"
+        )
+
+
+def missing_values(values: np.ndarray) -> np.ndarray:
+    """Which values are None or NaN, or pandas' NA or NaT."""
+    # NaN and pandas' NaT differ from themselves; comparing pandas' NA gives NA, which is neither true nor false.
+    return np.array([v is None or str(v) in ("<NA>", "nan", "NaT") for v in values], dtype=bool)
 
 
 def check_columns(name: str, X: Any) -> list[np.ndarray]:
     """The columns of a table, or none where scikit-learn is to say what is wrong.
 
     Raises:
-        ValueError: if it has one axis alone, holds complex numbers, or two of its columns have one name.
+        ValueError: if it has one axis alone, holds complex or masked numbers, or two of its columns have one name.
     """
     if issparse(X):
         return []
+    refuse_masked(name, X)
     if hasattr(X, "columns") and hasattr(X, "iloc"):
         twice = list(X.columns[X.columns.duplicated(keep=False)])
         if twice:
             raise ValueError(f"{name}: expected different names of columns, got {twice[0]!r} twice")
         columns = [X.iloc[:, k] for k in range(X.shape[1])]
+    elif hasattr(X, "get_column"):  # a frame of polars
+        columns = [X.get_column(label) for label in X.columns]
     else:
         array = np.asarray(X)
         if np.iscomplexobj(array):
@@ -126,7 +205,9 @@ def check_times(what: str, values: np.ndarray, otherwise: str = "") -> None:
 
 def _first_known(values: np.ndarray) -> Any:
     """The first value that is not missing, of a column of objects; otherwise None."""
-    return next((v for v in values if v is not None and v == v), None) if values.dtype.kind == "O" else None
+    if values.dtype.kind != "O":
+        return None
+    return next((v for v in values if not missing_values(np.array([v], dtype=object))[0]), None)
 
 
 def _refuse_words(what: str, values: np.ndarray, rows: np.ndarray) -> None:
@@ -163,6 +244,7 @@ def check_targets(Y: Any) -> None:
     Raises:
         ValueError: which says what there is.
     """
+    refuse_masked("Y", Y)
     dtypes = getattr(Y, "dtypes", None)
     kinds = [] if dtypes is None else [str(kind) for kind in (dtypes if hasattr(Y, "columns") else [dtypes])]
     array = np.asarray(Y)
@@ -180,14 +262,14 @@ def check_targets(Y: Any) -> None:
 
 
 def check_levels(name: str, k: int, column: Any) -> None:
-    """Refuse a column that holds lists or other containers, which are neither numbers nor levels of a category.
+    """Refuse a column of complex numbers, lists or other containers, which are neither numbers nor levels.
 
     Raises:
         ValueError: which names the first of them.
     """
     values = np.asarray(column)
-    for row, value in enumerate(values.tolist() if values.dtype.kind == "O" else []):
-        if isinstance(value, (list, tuple, dict, set, np.ndarray)):
+    for row, value in enumerate(values.tolist() if values.dtype.kind in "Oc" else []):
+        if isinstance(value, (complex, list, tuple, dict, set, np.ndarray)):
             raise ValueError(
                 f"{called(name, k, getattr(column, 'name', None))} holds {got(value)} in row {row}, expected numbers, "
                 "texts or booleans"

@@ -16,10 +16,17 @@ from torch import Tensor, nn
 from backdrift.estimators.argument_checks import seed_of, whole_number
 from backdrift.estimators.category_shares import krichevsky_trofimov, shrunk_to_independence
 from backdrift.estimators.category_sums import TAIL, Terms, chosen_terms, log_sum
-from backdrift.estimators.column_kinds import COMBINATIONS, MOST_COMBINATIONS, missing, suggest
+from backdrift.estimators.column_kinds import COMBINATIONS, MOST_COMBINATIONS, suggest
 from backdrift.estimators.normal_with_missing import split
 from backdrift.estimators.subset_density import SubsetDensity
-from backdrift.estimators.table_checks import check_columns, check_levels, check_numbers
+from backdrift.estimators.table_checks import (
+    check_columns,
+    check_labels,
+    check_levels,
+    check_numbers,
+    missing_values,
+    pandas_frame,
+)
 from backdrift.sde.value_types import is_integer
 
 CELLS = 2**21
@@ -124,8 +131,10 @@ class TableDensity(DensityMixin, SubsetDensity):
         return self
 
     def _table(self, X: Any, reset: bool) -> Any:
+        X = pandas_frame(X)
         for k, column in enumerate(check_columns("X", X)):
             check_levels("X", k, column)
+        check_labels(self, X, reset)
         plain = X.astype(object) if hasattr(X, "columns") else X  # scikit-learn refuses the dtypes of dates
         checked = validate_data(self, plain, dtype=None, ensure_all_finite=False, ensure_min_samples=3 if reset else 1,
                                 reset=reset)  # fmt: skip
@@ -139,18 +148,18 @@ class TableDensity(DensityMixin, SubsetDensity):
         h, slope = np.empty((n, len(self._number))), np.zeros((n, len(self._number) + 1))
         codes = np.full((n, len(self._category)), -1)
         for place, k in enumerate(self._number):
-            absent = missing(table[:, k])
+            absent = missing_values(table[:, k])
             values = np.full(n, np.nan)
             check_numbers(f"X: {self.columns_[k].name}", table[~absent, k], rows=np.flatnonzero(~absent))
             values[~absent] = table[~absent, k].astype(np.float64)
             h[:, place], slope[:, place] = self.columns_[k].forward(values)
         for place, k in enumerate(self._category):
             number = {level: i for i, level in enumerate(self.columns_[k].levels)}
-            absent = missing(table[:, k])
+            absent = missing_values(table[:, k])
             codes[~absent, place] = [number.get(v, -2) for v in table[~absent, k].tolist()]
         for k, column in enumerate(self.columns_):
             if column.kind == "constant":
-                differs = ~missing(table[:, k]) & (table[:, k] != column.levels[0])
+                differs = ~missing_values(table[:, k]) & (table[:, k] != column.levels[0])
                 slope[differs, -1] = -np.inf
         return h, slope, codes
 
@@ -182,7 +191,7 @@ class TableDensity(DensityMixin, SubsetDensity):
         wrong |= {k: np.isneginf(slope[:, place]) for place, k in enumerate(self._number)}
         for k, column in enumerate(self.columns_):
             if column.kind == "constant":
-                wrong[k] = ~missing(table[:, k]) & (table[:, k] != column.levels[0])
+                wrong[k] = ~missing_values(table[:, k]) & (table[:, k] != column.levels[0])
         for k in sorted(known):
             if wrong[k].any():
                 row, column = int(wrong[k].argmax()), self.columns_[k]
@@ -394,15 +403,15 @@ class TableDensity(DensityMixin, SubsetDensity):
         """The rows of X, in which the missing values are those of mapped numbers h and combinations c."""
         table = (X.to_numpy(dtype=object) if hasattr(X, "columns") else np.asarray(X)).astype(object)
         for place, k in enumerate(self._number):
-            absent = missing(table[:, k])
+            absent = missing_values(table[:, k])
             table[absent, k] = self.columns_[k].inverse(h[absent, place])
         for place, k in enumerate(self._category):
-            absent = missing(table[:, k])
+            absent = missing_values(table[:, k])
             levels = np.array(self.columns_[k].levels, dtype=object)
             table[absent, k] = levels[self.levels_[c[absent], place]]
         for k, column in enumerate(self.columns_):
             if column.kind == "constant":
-                table[missing(table[:, k]), k] = column.levels[0]
+                table[missing_values(table[:, k]), k] = column.levels[0]
         if any(isinstance(level, str) for column in self.columns_ for level in column.levels):
             return table  # texts of digits stay texts
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +127,7 @@ def diagnose_draws(
         theta: the true parameters, `[m, d]`.
         x: observations in comparable units, `[m, k]`.
         observed, predicted: observations `[m, *shape]` and simulations `[m, s, *shape]` at posterior draws, for the
-            share within their central 95%.
+            share within their central 95%. NaN is a simulation that failed.
         random_state: of the random points, of ties and of the classifier.
 
     Raises:
@@ -188,7 +189,11 @@ def _local_c2st(
 
 
 def _predictive(observed: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-    """The share of observed numbers within the central 95% of predictions, and the standard error over pairs."""
-    low, high = np.quantile(predicted, [0.025, 0.975], axis=1)
+    """The share of observed numbers within the central 95% of predictions, and the standard error over pairs.
+
+    Predictions that failed are NaN and left out. If all of a pair failed, they hold nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        low, high = np.nanquantile(predicted, [0.025, 0.975], axis=1)
     held = ((observed >= low) & (observed <= high)).reshape(len(observed), -1).mean(1)
     return float(held.mean()), float(held.std() / math.sqrt(len(held)))

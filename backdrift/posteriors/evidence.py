@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,14 @@ import torch
 
 from backdrift.estimators.argument_checks import whole_number
 from backdrift.posteriors.arguments import finite
-from backdrift.posteriors.parameter_maps import stated_bounds
+from backdrift.posteriors.parameter_maps import ParameterMap, of_prior, stated_bounds
 from backdrift.sde.value_types import got
 
 if TYPE_CHECKING:
     from backdrift.posteriors.simulation_posterior import SimulationPosterior
+
+NEAR = 0.05
+"""Draws are at a bound if one is nearer to it than this share of their range."""
 
 LogDensity = Callable[[np.ndarray], Any]
 """Takes parameters `[n, d]` to log-densities `[n]` in nats."""
@@ -74,13 +78,17 @@ def log_evidence(
         posterior: fitted to `(theta, x)`.
         likelihood: fitted to `(x, theta)`.
         x_o: one observation, `[*shape]` or `[1, *shape]`.
-        prior: a pair (lower, upper) of finite bounds of a uniform prior, a distribution of torch, a frozen one of
-            scipy, or a function that takes parameters `[n, d]` to log p(theta), `[n]`.
+        prior: of the parameters in the simulations that the posterior was fitted to: a pair (lower, upper) of finite
+            bounds of a uniform prior, a distribution of torch, a frozen one of scipy, or a function that takes
+            parameters `[n, d]` to log p(theta), `[n]`. Of `truncated_rounds` it is the prior that was given there.
         n: number of draws.
         random_state: of the draws.
 
     Raises:
         ValueError: if the shapes of the two estimators do not fit together, or the prior is none of these.
+
+    Warns:
+        UserWarning: if the posterior is cut off at a bound that the prior does not have.
     """
     n = whole_number("n", n, 2)
     for name, one in (("posterior", posterior), ("likelihood", likelihood)):
@@ -94,11 +102,30 @@ def log_evidence(
             f"of {size} given {list(likelihood.observation_shape_)}"
         )
     theta = posterior.sample(x_o, n, random_state=random_state)
+    _warn_of_bounds(posterior.parameters_, prior, theta)
     of_theta, first = posterior.log_prob(theta, x_o, return_std=True)
     of_x, second = likelihood.log_prob(seen.expand(n, -1), theta, each=True, return_std=True)
     terms = of_x + log_prior(prior, theta) - of_theta
     numerical = math.sqrt(float(np.mean(first**2 + second**2)))
     return LogEvidence(float(terms.mean()), math.hypot(float(terms.std(ddof=1)), numerical), terms)
+
+
+def _warn_of_bounds(fitted: ParameterMap, prior: object, theta: np.ndarray) -> None:
+    """Warn if draws `[n, d]` reach a bound of the fit that is none of the prior's: beyond it there would be more."""
+    try:
+        stated = of_prior(prior, theta.shape[1])
+    except ValueError:  # of a function the bounds are not known, and what is no prior is refused by `log_prior`
+        return
+    reach = NEAR * np.ptp(theta, axis=0)
+    for own, other in ((fitted.lower.numpy(), stated.lower.numpy()), (fitted.upper.numpy(), stated.upper.numpy())):
+        cut = np.isfinite(own) & (own != other) & (np.abs(theta - own).min(0) < reach)
+        if cut.any():
+            j = int(cut.argmax())
+            warnings.warn(
+                f"prior: the posterior was fitted with the bound {own[j]:g} of parameter {j}, which its draws reach; "
+                f"the bound of this prior is {other[j]:g}, so that the evidence is not that of this prior",
+                stacklevel=3,
+            )
 
 
 def log_prior(prior: object, theta: np.ndarray) -> np.ndarray:

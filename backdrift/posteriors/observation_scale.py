@@ -25,7 +25,8 @@ class ObservationScale:
     Args:
         median, width: `[k]`, float64. The width of a number that never varies is 1.
         neighbours: of the simulations in these units.
-        usual: the distance to the nearest other simulation that 99% of the simulations have at most.
+        usual: the distance to the nearest simulation that differs, which 99% of the simulations have at most. (Counts
+            and other whole numbers are often the same.)
     """
 
     median: Tensor
@@ -44,7 +45,10 @@ class ObservationScale:
         width = torch.where(width > least, width, spread)
         width = torch.where(width > least, width, 1.0)
         rows = _compressed((x - median) / width).numpy()
+        rows = rows[np.sort(np.unique(rows, axis=0, return_index=True)[1])]  # each once, in their order
         neighbours = NearestNeighbors().fit(rows)
+        if len(rows) == 1:
+            return cls(median, width, neighbours, 0.0)
         distances = neighbours.kneighbors(rows[:COMPARED], n_neighbors=2)[0][:, 1]
         return cls(median, width, neighbours, float(np.quantile(distances, 0.99)))
 

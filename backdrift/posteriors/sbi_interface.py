@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backdrift.posteriors.arguments import finite
+from backdrift.posteriors.arguments import check_labels, finite
 from backdrift.sde.value_types import Count, require
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class SBIPosterior:
             ValueError: if it has another shape, or is not of finite numbers.
         """
         shape = self.posterior.observation_shape_
+        check_labels("x", x, self.posterior.observation_names_)
         found = finite("x", x)
         if tuple(found.shape) not in (shape, (1, *shape)):
             raise ValueError(f"x: expected one observation of shape {list(shape)}, got {list(found.shape)}")

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from backdrift.estimators.argument_checks import generator_of
-from backdrift.posteriors.arguments import finite_rows
+from backdrift.posteriors.arguments import check_labels, finite, labels_of, number_rows, observations
 from backdrift.posteriors.parameter_maps import bounds_of
 from backdrift.posteriors.simulation_posterior import SimulationPosterior
 from backdrift.sde.checks import require_choice, require_integer
@@ -78,7 +78,7 @@ def truncated_rounds(
     normalised on the box all the same, and has learnt that there is next to nothing outside of the region.
 
     Args:
-        simulator: takes parameters `[n, d]` to observations `[n, *shape]`.
+        simulator: takes parameters `[n, d]` to observations `[n, *shape]`, which hold NaN where it failed.
         prior: a pair (lower, upper) of finite bounds, or a uniform distribution of torch or scipy.
         x_o: the observation, `[*shape]` or `[1, *shape]`.
         rounds: how many.
@@ -100,6 +100,9 @@ def truncated_rounds(
     if not callable(simulator):
         raise ValueError(f"simulator: expected a function of parameters [n, d], got {got(simulator)}")
     require("estimator", estimator, SimulationPosterior | None)
+    # What can be wrong is found before anything is simulated, which may take long.
+    (estimator or SimulationPosterior())._check_arguments()
+    finite("x_o", x_o)
     random = generator_of(random_state)
     theta, x = torch.empty(0, len(low), dtype=torch.float64), torch.empty(0)
     boxes, shares, dense = [], [], Region(x_o)
@@ -107,9 +110,12 @@ def truncated_rounds(
         boxes.append((low, high))
         new, share = dense.proposals(low, high, simulations, random)
         shares.append(share)
-        seen = finite_rows("simulator", simulator(new.numpy()))
+        given = simulator(new.numpy())
+        check_labels("x_o", x_o, labels_of(given))
+        seen = number_rows("simulator", given)
         if len(seen) != simulations:
             raise ValueError(f"simulator: expected {simulations} observations, got {len(seen)}")
+        observations(x_o, tuple(seen.shape[1:]), False, False)
         theta, x = torch.cat([theta, new]), torch.cat([x, seen]) if len(x) else seen
         inside = ((theta > low) & (theta < high)).all(1)
         inside[inside.clone()] = dense.holds(theta[inside])

@@ -18,7 +18,16 @@ from backdrift.estimators.mean_network import MeanNetwork
 from backdrift.estimators.table_checks import check_magnitude, dependent_column
 from backdrift.estimators.training import Budget, train
 from backdrift.models import Denoiser, EDMLikelihoodTimes, LogNormalTimes, MixedTimes
-from backdrift.posteriors.arguments import finite, finite_rows, observations, simulated
+from backdrift.posteriors.arguments import (
+    check_labels,
+    finished,
+    finite,
+    labels_of,
+    number_rows,
+    observations,
+    parameter_rows,
+    simulated,
+)
 from backdrift.posteriors.diagnosis import Diagnosis, diagnose_draws
 from backdrift.posteriors.linear_gaussian import LinearGaussian
 from backdrift.posteriors.observation_scale import ObservationScale
@@ -43,6 +52,9 @@ WEIGHT_DECAY = 1e-2
 EXACTLY_KNOWN = 1e-5
 """A combination of the parameters is known exactly if the regression on the observations leaves so little of its
 standard deviation."""
+
+LEAST = 20
+"""The least number of simulations that a posterior is learnt from, or tested on."""
 
 COMPARED = 32
 """Simulations whose median numerical error is the least that is stated of any log-density."""
@@ -84,6 +96,8 @@ class SimulationPosterior(PosteriorFlow):
     Attributes:
         parameters_: the `ParameterMap`.
         observations_: the `ObservationScale`.
+        parameter_names_, observation_names_: the columns of theta and x, if they were frames; otherwise None. Other
+            frames must have the same columns in the same order.
         base_: the `LinearGaussian` that training started from.
         model_: the denoiser of r, which takes an observation in the units of the network as its condition.
         gains_: for each network the held-out log-likelihood less that of the linear normal posterior, in nats for each
@@ -136,22 +150,29 @@ class SimulationPosterior(PosteriorFlow):
 
         Args:
             theta: parameters drawn from the prior, `[n, d]`; `[n]` for one parameter.
-            x: what the simulator gave for each of them, `[n, *shape]`; `[n]` for one number.
+            x: what the simulator gave for each of them, `[n, *shape]`; `[n]` for one number. A simulation that failed
+                has NaN or infinite numbers. It is left out, which does not change the posterior given an observation
+                without any.
             prior: what `theta` was drawn from: a pair (lower, upper) of bounds, `[d]` each, infinite where there is
                 none; a distribution of torch or a frozen one of scipy; or an object with `support`. None means that no
                 parameter has a bound.
 
         Raises:
-            ValueError: if there are fewer than 20 simulations or another number of them in `x`, values are not finite
-                numbers, a parameter does not vary or lies outside the support, or an argument is out of range.
+            ValueError: if there are fewer than 20 simulations or another number of them in `x`, parameters are not
+                finite numbers, one does not vary or lies outside the support, or an argument is out of range.
+
+        Warns:
+            UserWarning: if simulations failed, with their number.
         """
         self._check_arguments()
-        theta, x = finite_rows("theta", theta).flatten(1), finite_rows("x", x)
+        self.parameter_names_, self.observation_names_ = labels_of(theta), labels_of(x)
+        theta, x = parameter_rows("theta", theta), number_rows("x", x)
         n, d = theta.shape
         if len(x) != n:
             raise ValueError(f"x: expected one row for each of the {n} rows of theta, got {len(x)}")
-        if n < 20:
-            raise ValueError(f"theta: expected at least 20 simulations, got {n}")
+        if n < LEAST:
+            raise ValueError(f"theta: expected at least {LEAST} simulations, got {n}")
+        kept = finished("x", x, LEAST)
         constant = (theta == theta[0]).all(0)
         if bool(constant.any()):
             j = int(constant.int().argmax())
@@ -167,8 +188,7 @@ class SimulationPosterior(PosteriorFlow):
             )
         self.parameters_ = parameters if parameters.is_standard else standardising(parameters, theta)
         self.observation_shape_ = tuple(x.shape[1:])
-        self.observations_ = ObservationScale.of(x.flatten(1))
-        seen, z = self.observations_.standardised(x.flatten(1)), self.parameters_.to_real(theta)
+        z = self.parameters_.to_real(theta)
         self._prior_moments = (z.mean(0), torch.cov(z.T).reshape(d, d))
         if parameters.is_standard:
             self._prior_moments = (torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64))
@@ -178,6 +198,9 @@ class SimulationPosterior(PosteriorFlow):
                 f"theta: expected parameters that vary by themselves, got parameter {dependent}, which is a linear "
                 "function of the others in all rows and so has no density; leave it out"
             )
+        z, x = z[kept], x[kept].flatten(1)
+        self.observations_ = ObservationScale.of(x)
+        seen = self.observations_.standardised(x)
         self.base_ = LinearGaussian.fitted(z, seen)
         self._warn_of_exact_observations(z, seen)
         self._compared = self.base_.residual(z, seen)[:COMPARED], seen[:COMPARED]
@@ -293,10 +316,11 @@ class SimulationPosterior(PosteriorFlow):
         """
         check_is_fitted(self, "model_")
         d = len(self.parameters_.shift)
+        check_labels("theta", theta, self.parameter_names_)
         given = finite("theta", theta)
         if given.ndim != 2 and not (d == 1 and given.ndim == 1):
             raise ValueError(f"theta: expected shape [m, {d}], got {list(given.shape)}")
-        theta = finite_rows("theta", given)
+        theta = parameter_rows("theta", given)
         if theta.shape[1] != d:
             raise ValueError(f"theta: expected shape [m, {d}], got {list(theta.shape)}")
         x = self._observed(x_o, False, each)
@@ -323,20 +347,18 @@ class SimulationPosterior(PosteriorFlow):
 
         Args:
             theta_test: parameters drawn from the prior, `[m, d]`.
-            x_test: what the simulator gave for each of them, `[m, *shape]`.
+            x_test: what the simulator gave for each of them, `[m, *shape]`. Those that failed are left out, see `fit`.
             draws: posterior draws for each of them.
             simulator: takes parameters `[k, d]` to observations `[k, *shape]`, for posterior predictive checks.
             random_state: of the draws and the tests.
 
         Raises:
-            ValueError: if a shape does not fit or a value is not a finite number.
+            ValueError: if a shape does not fit, a value is not a finite number, or parameters lie outside the support
+                of the prior or do not vary.
         """
-        theta, x = finite_rows("theta_test", theta_test).flatten(1), finite_rows("x_test", x_test)
+        check_is_fitted(self, "model_")
+        theta, x = self._tests(theta_test, x_test)
         draws, d = whole_number("draws", draws, 2), len(self.parameters_.shift)
-        if theta.shape[1] != d or len(theta) < 20:
-            raise ValueError(f"theta_test: expected shape [m, {d}] with m of at least 20, got {list(theta.shape)}")
-        if len(x) != len(theta):
-            raise ValueError(f"x_test: expected one row for each of the {len(theta)} rows of theta_test, got {len(x)}")
         if simulator is not None and not callable(simulator):
             raise ValueError(f"simulator: expected a function of parameters [k, {d}], got {got(simulator)}")
         found = self.sample(x, draws, each=True, random_state=random_state)
@@ -347,6 +369,29 @@ class SimulationPosterior(PosteriorFlow):
             )
         seen = self.observations_.standardised(x.flatten(1)).numpy()
         return diagnose_draws(found, theta.numpy(), seen, x.numpy(), predicted, random_state=random_state)
+
+    def _tests(self, theta_test: Any, x_test: Any) -> tuple[Tensor, Tensor]:
+        """Parameters `[m, d]` and observations `[m, *shape]` of the tests that did not fail."""
+        check_labels("theta_test", theta_test, self.parameter_names_)
+        check_labels("x_test", x_test, self.observation_names_)
+        theta, x = parameter_rows("theta_test", theta_test), number_rows("x_test", x_test)
+        d, shape = len(self.parameters_.shift), self.observation_shape_
+        if theta.shape[1] != d or len(theta) < LEAST:
+            raise ValueError(f"theta_test: expected shape [m, {d}] with m of at least {LEAST}, got {list(theta.shape)}")
+        if len(x) != len(theta):
+            raise ValueError(f"x_test: expected one row for each of the {len(theta)} rows of theta_test, got {len(x)}")
+        if tuple(x.shape[1:]) != shape:
+            raise ValueError(f"x_test: expected shape {[len(theta), *shape]}, got {list(x.shape)}")
+        outside = int((~self.parameters_.inside(theta)).sum())
+        if outside:
+            raise ValueError(f"theta_test: expected parameters within the support of the prior, got {outside} outside")
+        constant = (theta == theta[0]).all(0)
+        if bool(constant.any()):
+            j = int(constant.int().argmax())
+            raise ValueError(f"theta_test: expected draws from the prior, got {theta[0, j]:g} in all rows of "
+                             f"parameter {j}")  # fmt: skip
+        kept = finished("x_test", x, LEAST)
+        return theta[kept], x[kept]
 
     def for_sbi(self, x_o: Any = None) -> SBIPosterior:
         """This posterior with the methods of sbi's posteriors, for the diagnostics and plots of that package.
@@ -362,6 +407,7 @@ class SimulationPosterior(PosteriorFlow):
 
     def _observed(self, x_o: Any, repeated: bool, each: bool) -> Tensor:
         """Observations in the units of the network, `[k, size]`, float64, with a warning where one is far."""
+        check_labels("x_o", x_o, self.observation_names_)
         x = observations(x_o, self.observation_shape_, repeated, each)
         distance = self.observations_.distance(x)
         if float(distance.max()) > FAR:

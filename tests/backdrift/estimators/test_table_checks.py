@@ -20,6 +20,7 @@ from backdrift.estimators.table_checks import dependent_column
 
 ROWS = np.random.default_rng(0).standard_normal((40, 3))
 SMALL: dict[str, Any] = {"members": 1, "hidden": 8, "depth": 1, "steps": 1, "random_state": 0}
+COARSE: dict[str, Any] = {**SMALL, "ode_steps": 1, "feature_maps": "none", "closed_form": "normal"}
 
 
 def frame(**columns: Any) -> pandas.DataFrame:
@@ -43,7 +44,7 @@ FAR = np.where(np.arange(40) == 7, np.inf, ROWS[:, 2])
     ("table", "said"),
     [
         (frame(c=WORDS), "X: feature 2 ('c') holds 'x' in row 0, expected numbers"),
-        (frame(c=pandas.Categorical(WORDS)), "X: feature 2 ('c') holds 'x' in row 0, expected numbers"),
+        (frame(c=pandas.Categorical(WORDS)), "X: feature 2 ('c') holds categories, expected numbers"),
         (frame(c=DAYS), "X: feature 2 ('c') holds dates or times such as 2020-01-01"),
         (frame(c=DAYS - DAYS[0]), "X: feature 2 ('c') holds dates or times such as 0 "),
         (frame(c=HOLED), "X: feature 2 ('c') holds NaN in 1 of its 40 rows, the first is row 7; remove these rows, or"),
@@ -53,6 +54,12 @@ FAR = np.where(np.arange(40) == 7, np.inf, ROWS[:, 2])
         (ROWS * 1j, "X: expected real numbers, got complex ones"),
         (ROWS * 1e200, "X: feature 0 holds "),
         (ROWS * 1e-200, "X: feature 0 has values that differ by "),
+        (np.ma.masked_greater(ROWS, 1), "X: expected an array without masked numbers, got "),
+        (frame(c=ROWS[:, 2] > 0), "X: feature 2 ('c') holds booleans, which have no density"),
+        (frame(c=pandas.array([True, False] * 20, dtype="boolean")), "X: feature 2 ('c') holds booleans"),
+        (frame(c=pandas.Categorical([1, 2] * 20)), "X: feature 2 ('c') holds categories, expected numbers; encode it"),
+        (frame(c=["1", "2"] * 20), "X: feature 2 ('c') holds '1' in row 0, expected numbers; encode it as numbers, or"),
+        (frame(c=pandas.array([None, 1] * 20, dtype="Int64")), "X: feature 2 ('c') holds NaN in 20 of its 40 rows"),
     ],
 )
 def test_tables_without_a_density(table: Any, said: str) -> None:
@@ -67,6 +74,7 @@ def test_tables_without_a_density(table: Any, said: str) -> None:
         (ROWS[:, 0] > 0, "Y: expected numbers, got categories or booleans"),
         (np.array(3.0), "Y: expected targets [n] or [n, targets], got 3.0"),
         (WORDS, "Y: feature 0 holds 'x' in row 0, expected numbers"),
+        (np.ma.masked_greater(ROWS[:, 0], 1), "Y: expected an array without masked numbers, got "),
     ],
 )
 def test_targets_without_a_density(targets: Any, said: str) -> None:
@@ -87,6 +95,56 @@ def test_targets_without_a_density(targets: Any, said: str) -> None:
 )
 def test_kinds_that_do_not_fit(table: Any, kinds: Any, said: str) -> None:
     refused(lambda: suggest(table, kinds), said)
+
+
+def test_columns_that_are_not_those_of_the_fit_are_refused() -> None:
+    """Labels that are numbers, and the names of targets, were not compared: rows were scored as other ones."""
+    numbered = pandas.DataFrame(ROWS * [1, 10, 100])
+    said = "X: expected the columns of the fit in their order, 0, 1, 2, got 2, 0, 1"
+    density = ScoreDensity(**COARSE).fit(numbered)
+    refused(lambda: density.score(numbered[[2, 0, 1]]), said)
+    table = TableDensity()
+    table._table(numbered, reset=True)  # as `fit` does first
+    refused(lambda: table._table(numbered[[2, 0, 1]], reset=False), said)
+    targets = pandas.DataFrame(ROWS[:, :2] * [1, 100], columns=["u", "v"])
+    given = ConditionalScoreDensity(**COARSE).fit(ROWS[:, 2:], targets)
+    refused(
+        lambda: given.score(ROWS[:, 2:], targets[["v", "u"]]),
+        "Y: expected the targets of the fit in their order, u, v, got v, u",
+    )
+
+
+def test_rows_in_reverse_are_rows() -> None:
+    """torch takes no array of negative strides, as reversed rows and reordered columns of a frame have."""
+    density, given = ScoreDensity(**COARSE).fit(ROWS[::-1]), ConditionalScoreDensity(**COARSE)
+    assert np.array_equal(density.score_samples(ROWS[::-1]), density.score_samples(ROWS)[::-1])
+    given.fit(ROWS[::-1, :2], ROWS[::-1, 2])
+    backwards = given.log_prob(ROWS[::-1, :2], ROWS[::-1, 2])
+    np.testing.assert_allclose(backwards, given.log_prob(ROWS[:, :2], ROWS[:, 2])[::-1], rtol=1e-12)
+    assert np.array_equal(given.interval(ROWS[:2, :2], np.float64(0.9)), given.quantile(ROWS[:2, :2], [0.05, 0.95]))
+
+
+def test_missing_texts() -> None:
+    """NA of a column of texts ended in a TypeError, and levels that are called nan were dropped without a word."""
+    texts = frame(c=pandas.array(["x", None] * 20, dtype="string"))
+    assert suggest(texts, verbose=False)[2].levels == ("x",)
+    assert suggest(frame(c=pandas.Series(["x", pandas.NA] * 20)), verbose=False)[2].levels == ("x",)
+    with pytest.warns(UserWarning, match="X: c holds the text 'nan' in 20 rows, which is taken for a missing value"):
+        suggest(frame(c=["x", "nan"] * 20), verbose=False)
+    refused(lambda: TableDensity(**SMALL).fit(frame(c=[1j] * 40)), "X: feature 2 ('c') holds ")
+    refused(lambda: TableDensity(**SMALL).fit(np.ma.masked_greater(ROWS, 1)), "X: expected an array without masked")
+
+
+def test_frames_of_polars() -> None:
+    polars = pytest.importorskip("polars")
+    rows = polars.DataFrame({"a": ROWS[:, 0], "level": ["x", None] * 20, "b": [None, *ROWS[1:, 1]]})
+    assert [column.name for column in TableDensity(hidden=8, steps=1, ode_steps=1).fit(rows).columns_] == [
+        "a",
+        "level",
+        "b",
+    ]
+    refused(lambda: ScoreDensity(**SMALL).fit(rows), "X: feature 1 ('level') holds 'x' in row 0, expected numbers")
+    refused(lambda: ScoreDensity(**SMALL).fit(rows[["a", "b"]]), "X: feature 1 ('b') holds NaN in 1 of its 40 rows")
 
 
 def test_dates_may_be_categories_and_types_may_be_mixed() -> None:

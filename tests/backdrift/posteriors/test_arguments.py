@@ -1,0 +1,166 @@
+"""Simulations that people bring: frames, simulations that failed, masked numbers and texts."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from scipy import stats
+
+from backdrift import SimulationPosterior
+from backdrift.posteriors import log_evidence, truncated_rounds
+from backdrift.posteriors.observation_scale import ObservationScale
+
+SMALL: dict[str, Any] = {"members": 1, "hidden": 8, "depth": 1, "steps": 2, "ode_steps": 4, "random_state": 0}
+UNIFORM = ([-1, -1], [1, 1])
+
+
+def refused(call: Callable[[], object], said: str) -> None:
+    """The call ends in one line that begins with `said`."""
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}") as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def simulations(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """theta uniform on (-1, 1), x = theta + noise of 0.3."""
+    g = np.random.default_rng(seed)
+    theta = g.uniform(-1, 1, (n, 2))
+    return theta, theta + 0.3 * g.standard_normal((n, 2))
+
+
+THETA, X = simulations(60)
+FRAMES = pandas.DataFrame(THETA, columns=["a", "b"]), pandas.DataFrame(X, columns=["u", "v"])
+
+
+@pytest.fixture(scope="module")
+def framed() -> SimulationPosterior:
+    return SimulationPosterior(**SMALL).fit(*FRAMES, prior=UNIFORM)
+
+
+def test_columns_of_frames_keep_their_order(framed: SimulationPosterior) -> None:
+    """Columns in another order were taken for those of the fit."""
+    theta, x = FRAMES
+    assert (framed.parameter_names_, framed.observation_names_) == (("a", "b"), ("u", "v"))
+    said = "expected the columns of the fit in their order, "
+    refused(lambda: framed.sample(x[["v", "u"]][:1]), f"x_o: {said}u, v, got v, u")
+    refused(lambda: framed.sample(x.iloc[0][["v", "u"]]), f"x_o: {said}u, v, got v, u")
+    refused(lambda: framed.log_prob(theta[["b", "a"]], X[0]), f"theta: {said}a, b, got b, a")
+    refused(lambda: framed.diagnose(theta[["b", "a"]], x), f"theta_test: {said}a, b, got b, a")
+    refused(lambda: framed.diagnose(theta, x[["v", "u"]]), f"x_test: {said}u, v, got v, u")
+    refused(lambda: framed.for_sbi(x[["v", "u"]][:1]), f"x: {said}u, v, got v, u")
+    for x_o in (x[:1], x.iloc[0], X[0]):
+        assert np.array_equal(framed.sample(x_o, 2), framed.sample(X[:1], 2))
+
+
+@pytest.mark.parametrize(
+    ("theta", "x", "said"),
+    [
+        (np.ma.masked_greater(THETA, 0.9), X, "theta: expected an array without masked numbers, got "),
+        (THETA, np.ma.masked_greater(X, 0.9), "x: expected an array without masked numbers, got "),
+        (THETA, X.astype(str), "x: expected numbers, got texts"),
+        (THETA, [["0.1"]] * 60, "x: expected numbers, got texts"),
+        (THETA > 0, X, "theta: expected numbers, got booleans, which have no density"),
+        (THETA[:, :, None], X, "theta: expected shape [n, d], got [60, 2, 1]"),
+        (np.where(THETA > 0.9, np.nan, THETA), X, "theta: expected finite numbers, got NaN or infinite ones in "),
+        (THETA, np.where(np.arange(60)[:, None] < 41, np.inf, X), "x: expected finite numbers in at least 20 simul"),
+    ],
+)
+def test_what_is_no_simulation_is_refused(theta: Any, x: Any, said: str) -> None:
+    refused(lambda: SimulationPosterior(**SMALL).fit(theta, x), said)
+
+
+def test_tests_that_are_none_are_refused(framed: SimulationPosterior) -> None:
+    """Parameters of one value gave NaN, and those outside of the support a failed test without a word."""
+    refused(lambda: framed.diagnose(THETA * 2, X), "theta_test: expected parameters within the support of the prior")
+    refused(lambda: framed.diagnose(THETA[[0] * 60], X), "theta_test: expected draws from the prior, got 0.273923")
+    refused(lambda: framed.diagnose(THETA, X[:, :1]), "x_test: expected shape [60, 2], got [60, 1]")
+
+
+def failing(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """theta ~ N(0, 1), x = theta + noise of 0.5, of which a share of 1 - exp(-theta^2/2) fails."""
+    g = np.random.default_rng(seed)
+    theta = g.standard_normal((n, 1))
+    x = theta + 0.5 * g.standard_normal((n, 1))
+    return theta, np.where(g.random((n, 1)) < np.exp(-(theta**2) / 2), x, np.nan)
+
+
+@pytest.mark.parametrize("prior", [stats.norm(0, 1), None])
+def test_failed_simulations_do_not_change_the_posterior(prior: object) -> None:
+    """The likelihood of k observations has the factor exp(-theta^2/2)^k, so that the precision is 1 + k + 4 k.
+
+    Of 2,000 simulations a share of 1/sqrt(2) does not fail. A regression on n of them has a standard error of sqrt(2/n)
+    of the posterior's standard deviation for the mean near the centre, and of sqrt(2/n) for a variance; errors of k
+    observations add up. Composing estimates each variance from 256 draws, and the prior's from all simulations.
+    """
+    theta, x = failing(2000, 0)
+    with pytest.warns(UserWarning, match=r"x: \d+ of 2000 simulations hold NaN or infinite numbers and are left out"):
+        posterior = SimulationPosterior(**SMALL).fit(theta, x, prior=prior)
+    n, seen, draws = 2000 / 2**0.5, np.array([0.3, -0.1, 0.4]), 2000
+    for k in (1, 3):
+        found = posterior.sample(seen[:k, None], draws, repeated=True, random_state=0)[:, 0]
+        precision = 1 + 5 * k
+        mean, std = 4 * seen[:k].sum() / precision, precision**-0.5
+        assert abs(found.mean() - mean) / std < 4 * np.sqrt(k * 2 / n + 1 / draws)
+        relative = np.sqrt(k * 2 / n + 2 / 256 / k + 2 / draws)
+        assert abs(found.var() / std**2 - 1) < 4 * relative
+
+
+def test_failed_simulations_in_tests_and_rounds() -> None:
+    theta, x = failing(400, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        posterior = SimulationPosterior(**SMALL).fit(theta[:300], x[:300])
+        found = posterior.diagnose(theta[300:], x[300:], draws=5, simulator=lambda rows: failing(len(rows), 2)[1])
+        assert len(found.ranks) == np.isfinite(x[300:]).sum() and found.predictive is not None
+        assert np.isfinite(found.predictive).all()
+        rounds = truncated_rounds(
+            lambda rows: np.where(rows > 0.5, np.inf, rows), ([-1], [1]), 0.1, rounds=1, simulations=60,
+            estimator=SimulationPosterior(**SMALL), random_state=0,
+        )  # fmt: skip
+    assert len(rounds.x) == 60 and not np.isfinite(rounds.x).all()
+
+
+@pytest.mark.parametrize(
+    ("x_o", "estimator", "said"),
+    [
+        ([np.nan, 0.1], {}, "x_o: expected finite numbers"),
+        ([0.1, 0.1], {"members": 0}, "members: expected a positive integer, got 0"),
+    ],
+)
+def test_nothing_is_simulated_in_vain(x_o: list[float], estimator: dict[str, Any], said: str) -> None:
+    """The first round was simulated before the observation and the estimator were looked at."""
+    asked: list[np.ndarray] = []
+
+    def simulator(theta: np.ndarray) -> np.ndarray:
+        asked.append(theta)
+        return theta
+
+    refused(
+        lambda: truncated_rounds(simulator, UNIFORM, x_o, rounds=1, estimator=SimulationPosterior(**estimator)), said
+    )
+    assert not asked
+
+
+def test_the_evidence_of_another_prior_is_warned_of(framed: SimulationPosterior) -> None:
+    likelihood = SimulationPosterior(**SMALL).fit(X, THETA)
+    with pytest.warns(UserWarning, match=r"prior: the posterior was fitted with the bound -?1 of parameter"):
+        log_evidence(framed, likelihood, [0.9, 0.9], prior=([-3, -3], [3, 3]), n=50, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log_evidence(framed, likelihood, [0.9, 0.9], prior=UNIFORM, n=50, random_state=0)
+
+
+def test_counts_between_those_of_the_simulations_are_not_far() -> None:
+    """Most counts are those of another simulation as well, so that the usual distance was 0."""
+    counts = np.random.default_rng(0).poisson(50, (500, 1)) * 2
+    scale = ObservationScale.of(torch.from_numpy(counts).double())
+    apart = float(scale.distance(torch.tensor([[101.0]], dtype=torch.float64)))
+    assert 0 < apart <= 0.5  # simulations that differ are at least 2 counts apart
+    assert float(scale.distance(torch.tensor([[300.0]], dtype=torch.float64))) > 5
