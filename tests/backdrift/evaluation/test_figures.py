@@ -155,6 +155,8 @@ def test_paths_of_a_table_keep_the_units_of_the_data() -> None:
     _, scale = standard_units(x.numpy())
     last = np.array(figure.axes[-1].collections[0].get_offsets(), dtype=float)
     assert np.isclose(np.ptp(last[:, 0]), np.ptp(x[:, 2].numpy()) / scale[2])
+    ends = np.array(figure.axes[0].collections[-1].get_offsets(), dtype=float)
+    np.testing.assert_allclose(ends, last[:40])  # the points on the paths are their ends
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())

@@ -47,15 +47,15 @@ class OfTwoFunctions(GaussianSDE):
     T = OU.T
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
-        return OU.alpha(t)
+        return (-t).exp()
 
     def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        return OU.sigma(t)
+        return (-torch.expm1(-2 * t)).sqrt()
 
 
 def test_a_process_of_two_functions_is_tuned_as_its_closed_form_is() -> None:
-    settings: dict[str, Any] = {"nfe": 4, "shape": (2,), "batch": 4, "iterations": 2, "reference_steps": 4}
-    own, closed = (tune(modes(sde), Heun(steps=2), **settings).solver for sde in (OfTwoFunctions(), OU))
+    settings: dict[str, Any] = {"nfe": 2, "shape": (2,), "batch": 2, "iterations": 1, "reference_steps": 2}
+    own, closed = (tune(modes(sde), Heun(steps=1), **settings).solver for sde in (OfTwoFunctions(), OU))
     assert isinstance(own, Heun) and isinstance(closed, Heun)
     assert own.grid == pytest.approx(closed.grid, rel=1e-6)
 
@@ -193,3 +193,24 @@ def test_weights_of_several_evaluations_a_step_are_not_fitted() -> None:
 def test_no_step_for_no_money() -> None:
     with pytest.raises(ValueError, match="nfe"):
         tune(modes(VP()), Heun(final="stop"), nfe=1, shape=(2,))
+
+
+def test_the_cost_of_a_fit_is_what_it_evaluates_for_a_trajectory() -> None:
+    """The reference, the start once, and in each iteration the solver with a backward pass, which counts as two.
+
+    Heun's method has 7 evaluations where 8 are asked for.
+    """
+    calls: list[tuple[int, bool]] = []
+
+    class Counted(GaussianMixture):
+        def denoise(self, x: torch.Tensor, t: Time) -> torch.Tensor:
+            calls.append((len(x), torch.is_grad_enabled()))
+            return super().denoise(x, t)
+
+    model = Counted(torch.zeros(1, 2), 0.5, sde=VP())
+    tuned = tune(model, Heun(), nfe=8, shape=(2,), batch=2, reference_steps=4, iterations=3)
+    reference = sum(1 for n, _ in calls if n == 6)
+    fitting = sum(1 for _, differentiated in calls if differentiated)
+    assert tuned.nfe == tuned.solver.table(VP()).nfe == 7
+    assert fitting == 3 * 7
+    assert tuned.cost == reference + 7 + 3 * fitting
