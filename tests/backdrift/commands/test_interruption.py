@@ -20,7 +20,7 @@ from result_tables import rows_of, said_of
 from runs import trained
 
 from backdrift.cli import main
-from backdrift.evaluation import batchwise, information_curves, report, sampling, scoring, solver_comparison, workload
+from backdrift.evaluation import information_curves, report, sampling, scoring, solver_comparison, workload
 from backdrift.runs.interruption import Terminated, exit_status
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
@@ -297,19 +297,30 @@ def test_a_report_goes_on_from_the_samples_that_are_drawn(
             report.write(run)
     assert names_in(run) == before - {*files, "report.md"} | {"unfinished"}  # no half of a report
     with monkeypatch.context() as patch:
-        patch.setattr(batchwise, "batch_size", lambda numbers: 1000)  # the likelihoods that are left are one batch
-        patch.setattr(report, "compare_methods", after(1, report.compare_methods, send(signal.SIGINT)))
         calls: list[int] = []
         patch.setattr(sampling, "sample", after(1, sampling.sample, lambda: calls.append(-1)))
         patch.setattr(scoring, "log_likelihood", after(1, scoring.log_likelihood, lambda: calls.append(1)))
-        with pytest.raises(KeyboardInterrupt):
-            report.write(run)
-        assert calls == [1]
-        patch.setattr(scoring, "log_likelihood", after(1, scoring.log_likelihood, lambda: calls.append(2)))
         report.write(run)
-    assert calls == [1]  # all likelihoods were kept
+    assert calls == [1]
     assert {name: (run.path / name).read_bytes() for name in files} == files
     assert names_in(run) == before
+
+
+def test_a_report_keeps_a_stage_that_is_one_batch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("FEWEST", 4), ("WORK", 0)):
+        monkeypatch.setattr(workload, name, value)
+    monkeypatch.setattr(solver_comparison, "BUDGETS", (4,))
+    run.config.likelihood.steps = 2
+    calls: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "compare_methods", after(1, report.compare_methods, send(signal.SIGINT)))
+        patch.setattr(scoring, "log_likelihood", after(1, scoring.log_likelihood, lambda: calls.append(1)))
+        with pytest.raises(KeyboardInterrupt):
+            report.write(run)
+        patch.setattr(sampling, "sample", after(1, sampling.sample, lambda: calls.append(2)))
+        patch.setattr(scoring, "log_likelihood", after(1, scoring.log_likelihood, lambda: calls.append(3)))
+        report.write(run)
+    assert calls == [1]  # neither solvers are compared again, nor likelihoods computed
 
 
 def test_two_processes_do_not_work_on_the_same(
