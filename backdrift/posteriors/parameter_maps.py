@@ -229,6 +229,13 @@ def _of_constraint(constraint: object, name: str) -> tuple[object, object]:
     """The bounds that a constraint of torch states."""
     while hasattr(constraint, "base_constraint"):
         constraint = constraint.base_constraint
+    if hasattr(constraint, "cseq") and hasattr(constraint, "lengths"):  # one after another, as sbi joins priors
+        parts = [
+            [np.broadcast_to(np.asarray(bound, dtype=np.float64), (length,)) for bound in _of_constraint(part, name)]
+            for part, length in zip(constraint.cseq, constraint.lengths, strict=True)
+        ]
+        lowers, uppers = zip(*parts, strict=True)
+        return np.concatenate(lowers), np.concatenate(uppers)
     lower, upper = getattr(constraint, "lower_bound", -math.inf), getattr(constraint, "upper_bound", math.inf)
     if getattr(constraint, "is_discrete", False) and hasattr(constraint, "lower_bound"):
         raise ValueError(f"prior: expected one of continuous parameters, got {name}")

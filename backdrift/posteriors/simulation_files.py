@@ -13,7 +13,7 @@ from backdrift.data.arrays import DAMAGED, load_npy, told
 from backdrift.data.files import TABLES, read
 from backdrift.data.reading_advice import advice_in
 from backdrift.data.tables import read_table
-from backdrift.posteriors.arguments import finite
+from backdrift.posteriors.arguments import finite, numbers
 
 ARRAYS = ("theta", "x")
 """The names of the two arrays in an archive of simulations."""
@@ -58,15 +58,15 @@ def read_simulations(
 
     Args:
         path: an archive (.npz) with the arrays `theta` `[n, d]` and `x` `[n, *shape]`, or a table in text with named
-            columns.
+            columns. In the array `x` NaN and infinite numbers are of simulations that failed.
         parameters: of a table the names of the columns that are parameters, and the others are observations; of an
             archive names for the parameters, by default theta0, theta1, and so on.
         header, index: of a table, see `read_table`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: in one line, if arrays or columns are missing or more than are expected, or are not finite numbers,
-            or a parameter has one value in all rows.
+        ValueError: in one line, if arrays or columns are missing or more than are expected, or are not numbers, or
+            parameters are not finite or one has one value in all rows.
     """
     path = Path(path)
     if not path.exists():
@@ -105,7 +105,8 @@ def _of_archive(path: Path, parameters: Sequence[str] | None) -> Simulations:
     arrays = _archive("data.path", path)
     if sorted(arrays) != sorted(ARRAYS):
         raise ValueError(f"data.path={path}: expected the arrays theta and x, got {', '.join(arrays) or 'none'}")
-    theta, x = (_rows(f"data.path={path}: {name}", arrays[name]) for name in ARRAYS)
+    theta = finite(f"data.path={path}: theta", _rows(f"data.path={path}: theta", arrays["theta"])).numpy()
+    x = _rows(f"data.path={path}: x", arrays["x"])
     if len(theta) != len(x):
         raise ValueError(f"data.path={path}: expected as many rows of x as of theta, got {len(x)} and {len(theta)}")
     theta = theta.reshape(len(theta), -1)
@@ -116,10 +117,10 @@ def _of_archive(path: Path, parameters: Sequence[str] | None) -> Simulations:
 
 
 def _rows(name: str, array: np.ndarray) -> np.ndarray:
-    """An array of finite numbers `[n, ...]`, n >= 1, in float64."""
+    """An array of numbers `[n, ...]`, n >= 1, in float64."""
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"{name}: expected rows of numbers, got shape {list(array.shape)}")
-    return finite(name, array).numpy()
+    return numbers(name, array).numpy()
 
 
 def _of_table(path: Path, parameters: Sequence[str] | None, header: bool | None, index: bool | None) -> Simulations:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +81,28 @@ def test_other_priors_give_their_support() -> None:
     share = of_prior(stats.beta(2, 3), 2)
     assert (share.lower.tolist(), share.upper.tolist()) == ([0.0, 0.0], [1.0, 1.0])
     assert isinstance(of_prior(None, 3), ParameterMap)
+
+
+class Joined(torch.distributions.Distribution):
+    """Independent priors one after another, as sbi's `MultipleIndependent` joins them."""
+
+    def __init__(self) -> None:
+        kinds = torch.distributions.constraints
+        parts = [kinds.unit_interval, kinds.positive, kinds.real]
+        self.joined = kinds.independent(kinds.cat(parts, dim=-1, lengths=[1, 2, 1]), 1)
+        super().__init__(event_shape=torch.Size([4]), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self.joined
+
+
+def test_joined_priors_have_the_bounds_of_each() -> None:
+    joined = of_prior(Joined(), 4)
+    assert joined.lower.tolist() == [0.0, 0.0, 0.0, -INF]
+    assert joined.upper.tolist() == [1.0, INF, INF, INF]
+    with pytest.raises(ValueError, match="prior: expected 3 numbers, one for each parameter"):
+        of_prior(Joined(), 3)
 
 
 @pytest.mark.parametrize(
