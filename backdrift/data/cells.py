@@ -127,11 +127,10 @@ def read_column(cells: Sequence[str], decimal: str, notes: list[str]) -> np.ndar
     if set(kinds) == {"truth"}:
         notes.append("{column}: true is read as 1, false as 0")
         return np.array([TRUTH[cell.lower()] for cell in cells])
-    missing = kinds.count("missing")
     values, units = np.empty(len(cells)), ""
     for row, (cell, kind) in enumerate(zip(cells, kinds, strict=True)):
         if kind != "number":
-            return Fault(row, _wrong(cell, kind, missing, len(cells)))
+            return Fault(row, _wrong(cell, kind, kinds.count(kind), len(cells)))
         read = _number(cell, decimal)
         if isinstance(read, str):
             return Fault(row, read)
@@ -173,18 +172,19 @@ def _number(cell: str, decimal: str) -> tuple[float, str] | str:
     return (-value if brackets or signs == ["-"] else value), (units[0] if units else "")
 
 
-def _wrong(cell: str, kind: str, missing: int, rows: int) -> str:
-    """What is wrong with a cell that holds no number."""
+def _wrong(cell: str, kind: str, alike: int, rows: int) -> str:
+    """What is wrong with a cell that holds no number, in a column where so many cells of all rows are of its kind."""
     if kind == "missing":
         what = f"holds {cell!r}, a missing value," if cell else "is empty"
-        how_many = f"{missing} of its {rows} cells {'is' if missing == 1 else 'are'} missing"
+        how_many = f"{alike} of its {rows} cells {'is' if alike == 1 else 'are'} missing"
         return (
             f"row {{row}} {what} in {{column}}; {how_many}: remove these rows or fill the cells "
             "(TableDensity, in Python, takes missing numbers)"
         )
     if kind == "date":
         return f"row {{row}} holds the date or time {cell!r} in {{column}}; write it as a number, such as seconds"
-    return f"row {{row}} holds {cell!r} in {{column}}, expected numbers such as 1.5"
+    advice = "; leave this column of words out (TableDensity, in Python, takes categories)" if 2 * alike > rows else ""
+    return f"row {{row}} holds {cell!r} in {{column}}, expected numbers such as 1.5{advice}"
 
 
 def _plain(cell: str) -> str:

@@ -120,7 +120,7 @@ class Run:
         """
         path = run_path(path)
         if not path.is_dir():
-            raise FileNotFoundError(f"run={path}: there is no such folder")
+            raise FileNotFoundError(f"run={path}: there is no such folder; `backdrift runs` lists the runs")
         require_plain_files(path)
         config = config_file.read(path)
         migrate(config)
