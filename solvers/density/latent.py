@@ -47,19 +47,28 @@ class FlowSettings(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Latents, and how well they come back.
+    """Latents, how far they are from the exact ones, and how well they come back.
+
+    The errors of the way there and of the way back nearly cancel, so that a latent may come back well and be wrong.
 
     Attributes:
         latent: states at T, like x.
+        latent_error: root mean square over components of the latent minus that of a coarser solve, `[batch]`. It is a
+            bound on the solver's error where the finer one of two solves is the better one. The coarser one takes every
+            second step of a fixed grid, or ten times the tolerances and steps up to twice as long. A single step is
+            compared with two.
         round_trip_error: root mean square over components of x minus its decoded latent, `[batch]`.
     """
 
     latent: Tensor
+    latent_error: Tensor
     round_trip_error: Tensor
 
 
 def encode(model: ModelLike, x: Tensor, **settings: Unpack[FlowSettings]) -> Encoded:
-    """The states at T to which the probability flow takes x (Song et al. 2021, section 4.3), and their round trip.
+    """The states at T to which the probability flow takes x (Song et al. 2021, section 4.3), with their errors.
+
+    It costs two and a half times what a solve costs on a fixed grid.
 
     Args:
         model: has `sde` and `denoise(x, t)`, or `score(x, t)` where `sde` is not Gaussian.
@@ -72,8 +81,9 @@ def encode(model: ModelLike, x: Tensor, **settings: Unpack[FlowSettings]) -> Enc
     """
     require_batch(x)
     latent = _carry(model, x, back=False, **settings)
-    error = (_carry(model, latent, back=True, **settings) - x).flatten(1).square().mean(1).sqrt()
-    return Encoded(latent, error)
+    other = _carry(model, x, back=False, coarser=True, **settings)
+    again = _carry(model, latent, back=True, **settings)
+    return Encoded(latent, *((a - b).flatten(1).square().mean(1).sqrt() for a, b in ((latent, other), (again, x))))
 
 
 def decode(model: ModelLike, latent: Tensor, **settings: Unpack[FlowSettings]) -> Tensor:
@@ -134,6 +144,7 @@ def _carry(
     x: Tensor,
     *,
     back: bool,
+    coarser: bool = False,
     steps: int = 32,
     method: Method = "rk4",
     grid: Grid | None = None,
@@ -142,7 +153,7 @@ def _carry(
     eps: float | None = None,
     data_std: float | None = None,
 ) -> Tensor:
-    """States at the other end of the flow: at eps if `back`, else at T."""
+    """States at the other end of the flow: at eps if `back`, else at T. `Encoded.latent_error` says what is coarser."""
     require_model(model)
     require_choice("method", method, get_args(Method))
     require_integer("steps", steps, 1)
@@ -154,8 +165,12 @@ def _carry(
     z = x / scale_in
     if method == "adaptive":
         start, end = (path.last, path.first) if back else (path.first, path.last)
-        return adaptive(path, z, Control(rtol, atol), start=start, end=end).z * scale_out
+        control = Control(10 * rtol, 10 * atol, longest=0.2) if coarser else Control(rtol, atol)
+        return adaptive(path, z, control, start=start, end=end).z * scale_out
     nodes: Sequence[float] = path.nodes(grid, steps)
+    if coarser:
+        last = nodes[-1]
+        nodes = [*nodes[:-1:2], last] if len(nodes) > 2 else [nodes[0], (nodes[0] + last) / 2, last]
     z = fixed(
         z,
         nodes[::-1] if back else nodes,

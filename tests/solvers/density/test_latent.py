@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from backdrift.models import GaussianMixture
-from backdrift.sde import VP, CriticallyDamped
+from backdrift.sde import VE, VP, CriticallyDamped, GaussianSDE
 from backdrift.solvers import decode, encode, interpolate
 from backdrift.solvers.density.latent import slerp
 
@@ -30,6 +30,42 @@ def test_the_round_trip_error_is_the_root_mean_square(settings: dict[str, Any]) 
     expected = torch.linalg.vector_norm(back - x, dim=1) / math.sqrt(3)
     torch.testing.assert_close(found.round_trip_error, expected)
     assert 1e-4 < float(found.round_trip_error.max()) < 0.3
+
+
+def on_many(sde: GaussianSDE) -> tuple[GaussianMixture, torch.Tensor, torch.Tensor]:
+    """The two modes under a process, 100 samples, and their latents to 3e-7."""
+    model = GaussianMixture(TWO_MODES.means, 0.1, sde=sde)
+    x = model.sample(100, torch.Generator().manual_seed(2))
+    return model, x, encode(model, x, steps=256).latent
+
+
+@pytest.mark.parametrize("sde", [VP(), VE()], ids=lambda sde: type(sde).__name__)
+def test_the_latent_error_holds(sde: GaussianSDE) -> None:
+    """For at least 90% of 100 samples, which is 95% less two standard errors."""
+    model, x, exact = on_many(sde)
+    cases: list[dict[str, Any]] = [
+        {}, {"steps": 2}, {"steps": 7}, {"steps": 9, "grid": "log_snr"}, {"method": "heun", "steps": 12},
+        {"method": "midpoint", "steps": 12}, {"method": "adaptive"}, {"method": "adaptive", "rtol": 1e-2, "atol": 1e-2},
+    ]  # fmt: skip
+    for settings in cases:
+        found = encode(model, x, **settings)
+        error = (found.latent - exact).square().mean(1).sqrt()
+        assert float((error <= found.latent_error).double().mean()) >= 0.9, settings
+        assert float((found.latent_error / error).median()) < 100, settings
+
+
+def test_a_single_step_is_compared_with_two() -> None:
+    x = TWO_MODES.sample(5, torch.Generator().manual_seed(0))
+    one, two = (encode(TWO_MODES, x, steps=steps, grid="log_snr") for steps in (1, 2))
+    torch.testing.assert_close(one.latent_error, (one.latent - two.latent).square().mean(1).sqrt())
+
+
+def test_a_latent_may_come_back_and_be_wrong() -> None:
+    """The round trip of a Runge-Kutta method errs less than the latent, so that it bounds nothing."""
+    model, x, exact = on_many(VP())
+    found = encode(model, x, steps=12)
+    error = (found.latent - exact).square().mean(1).sqrt()
+    assert float((error <= found.round_trip_error).double().mean()) < 0.5
 
 
 def test_slerp_runs_along_the_circle() -> None:
