@@ -98,15 +98,15 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         tags.regressor_tags.poor_score = True  # `score` is in nats, and 0.5 is no threshold for it
         return tags
 
-    def fit(self, X: Any, Y: Any) -> ConditionalScoreDensity:
-        """Learn the density of the rows of Y given those of X.
+    def fit(self, X: Any, y: Any) -> ConditionalScoreDensity:
+        """Learn the density of the rows of y given those of X.
 
         Args:
             X: features, `[n_samples, n_features]`. NaN is a missing number.
-            Y: targets, `[n_samples]` or `[n_samples, n_targets]`.
+            y: targets, `[n_samples]` or `[n_samples, n_targets]`.
 
         Raises:
-            ValueError: if Y holds NaN, X or Y infinite values or values that are not numbers, there are fewer than
+            ValueError: if y holds NaN, X or y infinite values or values that are not numbers, there are fewer than
                 three rows, a feature is missing in all rows, or a target does not vary and so has no density; or if an
                 argument of the estimator is out of range.
 
@@ -114,20 +114,20 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
             UserWarning: if a target has outliers, with their number and the farthest of them.
         """
         self._check_arguments()
-        names = list(map(str, Y.columns)) if hasattr(Y, "columns") else None
+        names = list(map(str, y.columns)) if hasattr(y, "columns") else None
         self._target_names = names
-        check_targets(Y)
+        check_targets(y)
         numbers_of(self, X, features=True)
         X, y = validate_data(
-            self, X, Y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=3, multi_output=True
+            self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=3, multi_output=True
         )
         self._one_target = y.ndim == 1
         X, y = np.ascontiguousarray(X), np.ascontiguousarray(_numbers(y).reshape(len(y), -1))
         self.n_targets_ = y.shape[1]
         self._measure_features(X)
-        self.units_ = self._units_of(y, "Y", names)
+        self.units_ = self._units_of(y, "y", names)
         u = self.units_.standardised(torch.tensor(y)).numpy()
-        self._warn_of_dependence("Y", u)
+        self._warn_of_dependence("y", u)
         seed = seed_of(self.random_state)
         seen = self._seen(X)
         ridge = RidgeCV(PENALTIES, alpha_per_target=True)
@@ -186,29 +186,29 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         """B x, `[n, n_targets]`."""
         return self.linear_.predict(self._seen(X)).reshape(len(X), -1)
 
-    def _targets(self, Y: Any, X: np.ndarray) -> np.ndarray:
+    def _targets(self, y: Any, X: np.ndarray) -> np.ndarray:
         """New targets, `[n, n_targets]`."""
-        check_targets(Y)
-        names = list(map(str, getattr(Y, "columns", ())))
+        check_targets(y)
+        names = list(map(str, getattr(y, "columns", ())))
         if names and self._target_names and names != self._target_names:
             raise ValueError(
-                f"Y: expected the targets of the fit in their order, {', '.join(self._target_names[:8])}, got "
+                f"y: expected the targets of the fit in their order, {', '.join(self._target_names[:8])}, got "
                 f"{', '.join(names[:8])}"
             )
-        y = np.ascontiguousarray(check_array(Y, dtype=np.float64, ensure_2d=False, input_name="Y"))
+        y = np.ascontiguousarray(check_array(y, dtype=np.float64, ensure_2d=False, input_name="y"))
         if len(y) != len(X):
-            raise ValueError(f"Y: expected targets for each of the {len(X)} rows of X, got {len(y)}")
+            raise ValueError(f"y: expected targets for each of the {len(X)} rows of X, got {len(y)}")
         y = y.reshape(len(y), -1)
         if y.shape[1] != self.n_targets_:
-            raise ValueError(f"Y: expected {self.n_targets_} targets, as in the fit, got {y.shape[1]}")
+            raise ValueError(f"y: expected {self.n_targets_} targets, as in the fit, got {y.shape[1]}")
         return y
 
-    def log_prob(self, X: Any, Y: Any, return_std: bool = False) -> Any:
-        """log p(y | x) of each row in nats, in the units of Y.
+    def log_prob(self, X: Any, y: Any, return_std: bool = False) -> Any:
+        """log p(y | x) of each row in nats, in the units of y.
 
         Args:
             X: features, `[n, n_features]`.
-            Y: targets, `[n]` or `[n, n_targets]`.
+            y: targets, `[n]` or `[n, n_targets]`.
             return_std: whether to return the numerical error of each value as well, see `ScoreDensity.score_samples`.
                 It says nothing of how far the model is from the truth.
 
@@ -216,10 +216,10 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
             log p, `[n]`, or the pair of log p and its error.
 
         Raises:
-            ValueError: if the tables do not fit the fitted ones, or Y holds NaN.
+            ValueError: if the tables do not fit the fitted ones, or y holds NaN.
         """
         X = self._checked(X)
-        y = torch.tensor(self._targets(Y, X))
+        y = torch.tensor(self._targets(y, X))
         z = (self.units_.standardised(y) - torch.from_numpy(self._linear(X))) @ torch.from_numpy(self.whitening_.T)
         nats, errors = self._flow_log_prob(z, self._condition(X), return_std)
         log_p = (nats + self.units_.log_jacobian(y) + self.log_determinant_).numpy()
@@ -243,7 +243,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
             random_state: of the draws.
 
         Returns:
-            `[rows, n]`, or `[rows, n, n_targets]` if Y of the fit had two axes.
+            `[rows, n]`, or `[rows, n, n_targets]` if y of the fit had two axes.
 
         Raises:
             ValueError: if `n` is below 1.
@@ -268,7 +268,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
                 says little of levels within 0.01 of an end.
 
         Returns:
-            `[rows]` for one level, `[rows, levels]` for several, each with an axis of targets after it if Y of the fit
+            `[rows]` for one level, `[rows, levels]` for several, each with an axis of targets after it if y of the fit
             had two axes.
 
         Raises:
@@ -291,8 +291,8 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         require_number("level", level.item() if isinstance(level, np.generic) else level, above=0, below=1)
         return self.quantile(X, [0.5 - level / 2, 0.5 + level / 2])
 
-    def energy_score(self, X: Any, Y: Any) -> np.ndarray:
-        r"""How far each prediction is from the target it got, in the units of Y; less is better.
+    def energy_score(self, X: Any, y: Any) -> np.ndarray:
+        r"""How far each prediction is from the target it got, in the units of y; less is better.
 
         .. math:: E|y' - y| - E|y' - y''|/2,
 
@@ -302,13 +302,13 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
 
         Args:
             X: features, `[n, n_features]`.
-            Y: targets, `[n]` or `[n, n_targets]`.
+            y: targets, `[n]` or `[n, n_targets]`.
 
         Returns:
             The score of each row, `[n]`.
         """
         X = self._checked(X)
-        y = self._targets(Y, X)[:, None]
+        y = self._targets(y, X)[:, None]
         if self.n_targets_ == 1:
             level = (np.arange(NODES)[:, None] + 0.5) / NODES
             q = self._spread_out(X)
@@ -343,7 +343,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         return self.units_.to_data(torch.from_numpy(u).flatten(0, 1)).numpy().reshape(u.shape)
 
     def _shaped(self, y: np.ndarray) -> np.ndarray:
-        """Without the axis of targets, if Y of the fit had none."""
+        """Without the axis of targets, if y of the fit had none."""
         return y[..., 0] if self._one_target else y
 
 
@@ -357,5 +357,5 @@ def _numbers(y: np.ndarray) -> np.ndarray:
         return np.asarray(y, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(
-            f"Y: expected numbers, got {y.dtype}; classes are for a classifier, and have no density"
+            f"y: expected numbers, got {y.dtype}; classes are for a classifier, and have no density"
         ) from None

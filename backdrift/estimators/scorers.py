@@ -7,28 +7,28 @@ from typing import Any
 from sklearn.pipeline import Pipeline
 
 
-def log_score(estimator: Any, X: Any, Y: Any) -> float:
+def log_score(estimator: Any, X: Any, y: Any) -> float:
     """The mean of log p(y | x) over the rows, in nats.
 
     Args:
         estimator: a fitted `ConditionalScoreDensity`, or a pipeline that ends with one.
         X: features, `[n, n_features]`.
-        Y: targets, `[n]` or `[n, n_targets]`.
+        y: targets, `[n]` or `[n, n_targets]`.
     """
     density, X = _last_step(estimator, X)
-    return float(density.log_prob(X, Y).mean())
+    return float(density.log_prob(X, y).mean())
 
 
-def neg_energy_score(estimator: Any, X: Any, Y: Any) -> float:
-    """Minus the mean energy score (Gneiting & Raftery 2007, eq. 22) in the units of Y: minus the CRPS for one target.
+def neg_energy_score(estimator: Any, X: Any, y: Any) -> float:
+    """Minus the mean energy score (Gneiting & Raftery 2007, eq. 22) in the units of y: minus the CRPS for one target.
 
     Args:
         estimator: a fitted `ConditionalScoreDensity`, or a pipeline that ends with one.
         X: features, `[n, n_features]`.
-        Y: targets, `[n]` or `[n, n_targets]`.
+        y: targets, `[n]` or `[n, n_targets]`.
     """
     density, X = _last_step(estimator, X)
-    return -float(density.energy_score(X, Y).mean())
+    return -float(density.energy_score(X, y).mean())
 
 
 def _last_step(estimator: Any, X: Any) -> tuple[Any, Any]:

@@ -238,27 +238,32 @@ def dependent_column(standard: np.ndarray) -> int | None:
     return int(np.abs(axes[:, 0]).argmax()) if variances[0] < 1e-12 else None
 
 
-def check_targets(Y: Any) -> None:
+def check_targets(y: Any) -> None:
     """Refuse targets that have no density: dates, words, booleans and categories, infinite and missing ones.
 
     Raises:
         ValueError: which says what there is.
     """
-    refuse_masked("Y", Y)
-    dtypes = getattr(Y, "dtypes", None)
-    kinds = [] if dtypes is None else [str(kind) for kind in (dtypes if hasattr(Y, "columns") else [dtypes])]
-    array = np.asarray(Y)
+    refuse_masked("y", y)
+    dtypes = getattr(y, "dtypes", None)
+    kinds = [] if dtypes is None else [str(kind) for kind in (dtypes if hasattr(y, "columns") else [dtypes])]
+    array = np.asarray(y)
     if "category" in kinds or "bool" in kinds or "boolean" in kinds or array.dtype.kind == "b":
-        raise ValueError("Y: expected numbers, got categories or booleans; classes are for a classifier, and have no "
+        raise ValueError("y: expected numbers, got categories or booleans; classes are for a classifier, and have no "
                          "density")  # fmt: skip
     if array.ndim == 0:
         # scikit-learn's check of estimators looks for the words after the comma.
-        none = ", so that it requires y to be passed, but the target y is None" if Y is None else ""
-        raise ValueError(f"Y: expected targets [n] or [n, targets], got {got(array.item())}{none}")
+        none = ", so that it requires y to be passed, but the target y is None" if y is None else ""
+        raise ValueError(f"y: expected targets [n] or [n, targets], got {got(array.item())}{none}")
     for k, column in enumerate(array.T if array.ndim == 2 else [array] if array.ndim == 1 else []):
-        check_times(called("Y", k), column)
-        if column.dtype.kind in "OUS":
-            _refuse_words(called("Y", k), column, np.arange(len(column)))
+        check_times(called("y", k), column)
+        check_quantity(called("y", k), column, booleans=False)
+        absent = missing_values(column) if column.dtype.kind == "O" else np.isnan(column)
+        if absent.any():
+            raise ValueError(
+                f"{called('y', k)} holds NaN in {int(absent.sum())} of its {len(column)} rows, the first is row "
+                f"{int(absent.argmax())}; leave these rows out"
+            )
 
 
 def check_levels(name: str, k: int, column: Any) -> None:

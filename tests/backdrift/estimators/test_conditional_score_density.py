@@ -222,10 +222,10 @@ def test_searches_score_by_the_density() -> None:
     ("x", "y", "said"),
     [
         ([[1.0], [2.0], [0.0]], [1.0, math.nan, 2.0], "NaN"),
-        ([[1.0], [2.0], [0.0]], [2.0, 2.0, 2.0], "Y: feature 0 has the same value"),
+        ([[1.0], [2.0], [0.0]], [2.0, 2.0, 2.0], "y: feature 0 has the same value"),
         ([[math.nan], [math.nan], [math.nan]], [1.0, 3.0, 2.0], "X: feature 0 is missing in all 3 rows"),
         ([[math.inf], [2.0], [0.0]], [1.0, 3.0, 2.0], "X: feature 0 holds inf in row 0"),
-        ([[1.0], [2.0], [0.0]], ["a", "b", "a"], "Y: feature 0 holds 'a' in row 0, expected numbers"),
+        ([[1.0], [2.0], [0.0]], ["a", "b", "a"], "y: feature 0 holds 'a' in row 0, expected numbers"),
     ],
 )
 def test_tables_that_have_no_density_are_refused(x: list, y: list, said: str) -> None:
@@ -238,7 +238,7 @@ def test_calls_that_do_not_fit_are_refused() -> None:
     density = ConditionalScoreDensity(**TINY).fit(x, y)
     with pytest.raises(ValueError, match="X: feature 0 is missing in a row, but it was known in all rows of the fit"):
         density.predict([[math.nan]])
-    with pytest.raises(ValueError, match="Y: expected 1 targets, as in the fit, got 2"):
+    with pytest.raises(ValueError, match="y: expected 1 targets, as in the fit, got 2"):
         density.log_prob(x, np.stack([y, y], 1))
     with pytest.raises(ValueError, match="q: expected"):
         density.quantile(x, [0.5, 1.0])

@@ -69,12 +69,14 @@ def test_tables_without_a_density(table: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        (pandas.Series(DAYS), "Y: feature 0 holds dates or times such as 2020-01-01"),
-        (pandas.Series(pandas.Categorical(WORDS)), "Y: expected numbers, got categories or booleans"),
-        (ROWS[:, 0] > 0, "Y: expected numbers, got categories or booleans"),
-        (np.array(3.0), "Y: expected targets [n] or [n, targets], got 3.0"),
-        (WORDS, "Y: feature 0 holds 'x' in row 0, expected numbers"),
-        (np.ma.masked_greater(ROWS[:, 0], 1), "Y: expected an array without masked numbers, got "),
+        (pandas.Series(DAYS), "y: feature 0 holds dates or times such as 2020-01-01"),
+        (pandas.Series(pandas.Categorical(WORDS)), "y: expected numbers, got categories or booleans"),
+        (ROWS[:, 0] > 0, "y: expected numbers, got categories or booleans"),
+        (np.array(3.0), "y: expected targets [n] or [n, targets], got 3.0"),
+        (WORDS, "y: feature 0 holds 'x' in row 0, expected numbers"),
+        (HOLED, "y: feature 0 holds NaN in 1 of its 40 rows, the first is row 7; leave these rows out"),
+        (pandas.Series([None] + [1, 2, 3] * 13, dtype="Int64"), "y: feature 0 holds NaN in 1 of its 40 rows"),
+        (np.ma.masked_greater(ROWS[:, 0], 1), "y: expected an array without masked numbers, got "),
     ],
 )
 def test_targets_without_a_density(targets: Any, said: str) -> None:
@@ -110,7 +112,7 @@ def test_columns_that_are_not_those_of_the_fit_are_refused() -> None:
     given = ConditionalScoreDensity(**COARSE).fit(ROWS[:, 2:], targets)
     refused(
         lambda: given.score(ROWS[:, 2:], targets[["v", "u"]]),
-        "Y: expected the targets of the fit in their order, u, v, got v, u",
+        "y: expected the targets of the fit in their order, u, v, got v, u",
     )
 
 
