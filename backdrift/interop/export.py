@@ -19,6 +19,7 @@ from backdrift.data.fingerprint import sha256_of
 from backdrift.interop import export_graph
 from backdrift.interop.export_diffusers import write_diffusers
 from backdrift.interop.model_card import model_card
+from backdrift.models.accepted_condition import accepted_by
 from backdrift.runs.atomic import force, naming
 from backdrift.runs.exported import CONFIG, FORMAT, VERSION, WEIGHTS, read
 from backdrift.runs.provenance import Provenance
@@ -84,7 +85,8 @@ def export(run: Run, to: Path, chosen: Format = "safetensors", weights: str = "e
                     f"format={chosen}: the outputs differ by {difference:.2g} after the export, expected at most "
                     f"{TOLERANCE:g}; nothing was written"
                 )
-            card = model_card(run.path, _plain(run), run.card, provenance, _versions(run), chosen)
+            accepted = accepted_by(model.network)
+            card = model_card(run.path, _plain(run), run.card, provenance, _versions(run), chosen, accepted)
             (hidden / "README.md").write_text(card, encoding="utf-8")
             for file in hidden.rglob("*"):
                 force(file)

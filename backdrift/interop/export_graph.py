@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backdrift.models import ConservativeDenoiser
 from backdrift.models.accepted_condition import AcceptedCondition, accepted_by
 from backdrift.models.conditions import Label, Picture, standardised
 from backdrift.sde import GaussianSDE
@@ -27,7 +28,8 @@ class Denoising(nn.Module):
     """D(x, t), or D(x, t, y) of a network with a condition y, as a module that can be traced.
 
     Classes, vectors and pictures come as one for each sample, `[batch, ...]`. Vectors and pictures are in the units of
-    the data, and a NaN in them is a missing number.
+    the data, and a NaN in them is a missing number. Vectors are in float64, since a large mean must not eat the digits
+    of a small spread.
     """
 
     def __init__(self, model: Any) -> None:
@@ -67,7 +69,8 @@ class Denoising(nn.Module):
         condition = torch.randn(batch, self.accepted.size, *pixels, generator=generator)
         moments = self.model.condition_moments
         if moments is not None:
-            condition = (moments.mean + moments.variance.sqrt() * condition).to(x.dtype)
+            condition = moments.mean + moments.variance.sqrt() * condition
+        condition = condition.float() if self.accepted.kind is Picture else condition.double()
         missing = torch.rand(condition.shape, generator=generator) < 0.2
         missing[-1] = True
         return x, t, condition.masked_fill(missing, torch.nan)
@@ -77,10 +80,15 @@ def as_module(model: Any) -> Denoising:
     """The denoiser of a model, to be traced.
 
     Raises:
-        ValueError: if the process is not Gaussian.
+        ValueError: if the process is not Gaussian, or the denoiser is the gradient of a network.
     """
     if not isinstance(model.sde, GaussianSDE) or not isinstance(model, nn.Module):
         raise ValueError(f"format: expected the denoiser of a Gaussian process, got one of {type(model.sde).__name__}")
+    if isinstance(model, ConservativeDenoiser):  # the tracer takes the batch of a gradient for a constant, or fails
+        raise ValueError(
+            "format: expected safetensors for preconditioning=conservative, whose denoiser is the gradient of a "
+            "network, which torch.export does not trace"
+        )
     return Denoising(model)
 
 
@@ -170,11 +178,15 @@ def _program(module: Denoising, shape: tuple[int, ...]) -> torch.export.Exported
 
     try:
         return traced(torch.export.Dim("batch"))
-    except torch._dynamo.exc.UserError as error:
+    except Exception as error:  # the tracer raises whatever the code of a user's network does under it
         # The upsampling of diffusers copies batches of 64 and more, and a program holds one of the two ways.
         found = re.search(r"Dim\('batch', max=(\d+)\)", str(error))
         if found is None:
-            raise ValueError(f"format: the network cannot be traced ({str(error).splitlines()[0]})") from error
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"format: expected a network that torch.export can trace for every batch; format=safetensors takes any "
+                f"({said})"
+            ) from error
         print(f"the network treats batches above {found[1]} in another way; the program takes 2 to {found[1]} samples")
         return traced(torch.export.Dim("batch", max=int(found[1])))
 

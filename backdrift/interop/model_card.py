@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from backdrift.data.card import DataCard
+from backdrift.models.accepted_condition import AcceptedCondition
+from backdrift.models.conditions import Label
 from backdrift.runs.provenance import Provenance
 
 USE = {
@@ -48,7 +50,13 @@ for t in scheduler.timesteps:
 
 
 def model_card(
-    run: Path, config: dict[str, Any], card: DataCard, provenance: Provenance, versions: dict[str, Any], chosen: str
+    run: Path,
+    config: dict[str, Any],
+    card: DataCard,
+    provenance: Provenance,
+    versions: dict[str, Any],
+    chosen: str,
+    accepted: AcceptedCondition | None = None,
 ) -> str:
     """The text of `README.md`: what the model is, how it is used, data and units, its figures, and how it was made.
 
@@ -59,19 +67,46 @@ def model_card(
         provenance: of the export.
         versions: of the run, as `versions.json` holds them.
         chosen: the format that the folder holds.
+        accepted: the condition that the network takes; None for none.
     """
     classes = f"{len(card.classes)} classes: {', '.join(card.classes)}" if card.classes else "without classes"
     parts = [
         "---\nlibrary_name: backdrift\ntags:\n- diffusion\n- score-based-model\n---",
         f"# {config.get('name') or card.name}",
         f"A score-based generative model of the data set {card.name} ({classes}).",
-        f"## Use\n\n{USE[chosen]}",
+        f"## Use\n\n{USE[chosen]}" + _given(accepted, chosen, card),
         f"## Process and network\n\n{_described('process', config['sde'])}\n{_described('network', config['model'])}",
         f"## Data and units\n\n{_units(card)}",
         f"## Figures\n\n{_figures(run / 'report.json')}",
         f"## How it was made\n\n{_made(config, versions)}\n{provenance.markdown()}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+INPUTS = {"Label": "int64", "Vector": "float64", "Picture": "float32"}
+"""The numbers of a condition as an exported program takes them."""
+
+
+def _given(accepted: AcceptedCondition | None, chosen: str, card: DataCard) -> str:
+    """How the files are used with the condition that the network takes, a paragraph after `USE`; empty without one."""
+    if accepted is None or accepted.kind is None:
+        return ""
+    name, is_class = accepted.kind.__name__, accepted.kind is Label
+    names = None if card.conditions is None else card.conditions.names
+    what = accepted.what if names is None else f"{accepted.what} ({', '.join(names)})"
+    each = f"y, one for each sample, in {INPUTS[name]}"
+    said = {
+        "safetensors": f"`loaded.model.given(backdrift.models.{name}(y))` is the model given y",
+        "torch_export": f"`denoise(x, t, y)` takes {each}",
+        "onnx": f'`session.run(None, {{"x": x, "t": t, "{name.lower()}": y}})` takes {each}',
+        "diffusers": "`network(…, t, class_labels=y)` takes y, one for each sample",
+    }[chosen]
+    none = (
+        f"The class {accepted.size} is no class."
+        if is_class
+        else "It is in the units of the data, and a NaN is missing."
+    )
+    return f"\n\nThe network takes {what}: {said}. {none}"
 
 
 def _described(what: str, values: dict[str, Any]) -> str:

@@ -6,9 +6,9 @@ The folder is data, as a run folder is: see `runs.trust`.
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import math
+import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,8 @@ def make(values: Any) -> Any:
     arguments = {name: make(value) for name, value in values.items() if not name.startswith("_")}
     if "_target_" not in values:
         return arguments
-    module, _, name = str(values["_target_"]).rpartition(".")
     try:
-        made = getattr(importlib.import_module(module), name)
+        made = pkgutil.resolve_name(str(values["_target_"]))  # a class, or a method of one such as Discrete.linear
         return functools.partial(made, **arguments) if values.get("_partial_") else made(**arguments)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         what = " ".join(str(error).split())

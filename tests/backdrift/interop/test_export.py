@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from runs import denoiser, trained
 from torch import nn
 
@@ -15,7 +16,12 @@ from backdrift import load
 from backdrift.cli import main
 from backdrift.interop import export as exporting
 from backdrift.interop import export_graph
+from backdrift.interop.model_card import model_card
+from backdrift.models import Denoiser
+from backdrift.models.accepted_condition import AcceptedCondition
+from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
+from backdrift.sde import VP
 
 MLP = ("data=moons", "model=mlp", "model.hidden=16", "model.depth=1", "train.steps=2", "train.batch=8")
 UNET = ("data=digits", "model.widths=[8,16]", "model.classes=10", "train.steps=2", "train.batch=8")
@@ -55,6 +61,41 @@ def test_a_model_is_the_same_bit_for_bit_after_safetensors(runs: dict[str, Run],
     assert done.difference == 0
     assert loaded.card.to_dict() == runs[name].card.to_dict()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_process_made_by_a_method_is_exported(tmp_path: Path) -> None:
+    """`sde=ddpm` is Discrete.linear, a method of a class. The exported model is that of the run, bit for bit."""
+    run = randomised(trained(*MLP, "sde=ddpm", "sde.steps=40", f"runs={tmp_path / 'runs'}"))
+    exporting.export(run, tmp_path / "out")
+    x, t = torch.randn(4, 2), torch.tensor([1.0, 7.0, 33.0, 40.0])
+    assert load(tmp_path / "out").model.score(x, t).equal(denoiser(run).score(x, t))
+
+
+def test_an_energy_is_exported_as_weights_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its denoiser is a gradient, which torch.export does not trace. Nothing is left of the folder."""
+    energy = ("data=moons", "model=energy", "model.network.hidden=8", "model.network.depth=1", "train.steps=2")
+    run = trained(*energy, "train.batch=8", f"runs={tmp_path / 'runs'}")
+    for form in ("torch_export", "onnx"):
+        assert main(["export", f"run={run.path}", f"to={tmp_path / 'out'}", f"format={form}"]) == 1
+        error = capsys.readouterr().err.strip()
+        assert "format: expected safetensors for preconditioning=conservative" in error and "\n" not in error
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["runs"]
+    exporting.export(run, tmp_path / "out")
+    x, t = torch.randn(4, 2), torch.tensor([0.01, 0.2, 0.6, 1.0])
+    assert load(tmp_path / "out").model.score(x, t).equal(run.model().score(x, t))
+
+
+class Stubborn(nn.Module):
+    """A network that asks for a number while it is traced."""
+
+    def forward(self, z: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
+        return z if float(z.sum()) > 0 else -z
+
+
+def test_a_network_that_cannot_be_traced_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a network that torch\.export can trace") as caught:
+        export_graph.write_program(tmp_path, export_graph.as_module(Denoiser(Stubborn(), VP())), (2,))
+    assert "\n" not in str(caught.value)
 
 
 BARE = """
@@ -188,6 +229,23 @@ def test_the_command_writes_a_card(runs: dict[str, Run], tmp_path: Path, capsys:
         "backdrift.load",
     ):
         assert part in card, part
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ("safetensors", "`loaded.model.given(backdrift.models.Label(y))` is the model given y."),
+        ("torch_export", "`denoise(x, t, y)` takes y, one for each sample, in int64."),
+        ("onnx", '`session.run(None, {"x": x, "t": t, "label": y})` takes y, one for each sample, in int64.'),
+        ("diffusers", "`network(…, t, class_labels=y)` takes y, one for each sample."),
+    ],
+)
+def test_the_card_says_how_a_condition_is_given(runs: dict[str, Run], chosen: str, said: str) -> None:
+    run = runs["unet"]
+    config: Any = OmegaConf.to_container(run.config, resolve=True)
+    accepted = AcceptedCondition.of(classes=10)
+    card = model_card(run.path, config, run.card, Provenance.now(run, "", None), {}, chosen, accepted)
+    assert f"The network takes a Label from 0 to 9: {said} The class 10 is no class." in card
 
 
 def test_the_header_of_the_weights_says_what_they_are(runs: dict[str, Run], tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ def conditions(name: str, n: int) -> Condition:
         return Label(torch.arange(n) % 5)
     shape = (n, 2, 8, 8) if "picture" in name else (n, 2)
     value = torch.randn(shape, generator=generator).movedim(1, -1)
-    value = (MEANS + VARIANCES.sqrt() * value).movedim(-1, 1).float()
+    value = (MEANS + VARIANCES.sqrt() * value).movedim(-1, 1)
     value[0, 0], value[1] = torch.nan, torch.nan
-    return Picture(value) if "picture" in name else Vector(value)
+    return Picture(value.float()) if "picture" in name else Vector(value)
 
 
 def read(folder: Path, form: str) -> Callable[..., Tensor]:
@@ -81,6 +81,21 @@ def test_what_is_traced_is_given_the_condition_in_its_own_units(name: str) -> No
     assert [len(value) for value in inputs] == [5, 5, 5] and len(module.names) == 3
     with torch.no_grad():
         require_what_given_gives(module, model, name)
+
+
+def test_a_vector_keeps_the_digits_of_a_small_spread_beside_a_large_mean() -> None:
+    """In float32 the numbers 1e8 and 1e8 + 3 are the same. What is traced takes float64, as `given` does."""
+    model = conditional("mlp, vector")
+    mean, variance = torch.tensor([1e8, -3.0], dtype=torch.float64), VARIANCES
+    model.condition_moments = DataMoments(mean, variance)
+    module = export_graph.as_module(model)
+    assert module.inputs((3,), 5)[2].dtype == torch.float64
+    y = mean + torch.tensor([[3.0, 0.0], [-3.0, 0.0]], dtype=torch.float64)
+    x, t = torch.randn(1, 3).expand(2, 3), torch.full((2,), 0.3)
+    with torch.no_grad():
+        found = module(x, t, y)
+        torch.testing.assert_close(found, model.given(Vector(y))(x, t))
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
 
 
 @pytest.mark.slow
