@@ -39,8 +39,12 @@ class Rows:
     notes: list[str] = field(default_factory=list)
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path, missing: bool = False) -> Rows:
     """The rows of a table, compressed with gzip or not. Lines that begin with # are comments.
+
+    Args:
+        path: the file.
+        missing: whether a row may miss all of its values: it is kept then, and noted. Otherwise it is left out.
 
     Raises:
         ValueError: if the file is damaged, is no text, or has a quote that does not end.
@@ -55,18 +59,22 @@ def read_rows(path: Path) -> Rows:
         rows.mark = _mark(text, path)
     reader = _Lines(text, skipped)
     empty: list[int] = []
+    without: list[int] = []
     try:
         for cells in csv.reader(reader, delimiter=rows.mark or NO_MARK, skipinitialspace=True, strict=True):
             cells = [cell.strip() for cell in cells]
             line = reader.begin_row()
-            if any(cells):
+            kept = missing and bool(cells and rows.cells)  # a line with nothing in it is no row
+            if any(cells) or kept:
                 rows.cells.append(cells)
                 rows.lines.append(line)
-            elif rows.cells or len(cells) > 1:
-                empty.append(line)
+            if not any(cells) and (rows.cells or len(cells) > 1):
+                (without if kept else empty).append(line)
     except csv.Error as error:
         raise ValueError(f"path={path}: row {reader.began}: not a row of cells ({error})") from error
     rows.comments = [comment for line, comment in reader.comments if not rows.lines or line < rows.lines[0]]
+    if without:
+        rows.notes.append(f"rows all of whose values are missing: {len(without)}, the first is row {without[0]}")
     _tell(rows, empty, len(reader.comments))
     return rows
 

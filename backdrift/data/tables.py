@@ -24,13 +24,13 @@ def read_table(path: Path, header: bool | None = None, index: bool | None = None
             counts up by one, from 0, from a year or, with three columns or more, from 1, while others hold fractions.
         index: whether to keep the first column. By default it is kept, unless it has no name, beside others that have
             one, and numbers the rows from 0 or 1, as a data frame writes it.
-        missing: whether a missing cell is NaN; otherwise it is refused.
+        missing: whether a missing cell is NaN; otherwise it is refused, and a row without a value is left out.
 
     Raises:
         ValueError: naming the row and the column, if a cell is missing, infinite, a date or a word, or a row has
             another length; if there are no rows, or it is not clear whether a row or a column belongs to the samples.
     """
-    rows = read_rows(path)
+    rows = read_rows(path, missing)
     notes = list(rows.notes)
     first = take_names(rows, header, path, notes)
     _check_lengths(rows, path)

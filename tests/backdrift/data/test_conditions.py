@@ -96,6 +96,25 @@ def test_missing_numbers_are_nan_and_count_in_no_moment(tmp_path: Path) -> None:
         Files(tmp_path / "y.csv")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("u,v\n1,2\n,\n3,4\n,\n", [[1, 2], [None, None], [3, 4], [None, None]]),
+        ('u\n1\n""\n3\n', [[1], [None], [3]]),  # as pandas writes a column with a missing value
+        ("u\tv\n1\t2\n\t\n3\t4\n\n", [[1, 2], [None, None], [3, 4]]),  # the last line is empty: no row
+    ],
+)
+def test_a_row_that_misses_all_its_values_keeps_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, expected: list[list[float | None]]
+) -> None:
+    """Such a row is no condition. Without it, the conditions after it would belong to other samples."""
+    (tmp_path / "y.txt").write_text(text)
+    values = FileCondition(tmp_path / "y.txt").read().values
+    assert [[None if math.isnan(each) else each for each in row] for row in values.tolist()] == expected
+    missed = sum(row[0] is None for row in expected)
+    assert f"rows all of whose values are missing: {missed}, the first is row 3" in capsys.readouterr().out
+
+
 def test_the_moments_of_pictures_are_those_of_channels() -> None:
     pictures = torch.randn(50, 2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     pictures[:, 1] = 5 + 3 * pictures[:, 1]
