@@ -92,8 +92,8 @@ def _brightness_in_words(generated: Tensor, real: Tensor) -> str:
     of_samples, of_test = generated.flatten(1).mean(1), real.flatten(1).mean(1)
     gap = float(of_samples.mean() - of_test.mean())
     numbers = (
-        f"mean brightness {float(of_samples.mean()):.3g} against {float(of_test.mean()):.3g}, standard deviation of "
-        f"all pixels {float(generated.std()):.3g} against {float(real.std()):.3g}"
+        f"mean brightness {float(of_samples.mean()):.3f} against {float(of_test.mean()):.3f}, standard deviation of "
+        f"all pixels {float(generated.std()):.3f} against {float(real.std()):.3f}"
     )
     if min(len(of_samples), len(of_test)) < 2:
         return f"Samples and test set have {numbers}."

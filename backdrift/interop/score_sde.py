@@ -53,12 +53,12 @@ def from_score_sde(
 
     The config says the process and how the network is called:
 
-    | training.sde, training.continuous | process                 | label         | network returns |
-    | vpsde, True                       | VP                      | 999 t         | eps             |
-    | vpsde, False                      | Discrete, linear betas  | its timestep  | eps             |
-    | subvpsde                          | SubVP                   | 999 t         | eps             |
-    | vesde, True                       | VE                      | sigma(t)      | score           |
-    | vesde, False                      | VE                      | index of sigma, from the noise down | score |
+        | training.sde, training.continuous | process                 | label         | network returns |
+        | vpsde, True                       | VP                      | 999 t         | eps             |
+        | vpsde, False                      | Discrete, linear betas  | its timestep  | eps             |
+        | subvpsde                          | SubVP                   | 999 t         | eps             |
+        | vesde, True                       | VE                      | sigma(t)      | score           |
+        | vesde, False                      | VE                      | index of sigma, from the noise down | score |
 
     The score of the first three is -eps/sigma, as in the repository's `get_score_fn`.
 

@@ -59,9 +59,10 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
             solvers with begin="T" do.
 
     Other arguments:
-        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr,
-            prediction_type, clip_sample, clip_sample_range, thresholding: as in diffusers' `DDIMScheduler`, except that
-            `prediction_type` may be "flow_prediction" as well. `thresholding` must be False.
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: as in diffusers' `DDIMScheduler`.
+        rescale_betas_zero_snr, clip_sample, clip_sample_range: likewise.
+        prediction_type: likewise, and "flow_prediction" for flow matching.
+        thresholding: must be False.
         timestep_spacing, steps_offset: kept for pipelines that read them. The solver's grid chooses the times.
 
     Attributes:

@@ -16,8 +16,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
-th { cursor: pointer; border-bottom: 2px solid #888; }
-code { overflow-wrap: anywhere; }
+th { cursor: pointer; border-bottom: 2px solid #888; white-space: normal; vertical-align: bottom; }
+code, p, li { overflow-wrap: anywhere; }
 """
 
 SORT = """

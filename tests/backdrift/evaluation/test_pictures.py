@@ -31,7 +31,8 @@ def test_means_are_compared_at_a_level_for_all_components(shift: float, said: st
 def test_a_single_picture_has_no_standard_error() -> None:
     picture = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64)
     assert _brightness_in_words(picture, picture) == (
-        "Samples and test set have mean brightness 0.5 against 0.5, standard deviation of all pixels 0 against 0."
+        "Samples and test set have mean brightness 0.500 against 0.500, "
+        "standard deviation of all pixels 0.000 against 0.000."
     )
 
 
