@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 SECTION = re.compile(r"^(Args|Main arguments|Other arguments|Returns|Raises|Attributes|Examples?|Yields|Notes?):$")
+LETTER = re.compile(r"^(\s*(?:[\w, ]+: )?[A-Za-z])(?=\.(?: |$))")
+"""A letter and a full stop, as in "scale: w.", which would begin a list whose entries are counted by letters."""
+
 PROTECTED = re.compile(r"(``?[^`]+``?|\*\*[^*\s][^*]*\*\*)")
 
 
@@ -23,8 +26,8 @@ def indent(line: str) -> int:
 
 
 def escaped(line: str) -> str:
-    """A line of prose in which bars and stars are no markup. Code between backticks stays as it is."""
-    parts = PROTECTED.split(line)
+    """A line of prose in which bars, stars and letters are no markup. Code between backticks stays as it is."""
+    parts = PROTECTED.split(LETTER.sub(r"\1\\", line))
     return "".join(part if k % 2 else re.sub(r"(?<!\\)([|*])", r"\\\1", part) for k, part in enumerate(parts))
 
 

@@ -32,6 +32,8 @@ def extension(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
         ("- a\n\n    more of a\n", "- a\n\n    more of a\n"),
         (".. math::\n    |x|\n\n|y|", ".. math::\n    |x|\n\n\\|y\\|"),
         ("Args:\n    x: |x| at most.", "Args:\n    x: \\|x\\| at most."),
+        ("Args:\n    w: w.\n    b: A. It maps.", "Args:\n    w: w\\.\n    b: A\\. It maps."),
+        ("Args:\n    w: a.b, or B.", "Args:\n    w: a.b, or B."),
     ],
 )
 def test_equations_stay_as_they_are(extension: ModuleType, docstring: str, expected: str) -> None:
