@@ -171,4 +171,6 @@ class FileCondition:
             )
         if samples.places is not None and data.places is not None and isinstance(samples.places[0], str):
             print(f"data: {name}: {samples.places[0]} is the condition of {data.places[0]}, and so on in this order")
-        return data.conditioned_on(Conditions.of(values[train], values[test], name, samples.columns))
+        given = data.conditioned_on(Conditions.of(values[train], values[test], name, samples.columns))
+        given.also_of(Path(str(self.path)).expanduser())
+        return given

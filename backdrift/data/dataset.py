@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -179,6 +180,12 @@ class Data:
             conditions=None if self.conditions is None else self.conditions.card,
         )
 
+    def also_of(self, path: Path) -> None:
+        """Take another file or folder, which belongs to the samples, into the fingerprint."""
+        if self.fingerprint is not None:
+            self.fingerprint = self.fingerprint.beside(path)
+        self.__dict__.pop("card", None)
+
     def conditioned_on(self, conditions: Conditions) -> Data:
         """The same data set, with a condition for each sample."""
         other = copy.copy(self)
@@ -217,7 +224,9 @@ class Data:
         return self.test_labels if self.conditions is None else self.conditions.test
 
     def take_units(self, card: DataCard) -> None:
-        """Take the units and the standard deviation of another data set, which a model was trained on, for its own.
+        """Take the units of another data set, which a model was trained on, for its own.
+
+        They are those of the samples and, where there are any, of the conditions, and the standard deviation.
 
         Raises:
             ValueError: if a value is too large in these units to be squared.
@@ -226,6 +235,8 @@ class Data:
             for split, values in (("training", self.train), ("test", self.test)):
                 check_magnitude(self.name, split, values, card.units, self.columns)
         self.units, self.std = card.units, card.std
+        if self.conditions is not None and card.conditions is not None:
+            self.conditions = self.conditions._replace(card=card.conditions)
         self.__dict__.pop("card", None)
 
     def __len__(self) -> int:

@@ -120,6 +120,7 @@ class Files(Data):
         self.train_weights = None if counts is None else counts[rest]
         if weights is not None and weights.endswith(".npy"):
             self.path_keys = ("path", "weights")
+            self.also_of(Path(weights).expanduser())
 
     def __len__(self) -> int:
         """How many samples training sees in a pass: each picture twice if it is flipped as well."""

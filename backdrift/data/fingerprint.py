@@ -36,6 +36,18 @@ class Fingerprint:
     sha256: str
     contents: str | None = None
 
+    def beside(self, path: Path) -> Fingerprint:
+        """That of these files and of another file or folder, such as the conditions of the samples."""
+        other = fingerprint(path, "quick" if self.contents is None else "full")
+        contents = None if other.contents is None else _joined(str(self.contents), other.contents)
+        files, size = self.files + other.files, self.bytes + other.bytes
+        return Fingerprint(files, size, _joined(self.sha256, other.sha256), contents)
+
+
+def _joined(*hashes: str) -> str:
+    """The hash of a line for each hash."""
+    return hashlib.sha256("".join(f"{each}\n" for each in hashes).encode()).hexdigest()
+
 
 def fingerprint(path: Path, kind: str = "quick") -> Fingerprint:
     """The fingerprint of a file, or of all files below a folder except hidden ones.

@@ -211,6 +211,9 @@ class Stream(StoredData):
         found = Path(str(path)).expanduser()
         stored = _open(found, labels, layout, size, workers, weights)
         super().__init__(stored, found, test, seed, levels, fingerprint)
+        for beside in (labels, weights):
+            if beside is not None:
+                self.also_of(Path(beside).expanduser())
 
 
 def _open(

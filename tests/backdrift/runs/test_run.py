@@ -11,11 +11,13 @@ import torch
 from runs import trained
 
 from backdrift.cli import main
+from backdrift.data import FileCondition, Files, Stream
 from backdrift.data.views import stored
 from backdrift.evaluation.sampling import draw
 from backdrift.runs import atomic, data_file
 from backdrift.runs.run import Run
 from backdrift.solvers import DDIM
+from backdrift.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 SMALL = ("model.hidden=8", "model.depth=1", "train.steps=2", "train.batch=16", "report=false")
@@ -112,6 +114,22 @@ def test_data_that_have_changed_are_taken_in_the_units_of_the_run_where_that_is_
     assert "(data.changed=allow): its number of training samples was 72, is now 90" in said
 
 
+def test_conditions_that_have_changed_are_taken_in_the_units_of_the_run(empty_folder: Path) -> None:
+    """Each condition is 4 spreads higher: a training that goes on sees just that, as the model's `given` does."""
+    np.savetxt("table.csv", table(), delimiter=",", header="mass,height", comments="")
+    conditions = np.random.default_rng(1).normal(size=(80, 1)) * 10 + 1000
+    np.save("y.npy", conditions)
+    own = ("condition=file", "condition.path=y.npy", "train.label_dropout=0", "train.partial_dropout=0")
+    run = trained("data=array", "data.path=table.csv", *own, *SMALL, "train.steps=2")
+    known, data = run.card.conditions, run.data()
+    assert known is not None
+    np.save("y.npy", conditions + 4 * known.variance[0] ** 0.5)
+    changed = Run.open(run.path, changed="allow").data()
+    before, after = (Trainer(run.config, each)._batches().draw(5).condition for each in (data, changed))
+    assert before is not None and after is not None
+    torch.testing.assert_close(after, before + 4, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("command", ["likelihood", "information", "report", "resume"])
 def test_each_command_that_reads_the_data_takes_the_key(
     run: Run, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -173,6 +191,28 @@ def test_contents_are_compared_where_their_fingerprint_is_full(
     assert main(["likelihood", f"run={full.path}", *line]) == 1
     assert "the contents of its files have changed; data.changed=allow" in capsys.readouterr().err
     assert main(["likelihood", f"run={full.path}", *line, "data.changed=allow"]) == 0
+
+
+def test_the_contents_of_all_files_of_a_data_set_are_compared(empty_folder: Path) -> None:
+    """Rows of conditions, labels and weights that change places leave every moment as it is."""
+    np.save("x.npy", table())
+    numbers = {name: np.arange(80) % 2 + (name == "w") for name in ("y", "k", "w")}
+    for name, values in numbers.items():
+        np.save(f"{name}.npy", values.astype(float).reshape(-1, 1) if name == "y" else values)
+
+    def contents() -> list[str | None]:
+        files = Files("x.npy", weights="w.npy", fingerprint="full")
+        given = FileCondition("y.npy").of(files)
+        stream = Stream("x.npy", test=8, labels="k.npy", weights="w.npy", fingerprint="full")
+        return [None if one is None else one.contents for one in (d.card.fingerprint for d in (files, given, stream))]
+
+    before = contents()
+    assert None not in before and contents() == before
+    for name, noticed in (("y", [False, True, False]), ("k", [False, False, True]), ("w", [True, True, True])):
+        was = np.load(f"{name}.npy")
+        np.save(f"{name}.npy", np.roll(was, 1, axis=0))
+        assert [old != new for old, new in zip(before, contents(), strict=True)] == noticed
+        np.save(f"{name}.npy", was)
 
 
 @pytest.mark.parametrize(
