@@ -25,7 +25,7 @@ REFERENCE_WARMUP = 1000
 
 
 def main(config: DictConfig) -> None:
-    """Write `draws.npz`, `trace.png`, `density.png` and `report.md` into a new run folder.
+    """Write `draws.npz`, `trace.png`, `density.png`, `report.md` and `report.html` into a new run folder.
 
     Raises:
         ValueError: if arviz-stats is not installed.
@@ -60,15 +60,15 @@ def _write(
 ) -> None:
     """Write the draws, the pictures and the report, all of them or none."""
     provenance = Provenance.now(run, sampler, config.seed)
-    parts = [f"# {config.name}", summary(chains, sampler), moments(chains, target, reference), versions_section(run)]
+    parts = [f"# {config.name}", summary(chains, sampler), moments(chains, target, reference)]
+    parts += ["![chains](trace.png)", "![density](density.png)", versions_section(run)]
     parts.append(f"## This report\n\n{provenance.markdown()}")
     with renewed_results(run, provenance) as folder:
         with folder.new("draws.npz") as file:
             np.savez(file, draws=chains.draws.numpy(), provenance=np.array(provenance.to_json()))
         folder.save_figure("trace.png", chain_figures.trace(chains, target.coordinates))
         folder.save_figure("density.png", chain_figures.density(chains, target, reference))
-        with folder.new("report.md") as file:
-            file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        folder.save_report("report", "\n\n".join(parts) + "\n", config.name)
 
 
 def _sample(config: DictConfig, target: ExampleDensity, sampler: Sampler) -> Chains:

@@ -36,7 +36,7 @@ class _Answer:
 
 
 def main(config: DictConfig) -> None:
-    """Write `draws.csv`, `posterior.png` and `report.md` into a new run folder.
+    """Write `draws.csv`, `posterior.png`, `report.md` and `report.html` into a new run folder.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -146,10 +146,9 @@ def _write(
         folder.save_figure(
             "posterior.png", posterior_figure(answer.draws, simulations.names, answer.diagnosis, support)
         )
-        with folder.new("report.md") as file:
-            text = _report(posterior, simulations, answer)
-            parts = [f"# {config.name}", text, versions_section(run), f"## This report\n\n{provenance.markdown()}"]
-            file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        text = _report(posterior, simulations, answer)
+        parts = [f"# {config.name}", text, versions_section(run), f"## This report\n\n{provenance.markdown()}"]
+        folder.save_report("report", "\n\n".join(parts) + "\n", config.name)
     return str(folder)
 
 
@@ -171,6 +170,19 @@ def _save_draws(
         writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
 
 
+def _of_prior(posterior: SimulationPosterior, names: tuple[str, ...]) -> str:
+    """Which prior was taken: the bounds of each parameter."""
+    bounds = zip(names, posterior.parameters_.lower.tolist(), posterior.parameters_.upper.tolist(), strict=True)
+    said = [
+        f"{name} without bounds" if np.isinf([low, high]).all() else f"{name} from {low:g} to {high:g}"
+        for name, low, high in bounds
+    ]
+    return (
+        f"The prior is the density that the parameters of the simulations were drawn from: {', '.join(said)}. "
+        "`prior.lower` and `prior.upper` set the bounds."
+    )
+
+
 def _report(posterior: SimulationPosterior, simulations: Simulations, answer: _Answer) -> str:
     """The parameters in a table, the diagnosis, and what a reader must know of both."""
     rows = ["| parameter | mean | standard deviation | 5% | 50% | 95% |", "| --- | --- | --- | --- | --- | --- |"]
@@ -188,6 +200,8 @@ def _report(posterior: SimulationPosterior, simulations: Simulations, answer: _A
     warned = "".join(f"\n\nWarning: {one}." for one in answer.warned)
     return (
         f"## Parameters\n\n{len(answer.draws)} draws in all.{warned}\n\n" + "\n".join(rows) + f"\n\n{density}\n\n"
+        f"{_of_prior(posterior, simulations.names)}\n\n"
         f"## Diagnosis\n\nOn simulations that were not used in training:\n\n```\n{answer.diagnosis}\n```\n\n"
         f"The networks gain {gain} nats a simulation over a normal posterior whose mean is linear in the observation."
+        "\n\nThe picture shows a histogram of each parameter, and the diagnosis.\n\n![posterior](posterior.png)"
     )

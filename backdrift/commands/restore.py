@@ -47,7 +47,7 @@ OURS = {"guide", "measurement", "shape", "observations", "seed", "first"}
 
 
 def main(config: DictConfig) -> None:
-    """Write `restore.md`, `restore.json`, `restoration.npz`, and a picture or tables, into a new folder of the run.
+    """Write `restore.md`, `restore.html`, `restore.json`, `restoration.npz`, and a picture or tables, in a new folder.
 
     The samples come from the run's data set or from `data.path`, and their measurements are simulated; or the
     measurements are given by `observation`. With `label` the prior is that of a class, or of each sample's own, and

@@ -23,7 +23,6 @@ from backdrift.evaluation.scoring import Scores, score
 from backdrift.evaluation.solver_comparison import Comparison
 from backdrift.evaluation.workload import affordable
 from backdrift.runs.configuration import build
-from backdrift.runs.html_page import page
 from backdrift.runs.output import OutputFolder, renewed_results
 from backdrift.runs.progress import Progress
 from backdrift.runs.provenance import Provenance
@@ -87,17 +86,11 @@ def write(run: Run, device: torch.device | str = "cpu") -> None:
             parts.append(of_quality)
         parts += [check_score(model, data), versions_section(run), f"## This report\n\n{provenance.markdown()}"]
         parts.append(f"The report took {time.perf_counter() - began:.0f} s.")
-        numbers = report_json(provenance, floor, table, scores, answers, classes, quality, conditions)
-        _write_files(folder, "\n\n".join(parts) + "\n", numbers, run.config.name)
+        with folder.new("report.json") as file:
+            numbers = report_json(provenance, floor, table, scores, answers, classes, quality, conditions)
+            file.write_text(numbers, encoding="utf-8")
+        folder.save_report("report", "\n\n".join(parts) + "\n", run.config.name)
     kept.discard()
-
-
-def _write_files(folder: OutputFolder, text: str, numbers: str, title: str) -> None:
-    """Write the report as Markdown and as a page, and its numbers."""
-    files = {"report.json": numbers, "report.md": text, "report.html": page(text, title, folder.path)}
-    for name, content in files.items():
-        with folder.new(name) as file:
-            file.write_text(content, encoding="utf-8")
 
 
 def training_section(run: Run, model: TrainedModel, data: Data) -> str:

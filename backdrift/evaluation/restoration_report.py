@@ -174,7 +174,7 @@ def _finite(value: float) -> float | None:
 
 
 def write(folder: OutputFolder, found: Restoration, card: DataCard, columns: Sequence[str]) -> None:
-    """Write `restore.md`, `restore.json`, `restoration.npz`, and a picture or tables.
+    """Write `restore.md`, `restore.html`, `restore.json`, `restoration.npz`, and a picture or tables.
 
     Args:
         folder: where to.
@@ -182,8 +182,6 @@ def write(folder: OutputFolder, found: Restoration, card: DataCard, columns: Seq
         card: of the data set.
         columns: names of the columns of vectors.
     """
-    with folder.new("restore.md") as file:
-        file.write_text(markdown(found, folder.provenance.markdown()), encoding="utf-8")
     with folder.new("restore.json") as file:
         text = json.dumps(found.numbers() | {"provenance": folder.provenance.to_dict()}, indent=2, ensure_ascii=False)
         file.write_text(text + "\n", encoding="utf-8")
@@ -191,12 +189,13 @@ def write(folder: OutputFolder, found: Restoration, card: DataCard, columns: Seq
         np.savez(file, **_arrays(found, folder.provenance.to_json()))  # type: ignore[arg-type]
     if card.units.is_picture:
         folder.save_figure("restoration.png", _figure(found, card.units))
+    folder.save_report("restore", markdown(found, folder.provenance.markdown(), card.units.is_picture), "Restoration")
     if len(card.units.shape) == 1:
         _write_tables(folder, found, columns)
 
 
-def markdown(found: Restoration, provenance: str) -> str:
-    """The summary: a verdict, the numbers with their errors, and where they come from."""
+def markdown(found: Restoration, provenance: str, has_picture: bool = False) -> str:
+    """The summary: a verdict, the numbers with their errors, the picture, and where they come from."""
     problem, lines = found.problem, ["# Restoration", "", found.verdict(), ""]
     lines += [f"- observations: {len(found.draws)}, of {problem.size} components each"]
     lines += [f"- samples of each posterior: {found.draws.shape[1]}"]
@@ -223,6 +222,8 @@ def markdown(found: Restoration, provenance: str) -> str:
             lines.append(
                 f"| {k} | {evidence:.3f} ± {error:.3f} | {shown} | {float(parts.effective_sample_size[k]):.1f} |"
             )
+    if has_picture:
+        lines += ["", "![restored pictures](restoration.png)"]
     return "\n".join([*lines, "", "## Provenance", "", provenance, ""])
 
 

@@ -64,11 +64,13 @@ class Diagnosis:
 
     def __str__(self) -> str:
         lines = ["passed" if self.passed else "failed: " + "; ".join(self.failures)]
-        lines.append(f"{len(self.ranks)} tests of simulations, significance {self.significance} in all")
-        lines += [f"region of {level:.0%}: holds {c:.3f} +- {e:.3f}" for level, (c, e) in self.coverage.items()]
-        lines.append(f"classifier of ranks: {self.c2st[0]:.3f} +- {self.c2st[1]:.3f}, 0.5 if calibrated")
+        lines.append(f"tested on {len(self.ranks)} simulations, at significance {self.significance} for all tests")
+        for level, (share, error) in self.coverage.items():
+            lines.append(f"regions of {level:.0%} hold {share:.3f} ± {error:.3f} of the true parameters")
+        lines.append(f"accuracy of a classifier of ranks: {self.c2st[0]:.3f} ± {self.c2st[1]:.3f}, 0.5 if calibrated")
         if self.predictive is not None:
-            lines.append(f"predictive 95%: holds {self.predictive[0]:.3f} +- {self.predictive[1]:.3f}")
+            share, error = self.predictive
+            lines.append(f"predictions of 95% hold {share:.3f} ± {error:.3f} of the observations")
         return "\n".join(lines)
 
     def plot(self, path: str | Path) -> None:

@@ -51,7 +51,7 @@ class LogEvidence:
         )
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} +- {self.error:.2g} nats"
+        return f"{self.value:.3f} ± {self.error:.2g} nats"
 
 
 def log_evidence(

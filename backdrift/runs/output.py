@@ -15,6 +15,7 @@ from torch import Tensor
 
 from backdrift.data import Data
 from backdrift.runs.atomic import naming
+from backdrift.runs.html_page import page
 from backdrift.runs.naming import numbered
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.run import Run
@@ -51,6 +52,18 @@ class OutputFolder:
         """Write a picture with its provenance."""
         with self.new(name) as file:
             save_figure(figure, file, self.provenance)
+
+    def save_report(self, stem: str, text: str, title: str) -> None:
+        """Write a report in Markdown, and the same as a page for the browser, with the pictures that are there.
+
+        Args:
+            stem: of the names of both files, `<stem>.md` and `<stem>.html`.
+            text: the report.
+            title: of the page.
+        """
+        for name, content in ((f"{stem}.md", text), (f"{stem}.html", page(text, title, self.path))):
+            with self.new(name) as file:
+                file.write_text(content, encoding="utf-8")
 
     def __str__(self) -> str:
         return "\n".join(str(self.path / name) for name in self.files)

@@ -81,7 +81,10 @@ def test_a_table_and_an_archive_give_the_same_and_the_exact_posterior(
     # log p at a draw errs by about the sum of 2 squares times the relative error of a variance, 4 sqrt(2/n).
     assert np.mean(np.abs(rows[:, 2] - exact)) < 4 * np.sqrt(2 / (0.95 * N)) * 2
     folder = Path(re.search(r"\S+draws\.csv", of_table[1])[0]).parent  # type: ignore[index]
-    assert "| a |" in (folder / "report.md").read_text() and (folder / "posterior.png").stat().st_size > 20_000
+    report = (folder / "report.md").read_text()
+    assert "| a |" in report and "were drawn from: a without bounds, b without bounds." in report
+    assert (folder / "posterior.png").stat().st_size > 20_000
+    assert '<img alt="posterior" src="data:image/png;base64,' in (folder / "report.html").read_text()
 
 
 def test_what_is_assumed_is_said(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,4 +85,4 @@ def test_roles_that_are_not_swapped_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="likelihood: expected one fitted to observations of 3 numbers"):
         log_evidence(models[0][0], models[0][0], np.zeros(3), prior=stats.norm([0, 0], 1))
-    assert str(LogEvidence(1.0, 0.25, np.ones(3)) - LogEvidence(0.5, 0.0, np.ones(3))) == "0.500 +- 0.25 nats"
+    assert str(LogEvidence(1.0, 0.25, np.ones(3)) - LogEvidence(0.5, 0.0, np.ones(3))) == "0.500 ± 0.25 nats"
