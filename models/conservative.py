@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backdrift.models.accepted_condition import AcceptedCondition, accepted_by
 from backdrift.models.denoiser import Denoiser
@@ -85,9 +86,10 @@ class ConservativeDenoiser(Denoiser):
 
         # The gradient of torch.func can be differentiated again in forward mode, which the likelihood does. A network
         # that several processes train together cannot be called inside it.
-        if isinstance(self.network, nn.parallel.DistributedDataParallel):
-            return gradient(potential, z)
-        return torch.func.grad(lambda z: potential(z).sum())(z)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            if isinstance(self.network, nn.parallel.DistributedDataParallel):
+                return gradient(potential, z)
+            return torch.func.grad(lambda z: potential(z).sum())(z)
 
     def log_prob(self, x: Tensor, t: Time) -> Tensor:
         """log p_t(x) up to a constant that depends on t, in nats, `[batch]` for x `[batch, ...]`.

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backdrift.models.importance_weights import require_useful
 from backdrift.models.score_matching import implicit, sliced
@@ -154,5 +155,6 @@ class ImplicitLoss(DenoisingLoss):
         def score(x: Tensor) -> Tensor:
             return tweedie(model(x, t, condition), x, t, sde, "denoised", "score")
 
-        matching = implicit(score, x) if self.probes == "exact" else sliced(score, x, self.probes, generator=generator)
-        return 2 * w * (sde.sigma(t) ** 4 / sde.alpha(t).square()).to(x0) * matching / x0[0].numel()
+        with sdpa_kernel(SDPBackend.MATH):  # of networks that are not ours, such as those of diffusers
+            each = implicit(score, x) if self.probes == "exact" else sliced(score, x, self.probes, generator=generator)
+        return 2 * w * (sde.sigma(t) ** 4 / sde.alpha(t).square()).to(x0) * each / x0[0].numel()

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backdrift.sde import HasScore, Time
 from backdrift.sde.checks import require_count
@@ -69,6 +70,7 @@ class Residual(NamedTuple):
         return relative_size(inner(self.residual, other.residual), inner(self.rate, other.rate))
 
 
+@sdpa_kernel(SDPBackend.MATH)  # attention's fused kernels have no derivative in forward mode, and no second one
 def score_residual(
     model: HasScore, x: Tensor, t: Time, probes: ProbeCount = "exact", generator: torch.Generator | None = None
 ) -> Residual:
@@ -122,6 +124,7 @@ def score_residual(
     return Residual(rate - slope, rate)
 
 
+@sdpa_kernel(SDPBackend.MATH)
 def curl(
     score: Callable[[Tensor], Tensor], x: Tensor, probes: ProbeCount = "exact", generator: torch.Generator | None = None
 ) -> Size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from backdrift.evaluation.metrics import Estimate
@@ -46,8 +47,19 @@ def verdict(rows: list[Diagnosis]) -> str:
 
 
 def section(model: HasScore, x0: Tensor) -> str:
-    """The report's section on the score, with a table for data `x0` `[n, ...]` in the model's units."""
-    rows = diagnose_score(model, x0, probes=probes_for(x0[0].numel())).rows
+    """The report's section on the score, with a table for data `x0` `[n, ...]` in the model's units.
+
+    It says so where a network lacks the derivatives that the checks need.
+    """
+    try:
+        rows = diagnose_score(model, x0, probes=probes_for(x0[0].numel())).rows
+    except RuntimeError as error:  # NotImplementedError among them; torch has no type of its own for it
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return (
+            "## Score\n\nThe score is not checked: the checks differentiate the network in forward mode, which torch "
+            f"cannot do for this one ({(str(error).splitlines() or [type(error).__name__])[0]})."
+        )
     velocity = any(row.residual is None for row in rows)
     head = ["t", "noise", "E score", "1 + E[x . score]/dim", "curl", *([] if velocity else ["Fokker-Planck residual"])]
     of = "velocity's score" if velocity else "score"
