@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backdrift.estimators.table_checks import check_times, missing_values
+from backdrift.estimators.table_checks import check_times, missing_values, pandas_frame
 from backdrift.sde.value_types import require
 
 KINDS = ("number", "positive", "share", "angle", "category", "constant")
@@ -95,7 +95,7 @@ def suggest(X: Any, kinds: Mapping[Any, str] | None = None, verbose: bool = True
     a factor of ten are taken by their logarithm.
 
     Args:
-        X: a table, `[n, columns]`, or a DataFrame of pandas. NaN and None are missing.
+        X: a table, `[n, columns]`, or a frame of pandas or polars. NaN and None are missing, and so is the text "nan".
         kinds: the kinds of some columns by their name, or number in a table without names. Shares and angles are
             never guessed.
         verbose: whether to print a line for each column.
@@ -103,6 +103,7 @@ def suggest(X: Any, kinds: Mapping[Any, str] | None = None, verbose: bool = True
     Raises:
         ValueError: if a kind is not known, a column that is named is not there, or values do not fit the kind.
     """
+    X = pandas_frame(X)
     table = X if hasattr(X, "columns") else None
     width = X.shape[1] if table is not None else np.shape(X)[1]
     names = [str(n) for n in table.columns] if table is not None else [f"column {k}" for k in range(width)]

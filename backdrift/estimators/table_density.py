@@ -95,7 +95,7 @@ class TableDensity(DensityMixin, SubsetDensity):
         """Learn from the rows of X.
 
         Args:
-            X: a table, `[n, columns]`, or a DataFrame of pandas, whose dtypes say which columns are categories.
+            X: a table, `[n, columns]`, or a frame of pandas or polars, whose dtypes say which columns are categories.
             y: ignored.
 
         Raises:

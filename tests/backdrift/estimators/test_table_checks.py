@@ -137,6 +137,23 @@ def test_missing_texts() -> None:
     refused(lambda: TableDensity(**SMALL).fit(np.ma.masked_greater(ROWS, 1)), "X: expected an array without masked")
 
 
+class Columns:
+    """A frame with the methods of polars' that are called."""
+
+    def __init__(self, **values: list[Any]) -> None:
+        self.values, self.columns = values, list(values)
+
+    def get_column(self, name: str) -> pandas.Series:
+        return pandas.Series(self.values[name])
+
+
+def test_frames_with_columns_like_those_of_polars() -> None:
+    """They ended in an AttributeError."""
+    rows = Columns(a=ROWS[:, 0].tolist(), level=["x", None, "y", "x"] * 10)
+    assert [column.kind for column in suggest(rows, verbose=False)] == ["number", "category"]
+    assert TableDensity()._table(rows, reset=True).shape == (40, 2)
+
+
 def test_frames_of_polars() -> None:
     polars = pytest.importorskip("polars")
     rows = polars.DataFrame({"a": ROWS[:, 0], "level": ["x", None] * 20, "b": [None, *ROWS[1:, 1]]})
