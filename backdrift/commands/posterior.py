@@ -191,17 +191,18 @@ def _report(posterior: SimulationPosterior, simulations: Simulations, answer: _A
         spread = f"{column.std(ddof=1):.5g}" if len(column) > 1 else "not known of one draw"
         rows.append(f"| {name} | {column.mean():.5g} | {spread} | {quantiles} |")
     density = (
-        "`log_prob` is in nats, in the units of the parameters. `log_prob_error` is the numerical error of it, a "
-        "standard deviation. It does not say how far the model is from the true posterior."
+        "In `draws.csv`, `log_prob` is in nats, in the units of the parameters. `log_prob_error` is its numerical error, "
+        "a standard deviation. It does not say how far the model is from the true posterior."
     )
     if answer.log_prob is None:
         density = "The posterior given repeated observations is composed of single ones, and its density is not known."
+    found = "\n".join(f"- {line}" for line in str(answer.diagnosis).splitlines())
     gain = ", ".join(f"{one:.2f}" for one in posterior.gains_)
     warned = "".join(f"\n\nWarning: {one}." for one in answer.warned)
     return (
         f"## Parameters\n\n{len(answer.draws)} draws in all.{warned}\n\n" + "\n".join(rows) + f"\n\n{density}\n\n"
         f"{_of_prior(posterior, simulations.names)}\n\n"
-        f"## Diagnosis\n\nOn simulations that were not used in training:\n\n```\n{answer.diagnosis}\n```\n\n"
+        f"## Diagnosis\n\nOn simulations that were not used in training:\n\n{found}\n\n"
         f"The networks gain {gain} nats a simulation over a normal posterior whose mean is linear in the observation."
         "\n\nThe picture shows a histogram of each parameter, and the diagnosis.\n\n![posterior](posterior.png)"
     )

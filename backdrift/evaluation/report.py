@@ -181,6 +181,6 @@ def versions_section(run: Run) -> str:
     threads = "1 thread" if versions.get("threads") == 1 else f"{versions.get('threads')} threads"
     git = versions.get("git")
     return (
-        f"## Versions\n\nThe training was started by `{versions.get('command')}`. It ran with Python "
+        f"## Versions\n\nThe run was started by `{versions.get('command')}`. It ran with Python "
         f"{versions.get('python')} on {versions.get('system')}, {threads}; {packages}{f'; git {git}' if git else ''}."
     )

@@ -147,6 +147,11 @@ def plain_label(name: str, most: int = 24) -> str:
     return name.replace("$", r"\$")
 
 
+def marker_area(points: np.ndarray) -> float:
+    """The area of a marker, in points squared: larger for few samples `[n, ...]`, which small markers would hide."""
+    return float(np.clip(2500 / len(points), 4, 14))
+
+
 def padded_limits(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The lower and the upper end of each axis: the range of the points, widened by a sixth on either side."""
     low, high = points.min(0), points.max(0)

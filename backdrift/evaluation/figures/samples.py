@@ -17,6 +17,7 @@ from backdrift.evaluation.figures.drawing import (
     choice_in_words,
     histograms,
     image_grid,
+    marker_area,
     padded_limits,
     shared_coordinates,
     side_by_side,
@@ -111,7 +112,7 @@ def _clouds(sets: Sequence[np.ndarray], labels: Sequence[str], names: Sequence[s
     panels = figure.subplots(1, len(sets), sharex=True, sharey=True, squeeze=False)[0]
     low, high = padded_limits(sets[-1])
     for axes, points, name, colour in zip(panels, sets, names, (GENERATED, REAL), strict=False):
-        axes.scatter(*points.T, s=6, color=colour, alpha=0.5, lw=0)
+        axes.scatter(*points.T, s=marker_area(points), color=colour, alpha=0.5, lw=0)
         axes.set(title=f"{name}, {len(points)}", xlabel=labels[0], ylabel=labels[1])
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     return figure
@@ -132,13 +133,14 @@ def _pairs(sets: Sequence[np.ndarray], labels: Sequence[str], names: Sequence[st
                 histograms(axes, [points[:, i] for points in sets], names)
             elif i > j:
                 for points, colour in reversed(list(zip(sets, (GENERATED, REAL), strict=False))):
-                    axes.scatter(points[:, j], points[:, i], s=4, color=colour, alpha=0.35, lw=0)
+                    axes.scatter(points[:, j], points[:, i], s=marker_area(points), color=colour, alpha=0.5, lw=0)
                 axes.set_ylim(low[i], high[i])
             else:
                 axes.set_axis_off()
                 continue
             axes.set_xlim(low[j], high[j])
             axes.tick_params(labelsize=7)
+            axes.locator_params(nbins=4)  # numbers such as 100000 are wide
             if i == d - 1:
                 axes.set_xlabel(labels[j], fontsize=8)
             if j == 0 and i > 0:

@@ -15,6 +15,7 @@ from backdrift.evaluation.figures.drawing import (
     GENERATED,
     histograms,
     image_grid,
+    marker_area,
     padded_limits,
     shared_coordinates,
     to_array,
@@ -103,7 +104,7 @@ def _paths_in_the_plane(
     first.set_title("paths, over the data", fontsize=10)
     limits = first.get_xlim(), first.get_ylim()
     for axes, k in zip(rest, shown, strict=True):
-        axes.scatter(*states[k].T, s=3, color=GENERATED, alpha=0.6, lw=0)
+        axes.scatter(*states[k].T, s=marker_area(states[k]), color=GENERATED, alpha=0.6, lw=0)
         axes.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], box_aspect=1, xlabel=labels[0])
         axes.set_title(titles[k], fontsize=10)
     return figure
