@@ -74,6 +74,9 @@ def log_evidence(
     the root of the number of draws, since a network's errors at neighbouring draws are no independent ones. It does not
     see an error of the likelihood that is the same at all draws, which grows where the observation is unusual.
 
+    A likelihood that is learnt without the simulations that failed is that of a simulation that does not fail. The log
+    of the probability that one does not fail at theta, if it is not always 1, is then to be added to each of `terms`.
+
     Args:
         posterior: fitted to `(theta, x)`.
         likelihood: fitted to `(x, theta)`.
