@@ -191,8 +191,8 @@ def _report(posterior: SimulationPosterior, simulations: Simulations, answer: _A
         spread = f"{column.std(ddof=1):.5g}" if len(column) > 1 else "not known of one draw"
         rows.append(f"| {name} | {column.mean():.5g} | {spread} | {quantiles} |")
     density = (
-        "In `draws.csv`, `log_prob` is in nats, in the units of the parameters. `log_prob_error` is its numerical error, "
-        "a standard deviation. It does not say how far the model is from the true posterior."
+        "In `draws.csv`, `log_prob` is in nats, in the units of the parameters. `log_prob_error` is its numerical "
+        "error, a standard deviation. It does not say how far the model is from the true posterior."
     )
     if answer.log_prob is None:
         density = "The posterior given repeated observations is composed of single ones, and its density is not known."

@@ -203,9 +203,7 @@ def markdown(found: Restoration, provenance: str, has_picture: bool = False) -> 
     if found.error is not None:
         lines += [f"- error of the posterior mean, root of the mean square: {found.error:.4g}"]
     if problem.units.levels is not None:
-        lines += [
-            "- units: levels; the model takes the level v as the numbers from v - 1/2 to v + 1/2, and so do its samples"
-        ]
+        lines += ["- units: levels; the level v is the interval from v - 1/2 to v + 1/2, also in the samples"]
     for title, rows in (("all components", found.coverage), ("components that are not seen", found.coverage_hidden)):
         if rows:
             lines += ["", f"| intervals, {title} | hold the truth | p |", "| --- | --- | --- |"]

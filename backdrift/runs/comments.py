@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -89,6 +90,8 @@ def annotated(config: DictConfig, explained: Mapping[Key, str]) -> str:
     for path, number in key_lines(text):
         if path in explained:
             lines[number] += f"  # {explained[path]}"
+        # YAML 1.1 puts quotation marks around keys such as n, which it could take for "no". A command line has none.
+        lines[number] = re.sub(r"^(\s*)'(\w+)':", r"\1\2:", lines[number])
     return "\n".join(lines) + "\n"
 
 

@@ -46,6 +46,11 @@ def test_a_config_of_several_files_has_the_comments_of_all(tmp_path: Path) -> No
     assert OmegaConf.create(shown) == config
 
 
+def test_a_key_is_shown_as_it_is_typed() -> None:
+    """YAML 1.1 takes n for "no" and quotes it; the key of the command line is n=20."""
+    assert annotated(OmegaConf.create({"n": 20}), {("n",): "how many"}) == "n: 20  # how many\n"
+
+
 def test_every_key_of_a_command_is_explained():
     """The keys of the root configs: what the help of each command shows beside its groups."""
     for command in COMMANDS:
