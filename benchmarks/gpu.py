@@ -4,7 +4,7 @@
     python benchmarks/gpu.py --quick            # small sizes, to try the script on a CPU
 
 **It has not been run on a GPU yet.** It was tried on a CPU with `--quick`, which shows that each section runs, and no
-more. One thing has no section yet: diffusers' training script.
+more. `beside_diffusers` needs diffusers. Fashion-MNIST on a card has a script of its own, `fashion_mnist.py`.
 
 Each section is a process of its own with a time limit. What it prints is written into `benchmarks/results/gpu.md` when
 it ends, so that a section that fails or takes too long loses nothing of the others. Where there is a goal a line begins
@@ -26,8 +26,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import diffusers_training
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from backdrift.models import MLP, Denoiser, DenoisingLoss, GaussianMixture, UNet
 from backdrift.runs.device import device_named
@@ -39,8 +41,17 @@ QUICK = "BACKDRIFT_GPU_QUICK"
 """The variable by which a section is told to take small sizes."""
 
 
+PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+"""Operations a second of dense products in bf16, by NVIDIA's data sheets."""
+
+
 def quick() -> bool:
     return QUICK in os.environ
+
+
+def card(device: torch.device) -> str:
+    """The name of the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def synchronize(device: torch.device) -> None:
@@ -215,6 +226,16 @@ def training(device: torch.device) -> None:
     ours = seconds(step(lambda: loss(model, x, u, noise)), device)
     ratio = ours / plain
     print(f"{goal(ratio <= 1.03)}: a step takes {ratio:.3f} times its passes; {batch / ours:.0f} samples/s")
+    with FlopCounterMode(display=False) as counted:
+        step(lambda: network(x, c))()
+    rate = counted.get_total_flops() / ours
+    share = [f", {rate / peak:.0%} of the card's peak in bf16" for name, peak in PEAKS.items() if name in card(device)]
+    print(f"{rate / 1e12:.3g} TFLOP/s of convolutions and products{''.join(share[:1])}")
+
+
+def beside_diffusers(device: torch.device) -> None:
+    """Samples a second of `backdrift train` and of diffusers' training loop on the same network."""
+    print(diffusers_training.compare(device, quick()))
 
 
 def commands(device: torch.device) -> None:
@@ -238,12 +259,13 @@ def commands(device: torch.device) -> None:
 
 
 SECTIONS: dict[str, tuple[Callable[[torch.device], None], int]] = {
-    "same_samples": (same_samples, 60),
-    "waits": (waits, 60),
-    "random_numbers": (random_numbers, 60),
-    "sampling": (sampling, 90),
-    "compiled": (compiled, 120),
-    "training": (training, 90),
+    "same_samples": (same_samples, 50),
+    "waits": (waits, 40),
+    "random_numbers": (random_numbers, 40),
+    "sampling": (sampling, 80),
+    "compiled": (compiled, 110),
+    "training": (training, 70),
+    "beside_diffusers": (beside_diffusers, 90),
     "commands": (commands, 120),
 }
 """What is measured, and its time limit in seconds. All limits together are ten minutes."""
@@ -267,8 +289,8 @@ def measured(name: str, device: torch.device) -> str:
 
 def described(device: torch.device) -> str:
     """The device in words."""
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return f"{card}, torch {torch.__version__}{', small sizes (--quick), which measure nothing' if quick() else ''}"
+    sizes = ", small sizes (--quick), which measure nothing" if quick() else ""
+    return f"{card(device)}, torch {torch.__version__}{sizes}"
 
 
 def main() -> None:
