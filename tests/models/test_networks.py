@@ -6,11 +6,12 @@ import copy
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from backdrift.models import MLP, ConservativeDenoiser, Denoiser, DenoisingLoss, ImplicitLoss, Potential, UNet
 from backdrift.models.mlp import Conditioning
@@ -324,6 +325,39 @@ def test_the_noise_level_enters_by_cosines_and_sines_of_an_octave_ladder() -> No
     found = conditioning(torch.tensor(0.25), None, 2)
     turns = math.pi * torch.tensor([1 / 16, 1 / 2, 4.0])
     torch.testing.assert_close(found, torch.cat((turns.cos(), turns.sin())).expand(2, -1), rtol=0, atol=1e-6)
+
+
+def test_a_u_net_of_one_block_is_its_formula() -> None:
+    """By hand, for one level without sinusoids: the blocks down and up, each scaled by 1 + a and shifted by b."""
+    network = awake(lambda **_: UNet(1, widths=(8,), blocks=1)).double()
+    weights = network.state_dict()
+    generator = torch.Generator().manual_seed(3)
+    x, c = torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64), torch.tensor([0.1, -0.4]).double()
+
+    def convolved(h: Tensor, name: str) -> Tensor:
+        return functional.conv2d(h, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1)
+
+    def normalised(h: Tensor, name: str | None = None) -> Tensor:
+        grouped = h.unflatten(1, (8, 1))
+        spread = grouped.var((2, 3, 4), keepdim=True, correction=0)
+        flat = ((grouped - grouped.mean((2, 3, 4), keepdim=True)) / (spread + 1e-5).sqrt()).flatten(1, 2)
+        if name is None:
+            return flat
+        return flat * weights[f"{name}.weight"].reshape(-1, 1, 1) + weights[f"{name}.bias"].reshape(-1, 1, 1)
+
+    def silu(h: Tensor) -> Tensor:
+        return h * h.sigmoid()
+
+    e = silu(cast(UNet, network).conditioning(c, None, 2))
+    h = convolved(x, "first")
+    for way in ("down", "up"):
+        name = f"{way}.0.blocks.0"
+        affine = e @ weights[f"{name}.affine.weight"].T + weights[f"{name}.affine.bias"]
+        a, b = affine[:, :8, None, None], affine[:, 8:, None, None]
+        inner = convolved(silu(normalised(h, f"{name}.norm")), f"{name}.inner")
+        h = h + convolved(silu(normalised(inner) * (1 + a) + b), f"{name}.outer")
+    expected = convolved(silu(normalised(h, "norm")), "last")
+    torch.testing.assert_close(network(x, c), expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(("width", "groups"), [(16, 8), (32, 8), (12, 4), (6, 2), (5, 1)])

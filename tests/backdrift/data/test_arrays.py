@@ -48,7 +48,12 @@ def test_series_and_volumes_of_either_layout_are_the_same_and_told(tmp_path: Pat
         ((9, 28, 28), True, "no_channels", None),
         ((9, 100, 3), True, "no_channels", "grey pictures of height 100 and width 3; data.layout=channels_last"),
         ((9, 28, 28), False, "channels_first", "series of 28 channels and size 28 .* reshape grey pictures to"),
-        ((9, 4, 8, 3), True, "channels_first", "4 channels and size 8 x 3 .*channels_last reads it the other way"),
+        (
+            (9, 4, 8, 3),
+            True,
+            "channels_first",
+            "pictures of 4 channels and size 8 x 3 .*channels_last reads it the other way",
+        ),
         ((9, 16, 8, 8), False, "channels_first", "16 channels and size 8 x 8 .*channels_last reads it the other way"),
         ((9, 16, 8, 8, 8, 8), False, "channels_first", "samples of 16 channels"),
     ],
