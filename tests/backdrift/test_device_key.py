@@ -17,7 +17,7 @@ from torch import Tensor
 import backdrift
 from backdrift.cli import main
 from backdrift.evaluation import report, solver_comparison, workload
-from backdrift.evaluation.batchwise import Batchwise, batch_size
+from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.sampling import draw
 from backdrift.models import Denoiser
 from backdrift.runs.configuration import Job
@@ -250,8 +250,3 @@ def approximately(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(approximately(each) for each in value)
     return pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value
-
-
-@pytest.mark.parametrize(("numbers", "samples"), [(1, 256), (2**10, 256), (3 * 32 * 32, 85), (2**18 + 1, 1)])
-def test_a_batch_has_room_for_so_many_samples(numbers: int, samples: int) -> None:
-    assert batch_size(numbers) == samples
