@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +122,10 @@ def truncated_rounds(
         inside[inside.clone()] = dense.holds(theta[inside])
         posterior: SimulationPosterior = clone(estimator or SimulationPosterior())
         posterior.set_params(random_state=int(random.randint(2**31 - 1)))
-        posterior.fit(theta[inside], x[inside], prior=(low, high))
+        with warnings.catch_warnings():
+            if region == "density":  # parameters are then uniform in the region, and not in the whole box
+                warnings.filterwarnings("ignore", "prior: expected simulations with parameters drawn from it")
+            posterior.fit(theta[inside], x[inside], prior=(low, high))
         if number < rounds - 1:
             seed = int(random.randint(2**31 - 1))
             if region == "density":

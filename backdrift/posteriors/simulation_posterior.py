@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -55,6 +56,9 @@ standard deviation."""
 
 LEAST = 20
 """The least number of simulations that a posterior is learnt from, or tested on."""
+
+CERTAINLY_ANOTHER = 1e-6
+"""Parameters are not of the prior if so small a share of tests of those that are would say so."""
 
 COMPARED = 32
 """Simulations whose median numerical error is the least that is stated of any log-density."""
@@ -155,14 +159,15 @@ class SimulationPosterior(PosteriorFlow):
                 without any.
             prior: what `theta` was drawn from: a pair (lower, upper) of bounds, `[d]` each, infinite where there is
                 none; a distribution of torch or a frozen one of scipy; or an object with `support`. None means that no
-                parameter has a bound.
+                parameter has a bound. The posterior is always that of the density which `theta` was drawn from.
 
         Raises:
             ValueError: if there are fewer than 20 simulations or another number of them in `x`, parameters are not
                 finite numbers, one does not vary or lies outside the support, or an argument is out of range.
 
         Warns:
-            UserWarning: if simulations failed, with their number.
+            UserWarning: if simulations failed, with their number; or if parameters were not drawn from a prior that is
+                uniform between bounds or normal.
         """
         self._check_arguments()
         self.parameter_names_, self.observation_names_ = labels_of(theta), labels_of(x)
@@ -191,6 +196,7 @@ class SimulationPosterior(PosteriorFlow):
         z = self.parameters_.to_real(theta)
         self._prior_moments = (z.mean(0), torch.cov(z.T).reshape(d, d))
         if parameters.is_standard:
+            self._warn_of_another_prior(z)
             self._prior_moments = (torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64))
         dependent = dependent_column(((z - z.mean(0)) / z.std(0)).numpy())
         if dependent is not None:
@@ -207,6 +213,20 @@ class SimulationPosterior(PosteriorFlow):
         self._usual_bounds = {}
         self._train(self.base_.residual(z, seen), seen)
         return self
+
+    def _warn_of_another_prior(self, z: Tensor) -> None:
+        """Warn if a parameter, whose z `[n, d]` has to be standard normal under the prior, has another density."""
+        # Of parameters with several simulations each is counted once.
+        p = np.array([stats.kstest(np.unique(column), "norm").pvalue for column in z.T.numpy()])
+        if p.min() * len(p) < CERTAINLY_ANOTHER:
+            j = int(p.argmin())
+            name = j if self.parameter_names_ is None else self.parameter_names_[j]
+            warnings.warn(
+                f"prior: expected simulations with parameters drawn from it, but parameter {name} has another density "
+                f"(Kolmogorov-Smirnov test, p = {p[j]:.1g}); the posterior is that of the density that they were drawn "
+                "from, which is right if only simulations that failed were left out",
+                stacklevel=3,
+            )
 
     def _warn_of_exact_observations(self, z: Tensor, x: Tensor) -> None:
         """Warn if the observations leave no doubt about a combination of the parameters."""

@@ -164,3 +164,32 @@ def test_counts_between_those_of_the_simulations_are_not_far() -> None:
     apart = float(scale.distance(torch.tensor([[101.0]], dtype=torch.float64)))
     assert 0 < apart <= 0.5  # simulations that differ are at least 2 counts apart
     assert float(scale.distance(torch.tensor([[300.0]], dtype=torch.float64))) > 5
+
+
+def test_parameters_that_were_not_drawn_from_the_prior_are_told() -> None:
+    """theta ~ N(0, 1/4) and x = theta + noise of variance 1/4. The posterior N(x/2, 1/8) is that of this density, and
+    not N(0.8 x, 0.2), that of the prior N(0, 1). Its mean has a standard error of sqrt(2/n) of its standard deviation.
+    """
+    g = np.random.default_rng(0)
+    theta = 0.5 * g.standard_normal((1500, 1))
+    x = theta + 0.5 * g.standard_normal((1500, 1))
+    with pytest.warns(UserWarning, match="prior: expected simulations with parameters drawn from it, but parameter 0"):
+        posterior = SimulationPosterior(**SMALL).fit(theta, x, prior=stats.norm(0, 1))
+    draws = posterior.sample([0.5], 2000, random_state=0)
+    assert abs(draws.mean() - 0.25) < 4 * np.sqrt(1 / 8) * np.sqrt(2 / 1500 + 1 / 2000)
+
+
+@pytest.mark.parametrize("name", ["uniform", "normal", "repeated", "grid"])
+def test_parameters_that_were_drawn_from_the_prior_are_not(name: str) -> None:
+    g = np.random.default_rng(1)
+    theta, prior = g.uniform(-1, 1, (400, 2)), UNIFORM
+    if name == "normal":
+        covariance = np.array([[1.0, 0.8], [0.8, 1.0]])
+        theta, prior = g.multivariate_normal([3, 4], covariance, 400), stats.multivariate_normal([3, 4], covariance)
+    elif name == "repeated":
+        theta = np.repeat(theta[:40], 10, 0)
+    elif name == "grid":
+        theta = (np.stack(np.meshgrid(*[np.arange(20)] * 2), -1).reshape(-1, 2) + 0.5) / 10 - 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        SimulationPosterior(**SMALL).fit(theta, theta + 0.3 * g.standard_normal(theta.shape), prior=prior)
