@@ -40,6 +40,8 @@ def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
 
 FENCE = re.compile(r"^```(.*)\n(?:.*\n)*?```$", re.MULTILINE)
 RUN = {"python", "console"}
+WIDEST = 120
+"""Letters of a line of code that the site shows without scrolling, in a window of 1280 pixels."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -50,6 +52,8 @@ def test_no_block_is_overlooked(page: Path) -> None:
     assert not re.search(r"^    (?:\$ |backdrift |python |pip )", FENCE.sub("", text), re.MULTILINE)
     of_these = [kind for kind in FENCE.findall(text) if kind in RUN]
     assert len(of_these) == len(blocks(page)), "a block that the pattern of doc_pages does not see"
+    too_long = [line for block in blocks(page) for line in block.text.splitlines() if len(line) > WIDEST]
+    assert too_long == []
 
 
 @pytest.mark.parametrize("words", LINES.values(), ids=LINES.keys())
