@@ -64,6 +64,6 @@ def test_the_help_shows_them(capsys):
     out = capsys.readouterr().out
     meaning = "samples that go through the network at once, over all processes together"
     assert f"  batch: 64  # {meaning} (an integer from 1 to 10000000)\n" in out
-    meaning = "no, bf16, fp16, or auto to measure whether bf16 pays; null is what accelerate is set to"
+    meaning = "no, bf16, fp16, or auto to measure whether bf16 is faster; null is what accelerate is set to"
     assert f"  mixed_precision: null  # {meaning} (one of auto, no, bf16, fp16 or null)\n" in out
     assert "solver:  # Karras et al. 2022, alg. 1" in out
