@@ -119,7 +119,7 @@ def finished(name: str, x: Tensor, least: int) -> Tensor:
         warnings.warn(
             f"{name}: {n - number} of {n} simulations hold NaN or infinite numbers and are left out; the posterior "
             "given an observation without any is the same",
-            stacklevel=3,
+            stacklevel=4,
         )
     return kept
 

@@ -10,25 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from backdrift.estimators.argument_checks import seed_of, whole_number
 from backdrift.estimators.mean_network import MeanNetwork
-from backdrift.estimators.table_checks import check_magnitude, dependent_column
 from backdrift.estimators.training import Budget, train
 from backdrift.models import Denoiser, EDMLikelihoodTimes, LogNormalTimes, MixedTimes
-from backdrift.posteriors.arguments import (
-    check_labels,
-    finished,
-    finite,
-    labels_of,
-    number_rows,
-    observations,
-    parameter_rows,
-    simulated,
-)
+from backdrift.posteriors.arguments import check_labels, finite, labels_of, observations, parameter_rows, simulated
 from backdrift.posteriors.diagnosis import Diagnosis, diagnose_draws
 from backdrift.posteriors.linear_gaussian import LinearGaussian
 from backdrift.posteriors.observation_scale import ObservationScale
@@ -36,6 +25,14 @@ from backdrift.posteriors.parameter_maps import of_prior, standardising
 from backdrift.posteriors.posterior_flow import BATCH, PosteriorFlow
 from backdrift.posteriors.posterior_network import PosteriorNetwork
 from backdrift.posteriors.sbi_interface import SBIPosterior
+from backdrift.posteriors.simulation_checks import (
+    check_dependence,
+    check_support,
+    simulations_to_fit,
+    simulations_to_test,
+    warn_of_another_prior,
+    warn_of_exact_observations,
+)
 from backdrift.sde import VP, DataMoments
 from backdrift.sde.checks import require_integer, require_number, require_positive
 from backdrift.sde.value_types import got, require
@@ -49,16 +46,6 @@ TIMES = MixedTimes(LogNormalTimes(-0.8, 1.2), EDMLikelihoodTimes(1.0))
 
 WEIGHT_DECAY = 1e-2
 """Of the optimiser."""
-
-EXACTLY_KNOWN = 1e-5
-"""A combination of the parameters is known exactly if the regression on the observations leaves so little of its
-standard deviation."""
-
-LEAST = 20
-"""The least number of simulations that a posterior is learnt from, or tested on."""
-
-CERTAINLY_ANOTHER = 1e-6
-"""Parameters are not of the prior if so small a share of tests of those that are would say so."""
 
 COMPARED = 32
 """Simulations whose median numerical error is the least that is stated of any log-density."""
@@ -171,73 +158,27 @@ class SimulationPosterior(PosteriorFlow):
         """
         self._check_arguments()
         self.parameter_names_, self.observation_names_ = labels_of(theta), labels_of(x)
-        theta, x = parameter_rows("theta", theta), number_rows("x", x)
-        n, d = theta.shape
-        if len(x) != n:
-            raise ValueError(f"x: expected one row for each of the {n} rows of theta, got {len(x)}")
-        if n < LEAST:
-            raise ValueError(f"theta: expected at least {LEAST} simulations, got {n}")
-        kept = finished("x", x, LEAST)
-        constant = (theta == theta[0]).all(0)
-        if bool(constant.any()):
-            j = int(constant.int().argmax())
-            raise ValueError(f"theta: expected parameters that vary, got {theta[0, j]:g} in all rows of parameter {j}")
-        for j, column in enumerate(theta.T):
-            check_magnitude(f"theta: parameter {j}", column.numpy())
+        theta, x, kept = simulations_to_fit(theta, x)
+        d = theta.shape[1]
         parameters = of_prior(prior, d)
-        outside = ~parameters.inside(theta)
-        if bool(outside.any()):
-            raise ValueError(
-                f"theta: expected parameters within the support of the prior, got {int(outside.sum())} rows outside or "
-                f"on a bound, the first of them {theta[outside][0].tolist()}"
-            )
+        check_support("theta", theta, parameters)
         self.parameters_ = parameters if parameters.is_standard else standardising(parameters, theta)
         self.observation_shape_ = tuple(x.shape[1:])
         z = self.parameters_.to_real(theta)
         self._prior_moments = (z.mean(0), torch.cov(z.T).reshape(d, d))
         if parameters.is_standard:
-            self._warn_of_another_prior(z)
+            warn_of_another_prior(z, self.parameter_names_)
             self._prior_moments = (torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64))
-        dependent = dependent_column(((z - z.mean(0)) / z.std(0)).numpy())
-        if dependent is not None:
-            raise ValueError(
-                f"theta: expected parameters that vary by themselves, got parameter {dependent}, which is a linear "
-                "function of the others in all rows and so has no density; leave it out"
-            )
+        check_dependence(z)
         z, x = z[kept], x[kept].flatten(1)
         self.observations_ = ObservationScale.of(x)
         seen = self.observations_.standardised(x)
         self.base_ = LinearGaussian.fitted(z, seen)
-        self._warn_of_exact_observations(z, seen)
+        warn_of_exact_observations(self.base_, z, seen)
         self._compared = self.base_.residual(z, seen)[:COMPARED], seen[:COMPARED]
         self._usual_bounds = {}
         self._train(self.base_.residual(z, seen), seen)
         return self
-
-    def _warn_of_another_prior(self, z: Tensor) -> None:
-        """Warn if a parameter, whose z `[n, d]` has to be standard normal under the prior, has another density."""
-        # Of parameters with several simulations each is counted once.
-        p = np.array([stats.kstest(np.unique(column), "norm").pvalue for column in z.T.numpy()])
-        if p.min() * len(p) < CERTAINLY_ANOTHER:
-            j = int(p.argmin())
-            name = j if self.parameter_names_ is None else self.parameter_names_[j]
-            warnings.warn(
-                f"prior: expected simulations with parameters drawn from it, but parameter {name} has another density "
-                f"(Kolmogorov-Smirnov test, p = {p[j]:.1g}); the posterior is that of the density that they were drawn "
-                "from, which is right if only simulations that failed were left out",
-                stacklevel=3,
-            )
-
-    def _warn_of_exact_observations(self, z: Tensor, x: Tensor) -> None:
-        """Warn if the observations leave no doubt about a combination of the parameters."""
-        n, k = x.shape
-        least = torch.linalg.eigvalsh(torch.atleast_2d(torch.cov((z - self.base_.mean(x)).T)))[0]
-        if n > k + z.shape[1] + 1 and float(least) < EXACTLY_KNOWN**2:
-            warnings.warn(
-                "x: a combination of the parameters is a linear function of the observations, without any noise; its "
-                "posterior is a point, and the one that is stated has a width",
-                stacklevel=3,
-            )
 
     def _train(self, r: Tensor, x: Tensor) -> None:
         """Set `model_`, `gains_` and `n_steps_`."""
@@ -377,7 +318,9 @@ class SimulationPosterior(PosteriorFlow):
                 of the prior or do not vary.
         """
         check_is_fitted(self, "model_")
-        theta, x = self._tests(theta_test, x_test)
+        check_labels("theta_test", theta_test, self.parameter_names_)
+        check_labels("x_test", x_test, self.observation_names_)
+        theta, x = simulations_to_test(theta_test, x_test, self.parameters_, self.observation_shape_)
         draws, d = whole_number("draws", draws, 2), len(self.parameters_.shift)
         if simulator is not None and not callable(simulator):
             raise ValueError(f"simulator: expected a function of parameters [k, {d}], got {got(simulator)}")
@@ -389,29 +332,6 @@ class SimulationPosterior(PosteriorFlow):
             )
         seen = self.observations_.standardised(x.flatten(1)).numpy()
         return diagnose_draws(found, theta.numpy(), seen, x.numpy(), predicted, random_state=random_state)
-
-    def _tests(self, theta_test: Any, x_test: Any) -> tuple[Tensor, Tensor]:
-        """Parameters `[m, d]` and observations `[m, *shape]` of the tests that did not fail."""
-        check_labels("theta_test", theta_test, self.parameter_names_)
-        check_labels("x_test", x_test, self.observation_names_)
-        theta, x = parameter_rows("theta_test", theta_test), number_rows("x_test", x_test)
-        d, shape = len(self.parameters_.shift), self.observation_shape_
-        if theta.shape[1] != d or len(theta) < LEAST:
-            raise ValueError(f"theta_test: expected shape [m, {d}] with m of at least {LEAST}, got {list(theta.shape)}")
-        if len(x) != len(theta):
-            raise ValueError(f"x_test: expected one row for each of the {len(theta)} rows of theta_test, got {len(x)}")
-        if tuple(x.shape[1:]) != shape:
-            raise ValueError(f"x_test: expected shape {[len(theta), *shape]}, got {list(x.shape)}")
-        outside = int((~self.parameters_.inside(theta)).sum())
-        if outside:
-            raise ValueError(f"theta_test: expected parameters within the support of the prior, got {outside} outside")
-        constant = (theta == theta[0]).all(0)
-        if bool(constant.any()):
-            j = int(constant.int().argmax())
-            raise ValueError(f"theta_test: expected draws from the prior, got {theta[0, j]:g} in all rows of "
-                             f"parameter {j}")  # fmt: skip
-        kept = finished("x_test", x, LEAST)
-        return theta[kept], x[kept]
 
     def for_sbi(self, x_o: Any = None) -> SBIPosterior:
         """This posterior with the methods of sbi's posteriors, for the diagnostics and plots of that package.
