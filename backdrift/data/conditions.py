@@ -29,6 +29,7 @@ class ConditionCard:
         mean, variance: of each number of a vector, or of each channel, over the training samples. Missing numbers are
             left out.
         names: of the numbers of a vector, or None if they have none.
+        least, greatest: as `mean`. None in runs of older versions.
     """
 
     kind: Kind
@@ -36,6 +37,8 @@ class ConditionCard:
     mean: tuple[float, ...]
     variance: tuple[float, ...]
     names: tuple[str, ...] | None = None
+    least: tuple[float, ...] | None = None
+    greatest: tuple[float, ...] | None = None
 
     @property
     def moments(self) -> DataMoments:
@@ -55,6 +58,8 @@ class ConditionCard:
             "mean": list(self.mean),
             "variance": list(self.variance),
             "names": None if self.names is None else list(self.names),
+            "least": None if self.least is None else list(self.least),
+            "greatest": None if self.greatest is None else list(self.greatest),
         }
 
     @classmethod
@@ -72,12 +77,16 @@ class ConditionCard:
             raise ValueError(f"conditions.kind: expected vector or picture, got {kind!r}")
         mean, variance = (tuple(float(each) for each in values[name]) for name in ("mean", "variance"))
         names = None if values["names"] is None else tuple(str(name) for name in values["names"])
-        card = cls(kind, size, mean, variance, names)
+        least, greatest = (
+            None if values.get(name) is None else tuple(float(each) for each in values[name])
+            for name in ("least", "greatest")
+        )
+        card = cls(kind, size, mean, variance, names, least, greatest)
         unknown = values.keys() - card.to_dict().keys()
         if unknown:
             raise ValueError(f"conditions: the key {min(unknown)!r} is not known")
-        if {len(mean), len(variance), size if names is None else len(names)} != {size}:
-            raise ValueError(f"conditions: expected {size} means, variances and names")
+        if {len(each) for each in (mean, variance, names, least, greatest) if each is not None} != {size}:
+            raise ValueError(f"conditions: expected {size} means, variances, names, least and greatest numbers")
         if not all(math.isfinite(each) for each in mean) or not all(0 < each < math.inf for each in variance):
             raise ValueError("conditions: expected finite means and positive variances")
         return card
@@ -90,6 +99,31 @@ class ConditionCard:
         if None not in (self.names, other.names) and self.names != other.names:
             return "the names of its conditions have changed"
         return None
+
+    def outside(self, values: Tensor, places: Sequence[int | str]) -> str | None:
+        """Which conditions lie outside those of training, by more than a tenth of their range, in words; None if none.
+
+        Args:
+            values: conditions, `[n, ...]`.
+            places: of each in its file.
+        """
+        if self.least is None or self.greatest is None:
+            return None
+        numbers = values.double().movedim(1, 0).flatten(2) if values.ndim > 2 else values.double().T.unsqueeze(2)
+        least, greatest = (values.new_tensor(ends).double().reshape(-1, 1, 1) for ends in (self.least, self.greatest))
+        beyond = torch.maximum(least - numbers, numbers - greatest).nan_to_num(-math.inf) / (greatest - least)
+        if not bool((beyond > 0.1).any()):
+            return None
+        each = beyond.amax((0, 2))
+        number, row, pixel = (int(i) for i in torch.unravel_index(beyond.argmax(), beyond.shape))
+        unnamed = f"{'number' if self.kind == 'vector' else 'channel'} {number + 1}"
+        what = unnamed if self.names is None else self.names[number]
+        ends = f"{self.least[number]:.6g} to {self.greatest[number]:.6g}"
+        return (
+            f"{int((each > 0.1).sum())} of {len(values)} conditions lie outside those of training, where nothing was "
+            f"learnt; the farthest is {places[row]}, with {float(numbers[number, row, pixel]):.6g} for {what}, which "
+            f"was {ends} in training"
+        )
 
     def same_moments(self, other: ConditionCard) -> bool:
         """Whether mean and variance are the same, to rounding."""
@@ -149,5 +183,7 @@ class Conditions(NamedTuple):
             tuple(mean.tolist()),
             tuple(variance.tolist()),
             None if names is None else tuple(names),
+            tuple(values.nan_to_num(math.inf, math.inf, -math.inf).amin(1).tolist()),
+            tuple(values.nan_to_num(-math.inf, math.inf, -math.inf).amax(1).tolist()),
         )
         return cls(card, train, test)

@@ -51,7 +51,11 @@ def read_new_conditions(file: FileCondition, card: ConditionCard) -> NewConditio
         raise ValueError(
             f"condition.path={file.path}: expected {what}, as in training, got an array of shape {list(values.shape)}"
         )
-    return NewConditions(path.name, values, samples.places or tuple(range(len(values))))
+    places = samples.places or tuple(range(len(values)))
+    outside = card.outside(values, [f"row {place}" if isinstance(place, int) else place for place in places])
+    if outside is not None:
+        print(f"condition: {path.name}: {outside}")
+    return NewConditions(path.name, values, places)
 
 
 def _order(columns: Sequence[str], names: Sequence[str], path: Path) -> list[int]:

@@ -25,8 +25,8 @@ def accelerator_on(name: str, mixed_precision: str | None = None) -> Accelerator
         mixed_precision: as accelerate takes it.
 
     Raises:
-        ValueError: if there is no such device, several processes are asked to share one, or accelerate was told to take
-            another.
+        ValueError: if there is no such device, it is a CPU and fp16 is asked for, several processes are asked to share
+            one, or accelerate was told to take another.
     """
     asked, several = device_named(name), number_of_processes() > 1
     if several and asked.index is not None:
@@ -42,6 +42,13 @@ def accelerator_on(name: str, mixed_precision: str | None = None) -> Accelerator
     taken = accelerator.device
     if name != AUTO and (taken.type != asked.type or asked.index not in (None, taken.index)):
         raise ValueError(f"device={name}: accelerate takes {taken}; its launcher or its environment variables say so")
+    if taken.type == "cpu" and accelerator.mixed_precision == "fp16":  # accelerate would take float32 without a word
+        whose = (
+            "train.mixed_precision=fp16" if mixed_precision == "fp16" else "accelerate is set to mixed_precision=fp16"
+        )
+        raise ValueError(
+            f"{key}mixed_precision=fp16: a CPU does not compute in it; take train.mixed_precision=no, bf16 or auto"
+        )
     if taken.type == "cuda" and taken.index is not None:
         torch.cuda.set_device(taken)  # for code that says "cuda" without a number
     return accelerator

@@ -203,3 +203,28 @@ def test_new_conditions_are_put_into_the_order_of_training(tmp_path: Path) -> No
         ValueError, match=r"expected vectors of 2 numbers, as in training, got an array of shape \[2, 3\]"
     ):
         read_new_conditions(FileCondition(tmp_path / "rows.npy"), card)
+
+
+def test_conditions_outside_those_of_training_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By more than a tenth of their range, 100 and 20 here; a missing number is not outside."""
+    train = torch.tensor([[0.0, -10.0], [100.0, 10.0], [50.0, torch.nan]], dtype=torch.float64)
+    card = Conditions.of(train, train, "t", ["a", "b"]).card
+    assert card.least == (0, -10) and card.greatest == (100, 10)
+
+    def said(rows: str) -> str:
+        (tmp_path / "rows.csv").write_text(f"a,b\n{rows}")
+        read_new_conditions(FileCondition(tmp_path / "rows.csv"), card)
+        return capsys.readouterr().out
+
+    assert said("109,11.9\n-9,-11\nnan,3\n") == ""
+    assert said("50,0\n111,0\n0,-50\n") == (
+        "condition: rows.csv: 2 of 3 conditions lie outside those of training, where nothing was learnt; the farthest "
+        "is row 4, with -50 for b, which was -10 to 10 in training\n"
+    )
+    older = ConditionCard.from_dict({**card.to_dict(), "least": None, "greatest": None})
+    assert older.outside(torch.full((1, 2), 1e9), ["row 2"]) is None
+    pictures = torch.rand(5, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    far = pictures.clone()
+    far[1, 1, 2, 0] = -7.0
+    said_of = Conditions.of(pictures, pictures, "p").card.outside(far, ["a.png", "b.png", "c.png", "d.png", "e.png"])
+    assert said_of is not None and "1 of 5 conditions" in said_of and "b.png, with -7 for channel 2" in said_of

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from backdrift.runs.configuration import Job
 from backdrift.runs.run import Run
 from backdrift.training import precision, trainer
+from backdrift.training.accelerator import accelerator_on
 from backdrift.training.batches import Batch
 from backdrift.training.completion import train_new
 from backdrift.training.precision import STEPS, PrecisionTrial, try_precisions
@@ -127,3 +128,13 @@ def test_a_run_that_cannot_begin_leaves_no_note_behind(monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match="no checkpoint"):
         train_new(Trainer(Job("train", (*TRAINING, "train.mixed_precision=auto")).config()))
     assert not any(empty_folder.iterdir())
+
+
+def test_half_precision_that_a_cpu_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate takes float32 in its place and says nothing."""
+    with pytest.raises(ValueError, match=r"^train\.mixed_precision=fp16: a CPU does not compute in it"):
+        accelerator_on("cpu", "fp16")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(ValueError, match=r"^accelerate is set to mixed_precision=fp16: a CPU"):
+        accelerator_on("cpu", None)
+    assert accelerator_on("cpu", "bf16").mixed_precision == "bf16"
