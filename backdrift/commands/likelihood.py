@@ -113,7 +113,7 @@ def _class_probabilities(config: DictConfig) -> None:
     device, run = group.device(config.device), Run.open(config.run, config.trust, config.data.changed)
     rows, model, card = rows_to_score(config, run), run.model(config.weights, device), run.card
     classes = require_classes(model, config.label)
-    names = card.classes or tuple(map(str, range(classes)))
+    names = card.names_of(classes)
     log_prior = _log_prior(config, run, classes)
     by = config.classes.by or ("flow" if card.units.dim <= 8 else "errors")
     chosen: dict[str, Any] = {"by": by, "draws": config.classes.draws}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from backdrift.evaluation import figures
 from backdrift.evaluation.batchwise import Batchwise
 from backdrift.evaluation.conditioning import Conditioned, conditioned, conditioned_on_file
 from backdrift.evaluation.sampling import STAGE, draw
+from backdrift.evaluation.scored_condition import in_a_name
 from backdrift.runs.configuration import blamed, build, one_line
 from backdrift.runs.output import OutputFolder, new_folder
 from backdrift.runs.process_group import ProcessGroup
@@ -107,10 +107,7 @@ def _asked(config: DictConfig, model: TrainedModel, run: Run) -> Conditioned:
 
 def _stem(solver: Solver, config: DictConfig) -> str:
     """The name of the folder: the solver, the class and the guidance where there are any, and the seed."""
-    given = "" if config.label is None else f"-label{config.label}"
-    if "path" in config.condition:
-        given = "-given-" + re.sub(r"[^\w.-]+", "_", Path(str(config.condition.path)).name)
-    given += "" if config.guidance == 1 else f"-guidance{config.guidance:g}"
+    given = in_a_name(config.label, config.guidance, condition=config.condition)
     return f"samples-{type(solver).__name__.lower()}{given}-seed{config.seed}"
 
 

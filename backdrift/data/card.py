@@ -60,6 +60,16 @@ class DataCard:
             return DataMoments(mean.expand(self.units.shape), variance.expand(self.units.shape))
         return DataMoments(mean.reshape(self.units.shape), variance.reshape(self.units.shape))
 
+    def names_of(self, classes: int) -> tuple[str, ...]:
+        """The names of the first `classes` classes of a network, which may have more of them than the data set.
+
+        The others are "class 3", "class 4", …; without names of classes they are their numbers.
+        """
+        if self.classes is None:
+            return tuple(map(str, range(classes)))
+        more = (f"class {number}" for number in range(len(self.classes), classes))
+        return (*self.classes[:classes], *more)
+
     def to_dict(self) -> dict[str, Any]:
         """The card in lists, numbers and words, which JSON holds."""
         units = self.units

@@ -77,7 +77,8 @@ def write_archive(
     if labels is not None:
         arrays["labels"] = labels[: len(x)].cpu().numpy()
         if card.classes is not None:
-            arrays["class_names"] = np.array(card.classes)
+            classes = max(len(card.classes), int(labels.max()) + 1)
+            arrays["class_names"] = np.array(card.names_of(classes))
     if given is not None:
         arrays["condition"] = given.values.numpy()
         arrays["condition_row"] = given.rows[: len(x)].numpy()

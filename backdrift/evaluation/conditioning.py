@@ -61,7 +61,7 @@ def conditioned(model: Any, card: DataCard, label: int | str | None, guidance: f
     classes = classes_of(getattr(model, "network", None))
     if not classes or not isinstance(model, ConditionalNetwork):
         raise ValueError(f"label={label}: the run's network has no classes; train with condition=label")
-    names = card.classes or tuple(str(k) for k in range(classes))
+    names = card.names_of(classes)
     if label == EVERY:
         labels = torch.arange(classes).repeat_interleave(n)
     else:

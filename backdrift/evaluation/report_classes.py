@@ -111,7 +111,7 @@ def _classify(model: Any, data: Data, kept: Unfinished) -> ClassNumbers:
     each = 30 * FLOW["steps"] if few else 2 * STRATA * DRAWS + 1
     n = min(len(data.test), affordable(model, data.shape, classes * each, share=0.3))
     labels, log_prior = data.test_labels[:n], log_frequencies(data.train_labels, classes)
-    names = data.class_names or tuple(map(str, range(classes)))
+    names = data.card.names_of(classes)
     print(f"report: classes of {n} test samples", flush=True)
     with Progress("report: classes", n) as progress:
         found = classify(

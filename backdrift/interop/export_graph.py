@@ -183,6 +183,8 @@ def _program(module: Denoising, shape: tuple[int, ...]) -> torch.export.Exported
         found = re.search(r"Dim\('batch', max=(\d+)\)", str(error))
         if found is None:
             said = (str(error).splitlines() or [type(error).__name__])[0]
+            if "specialized it to be a constant" in str(error):
+                said = "its code takes the batch for a constant: as len(z) does, and z.shape[0] does not"
             raise ValueError(
                 f"format: expected a network that torch.export can trace for every batch; format=safetensors takes any "
                 f"({said})"

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from clusters import CENTRES, STD, run_on_clusters
+from runs import trained
 from torch import Tensor
 
 from backdrift.cli import main
+from backdrift.data import Files
 from backdrift.runs.run import Run
 
 
@@ -72,3 +74,29 @@ def test_guidance_0_has_no_class_and_more_than_1_moves_away_from_the_others(run:
 def test_wrong_classes_are_named(run: Run, given: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", f"run={run.path}", given]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_network_may_have_more_classes_than_the_data(empty_folder: Path) -> None:
+    """The classes that the data lack have names of their own, in the order of their numbers, in every file."""
+    generator = np.random.default_rng(0)
+    np.savez("t.npz", x=generator.normal(size=(40, 2)), labels=np.array(["a/cat", "dog"])[np.arange(40) % 2])
+    tiny = ("model=mlp", "model.hidden=8", "model.depth=1", "train.steps=1", "train.batch=8", "report=false")
+    run = trained("data=array", "data.path=t.npz", "model.classes=4", *tiny)
+    names = ["a/cat", "dog", "class 2", "class 3"]
+    assert main(["sample", f"run={run.path}", "label=all", "n=3", "solver.steps=2"]) == 0
+    folder = run.path / "samples-adams-labelall-seed0"
+    data = Files(folder / "samples.npz", test=0.5)
+    assert data.class_names == tuple(names)
+    assert np.load(folder / "samples.npz")["labels"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert main(["sample", f"run={run.path}", "label=class 3", "n=3", "solver.steps=2"]) == 0
+    assert main(["sample", f"run={run.path}", "label=a/cat", "n=1", "solver.steps=2"]) == 0
+    assert (run.path / "samples-adams-labela_cat-seed0" / "samples.npz").is_file()  # not in a folder "labela"
+    few = np.load(run.path / "samples-adams-labelclass_3-seed0" / "samples.npz")
+    assert few["labels"].tolist() == [3, 3, 3]
+    line = ["likelihood", f"run={run.path}", "label=all", "classes.prior=equal", "n=2", "likelihood.steps=2"]
+    assert main(line) == 0
+    (file,) = run.path.glob("classes-*/class_posterior.csv")
+    with file.open() as opened:
+        row = next(csv.DictReader(line for line in opened if not line.startswith("#")))
+    total = sum(np.exp(float(row[f"log_prob_nats_{name}"])) for name in names)
+    assert total == pytest.approx(1, abs=1e-6)

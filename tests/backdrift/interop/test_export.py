@@ -92,9 +92,21 @@ class Stubborn(nn.Module):
         return z if float(z.sum()) > 0 else -z
 
 
-def test_a_network_that_cannot_be_traced_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"expected a network that torch\.export can trace") as caught:
-        export_graph.write_program(tmp_path, export_graph.as_module(Denoiser(Stubborn(), VP())), (2,))
+class OfOneBatch(nn.Module):
+    """A network that asks for the length of its batch."""
+
+    def forward(self, z: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
+        return z * c_noise.reshape(len(z), 1)
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [(Stubborn(), ""), (OfOneBatch(), r" \(its code takes the batch for a constant: as len\(z\) does")],
+)
+def test_a_network_that_cannot_be_traced_is_refused_in_one_line(network: nn.Module, why: str, tmp_path: Path) -> None:
+    said = rf"expected a network that torch\.export can trace for every batch; format=safetensors takes any{why}"
+    with pytest.raises(ValueError, match=said) as caught:
+        export_graph.write_program(tmp_path, export_graph.as_module(Denoiser(network, VP())), (2,))
     assert "\n" not in str(caught.value)
 
 
