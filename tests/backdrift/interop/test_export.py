@@ -102,6 +102,7 @@ class OfOneBatch(nn.Module):
 @pytest.mark.parametrize(
     ("network", "why"),
     [(Stubborn(), ""), (OfOneBatch(), r" \(its code takes the batch for a constant: as len\(z\) does")],
+    ids=["a number", "the batch"],
 )
 def test_a_network_that_cannot_be_traced_is_refused_in_one_line(network: nn.Module, why: str, tmp_path: Path) -> None:
     said = rf"expected a network that torch\.export can trace for every batch; format=safetensors takes any{why}"
