@@ -43,9 +43,7 @@ def accelerator_on(name: str, mixed_precision: str | None = None) -> Accelerator
     if name != AUTO and (taken.type != asked.type or asked.index not in (None, taken.index)):
         raise ValueError(f"device={name}: accelerate takes {taken}; its launcher or its environment variables say so")
     if taken.type == "cpu" and accelerator.mixed_precision == "fp16":  # accelerate would take float32 without a word
-        whose = (
-            "train.mixed_precision=fp16" if mixed_precision == "fp16" else "accelerate is set to mixed_precision=fp16"
-        )
+        key = "train." if mixed_precision == "fp16" else "accelerate is set to "
         raise ValueError(
             f"{key}mixed_precision=fp16: a CPU does not compute in it; take train.mixed_precision=no, bf16 or auto"
         )
