@@ -13,9 +13,10 @@ from torch import Tensor
 from backdrift.models.conditions import Condition
 from backdrift.models.measurement import Measurement
 from backdrift.models.mixture_posterior import conditional, log_evidence, posterior
-from backdrift.sde import DataMoments, GaussianSDE, Model, Time, as_time
+from backdrift.sde import SDE, DataMoments, GaussianSDE, Model, Time, as_time
 from backdrift.sde.checks import require_integer
 from backdrift.sde.tensor_checks import extremes, require_finite, require_state
+from backdrift.sde.value_types import require
 
 NO_PROCESS = "sde: this mixture has no process; give it one with `under(sde)`"
 """What is said where a process is needed."""
@@ -117,6 +118,7 @@ class GaussianMixture(Model):
         self.classes = torch.arange(k) if classes is None else torch.as_tensor(classes)
         if self.classes.shape != (k,) or self.classes.is_floating_point():
             raise ValueError(f"classes: expected {k} integers, one for each component, got {self.classes.tolist()}")
+        require("sde", sde, SDE | None)
         if sde is not None:
             self.sde = sde
 

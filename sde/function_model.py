@@ -14,7 +14,7 @@ from backdrift.sde.checks import require_choice, require_positive
 from backdrift.sde.gaussian import GaussianSDE
 from backdrift.sde.model import Model
 from backdrift.sde.prior import DataMoments
-from backdrift.sde.process import Time, as_time, wide
+from backdrift.sde.process import SDE, Time, as_time, wide
 from backdrift.sde.tweedie import Kind, tweedie
 from backdrift.sde.value_types import require
 
@@ -57,6 +57,7 @@ class FunctionModel(Model):
     ) -> None:
         if not callable(function):
             raise ValueError(f"function: expected a function of (x, t), got {type(function).__name__}")
+        require("sde", sde, SDE)
         require_choice("predicts", predicts, get_args(Kind))
         require_positive(data_std=data_std)
         require("data_moments", data_moments, DataMoments | None)

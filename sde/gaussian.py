@@ -15,6 +15,7 @@ from torch import Tensor
 from backdrift.sde.prior import DataMoments, Prior
 from backdrift.sde.process import SDE, Time, as_time, wide
 from backdrift.sde.tensor_checks import extremes, require_numbers, require_shape, require_state, require_times
+from backdrift.sde.value_types import got
 
 COEFFICIENTS = ("alpha", "sigma", "f", "g", "log_snr", "t_from_log_snr")
 """The methods of a `GaussianSDE` that take a time, or a log-SNR, and that may be called with a plain number."""
@@ -37,7 +38,13 @@ def takes_numbers(coefficient: Callable[[Any, Any], Tensor]) -> Callable[[Any, A
             require_times(t, self.T, name)
         else:
             _require_no_nan(t, name)
-        return coefficient(self, t if isinstance(t, Tensor) and t.is_floating_point() else wide(t))
+        value = coefficient(self, t if isinstance(t, Tensor) and t.is_floating_point() else wide(t))
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{coefficient.__name__}: expected a tensor shaped like {name}, got {got(value)}; "
+                f"a constant c is torch.full_like({name}, c)"
+            )
+        return value
 
     wrapped.takes_numbers = True  # type: ignore[attr-defined]
     return wrapped

@@ -260,7 +260,7 @@ def _words(kind: Any, objects: str | None) -> list[str]:
     if origin is collections.abc.Callable or kind is Callable:
         return [objects or "a function"]
     name = getattr(origin or kind, "__name__", str(kind))
-    article = "an" if name[0] in "AEIOU" else "a"
+    article = "an" if name[0] in ("AEFHILMNORSX" if name.isupper() else "AEIOU") else "a"  # an SDE, a Solver
     return [objects or f"{article} {name}"]
 
 

@@ -328,3 +328,19 @@ def test_near_times_keep_their_digits_in_float32(sde: GaussianSDE, gap: float) -
         assert single[0].dtype == single[1].dtype == torch.float32
         torch.testing.assert_close(single[0].double(), double[0], rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(single[1].double(), double[1], rtol=1e-6, atol=0)
+
+
+def test_a_coefficient_that_is_no_tensor_is_named() -> None:
+    """`def alpha(self, t): return 1.0` is a likely slip, and was an error without a word on alpha."""
+
+    class Constant(GaussianSDE):
+        T = 1.0
+
+        def alpha(self, t: Tensor) -> Tensor:
+            return 1.0  # type: ignore[return-value]
+
+        def sigma(self, t: Tensor) -> Tensor:
+            return t
+
+    with pytest.raises(TypeError, match=r"^alpha: expected a tensor shaped like t, got 1.0; .*full_like\(t, c\)$"):
+        Constant().alpha(torch.tensor(0.5))

@@ -1,6 +1,7 @@
 """Score, denoiser, noise and velocity are one thing: round trips, and the definitions written out."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -105,3 +106,11 @@ def test_unknown_kinds_are_refused() -> None:
         tweedie(torch.zeros(1, 1), torch.zeros(1, 1), 0.5, VP(), "score", "flow")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^function: expected a function of \(x, t\), got float"):
         FunctionModel(1.0, VP())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("sde", "shown"), [("vp", "'vp'"), (VP, "the class VP")])
+def test_what_is_no_process_is_refused(sde: Any, shown: str) -> None:
+    with pytest.raises(ValueError, match=rf"^sde: expected an SDE, got {shown}$"):
+        FunctionModel(lambda x, t: x, sde)
+    with pytest.raises(ValueError, match=rf"^sde: expected an SDE or None, got {shown}$"):
+        GaussianMixture(torch.zeros(1, 2), 1.0, sde=sde)
