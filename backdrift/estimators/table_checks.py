@@ -77,7 +77,7 @@ def check_quantity(what: str, column: Any, booleans: bool) -> None:
                          "TableDensity, which takes categories")  # fmt: skip
     values = np.asarray(column)
     for row, value in enumerate(values.tolist() if values.dtype.kind in "OUST" else []):
-        if isinstance(value, (str, bytes)):
+        if isinstance(value, (str, bytes)) or (isinstance(value, bool) and not booleans):
             raise ValueError(f"{what} holds {value!r} in row {row}, expected numbers; {advice}")
 
 
@@ -132,7 +132,7 @@ def check_columns(name: str, X: Any) -> list[np.ndarray]:
     elif hasattr(X, "get_column"):  # a frame of polars
         columns = [X.get_column(label) for label in X.columns]
     else:
-        array = np.asarray(X)
+        array = _array("X", X)
         if np.iscomplexobj(array):
             raise ValueError(f"{name}: expected real numbers, got complex ones. Complex data not supported")
         if array.ndim == 1 and array.dtype.kind != "O":
@@ -142,6 +142,18 @@ def check_columns(name: str, X: Any) -> list[np.ndarray]:
             )
         columns = list(array.T) if array.ndim == 2 else []
     return columns
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    """An array of what may be lists.
+
+    Raises:
+        ValueError: if lists in it are of different lengths.
+    """
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name}: expected rows of one length, got some of different lengths") from None
 
 
 def check_numbers(what: str, column: Any, missing: bool = False, rows: np.ndarray | None = None) -> None:
@@ -247,7 +259,7 @@ def check_targets(y: Any) -> None:
     refuse_masked("y", y)
     dtypes = getattr(y, "dtypes", None)
     kinds = [] if dtypes is None else [str(kind) for kind in (dtypes if hasattr(y, "columns") else [dtypes])]
-    array = np.asarray(y)
+    array = _array("y", y)
     if "category" in kinds or "bool" in kinds or "boolean" in kinds or array.dtype.kind == "b":
         raise ValueError("y: expected numbers, got categories or booleans; classes are for a classifier, and have no "
                          "density")  # fmt: skip
