@@ -22,7 +22,12 @@ def compared(value: float) -> Comparison:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(0.5, "as near to the test set as training"), (2.0, "farther from the test set")]
+    ("value", "said"),
+    [
+        (0.5, "as near to the test set as training"),
+        (0.5, "two standard errors: the squared distances differ by 0.9 of them"),  # 0.4/(0.3 sqrt(2))
+        (2.0, "farther from the test set"),
+    ],
 )
 def test_solvers_are_held_against_the_training_set(value: float, said: str) -> None:
     table = {("Adams", nfe): compared(value if nfe == 20 else 100.0) for nfe in (10, 20, 50)}
