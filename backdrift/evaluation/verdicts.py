@@ -36,8 +36,8 @@ def of_solvers(floor: Comparison, table: dict[tuple[str, int], Comparison]) -> s
     if gap <= 2 * error:
         return (
             f"Samples of `{name}` with {nfe} evaluations are as near to the test set as training samples are, within "
-            f"two standard errors: the squared distances differ by {gap / max(error, 1e-300):.1f} of them. The fewer samples there "
-            "are, the larger a difference stays unseen."
+            f"two standard errors: the squared distances differ by {gap / max(error, 1e-300):.1f} of them. The fewer "
+            "samples there are, the larger a difference stays unseen."
         )
     return (
         f"Samples of `{name}` with {nfe} evaluations are farther from the test set than training samples are, by "
