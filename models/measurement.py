@@ -11,6 +11,19 @@ from torch import Tensor
 
 from backdrift.models.operators import LinearOperator
 from backdrift.models.whitened import Whitened, whitened
+from backdrift.sde.tensor_checks import require_finite
+
+
+def require_value(value: Tensor) -> None:
+    """Raise unless what was measured is a tensor of finite numbers.
+
+    Raises:
+        TypeError: if it is not a tensor.
+        ValueError: if a number is infinite or missing (NaN).
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"value: expected a tensor, got {type(value).__name__}")
+    require_finite("value", value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,14 +33,16 @@ class Measurement:
     Args:
         operator: A. It maps samples `[batch, ...]` to measurements `[batch, ...]`.
         value: y, one for all samples, or one for each along a first axis. Without that axis it is shaped like one
-            measurement.
+            measurement. What was not measured is not in it: the operator leaves it out, as a `Mask` does.
         std: the standard deviation of independent noise, a number or a tensor shaped like one measurement. 0 stands for
             exact values.
         covariance: R, `[m, m]` for m flattened components, in place of `std` where the noise is correlated.
 
     Raises:
-        ValueError: if `value` is not shaped like a measurement, both or neither of `std` and `covariance` are given, a
-            standard deviation is negative, or `covariance` has another shape or is not symmetric and positive.
+        TypeError: if `value` is not a tensor.
+        ValueError: if `value` is not finite or not shaped like a measurement, both or neither of `std` and `covariance`
+            are given, a standard deviation is negative, or `covariance` has another shape or is not symmetric and
+            positive.
     """
 
     operator: LinearOperator
@@ -36,6 +51,7 @@ class Measurement:
     covariance: Tensor | None = None
 
     def __post_init__(self) -> None:
+        require_value(self.value)
         shape = self.shape
         if tuple(self.value.shape) != shape and tuple(self.value.shape[1:]) != shape:
             raise ValueError(

@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
+from backdrift.models.measurement import require_value
 from backdrift.models.operators import LinearOperator
 from backdrift.sde.checks import require_positive
 
@@ -27,10 +28,12 @@ class DifferentiableMeasurement(ABC):
         value: y, one for all samples, or one for each along a first axis. Without that axis it is shaped like one mean.
 
     Raises:
-        ValueError: if `value` is not shaped like a mean.
+        TypeError: if `value` is not a tensor.
+        ValueError: if `value` is not finite, or not shaped like a mean.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], shape: Sequence[int], value: Tensor) -> None:
+        require_value(value)
         self.function, self.sample_shape, self.value = function, tuple(int(n) for n in shape), value
         with torch.no_grad():
             self.shape = tuple(function(torch.zeros(1, *self.sample_shape, dtype=value.dtype)).shape[1:])

@@ -300,7 +300,14 @@ def _place(
     dtype = own_dtype if dtype is None else dtype
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating-point one, such as torch.float32, got {dtype!r}")
+    if device is None:
+        return own_device, dtype
     try:
-        return own_device if device is None else torch.device(device), dtype
+        place = torch.device(device)
     except (RuntimeError, TypeError):
         raise ValueError(f"device: expected the name of one, such as 'cpu' or 'cuda', got {device!r}") from None
+    try:
+        torch.empty(0, device=place)
+    except (AssertionError, NotImplementedError, RuntimeError):  # what torch raises depends on the device
+        raise ValueError(f"device: expected one that is there, got {device!r}, which torch does not find") from None
+    return place, dtype

@@ -71,6 +71,11 @@ def starts_and_models() -> list[Call]:
         Call("dtype of integers", lambda: draw(own, ddim, (3, 2), dtype=torch.long), "dtype: "),
         Call("dtype as text", lambda: draw(own, ddim, (3, 2), dtype="float32"), "dtype: "),  # type: ignore[call-overload]
         Call("no device", lambda: draw(own, ddim, (3, 2), device="nowhere"), "device: "),
+        Call(
+            "a device that is not there",
+            lambda: draw(own, ddim, (3, 2), device="xpu:7"),
+            "device: expected one that is there",
+        ),
         Call("solver by name", lambda: draw(own, "ddim", (3, 2)), "solver: "),  # type: ignore[call-overload]
         Call("solver as a class", lambda: draw(own, solvers.DDIM, (3, 2)), "solver: "),  # type: ignore[call-overload]
         Call("model as a class", lambda: draw(GaussianMixture, ddim, (3, 2)), "model: "),  # type: ignore[call-overload]

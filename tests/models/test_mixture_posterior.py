@@ -146,6 +146,10 @@ def test_what_is_wrong_is_named() -> None:
         prior.given(Measurement(Projection(draws(2, 5)), draws(2), std=0.1))
     with pytest.raises(ValueError, match=r"^value: expected shape \[2\]"):
         Measurement(Projection(draws(2, 4)), draws(3), std=0.1)
+    with pytest.raises(ValueError, match=r"^value: expected finite numbers, got nan"):
+        Measurement(Projection(draws(2, 4)), torch.tensor([1.0, torch.nan]), std=0.1)
+    with pytest.raises(TypeError, match=r"^value: expected a tensor, got list"):
+        Measurement(Projection(draws(2, 4)), [1.0, 2.0], std=0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^std: expected either std or covariance"):
         Measurement(Projection(draws(2, 4)), draws(2))
     with pytest.raises(ValueError, match=r"^covariance: expected a symmetric positive matrix"):

@@ -137,6 +137,8 @@ def test_what_is_wrong_is_named() -> None:
     y = torch.ones(1).double()
     with pytest.raises(ValueError, match=r"value: expected shape \[1\]"):
         NonlinearMeasurement(cubed, (1,), torch.ones(3, 2).double(), std=1.0)
+    with pytest.raises(ValueError, match=r"^value: expected finite numbers, got inf"):
+        NonlinearMeasurement(cubed, (1,), y / 0, std=1.0)
     with pytest.raises(ValueError, match="std: expected a positive number"):
         NonlinearMeasurement(cubed, (1,), y, std=0.0)
     with pytest.raises(ValueError, match="gain"):
