@@ -46,7 +46,7 @@ def main(config: DictConfig) -> None:
     except BaseException:
         run.discard()
         raise
-    files = (str(run.path / name) for name in ("report.md", "trace.png", "density.png"))
+    files = (str(run.path / name) for name in ("report.md", "report.html", "trace.png", "density.png"))
     print("\n".join([outcome(chains, sampler), *warnings(chains, sampler), *files]))
 
 

@@ -17,4 +17,4 @@ def main(config: DictConfig) -> None:
     """
     device, run = device_named(config.device), Run.open(config.run, config.trust, config.data.changed)
     report.write(run, device)
-    print(run.path / "report.md")
+    print(run.path / "report.md", run.path / "report.html", sep="\n")

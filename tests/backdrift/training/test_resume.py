@@ -208,6 +208,7 @@ def test_the_report_of_a_stopped_run_is_written(monkeypatch, capsys):
     assert not (path / "report.md").exists()
     capsys.readouterr()
     assert main(["report", f"run={path}"]) == 0
-    assert str(path / "report.md") in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert str(path / "report.md") in said and str(path / "report.html") in said
     text = (path / "report.md").read_text()
     assert "25 steps" in text and "## Likelihood" in text
