@@ -244,6 +244,8 @@ def test_bad_input_is_refused_by_name() -> None:
         evolve(VP(), -np.ones(10), [0, 1], cells)
     with pytest.raises(ValueError, match="times: "):
         evolve(VP(), np.ones(10), [0, 1, 0.5], cells)
+    with pytest.raises(ValueError, match="times: "):
+        evolve(VP(), np.ones(10), [0, 0.5, 0.5], cells)
     with pytest.raises(ValueError, match='expected ends="reflecting"'):
         stationary(VP(), Cells((-1, 1), 10, "open"))
     nearly_one_noise = LinearSDE([[-1.0, 0.0], [0.0, -1.0]], [[1.0, 0.0], [3.0, 0.1]])

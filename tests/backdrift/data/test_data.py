@@ -104,6 +104,14 @@ def test_points_lie_where_their_density_is():
     assert torch.allclose(upper.norm(dim=1), torch.ones(len(upper)), atol=1e-6)
 
 
+@pytest.mark.parametrize("made", [Digits, Mnist5k, Moons])
+def test_a_seed_that_numpy_does_not_take_is_refused(made):
+    """Those from 0 to 2^32 - 1 are taken."""
+    for wrong in (-1, 2**32):
+        with pytest.raises(ValueError, match=f"^seed: expected an integer from 0 to 4294967295, got {wrong}$"):
+            made(seed=wrong)
+
+
 def test_split_keeps_every_sample_once():
     values, labels = torch.arange(50.0)[:, None], torch.arange(50)
     train, test, train_labels, test_labels = split(values, labels, 0.2, seed=3)

@@ -171,6 +171,18 @@ def test_a_coarser_estimate_is_the_difference_from_every_second_node(
     assert torch.equal(found.nfe, alone.nfe + coarse.nfe + 1)  # and one for the prior
 
 
+def test_the_coarser_solve_of_an_odd_number_of_steps_ends_with_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nodes 0 to 5 it takes 0, 2, 4 and 5."""
+    monkeypatch.setattr(fixed_path, "ROUGH", 0.0)
+    model = mixture(VP(), dim=2)
+    x = states(model, 5)
+    given: dict[str, Any] = {"probes": "exact", "divergences": "every", "eps": 0.001}
+    nodes = (1.0, 0.5, 0.2, 0.05, 0.01, 0.001)  # number 0 is the last, at the data
+    found = log_likelihood(model, x, steps=5, grid=nodes, estimate_error="coarser", **given)
+    coarse = log_likelihood(model, x, steps=3, grid=(1.0, 0.5, 0.05, 0.001), estimate_error=False, **given)
+    torch.testing.assert_close(found.solver_error, (found.log_prob - coarse.log_prob).abs(), rtol=1e-9, atol=1e-9)
+
+
 def test_a_coarser_estimate_of_adaptive_steps_has_looser_tolerances() -> None:
     """It costs at most 0.6 times what a finer one costs, and covers the true error of 95% of 200 samples."""
     model = mixture(VP(), dim=3)
