@@ -106,13 +106,31 @@ class Step(Protocol):
         """x_s for draws z, what the guide says there, and the change of the log-weight, `[batch]`."""
 
 
-class IsotropicStep:
-    """Kernels N(mu(x, D), v I), with proposals N(mu(x, D_y), v I)."""
+def _models_of(model: Denoises, owners: Tensor) -> list[Denoises]:
+    """The model of each observation, for `PILOTS` states; one for all where it holds nothing for each particle."""
+    firsts = [int((owners == number).nonzero()[0]) for number in range(int(owners.max()) + 1)]
+    own = [select(model, torch.full((PILOTS,), first)) for first in firsts]
+    return own[:1] if own[0] is model else own
 
-    def __init__(self, guide: Twists, shape: tuple[int, ...], times: Tensor, chunk: int | None = None) -> None:
+
+class IsotropicStep:
+    """Kernels N(mu(x, D), v I), with proposals N(mu(x, D_y), v I).
+
+    Args:
+        guide: for all particles.
+        shape: of one sample.
+        times: of the chain, which fall.
+        chunk: particles that the guide is asked for at once, or None.
+        owners: the observation of each particle, `[batch]`, in their order. Each may have a model of its own, given a
+            condition, and so has variances of its own. They do not depend on the other observations.
+    """
+
+    def __init__(self, guide: Twists, shape: tuple[int, ...], times: Tensor, chunk: int | None, owners: Tensor) -> None:
         self.guide, self.chunk = guide, chunk
-        stds = kernel_variances(guide.model, shape, times).sqrt()
-        self.stds = dict(zip(times[:-1].tolist(), stds.tolist(), strict=True))
+        models = _models_of(guide.model, owners)
+        stds = torch.stack([kernel_variances(model, shape, times).sqrt() for model in models], dim=1)
+        each = stds if len(models) == 1 else stds[:, owners]
+        self.stds = dict(zip(times[:-1].tolist(), each.reshape(*each.shape, *(1 for _ in shape)), strict=True))
 
     def look(self, x: Tensor, t: Tensor) -> Twist:
         return in_chunks(lambda guide, z: guide.twist(z, t.to(z)), self.guide, self.chunk, x)
@@ -127,7 +145,7 @@ class IsotropicStep:
         return kick().unsqueeze(0)
 
     def __call__(self, x: Tensor, at: Twist, t: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Twist, Tensor]:
-        sde, std = self.guide.sde, self.stds[float(t)]
+        sde, std = self.guide.sde, self.stds[float(t)].to(x)
         mean = sde.bridge(x, at.guided, s.to(x), t.to(x))[0]
         plain = sde.bridge(x, at.denoised, s.to(x), t.to(x))[0]
         z = z[0]

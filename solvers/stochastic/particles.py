@@ -217,8 +217,8 @@ class _Chain:
         self.groups, self.particles, self.threshold = observations * runs, particles, threshold
         self.kernel, self.rank, self.moves, self.chunk = kernel, rank, moves, chunk
         self.shape, self.seed, self.first = shape, seed, first * runs
-        owners = torch.arange(observations).repeat_interleave(runs * particles)
-        self.guide: Twists = select(guide, owners)
+        self.owners = torch.arange(observations).repeat_interleave(runs * particles)
+        self.guide: Twists = select(guide, self.owners)
         self.device, self.dtype = place_of(guide)
 
     def run(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -260,7 +260,7 @@ class _Chain:
             return FullStep(self.guide, self.chunk)
         if self.kernel == "low_rank":
             return LowRankStep(self.guide, self.shape, self.rank, self.chunk)
-        return IsotropicStep(self.guide, self.shape, times, self.chunk)
+        return IsotropicStep(self.guide, self.shape, times, self.chunk, self.owners)
 
     def _resampled(self, log_w: Tensor, log_mean: Tensor, normal: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Weights, means and the particles to go on with, after groups with few effective particles are resampled."""
