@@ -94,6 +94,9 @@ class SDE(ABC):
     has_velocity: bool = False
     time_power: int = 1
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(T={float(self.T):g})"
+
     @functools.cached_property
     def eps(self) -> float:
         """The time at which solvers stop, near the data at 0. It is 0 unless the process says otherwise."""

@@ -11,6 +11,9 @@ from torch import Tensor
 from backdrift.data.outliers import column_name
 from backdrift.data.units import MOST_LEVELS, Units
 
+DEBIAN = Path("/usr/share/datasets")
+"""Where Debian's packages dataset-* put their files, each in a folder of its own."""
+
 LARGEST = 1e15
 """The largest magnitude of a component of x. The loss squares it in float32, which ends at 3e38."""
 
@@ -18,7 +21,8 @@ LARGEST = 1e15
 def check_exists(path: Path) -> None:
     """There is a file or a folder at `path`; otherwise `FileNotFoundError`."""
     if not path.exists():
-        raise FileNotFoundError(f"path={path}: there is no such file or folder")
+        debian = f"; apt install dataset-{path.name} puts it there" if path.parent == DEBIAN else ""
+        raise FileNotFoundError(f"path={path}: there is no such file or folder{debian}")
 
 
 def check_shapes(name: str, train: Tensor, test: Tensor) -> None:

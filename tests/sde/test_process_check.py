@@ -36,6 +36,11 @@ def test_a_right_process_has_no_fault(sde: SDE) -> None:
     report = check(sde)
     assert report, str(report)
     assert {finding.method for finding in report.findings} >= {"drift", "diffusion", "noise_divergence"}
+    assert str(report).startswith(type(sde).__name__)
+
+
+def test_a_process_of_the_user_s_own_is_named_by_its_class() -> None:
+    assert repr(Planar()) == "Planar(T=1)"
 
 
 def wrong(**methods: Any) -> SDE:

@@ -267,6 +267,11 @@ def test_images_of_mixed_sizes_are_refused(tmp_path):
         Files(str(tmp_path))
 
 
+def test_a_data_set_of_debian_that_is_not_there_names_its_package():
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder; apt install dataset-nowhere puts it there$"):
+        Files("/usr/share/datasets/nowhere")
+
+
 def test_levels_must_hold():
     with pytest.raises(ValueError, match="expected whole numbers from 0 to 3"):
         Data(torch.tensor([[0.0], [4.0]]), torch.zeros(2, 1), levels=4)
