@@ -115,7 +115,7 @@ class ClassProbabilities(TypedDict):
 class Likelihood(OfRun):
     compile: bool
     split: Split
-    n: Several | None
+    n: Annotated[int, Range(least=1)] | None
     weights: Weights
     label: NonNegativeCount | Text | None
     condition: Group

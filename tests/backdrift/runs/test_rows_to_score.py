@@ -49,8 +49,10 @@ def test_a_row_alone_has_the_value_that_it_has_among_others(run: Run, capsys: py
     three, one = (rows(run.path / f"likelihood-data-{name}.npy") for name in ("three", "one"))
     np.testing.assert_allclose(float(one[0]["log_prob_nats"]), float(three[0]["log_prob_nats"]), rtol=1e-6)
     assert "row" not in one[0] and "nan" not in capsys.readouterr().out
-    assert main(["likelihood", f"run={run.path}", "data.path=three.npy", "n=2", *EXACT]) == 0
-    assert len(rows(run.path / "likelihood-data-three.npy-2")) == 2
+    for n in (1, 2):
+        assert main(["likelihood", f"run={run.path}", "data.path=three.npy", f"n={n}", *EXACT]) == 0
+        again = rows(run.path / f"likelihood-data-three.npy-{n + 1}")
+        assert [row["log_prob_nats"] for row in again] == [row["log_prob_nats"] for row in three[:n]]
 
 
 @pytest.mark.parametrize(
