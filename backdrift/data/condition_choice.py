@@ -147,6 +147,8 @@ class FileCondition:
             raise type(error)(f"condition.{advice_in('condition', str(error))}") from error
         for note in samples.notes:
             print(f"condition: {path.name}: {advice_in('condition', note)}")
+        if samples.labels is not None:
+            print(f"condition: {path.name}: its classes are not used; condition=label takes those of the data")
         return samples
 
     def of(self, data: Data) -> Data:

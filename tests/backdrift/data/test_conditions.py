@@ -228,3 +228,10 @@ def test_conditions_outside_those_of_training_are_told(tmp_path: Path, capsys: p
     far[1, 1, 2, 0] = -7.0
     said_of = Conditions.of(pictures, pictures, "p").card.outside(far, ["a.png", "b.png", "c.png", "d.png", "e.png"])
     assert said_of is not None and "1 of 5 conditions" in said_of and "b.png, with -7 for channel 2" in said_of
+
+
+def test_classes_beside_conditions_are_said_to_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "c.npz", x=np.random.default_rng(0).normal(size=(6, 2)), y=np.arange(6) % 2)
+    assert FileCondition(tmp_path / "c.npz").read().values.shape == (6, 2)
+    said = "condition: c.npz: its classes are not used; condition=label takes those of the data\n"
+    assert capsys.readouterr().out == said
