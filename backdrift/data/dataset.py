@@ -99,6 +99,7 @@ class Data:
         self.order: tuple[Tensor, Tensor] | None = None
         self.places: tuple[int | str, ...] | None = None
         self._told: list[str] = []
+        self._silent = False
         self.train, self.test = train, test
         self.train_labels, self.test_labels = train_labels, test_labels
         self.train_weights: Tensor | None = None
@@ -148,8 +149,8 @@ class Data:
             self._tell(f"data: {name}: {transform.told(self.columns)}; data.transform=none leaves them as they are")
 
     def _tell(self, line: str) -> None:
-        """Print a line, unless it has been printed of this data set."""
-        if line not in self._told:
+        """Print a line, unless it has been printed of this data set or of the one that it is a part of."""
+        if line not in self._told and not self._silent:
             print(line)
         self._told = [*self._told, line]
 
@@ -207,6 +208,7 @@ class Data:
         other = self.conditioned_on(conditions)
         other.train, other.test = self.train[:, rest], self.test[:, rest]
         other.columns = None if self.columns is None else tuple(self.columns[number] for number in rest)
+        other._silent = True  # what there is to tell of a column was told of the whole table, with its number there
         other._measure(self.levels, self._may_map)
         return other
 

@@ -182,6 +182,10 @@ class Run:
         """
         return self._data
 
+    def hold(self, data: Data) -> None:
+        """Take a data set that is loaded already, as a training has it, for `data`."""
+        self._data = data
+
     @functools.cached_property
     def _data(self) -> Data:
         data = load_data(self.config)

@@ -213,6 +213,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             path = [Run.create(self.config, self.data.card).path]
         run = Run(broadcast_object_list(path)[0], self.config, self.data.card)
+        run.hold(self.data)
         if self.precision_trial is not None:
             run.note(self.precision_trial)
         return run

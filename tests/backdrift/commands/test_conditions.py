@@ -194,3 +194,13 @@ def test_wrong_conditions_are_refused_by_name(
     words = command.replace("{data}", data).replace("{run}", str(tiny.path)).replace("{plain}", str(plain)).split()
     assert main(words) == 1
     assert message in capsys.readouterr().err
+
+
+def test_what_is_assumed_of_a_table_is_told_once(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the whole table, with the numbers that its columns have there, and not again of the rest of its columns."""
+    table = np.random.default_rng(0).lognormal(1.0, 2.0, size=(60, 3))
+    np.savetxt("t.csv", table, delimiter=",", header="a,b,c", comments="")
+    line = ["data=array", "data.path=t.csv", "condition=columns", "condition.columns=[a]", *TINY]
+    assert main(["train", *line]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "monotone map" in line]
+    assert len(said) == 1 and "column 3 ('c')" in said[0]
