@@ -57,23 +57,26 @@ def most_and_least_likely(
         values: their likelihoods, `[m]`.
         unit: of the values.
         most_is: whether the most likely samples have "low" values (bits/dim) or "high" ones (log-densities).
-        n: how many samples are drawn at either end; at most half of the set.
+        n: how many samples are drawn at either end; at most half of the set. A single sample is drawn once.
         columns: the names of the components of vectors.
     """
     order = values.argsort(descending=most_is == "high")
-    n = min(n, len(order) // 2)
+    n = min(n, max(1, len(order) // 2))
     groups = {f"most likely ({unit})": order[:n], f"least likely ({unit})": order.flip(0)[:n]}
+    if len(order) == 1:
+        groups = {f"one sample ({unit})": order}
     kind = x.ndim - 1
     if kind == 1:
         return _marked(to_array(x), to_array(values), unit, columns)
-    figure = Figure(figsize=(0.85 * n + 0.4, 3.2), dpi=DPI)
+    rows = len(groups)
+    figure = Figure(figsize=(max(0.85 * n + 0.4, 2.8), 1.6 * rows), dpi=DPI)
     largest = max(float(values[chosen].abs().max()) for chosen in groups.values())
     decimals = max(0, 2 - math.floor(math.log10(max(largest, 1.0))))  # three digits of the largest, for all
-    for half, (title, chosen) in enumerate(groups.items()):
-        bottom = 0.5 * (1 - half)
-        figure.text(0.02, bottom + 0.42, title, fontsize=11)
+    for row, (title, chosen) in enumerate(groups.items()):
+        bottom = 1 - (row + 1) / rows
+        figure.text(0.02, bottom + 0.84 / rows, title, fontsize=11)
         for i, index in enumerate(chosen.tolist()):
-            axes = figure.add_axes((0.02 + i * 0.97 / n, bottom + 0.09, 0.88 / n, 0.3))
+            axes = figure.add_axes((0.02 + i * 0.97 / n, bottom + 0.18 / rows, 0.88 / n, 0.6 / rows))
             if kind == 3:
                 axes.imshow(to_image(x[index]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             else:

@@ -80,7 +80,7 @@ def test_likelihood_writes_a_row_a_sample(run: Run, capsys: pytest.CaptureFixtur
         ),
         ("sample weights=best", "weights: expected one of ema, model, got 'best'"),
         ("likelihood split=validation", "split: expected one of train, test, got 'validation'"),
-        ("likelihood n=1", "n: expected an integer of at least 2 or null, got 1"),
+        ("likelihood n=0", "n: expected a positive integer or null, got 0"),
         ("likelihood likelihood.probes=0", "likelihood.probes: expected a positive integer, 'exact' or null, got 0"),
     ],
 )

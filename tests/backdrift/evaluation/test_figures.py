@@ -100,6 +100,14 @@ def test_most_likely_come_first_whichever_way_the_unit_runs() -> None:
     assert shown("high") == ["4.00", "3.00", "1.00", "2.00"]
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12), (2,)])
+def test_a_single_sample_is_drawn_once(shape: tuple[int, ...]) -> None:
+    figure = figures.most_and_least_likely(data(shape, 1), torch.tensor([3.0]), "unit")
+    if len(shape) > 1:
+        assert [axes.get_title() for axes in figure.axes] == ["3.00"]
+    check_text(figure)
+
+
 def table(n: int = 400) -> Tensor:
     """Seven columns in odd units. Columns 2, 3, 5 and 6 follow one hidden number, and the others are independent.
 
