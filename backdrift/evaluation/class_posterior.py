@@ -18,6 +18,7 @@ from backdrift.evaluation.metrics import Estimate
 from backdrift.runs.provenance import Provenance
 from backdrift.runs.unfinished import Batch
 from backdrift.solvers import ClassPosterior, class_posterior
+from backdrift.solvers.confidence import counted
 from backdrift.solvers.model import place_of
 
 STAGE = "classes"
@@ -95,7 +96,7 @@ class Classified:
         own = found.log_odds_error.gather(1, self.predicted.unsqueeze(1))
         integrator = ", ".join(f"{name} {value}" for name, value in self.settings.items() if value is not None)
         text = (
-            f"{n} samples; {found.nfe} NFE each by {METHODS[found.by]} ({integrator}); "
+            f"{counted(n)}; {found.nfe} NFE each by {METHODS[found.by]} ({integrator}); "
             f"median error of the log-odds of the most probable class {float(own.median()):.2g} nats; "
             f"{100 * self.undecided():.1f}% of the samples undecided within their errors"
         )

@@ -10,6 +10,7 @@ from backdrift.data.card import DataCard
 from backdrift.models.accepted_condition import AcceptedCondition
 from backdrift.models.conditions import Label
 from backdrift.runs.provenance import Provenance
+from backdrift.solvers.confidence import counted
 
 USE = {
     "safetensors": '''```python
@@ -145,7 +146,7 @@ def _figures(file: Path) -> str:
     likelihood = report["likelihood"]
     number = _with_error(likelihood)
     lines = [
-        f"Test set of {likelihood['samples']} samples: {number} {likelihood['unit']} ({likelihood['settings']}). "
+        f"Test set of {counted(likelihood['samples'])}: {number} {likelihood['unit']} ({likelihood['settings']}). "
         "± is a standard error.",
         "",
         "| solver | evaluations | squared MMD to the test set |",

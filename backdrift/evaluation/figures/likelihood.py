@@ -20,6 +20,7 @@ from backdrift.evaluation.figures.drawing import (
     to_array,
     to_image,
 )
+from backdrift.solvers.confidence import counted
 
 
 def likelihood_histogram(values: Mapping[str, Tensor], unit: str) -> Figure:
@@ -95,5 +96,5 @@ def _marked(x: np.ndarray, values: np.ndarray, unit: str, columns: Sequence[str]
     shown = axes.scatter(points[:, 0], y, c=values, s=10, cmap="viridis", lw=0)
     figure.colorbar(shown, label=axis_label(unit))
     axes.set(xlabel=labels[0], ylabel=labels[1] if len(labels) > 1 else axis_label(unit))
-    axes.set_title(f"likelihoods of {len(x)} samples", fontsize=11)
+    axes.set_title(f"likelihoods of {counted(len(x))}", fontsize=11)
     return figure
