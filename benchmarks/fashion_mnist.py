@@ -1,7 +1,7 @@
 """Fashion-MNIST on one card in ten minutes: bits/dim, KID at 5, 10 and 20 evaluations, a grid, and pictures a second.
 
     python benchmarks/fashion_mnist.py --path FOLDER        # results/fashion_mnist_gpu.{md,png}
-    python benchmarks/fashion_mnist.py --path FOLDER --steps 20 --scored 4 --samples 600 --to /tmp/tried    # on a CPU
+    python benchmarks/fashion_mnist.py --path FOLDER --steps 20 --scored 4 --samples 600 --to tried    # on a CPU
 
 FOLDER holds the IDX files of the Debian package dataset-fashion-mnist.
 

@@ -109,7 +109,7 @@ class ConditionCard:
         """
         if self.least is None or self.greatest is None:
             return None
-        numbers = values.double().movedim(1, 0).flatten(2) if values.ndim > 2 else values.double().T.unsqueeze(2)
+        numbers = values.double().movedim(1, 0).reshape(self.size, len(values), -1)  # with the pixels of a channel last
         least, greatest = (values.new_tensor(ends).double().reshape(-1, 1, 1) for ends in (self.least, self.greatest))
         beyond = torch.maximum(least - numbers, numbers - greatest).nan_to_num(-math.inf) / (greatest - least)
         if not bool((beyond > 0.1).any()):

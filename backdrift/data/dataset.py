@@ -99,7 +99,6 @@ class Data:
         self.order: tuple[Tensor, Tensor] | None = None
         self.places: tuple[int | str, ...] | None = None
         self._told: list[str] = []
-        self._silent = False
         self.train, self.test = train, test
         self.train_labels, self.test_labels = train_labels, test_labels
         self.train_weights: Tensor | None = None
@@ -114,8 +113,8 @@ class Data:
         self._may_map = transform == "auto" and train.ndim == 2
         self._measure(levels, self._may_map)
 
-    def _measure(self, levels: int | None, may_map: bool) -> None:
-        """Set the units and the standard deviation; tell of outliers and maps.
+    def _measure(self, levels: int | None, may_map: bool, tells: bool = True) -> None:
+        """Set the units and the standard deviation; tell of outliers and maps, if it `tells`.
 
         Raises:
             ValueError: if a column has one value, or values are too large or too small to square.
@@ -143,14 +142,16 @@ class Data:
         if levels is None:
             for split, values in (("training", train), ("test", self.test)):
                 check_magnitude(name, split, values, self.units, self.columns)
+        if not tells:
+            return
         for found in outliers:
             self._tell(f"data: {found.told(name, self.columns, len(train), found.feature in mapped)}")
         if transform is not None and transform.told(self.columns):
             self._tell(f"data: {name}: {transform.told(self.columns)}; data.transform=none leaves them as they are")
 
     def _tell(self, line: str) -> None:
-        """Print a line, unless it has been printed of this data set or of the one that it is a part of."""
-        if line not in self._told and not self._silent:
+        """Print a line, unless it has been printed of this data set."""
+        if line not in self._told:
             print(line)
         self._told = [*self._told, line]
 
@@ -208,8 +209,8 @@ class Data:
         other = self.conditioned_on(conditions)
         other.train, other.test = self.train[:, rest], self.test[:, rest]
         other.columns = None if self.columns is None else tuple(self.columns[number] for number in rest)
-        other._silent = True  # what there is to tell of a column was told of the whole table, with its number there
-        other._measure(self.levels, self._may_map)
+        # What there is to tell of a column was told of the whole table, with its number there.
+        other._measure(self.levels, self._may_map, tells=False)
         return other
 
     @property

@@ -21,7 +21,7 @@ from backdrift.estimators.conditional_mixture import ConditionalMixture
 from backdrift.estimators.flow_density import FlowDensity
 from backdrift.estimators.quantile_rule import quantile_rule, rank_probability_score
 from backdrift.estimators.stacking import Rows, Stacking, stacked
-from backdrift.estimators.table_checks import check_targets, numbers_of
+from backdrift.estimators.table_checks import check_targets, numbers_of, require_order
 from backdrift.estimators.whitening import LEAST_SPREAD, whitening
 from backdrift.sde.checks import require_number
 
@@ -189,11 +189,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         """New targets, `[n, n_targets]`."""
         check_targets(y)
         names = list(map(str, getattr(y, "columns", ())))
-        if names and self._target_names and names != self._target_names:
-            raise ValueError(
-                f"y: expected the targets of the fit in their order, {', '.join(self._target_names[:8])}, got "
-                f"{', '.join(names[:8])}"
-            )
+        require_order("y", names or None, self._target_names, "targets")
         y = np.ascontiguousarray(check_array(y, dtype=np.float64, ensure_2d=False, input_name="y"))
         if len(y) != len(X):
             raise ValueError(f"y: expected targets for each of the {len(X)} rows of X, got {len(y)}")

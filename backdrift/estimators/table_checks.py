@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, time, timedelta
 from typing import Any
 
@@ -54,9 +55,20 @@ def check_labels(estimator: Any, X: Any, reset: bool) -> None:
     if reset:
         estimator._labels = labels
     fitted = getattr(estimator, "_labels", [])
-    if labels and fitted and labels != fitted and not all(isinstance(label, str) for label in X.columns):
+    if not all(isinstance(label, str) for label in getattr(X, "columns", ())):
+        require_order("X", labels or None, fitted or None)
+
+
+def require_order(name: str, labels: Sequence[str] | None, fitted: Sequence[str] | None, what: str = "columns") -> None:
+    """Refuse names that are not those of the fit in their order. None stands for no names, of which nothing is known.
+
+    Raises:
+        ValueError: which says what they are.
+    """
+    if labels is not None and fitted is not None and list(labels) != list(fitted):
         raise ValueError(
-            f"X: expected the columns of the fit in their order, {', '.join(fitted[:8])}, got {', '.join(labels[:8])}"
+            f"{name}: expected the {what} of the fit in their order, {', '.join(fitted[:8])}, got "
+            f"{', '.join(labels[:8])}"
         )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from backdrift.evaluation.batchwise import is_out_of_memory
 from backdrift.evaluation.metrics import Estimate
 from backdrift.models import diagnose_score
 from backdrift.models.score_diagnostics import Diagnosis, ProbeCount, Size
@@ -54,7 +54,7 @@ def section(model: HasScore, x0: Tensor) -> str:
     try:
         rows = diagnose_score(model, x0, probes=probes_for(x0[0].numel())).rows
     except RuntimeError as error:  # NotImplementedError among them; torch has no type of its own for it
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         return (
             "## Score\n\nThe score is not checked: the checks differentiate the network in forward mode, which torch "

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import issparse
 from torch import Tensor
 
-from backdrift.estimators.table_checks import LARGEST, refuse_masked
+from backdrift.estimators.table_checks import LARGEST, refuse_masked, require_order
 
 
 def numbers(name: str, value: object) -> Tensor:
@@ -76,12 +76,7 @@ def check_labels(name: str, value: object, fitted: tuple[str, ...] | None) -> No
     Raises:
         ValueError: which says what they are.
     """
-    labels = labels_of(value)
-    if labels is not None and fitted is not None and labels != fitted:
-        raise ValueError(
-            f"{name}: expected the columns of the fit in their order, {', '.join(fitted[:8])}, got "
-            f"{', '.join(labels[:8])}"
-        )
+    require_order(name, labels_of(value), fitted)
 
 
 def parameter_rows(name: str, value: object) -> Tensor:
