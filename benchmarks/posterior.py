@@ -15,8 +15,8 @@ All get the same closed-form denoiser of a Gaussian mixture (`posterior_problems
 of an observation is their sliced 2-Wasserstein distance to exact posterior samples, divided by the same distance
 between two exact sets: the mean over four sets each. 1 is perfect. A cell is the median over the observations, with a
 bootstrap standard error. Of a method with several settings the best one is taken in each cell, by its result there: an
-oracle, for ours as for the peers. All settings run on the first two observations, and the best three of them on the
-others. `evidence` tells how often the stated 95% interval of log p(y) holds the truth.
+oracle, for ours as for the peers. All settings run on the first two observations. The best three of them that differ
+run on the others. `evidence` tells how often the stated 95% interval of log p(y) holds the truth.
 
 Results are stored as they are made, one line for each observation, and a run that was interrupted goes on where it
 stopped.

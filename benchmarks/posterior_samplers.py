@@ -26,6 +26,13 @@ LARGEST = {"isotropic": 16, "full": 80}
 RANKS = (4, 24)
 """Axes of the kernel "low_rank"."""
 
+SOLVERS: dict[str, Callable[[int], Ancestral | Adams]] = {
+    "": lambda steps: Ancestral(steps=steps, grid="karras"),
+    "log-SNR": lambda steps: Ancestral(steps=steps, grid="log_snr"),
+    "Adams": lambda steps: Adams(steps=steps),
+}
+"""What the guides are solved by, as settings name it. The peers have several schedules and samplers as well."""
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -39,18 +46,19 @@ class Sampler:
 def ours() -> Iterator[Sampler]:
     """The exact posterior's denoiser, guides, DDRM, and particles.
 
-    Guides are solved by ancestral steps on Karras' grid, unless a setting names the deterministic `Adams`.
+    Guides are solved by ancestral steps on Karras' grid, unless a setting names the grid with even steps in log-SNR or
+    the deterministic `Adams`.
     """
 
-    def solved(model: Callable[[Problem], Any], solver: type[Ancestral] | type[Adams]) -> Run:
+    def solved(model: Callable[[Problem], Any], solver: Callable[[int], Ancestral | Adams]) -> Run:
         def run(problem: Problem, steps: int, n: int, seed: int) -> Tensor:
-            return sample(model(problem), solver(steps=steps), x_T=start(problem, n, seed), seed=seed)  # type: ignore
+            return sample(model(problem), solver(steps), x_T=start(problem, n, seed), seed=seed)
 
         return run
 
     for name, setting, model in _guides():
-        yield Sampler(name, setting, solved(model, Ancestral))
-        yield Sampler(name, f"{setting}, Adams".lstrip(", "), solved(model, Adams))
+        for solver_name, solver in SOLVERS.items():
+            yield Sampler(name, ", ".join(filter(None, (setting, solver_name))), solved(model, solver))
 
     def restored(eta: float) -> Run:
         def run(problem: Problem, steps: int, n: int, seed: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -86,12 +87,19 @@ def difference(ours: Cell, theirs: Cell) -> tuple[float, float]:
 
 
 def finalists(found: Iterable[Score], problem: str, steps: int) -> dict[str, list[str]]:
-    """The settings of each method with the least product of ratios on the first observations."""
+    """The settings of each method with the least product of ratios on the first observations.
+
+    Settings that change nothing there count once: the iterations of a solver that needs one, for example.
+    """
     products: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(lambda: 1.0))
     for score in found:
         if (score.problem, score.steps) == (problem, steps) and score.seed < FIRST + SCREENED:
             products[score.name][score.setting] *= score.ratio
-    return {name: sorted(settings, key=settings.__getitem__)[:FINALISTS] for name, settings in products.items()}
+    best = {}
+    for name, settings in products.items():
+        different = {round(math.log(product), 2): setting for setting, product in reversed(settings.items())}
+        best[name] = [different[product] for product in sorted(different)[:FINALISTS]]
+    return best
 
 
 def cells(found: Iterable[Score], problem: str) -> dict[tuple[str, int], Cell]:

@@ -124,6 +124,8 @@ Tolerance = Annotated[float, Range(above=0, below=1)]
 Count = Annotated[int, Range(least=1, most=LARGEST_INTEGER)]
 NonNegativeCount = Annotated[int, Range(least=0, most=LARGEST_INTEGER)]
 Seed = NonNegativeCount
+Seed32 = Annotated[int, Range(least=0, most=2**32 - 1)]
+"""A seed of numpy's older generator, which scikit-learn uses."""
 Text = Annotated[str | int, Filled("text")]
 """A name or a path. One that is a whole number may come as that, as it does from a command line."""
 

@@ -70,6 +70,7 @@ def test_costs_are_those_that_the_guides_state(
 def test_a_cell_takes_the_best_of_the_settings_with_most_observations(modules: dict[str, ModuleType]) -> None:
     scores = modules["scores"]
     rows = {"a": [1.0, 4.0], "b": [2.0, 2.5, 3.0, 3.5], "c": [9.0, 9.0, 1.0, 1.0], "d": [9.0, 9.0], "e": [8.0, 8.0]}
+    rows["a again"] = [1.0, 4.0001]  # the same as "a" to rounding, which takes no place among the best three
     found = [
         scores.Score("grid8", "DPS", setting, 50, scores.FIRST + i, ratio, 0.0)
         for setting, ratios in rows.items()

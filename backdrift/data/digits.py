@@ -9,10 +9,7 @@ import numpy as np
 from backdrift.data.dataset import Data
 from backdrift.data.splits import stratified_split
 from backdrift.sde.arguments import checked
-from backdrift.sde.value_types import Range
-
-Seed32 = Annotated[int, Range(least=0, most=2**32 - 1)]
-"""A seed of numpy's older generator, which scikit-learn uses."""
+from backdrift.sde.value_types import Range, Seed32
 
 
 class Digits(Data):

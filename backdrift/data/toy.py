@@ -11,11 +11,9 @@ from torch import Tensor
 
 from backdrift.data.dataset import Data
 from backdrift.sde.arguments import checked
-from backdrift.sde.value_types import NonNegative, Positive, Range, Seed
+from backdrift.sde.value_types import NonNegative, Positive, Range, Seed, Seed32
 
 Points = Annotated[int, Range(least=2, most=10_000_000)]
-Seed32 = Annotated[int, Range(least=0, most=2**32 - 1)]
-"""A seed of numpy's older generator, which scikit-learn uses."""
 
 
 class Toy(Data):

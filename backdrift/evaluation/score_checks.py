@@ -57,8 +57,8 @@ def section(model: HasScore, x0: Tensor) -> str:
         if is_out_of_memory(error):
             raise
         return (
-            "## Score\n\nThe score is not checked: the checks differentiate the network in forward mode, which torch "
-            f"cannot do for this one ({(str(error).splitlines() or [type(error).__name__])[0]})."
+            "## Score\n\nThe score is not checked: the checks differentiate the network in forward mode, and that "
+            f"failed ({(str(error).splitlines() or [type(error).__name__])[0]})."
         )
     velocity = any(row.residual is None for row in rows)
     head = ["t", "noise", "E score", "1 + E[x . score]/dim", "curl", *([] if velocity else ["Fokker-Planck residual"])]

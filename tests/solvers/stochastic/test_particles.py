@@ -12,6 +12,7 @@ from torch import Tensor
 from backdrift.models import MMPS, GaussianMixture, Measurement, Projection
 from backdrift.sde import VP
 from backdrift.sde.twist import Joint, Twist
+from backdrift.solvers.confidence import student
 from backdrift.solvers.stochastic.particle_steps import kernel_variances
 from backdrift.solvers.stochastic.particles import particles
 from backdrift.solvers.tables.grid import time_grid
@@ -71,6 +72,29 @@ def test_the_evidence_is_that_of_the_chain() -> None:
     error = 4.5 * found.standard_error
     assert float(error.max()) < 0.05 and float((expected - truth).abs().max()) > 0.07
     assert bool(((found.log_evidence - expected).abs() < error).all())
+
+
+def test_the_discretisation_is_the_change_from_half_the_steps() -> None:
+    """Chains of 6 and 12 steps of the same particles, which differ by 0.1 nats and more."""
+    values = torch.tensor([-1.0, 2.5], dtype=torch.float64)
+    guide = MMPS(normal_data(), seen(values[:, None], torch.ones(1, 1).double()), iterations=None)
+    found, halved = (
+        particles(guide, (1,), observations=2, steps=n, seed=2, measure_discretisation=n == 12) for n in (12, 6)
+    )
+    assert float(found.discretisation.abs().min()) > 0.1
+    torch.testing.assert_close(found.discretisation, found.log_evidence - halved.log_evidence)
+    low, high = found.interval()
+    width = student(0.95, torch.full((2,), 7.0)) * found.standard_error + found.discretisation.abs()
+    torch.testing.assert_close(high - found.log_evidence, width)
+    torch.testing.assert_close(found.log_evidence - low, width)
+    assert found.nfe == 13 + 7 and bool(halved.discretisation.isnan().all())
+
+
+def test_one_step_has_no_half() -> None:
+    values = torch.tensor([[1.0]], dtype=torch.float64)
+    guide = MMPS(normal_data(), seen(values, torch.ones(1, 1).double()), iterations=None)
+    with pytest.raises(ValueError, match="steps: expected an integer of at least 2, got 1"):
+        particles(guide, (1,), steps=1, measure_discretisation=True)
 
 
 def test_kernel_variances_are_exact_for_isotropic_normal_data() -> None:
