@@ -29,6 +29,7 @@ RANKS = (4, 24)
 SOLVERS: dict[str, Callable[[int], Ancestral | Adams]] = {
     "": lambda steps: Ancestral(steps=steps, grid="karras"),
     "log-SNR": lambda steps: Ancestral(steps=steps, grid="log_snr"),
+    "angle": lambda steps: Ancestral(steps=steps, grid="angle"),
     "Adams": lambda steps: Adams(steps=steps),
 }
 """What the guides are solved by, as settings name it. The peers have several schedules and samplers as well."""
@@ -46,8 +47,8 @@ class Sampler:
 def ours() -> Iterator[Sampler]:
     """The exact posterior's denoiser, guides, DDRM, and particles.
 
-    Guides are solved by ancestral steps on Karras' grid, unless a setting names the grid with even steps in log-SNR or
-    the deterministic `Adams`.
+    Guides are solved by ancestral steps on Karras' grid, unless a setting names another grid or the deterministic
+    `Adams`.
     """
 
     def solved(model: Callable[[Problem], Any], solver: Callable[[int], Ancestral | Adams]) -> Run:

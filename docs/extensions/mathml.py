@@ -26,7 +26,11 @@ BLANK = '<mspace width="0.167em" />'
 
 
 def mathml(latex: str, display: str) -> str:
-    """A formula of LaTeX as an element of MathML. Several lines are set one under the other, aligned at their `&`."""
+    """A formula of LaTeX as an element of MathML. Several lines are set one under the other, aligned at their `&`.
+
+    An empty line ends a line as well, as it does elsewhere in Sphinx.
+    """
+    latex = re.sub(r"(?:\\\\)?\s*\n\s*\n\s*", r" \\\\ ", latex.strip())
     if re.search(r"\\\\|(?<!\\)&", latex) and r"\begin{" not in latex:
         latex = rf"\begin{{split}} {latex} \end{{split}}"
     made = convert(latex, display=display)

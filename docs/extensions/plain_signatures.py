@@ -1,25 +1,28 @@
 """Shortens signatures: of `Annotated[float, Range(above=0)]` a reader of the site needs `float`.
 
-A protocol has no signature: nobody makes an instance of it.
+A default that is made anew for each instance is shown as `...`. A protocol has no signature: nobody makes an instance
+of it.
 
 What a value may be besides its type stands in the docstring, in `--help`, and in the message that refuses it.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-OPENING = "Annotated["
+OPENING = re.compile(r"~?(?:\w+\.)*Annotated\[")
 
 
 def without_metadata(signature: str) -> str:
-    """The signature with each `Annotated[type, ...]` replaced by its type."""
-    while (start := signature.find(OPENING)) >= 0:
+    """The signature with each `Annotated[type, ...]` replaced by its type, and what is no Python by `...`."""
+    signature = signature.replace("<factory>", "...")
+    while opening := OPENING.search(signature):
         depth, comma, end = 0, 0, len(signature)
-        for k in range(start + len(OPENING), len(signature)):
+        for k in range(opening.end(), len(signature)):
             letter = signature[k]
             if letter == "," and depth == 0 and not comma:
                 comma = k
@@ -27,7 +30,7 @@ def without_metadata(signature: str) -> str:
                 end = k
                 break
             depth += (letter in "([") - (letter in ")]")
-        signature = signature[:start] + signature[start + len(OPENING) : comma] + signature[end + 1 :]
+        signature = signature[: opening.start()] + signature[opening.end() : comma] + signature[end + 1 :]
     return signature
 
 

@@ -128,7 +128,9 @@ def mutual_information(
 ) -> Information:
     r"""I(x_0; x_t) in nats between data and their noised state:
 
-    .. math:: I = \int_{u(t)}^\infty E|x_0 - D|^2 / s^2 \, du = \tfrac12 \int_0^{snr(t)} mmse \, d(snr)
+    .. math::
+        I = \int_{u(t)}^\infty E|x_0 - D|^2 / s^2 \, du
+        = \tfrac12 \int_0^{\mathrm{snr}(t)} \mathrm{mmse} \, d\mathrm{snr}
 
     (Guo, Shamai & Verdú 2005, theorem 1). For Brownian motion this is McAllester's (2023) integral over t' > t of
     E|y - E[y|z(t')]|^2/(2 t'^2), the mean over y and z(t') (his slides have z(t) there). The error of a network is at
@@ -183,7 +185,7 @@ def relative_entropy(
 ) -> Information:
     r"""KL(p | q) in nats of two densities known by their denoisers, from draws of p:
 
-    .. math:: KL = \int E_p|D_p - D_q|^2 / s^2 \, du = \int E_p[|x - D_q|^2 - |x - D_p|^2] / s^2 \, du
+    .. math:: \mathrm{KL} = \int E_p|D_p - D_q|^2 / s^2 \, du = \int E_p[|x - D_q|^2 - |x - D_p|^2] / s^2 \, du
 
     (Verdú 2010). The first form has the smaller variance and takes D_p to be the truth; the second takes neither to be
     so. Both are a mutual information for the right p and q:

@@ -48,6 +48,11 @@ def test_equations_stay_as_they_are(extension: ModuleType, docstring: str, expec
         ("(a: Annotated[list[int], Filled()] | None)", "(a: list[int] | None)"),
         ("(a: Annotated[list[Annotated[int, Range(least=1)]], Filled(), OneOf([1, 2])])", "(a: list[int])"),
         ("(a: dict[str, int])", "(a: dict[str, int])"),
+        (
+            "(a: ~collections.abc.Annotated[~collections.abc.Sequence[~typing.Annotated[str, Filled()]], Filled()])",
+            "(a: ~collections.abc.Sequence[str])",
+        ),
+        ("(a: ~backdrift.sde.Prior = <factory>)", "(a: ~backdrift.sde.Prior = ...)"),
     ],
 )
 def test_signatures_are_short(extension: ModuleType, signature: str, expected: str) -> None:
@@ -76,6 +81,7 @@ def test_formulas_become_mathml(extension: ModuleType) -> None:
     assert "<mfrac><mrow><mi>a</mi></mrow><mrow><mn>2</mn></mrow></mfrac>" in fraction
     assert fraction.startswith("<math")
     two_lines = extension.mathml(r"a &= b \\ c &= d", "block")
+    assert extension.mathml("a &= b\n\nc &= d\n", "block") == two_lines  # an empty line ends a line, as in Sphinx
     assert two_lines.count("<mtr>") == 2
     assert extension.mathml("|x|", "inline").count('lspace="0em" rspace="0em">&#x0007C;</mo>') == 2
     assert "<msup><mi>x</mi><mo" in extension.mathml("x'", "inline")  # a prime is no letter
