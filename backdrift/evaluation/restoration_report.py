@@ -212,7 +212,7 @@ def markdown(found: Restoration, provenance: str, has_picture: bool = False) -> 
         parts = found.weighted
         lines += [
             "",
-            "| observation | log p(y), nats | discretisation, nats | effective sample size |",
+            "| observation | log p(y), nats | its change from half the steps, nats | effective sample size |",
             "| --- | --- | --- | --- |",
         ]
         for k in range(len(parts.log_evidence)):
