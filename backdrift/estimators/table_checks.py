@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.sparse import issparse
 from sklearn.utils.validation import validate_data
 
@@ -14,6 +16,9 @@ from backdrift.sde.value_types import got
 
 LARGEST = 1e150
 """The largest magnitude of a number, and one over the least spread of a column. Beyond, squares leave float64."""
+
+ENCODE = "encode it as numbers, or use TableDensity, which takes categories"
+"""What to do with a column of texts, categories or booleans."""
 
 TIMES = (date, time, timedelta, np.datetime64, np.timedelta64)
 """What dates, times and durations are in Python and NumPy. Those of pandas are of these, except for periods."""
@@ -33,6 +38,7 @@ def numbers_of(estimator: Any, X: Any, features: bool = False, reset: bool = Tru
     Raises:
         ValueError: if it is no table of finite numbers, or `validate_data` refuses it.
     """
+    X = on_cpu(X)
     columns = check_columns("X", X)
     for k, column in enumerate(columns):
         what = called("X", k, getattr(column, "name", None))
@@ -72,25 +78,49 @@ def require_order(name: str, labels: Sequence[str] | None, fitted: Sequence[str]
         )
 
 
-def check_quantity(what: str, column: Any, booleans: bool) -> None:
+def check_quantity(what: str, column: Any, booleans: bool, advice: str = ENCODE) -> None:
     """Refuse a column of texts or categories, and of booleans where they are not taken, though they may look like
-    numbers: a density of them would be another one than was meant.
+    numbers: a density of them would be another one than was meant. A sparse column of pandas is refused as well.
 
     Raises:
         ValueError: which says what to do.
     """
     dtype = str(getattr(column, "dtype", "")).lower()
     kind = getattr(getattr(column, "dtype", None), "kind", "")
-    advice = "encode it as numbers, or use TableDensity, which takes categories"
     if dtype in ("category", "categorical", "enum") or dtype.startswith(("categorical(", "enum(")):
         raise ValueError(f"{what} holds categories, expected numbers; {advice}")
+    if dtype.startswith("sparse["):
+        raise ValueError(f"{what} is sparse, expected dense numbers; frame.sparse.to_dense() makes it dense")
     if not booleans and (kind == "b" or dtype in ("bool", "boolean")):
-        raise ValueError(f"{what} holds booleans, which have no density, expected numbers; leave it out, or use "
-                         "TableDensity, which takes categories")  # fmt: skip
+        raise ValueError(f"{what} holds booleans, which have no density, expected numbers; leave it out, or {advice}")
     values = np.asarray(column)
     for row, value in enumerate(values.tolist() if values.dtype.kind in "OUST" else []):
         if isinstance(value, (str, bytes)) or (isinstance(value, bool) and not booleans):
             raise ValueError(f"{what} holds {value!r} in row {row}, expected numbers; {advice}")
+
+
+def on_cpu(value: Any) -> Any:
+    """A tensor of torch as one that NumPy takes, and anything else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach().cpu()
+    return value.float() if value.dtype == torch.bfloat16 else value
+
+
+def check_pairing(name: str, one: Any, other_name: str, other: Any) -> None:
+    """Refuse two tables of pandas that have the same labels of rows in another order: rows are paired by their place.
+
+    Raises:
+        ValueError: which says what to do.
+    """
+    if not (hasattr(one, "iloc") and hasattr(other, "iloc")):
+        return
+    rows, others = one.index, other.index
+    if rows.is_unique and others.is_unique and not rows.equals(others) and set(rows) == set(others):
+        raise ValueError(
+            f"{other_name}: expected rows in the order of {name}, got the same labels of rows (index) in another "
+            f"order; {other_name}.loc[{name}.index] puts them in order"
+        )
 
 
 def pandas_frame(X: Any) -> Any:
@@ -124,7 +154,15 @@ def refuse_masked(name: str, value: Any) -> None:
 def missing_values(values: np.ndarray) -> np.ndarray:
     """Which values are None or NaN, or pandas' NA or NaT."""
     # NaN and pandas' NaT differ from themselves; comparing pandas' NA gives NA, which is neither true nor false.
-    return np.array([v is None or str(v) in ("<NA>", "nan", "NaT") for v in values], dtype=bool)
+    return np.array([v is None or str(v) in _MISSING or _is_no_decimal(v) for v in values], dtype=bool)
+
+
+_MISSING = ("<NA>", "nan", "NaT")
+
+
+def _is_no_decimal(value: Any) -> bool:
+    """Whether a value is the NaN of Python's decimal numbers. (The text "NaN" is a text.)"""
+    return isinstance(value, Decimal) and value.is_nan()
 
 
 def check_columns(name: str, X: Any) -> list[np.ndarray]:
@@ -144,7 +182,10 @@ def check_columns(name: str, X: Any) -> list[np.ndarray]:
     elif hasattr(X, "get_column"):  # a frame of polars
         columns = [X.get_column(label) for label in X.columns]
     else:
-        array = _array("X", X)
+        array = _array(name, X)
+        if array.ndim == 0 or (array.dtype.kind == "O" and array.ndim == 1 and isinstance(array[0], dict)):
+            raise ValueError(f"{name}: expected a table [n, columns], got {type(X).__name__}; pandas.DataFrame(...) "
+                             "makes a table of dictionaries")  # fmt: skip
         if np.iscomplexobj(array):
             raise ValueError(f"{name}: expected real numbers, got complex ones. Complex data not supported")
         if array.ndim == 1 and array.dtype.kind != "O":
@@ -217,21 +258,22 @@ def check_times(what: str, values: np.ndarray, otherwise: str = "") -> None:
     """Refuse dates, times and durations, with advice on what else may be done.
 
     Raises:
-        ValueError: if the first of them that is known is one.
+        ValueError: if one of them is.
     """
-    first = values[0] if values.dtype.kind in "mM" and len(values) else _first_known(values)
-    if isinstance(first, TIMES) or type(first).__name__ == "Period":
+    timed = values[:1] if values.dtype.kind in "mM" else values[_are_times(values)]
+    if len(timed):
+        first = timed[0]
         raise ValueError(
             f"{what} holds dates or times such as {first}, expected numbers; write them as numbers, such as days since "
             f"the first{otherwise}"
         )
 
 
-def _first_known(values: np.ndarray) -> Any:
-    """The first value that is not missing, of a column of objects; otherwise None."""
-    if values.dtype.kind != "O":
-        return None
-    return next((v for v in values if not missing_values(np.array([v], dtype=object))[0]), None)
+def _are_times(values: np.ndarray) -> np.ndarray:
+    """Which values of a column of objects are dates, times or durations, `[n]`. NaT is a missing value."""
+    objects = values if values.dtype.kind == "O" else ()
+    found = [(isinstance(v, TIMES) or type(v).__name__ == "Period") and str(v) != "NaT" for v in objects]
+    return np.array(found or [False] * len(values), dtype=bool)
 
 
 def _refuse_words(what: str, values: np.ndarray, rows: np.ndarray) -> None:
@@ -269,6 +311,7 @@ def check_targets(y: Any) -> None:
         ValueError: which says what there is.
     """
     refuse_masked("y", y)
+    y = on_cpu(y)
     dtypes = getattr(y, "dtypes", None)
     kinds = [] if dtypes is None else [str(kind) for kind in (dtypes if hasattr(y, "columns") else [dtypes])]
     array = _array("y", y)

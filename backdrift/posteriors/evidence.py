@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from backdrift.estimators.argument_checks import whole_number
-from backdrift.posteriors.arguments import finite
-from backdrift.posteriors.parameter_maps import ParameterMap, of_prior, stated_bounds
+from backdrift.posteriors.arguments import check_bound_labels, finite
+from backdrift.posteriors.parameter_maps import ParameterMap, of_prior
+from backdrift.posteriors.prior_support import support_of
 from backdrift.sde.value_types import got
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def log_evidence(
             f"likelihood: expected one fitted to observations of {seen.shape[1]} numbers given {d} parameters, got one "
             f"of {size} given {list(likelihood.observation_shape_)}"
         )
+    check_bound_labels(prior, posterior.parameter_names_)
     theta = posterior.sample(x_o, n, random_state=random_state)
     _warn_of_bounds(posterior.parameters_, prior, theta)
     of_theta, first = posterior.log_prob(theta, x_o, return_std=True)
@@ -145,7 +147,7 @@ def log_prior(prior: object, theta: np.ndarray) -> np.ndarray:
             said = " ".join(str(error).split())[:200]
             raise ValueError(f"prior: expected a density of {d} parameters, got an error: {said}") from error
     elif isinstance(prior, (tuple, list)) and len(prior) == 2:
-        lower, upper = (bound.numpy() for bound in stated_bounds(prior, d))
+        lower, upper = (bound.numpy() for bound in support_of(prior, d)[:2])
         if not np.isfinite([lower, upper]).all():
             raise ValueError("prior: expected finite bounds, since its density must be known, got an infinite one")
         outside = ((theta < lower) | (theta > upper)).any(1)
@@ -156,7 +158,7 @@ def log_prior(prior: object, theta: np.ndarray) -> np.ndarray:
             )
         found = np.full(n, -np.log(upper - lower).sum())
     elif callable(prior):
-        found = np.asarray(prior(theta), dtype=float)
+        found = finite("prior", prior(theta.copy())).numpy()  # a function may change its argument
     else:
         raise ValueError(
             "prior: expected (lower, upper), a distribution of torch or scipy, or a function that takes theta to "
@@ -172,5 +174,5 @@ def log_prior(prior: object, theta: np.ndarray) -> np.ndarray:
 def _of_distribution(prior: Any, theta: np.ndarray) -> np.ndarray:
     """log p(theta) of a distribution of torch or scipy, `[n]`, or `[n, d]` for independent parameters."""
     if isinstance(prior, torch.distributions.Distribution):
-        return np.asarray(prior.log_prob(torch.from_numpy(theta)).double())
+        return np.asarray(prior.log_prob(torch.from_numpy(theta)).detach().double())
     return np.asarray(prior.logpdf(theta))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from backdrift.posteriors.prior_support import normal_moments, support_of
 
 LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 
@@ -116,130 +117,12 @@ def of_prior(prior: object, d: int) -> ParameterMap:
     Raises:
         ValueError: if it is none of these, or its support is not an interval for each of `d` parameters.
     """
-    normal = _normal(prior, d)
+    normal = normal_moments(prior, d)
     if normal is not None:
-        mean, covariance = normal
-        root = torch.linalg.inv(torch.linalg.cholesky(covariance))
+        mean, root = normal[0], torch.linalg.inv(normal[1])
         infinite = torch.full((d,), math.inf, dtype=torch.float64)
         return ParameterMap(-infinite, infinite, mean, root, True)
-    lower, upper, uniform = _bounds(prior, d)
+    lower, upper, uniform = support_of(prior, d)
     standard = uniform and bool((lower.isfinite() & upper.isfinite()).all())
     identity = torch.eye(d, dtype=torch.float64)
     return ParameterMap(lower, upper, torch.zeros(d, dtype=torch.float64), identity, standard)
-
-
-def bounds_of(prior: object) -> tuple[Tensor, Tensor, bool]:
-    """The lower and upper bounds of a prior, `[d]` each, and whether it is uniform between them.
-
-    Raises:
-        ValueError: if it does not tell its number of parameters, or is no prior, see `of_prior`.
-    """
-    if isinstance(prior, torch.distributions.Distribution):
-        d = int((prior.batch_shape + prior.event_shape).numel())
-    elif isinstance(prior, (tuple, list)) and len(prior) == 2:
-        d = max(np.size(prior[0]), np.size(prior[1]))
-    elif callable(getattr(prior, "support", None)):
-        d = max(np.size(bound) for bound in prior.support())  # type: ignore[attr-defined]
-    else:
-        raise ValueError(f"prior: expected (lower, upper) or a distribution, got {type(prior).__name__}")
-    return _bounds(prior, d)
-
-
-def stated_bounds(prior: object, d: int) -> tuple[Tensor, Tensor]:
-    """The lower and upper bounds of a prior of `d` parameters, `[d]` each.
-
-    Raises:
-        ValueError: if it is no prior, see `of_prior`, or its bounds are not `d` pairs.
-    """
-    return _bounds(prior, d)[:2]
-
-
-def _numbers(value: object, d: int) -> Tensor:
-    """Bounds or moments as `[d]` float64."""
-    try:
-        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"prior: expected bounds or moments that are numbers, got {value!r}") from None
-    try:
-        return torch.from_numpy(np.broadcast_to(array.squeeze(0) if array.ndim > 1 else array, (d,)).copy())
-    except ValueError:
-        raise ValueError(
-            f"prior: expected {d} numbers, one for each parameter, got shape {list(array.shape)}"
-        ) from None
-
-
-def _normal(prior: object, d: int) -> tuple[Tensor, Tensor] | None:
-    """The mean and the covariance of a normal prior; None for another one."""
-    base = prior
-    while isinstance(base, torch.distributions.Independent):
-        base = base.base_dist
-    if isinstance(base, torch.distributions.Normal):
-        return _numbers(base.loc, d), _numbers(base.scale, d).square().diag()
-    if isinstance(base, torch.distributions.MultivariateNormal):
-        return _numbers(base.loc, d), base.covariance_matrix.double()
-    name = getattr(getattr(prior, "dist", None), "name", None)
-    if name == "norm":
-        return _numbers(prior.mean(), d), _numbers(prior.std(), d).square().diag()  # type: ignore[attr-defined]
-    if hasattr(prior, "cov_object"):  # scipy.stats.multivariate_normal
-        return _numbers(prior.mean, d), torch.as_tensor(np.atleast_2d(prior.cov), dtype=torch.float64)  # type: ignore[attr-defined]
-    return None
-
-
-def _bounds(prior: object, d: int) -> tuple[Tensor, Tensor, bool]:
-    """The bounds of a prior's support, the lower ones below the upper ones, and whether it is uniform."""
-    lower, upper, uniform = _stated_bounds(prior, d)
-    if not bool((lower < upper).all()):
-        raise ValueError(f"prior: expected lower bounds below the upper ones, got {lower.tolist()}, {upper.tolist()}")
-    return lower, upper, uniform
-
-
-def _stated_bounds(prior: object, d: int) -> tuple[Tensor, Tensor, bool]:
-    if prior is None:
-        return _numbers(-math.inf, d), _numbers(math.inf, d), False
-    if isinstance(prior, torch.distributions.Distribution):
-        base = prior
-        while isinstance(base, torch.distributions.Independent):
-            base = base.base_dist
-        lower, upper = _of_constraint(base.support, type(base).__name__)
-        return _numbers(lower, d), _numbers(upper, d), isinstance(base, torch.distributions.Uniform)
-    if isinstance(prior, (tuple, list, np.ndarray, Tensor)):
-        if len(prior) != 2:
-            raise ValueError(f"prior: expected a pair (lower, upper), got {len(prior)} parts")
-        return _numbers(prior[0], d), _numbers(prior[1], d), True
-    support = getattr(prior, "support", None)
-    if support is None:
-        raise ValueError(
-            "prior: expected (lower, upper), a distribution of torch or scipy, or an object with `support`, "
-            f"got {type(prior).__name__}"
-        )
-    dist = getattr(prior, "dist", prior)
-    if hasattr(dist, "pmf"):
-        raise ValueError(f"prior: expected one of continuous parameters, got {getattr(dist, 'name', dist)}")
-    uniform = getattr(dist, "name", None) == "uniform" and dist is not prior
-    found = (
-        support()
-        if callable(support) and not isinstance(support, torch.distributions.constraints.Constraint)
-        else support
-    )
-    lower, upper = found if isinstance(found, (tuple, list)) else _of_constraint(found, type(prior).__name__)
-    return _numbers(lower, d), _numbers(upper, d), uniform
-
-
-def _of_constraint(constraint: object, name: str) -> tuple[object, object]:
-    """The bounds that a constraint of torch states."""
-    while hasattr(constraint, "base_constraint"):
-        constraint = constraint.base_constraint
-    if hasattr(constraint, "cseq") and hasattr(constraint, "lengths"):  # one after another, as sbi joins priors
-        parts = [
-            [np.broadcast_to(np.asarray(bound, dtype=np.float64), (length,)) for bound in _of_constraint(part, name)]
-            for part, length in zip(constraint.cseq, constraint.lengths, strict=True)
-        ]
-        lowers, uppers = zip(*parts, strict=True)
-        return np.concatenate(lowers), np.concatenate(uppers)
-    lower, upper = getattr(constraint, "lower_bound", -math.inf), getattr(constraint, "upper_bound", math.inf)
-    if getattr(constraint, "is_discrete", False) and hasattr(constraint, "lower_bound"):
-        raise ValueError(f"prior: expected one of continuous parameters, got {name}")
-    real = constraint in (torch.distributions.constraints.real, torch.distributions.constraints.real_vector)
-    if not (real or hasattr(constraint, "lower_bound") or hasattr(constraint, "upper_bound")):
-        raise ValueError(f"prior: expected one whose support is an interval for each parameter, got {name}")
-    return lower, upper

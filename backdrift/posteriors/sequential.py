@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backdrift.estimators.argument_checks import generator_of
 from backdrift.posteriors.arguments import check_labels, finite, labels_of, number_rows, observations
-from backdrift.posteriors.parameter_maps import bounds_of
+from backdrift.posteriors.prior_support import bounds_of
 from backdrift.posteriors.simulation_posterior import SimulationPosterior
 from backdrift.sde.checks import require_choice, require_integer
 from backdrift.sde.value_types import got, require
@@ -111,7 +111,7 @@ def truncated_rounds(
         boxes.append((low, high))
         new, share = dense.proposals(low, high, simulations, random)
         shares.append(share)
-        given = simulator(new.numpy())
+        given = simulator(new.numpy().copy())  # a simulator may change its argument
         check_labels("x_o", x_o, labels_of(given))
         seen = number_rows("simulator", given)
         if len(seen) != simulations:

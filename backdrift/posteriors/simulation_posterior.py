@@ -15,9 +15,18 @@ from torch import Tensor, nn
 
 from backdrift.estimators.argument_checks import seed_of, whole_number
 from backdrift.estimators.mean_network import MeanNetwork
+from backdrift.estimators.table_checks import check_pairing
 from backdrift.estimators.training import Budget, train
 from backdrift.models import Denoiser, EDMLikelihoodTimes, LogNormalTimes, MixedTimes
-from backdrift.posteriors.arguments import check_labels, finite, labels_of, observations, parameter_rows, simulated
+from backdrift.posteriors.arguments import (
+    check_bound_labels,
+    check_labels,
+    finite,
+    labels_of,
+    observations,
+    parameter_rows,
+    simulated,
+)
 from backdrift.posteriors.diagnosis import Diagnosis, diagnose_draws
 from backdrift.posteriors.linear_gaussian import LinearGaussian
 from backdrift.posteriors.observation_scale import ObservationScale
@@ -158,6 +167,8 @@ class SimulationPosterior(PosteriorFlow):
         """
         self._check_arguments()
         self.parameter_names_, self.observation_names_ = labels_of(theta), labels_of(x)
+        check_bound_labels(prior, self.parameter_names_)
+        check_pairing("theta", theta, "x", x)
         theta, x, kept = simulations_to_fit(theta, x)
         d = theta.shape[1]
         parameters = of_prior(prior, d)
@@ -320,6 +331,7 @@ class SimulationPosterior(PosteriorFlow):
         check_is_fitted(self, "model_")
         check_labels("theta_test", theta_test, self.parameter_names_)
         check_labels("x_test", x_test, self.observation_names_)
+        check_pairing("theta_test", theta_test, "x_test", x_test)
         theta, x = simulations_to_test(theta_test, x_test, self.parameters_, self.observation_shape_)
         draws, d = whole_number("draws", draws, 2), len(self.parameters_.shift)
         if simulator is not None and not callable(simulator):

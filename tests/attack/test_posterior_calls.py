@@ -16,7 +16,8 @@ from scipy import stats
 from backdrift import SimulationPosterior
 from backdrift.posteriors import diagnose_draws, log_evidence, truncated_rounds
 from backdrift.posteriors.observation_scale import ObservationScale
-from backdrift.posteriors.parameter_maps import bounds_of, of_prior
+from backdrift.posteriors.parameter_maps import of_prior
+from backdrift.posteriors.prior_support import bounds_of
 
 RANDOM = np.random.default_rng(0)
 N = 60

@@ -15,6 +15,7 @@ from scipy import stats
 
 from backdrift import SimulationPosterior
 from backdrift.posteriors import log_evidence, truncated_rounds
+from backdrift.posteriors.arguments import numbers, simulated
 from backdrift.posteriors.observation_scale import ObservationScale
 
 SMALL: dict[str, Any] = {"members": 1, "hidden": 8, "depth": 1, "steps": 2, "ode_steps": 4, "random_state": 0}
@@ -193,3 +194,81 @@ def test_parameters_that_were_drawn_from_the_prior_are_not(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         SimulationPosterior(**SMALL).fit(theta, theta + 0.3 * g.standard_normal(theta.shape), prior=prior)
+
+
+@pytest.mark.parametrize(
+    ("theta", "x", "said"),
+    [
+        ({"b": pandas.Categorical([1, 2] * 30)}, {}, "theta: feature 1 ('b') holds categories, expected numbers"),
+        ({"b": THETA[:, 1] > 0}, {}, "theta: feature 1 ('b') holds booleans, which have no density"),
+        ({"b": pandas.Series([0.5, True] * 30, dtype=object)}, {}, "theta: feature 1 ('b') holds True in row 1"),
+        ({}, {"v": pandas.Categorical([1, 2] * 30)}, "x: feature 1 ('v') holds categories, expected numbers"),
+        (
+            {},
+            {"v": pandas.date_range("2020", periods=60)},
+            "x: feature 1 ('v') holds dates or times such as 2020-01-01",
+        ),
+        ({}, {"v": [1.0] * 59 + [pandas.Timestamp("2020")]}, "x: feature 1 ('v') holds dates or times such as 2020-01"),
+        ({}, {"v": [1j] * 60}, "x: feature 1 ('v') holds something else, expected real numbers"),
+        ({}, {"v": pandas.arrays.SparseArray(X[:, 1])}, "x: feature 1 ('v') is sparse, expected dense numbers"),
+        ({"b": pandas.array([None, 1.5] * 30, dtype="Float64")}, {}, "theta: expected finite numbers, got NaN"),
+    ],
+)
+def test_columns_that_hold_no_numbers_are_named(theta: dict[str, Any], x: dict[str, Any], said: str) -> None:
+    """Categories and booleans of a frame were taken for numbers beside other columns that are numbers."""
+    frames = FRAMES[0].assign(**theta), FRAMES[1].assign(**x)
+    refused(lambda: SimulationPosterior(**SMALL).fit(*frames), said)
+
+
+def test_rows_and_columns_that_cannot_be_paired_are_refused(framed: SimulationPosterior) -> None:
+    """Rows are paired by their place, though their labels said otherwise."""
+    theta, x = FRAMES
+    shuffled = x.sample(frac=1, random_state=0)
+    fit = SimulationPosterior(**SMALL).fit
+    refused(lambda: fit(theta, shuffled), "x: expected rows in the order of theta, got the same labels of rows")
+    refused(lambda: framed.diagnose(theta, shuffled), "x_test: expected rows in the order of theta_test, got the same")
+    refused(lambda: fit(theta.set_axis(["a", "a"], axis=1), x), "theta: expected different names of columns, got 'a'")
+    bounds = [pandas.Series({"b": side, "a": side}) for side in (-1, 1)]
+    said = "prior: expected the parameters of the fit in their order, a, b, got b, a"
+    refused(lambda: fit(theta, x, prior=bounds), said)
+    refused(lambda: log_evidence(framed, SimulationPosterior(**SMALL).fit(X, THETA), X[0], prior=tuple(bounds)), said)
+
+
+def test_a_missing_number_of_pandas_is_a_simulation_that_failed() -> None:
+    """NA was refused, as something that is no number."""
+    holed = FRAMES[1].assign(v=pandas.array([None, *X[1:, 1]], dtype="Float64"))
+    with pytest.warns(UserWarning, match="x: 1 of 60 simulations hold NaN or infinite numbers and are left out"):
+        found = SimulationPosterior(**SMALL).fit(FRAMES[0], holed)
+    with pytest.warns(UserWarning, match="x: 1 of 60 simulations hold NaN"):
+        same = SimulationPosterior(**SMALL).fit(THETA, np.where(np.arange(120).reshape(60, 2) == 1, np.nan, X))
+    assert np.array_equal(found.log_prob(THETA, X[:1]), same.log_prob(THETA, X[:1]))
+
+
+def test_a_simulator_may_change_its_argument() -> None:
+    """The parameters that it was given became other ones: x = 2 theta was learnt as x = theta."""
+
+    def doubled(theta: np.ndarray) -> np.ndarray:
+        theta *= 2
+        return theta.copy()
+
+    rounds = truncated_rounds(
+        doubled, ([-1], [1]), 0.1, rounds=1, simulations=60, estimator=SimulationPosterior(**SMALL), random_state=0
+    )
+    np.testing.assert_allclose(rounds.x, 2 * rounds.theta, rtol=1e-15)
+    kept = THETA.copy()
+    assert np.array_equal(simulated(doubled, kept, (2,)), 2 * THETA) and np.array_equal(kept, THETA)
+
+
+def test_tensors_of_torch_in_lists_and_of_half_precision() -> None:
+    """They ended in errors of torch. Of bfloat16 the values are those of float32."""
+    half = torch.tensor(THETA).bfloat16().requires_grad_()
+    assert torch.equal(numbers("theta", half), half.detach().double())
+    tracked: list[Any] = [torch.tensor(row, requires_grad=True) for row in THETA]
+    refused(lambda: numbers("theta", tracked), "theta: expected numbers, got list that holds something else")
+    refused(lambda: numbers("theta", [10**400]), "theta: expected numbers, got list that holds something else")
+    refused(lambda: numbers("theta", [[0.5, True], [0.1, None]], booleans=False), "theta: expected numbers, got bool")
+
+
+def test_what_several_observations_are_is_true_or_false(framed: SimulationPosterior) -> None:
+    says: Any = "no"
+    refused(lambda: framed.sample(X[:2], each=says), "each: expected True or False, got 'no'")
