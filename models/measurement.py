@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from backdrift.models.operator_checks import probe_dtype, require_linear, require_operator
 from backdrift.models.operators import LinearOperator
 from backdrift.models.whitened import Whitened, whitened
 from backdrift.sde.tensor_checks import require_finite
@@ -18,17 +21,56 @@ def require_value(value: Tensor) -> None:
     """Raise unless what was measured is a tensor of finite numbers.
 
     Raises:
-        TypeError: if it is not a tensor.
+        TypeError: if it is not a tensor of real numbers.
         ValueError: if a number is infinite or missing (NaN).
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"value: expected a tensor, got {type(value).__name__}")
+    if value.is_complex():
+        raise TypeError(f"value: expected real numbers, with imaginary parts as components, got {value.dtype}")
     require_finite("value", value)
+
+
+def require_samples(x: Tensor, shape: Sequence[int], values: int | None) -> None:
+    """Raise unless samples x fit a measurement. Others might be broadcast without a word.
+
+    Args:
+        x: samples, `[batch, ...]`.
+        shape: of one sample that is measured.
+        values: how many measurements there are, one for each sample; None or 1 if all samples share one.
+
+    Raises:
+        ValueError: if x has another shape, or not as many samples as there are measurements.
+    """
+    if tuple(x.shape[1:]) != tuple(shape):
+        expected = ", ".join(map(str, ("batch", *shape)))
+        raise ValueError(f"x: expected samples [{expected}], as the measurement has it, got {list(x.shape)}")
+    if values not in (None, 1, len(x)):
+        raise ValueError(f"x: expected {values} samples, as there is a measurement for each, got {len(x)}")
+
+
+def noise_numbers(name: str, given: object) -> Tensor:
+    """A standard deviation or a covariance as a tensor.
+
+    Raises:
+        TypeError: if it does not hold real numbers.
+    """
+    try:
+        numbers = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name}: expected a number or a tensor of numbers, got {type(given).__name__}") from error
+    if numbers.dtype == torch.bool or numbers.is_complex():
+        got = f"a tensor of {numbers.dtype}" if isinstance(given, Tensor) else repr(given)
+        raise TypeError(f"{name}: expected a number or a tensor of numbers, got {got}")
+    return numbers
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """y = A x_0 + noise, with noise N(0, R): what a posterior p(x_0 | y) is conditioned on.
+
+    The operator is tried on two random samples: whether it is linear, sees each sample by itself, and has the right
+    adjoint.
 
     Args:
         operator: A. It maps samples `[batch, ...]` to measurements `[batch, ...]`.
@@ -39,10 +81,10 @@ class Measurement:
         covariance: R, `[m, m]` for m flattened components, in place of `std` where the noise is correlated.
 
     Raises:
-        TypeError: if `value` is not a tensor.
+        TypeError: if `operator` is not one, `value` is not a tensor of real numbers, or the noise is not of numbers.
         ValueError: if `value` is not finite or not shaped like a measurement, both or neither of `std` and `covariance`
-            are given, a standard deviation is negative, or `covariance` has another shape or is not symmetric and
-            positive.
+            are given, a standard deviation is negative or infinite, `covariance` has another shape or is not symmetric
+            and positive definite, or the operator is not linear or its adjoint is wrong.
     """
 
     operator: LinearOperator
@@ -51,7 +93,9 @@ class Measurement:
     covariance: Tensor | None = None
 
     def __post_init__(self) -> None:
+        require_operator(self.operator)
         require_value(self.value)
+        require_linear(self.operator, self.value)
         shape = self.shape
         if tuple(self.value.shape) != shape and tuple(self.value.shape[1:]) != shape:
             raise ValueError(
@@ -61,22 +105,25 @@ class Measurement:
         if (self.std is None) == (self.covariance is None):
             raise ValueError("std: expected either std or covariance")
         if self.std is not None:
-            std = torch.as_tensor(self.std)
-            if std.shape not in ((), shape) or not bool((std >= 0).all()):
-                raise ValueError(f"std: expected a number of at least 0, or {list(shape)} of them, got {self.std}")
-        if self.covariance is not None:
-            m, given = self.size, self.covariance
-            fits = given.shape == (m, m) and torch.allclose(given, given.mT)
-            if not fits or bool(torch.linalg.cholesky_ex(given.double())[1]):
+            std = noise_numbers("std", self.std)
+            if std.shape not in ((), shape) or not bool(((std >= 0) & std.isfinite()).all()):
                 raise ValueError(
-                    f"covariance: expected a symmetric positive matrix [{m}, {m}], got shape {list(given.shape)}"
+                    f"std: expected a number of at least 0, or {list(shape)} of them, got {numbers_told(std)}"
                 )
+            if not isinstance(self.std, (int, float)):
+                object.__setattr__(self, "std", std)  # a list or an array
+        if self.covariance is not None:
+            covariance = noise_numbers("covariance", self.covariance)
+            _require_covariance(covariance, self.size)
+            object.__setattr__(self, "covariance", covariance)
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Of one measurement."""
         with torch.no_grad():
-            return tuple(self.operator(torch.zeros(1, *self.operator.shape, dtype=self.value.dtype)).shape[1:])
+            value = self.value
+            zero = torch.zeros(1, *self.operator.shape, dtype=probe_dtype(value), device=value.device)
+            return tuple(self.operator(zero).shape[1:])
 
     @property
     def size(self) -> int:
@@ -90,12 +137,20 @@ class Measurement:
 
     def select(self, indices: Tensor) -> Measurement:
         """The measurements of the samples at `indices` `[n]`."""
-        if not self.each:
+        if not self.each or len(self.value) == 1:
             return self
-        return Measurement(self.operator, self.value[indices], self.std, self.covariance)
+        other = copy.copy(self)  # what was checked of this one holds for it as well
+        object.__setattr__(other, "value", self.value[indices])
+        return other
 
     def residual(self, x: Tensor) -> Tensor:
-        """y - A x for samples x, flattened, `[batch, m]`."""
+        """y - A x for samples x, flattened, `[batch, m]`.
+
+        Raises:
+            ValueError: if x does not have the shape of the operator's samples, or there is one y for each of other than
+                `batch` samples.
+        """
+        require_samples(x, self.operator.shape, len(self.value) if self.each else None)
         seen = self.operator(x)
         return (self.value.to(x, non_blocking=True) - seen).flatten(1)
 
@@ -143,3 +198,28 @@ class Measurement:
             z = torch.linalg.solve_triangular(root, residual.mT, upper=False).mT
             log_det = root.diagonal().log().sum()
         return -0.5 * z.square().sum(1) - log_det - 0.5 * self.size * math.log(2 * math.pi)
+
+
+def _require_covariance(given: Tensor, m: int) -> None:
+    """Raise `ValueError` unless a covariance is a symmetric positive definite matrix `[m, m]`."""
+    expected = f"covariance: expected a symmetric positive definite matrix [{m}, {m}]"
+    if given.shape != (m, m):
+        raise ValueError(f"{expected}, got shape {list(given.shape)}")
+    if not bool(given.isfinite().all()):
+        raise ValueError(f"{expected}, got nan or inf")
+    matrix = given.double()
+    if not torch.allclose(matrix, matrix.mT):
+        raise ValueError(
+            f"{expected}, got one that differs from its transpose by {float((matrix - matrix.mT).abs().max()):g}"
+        )
+    if int(torch.linalg.cholesky_ex(matrix)[1]):
+        raise ValueError(f"{expected}, got one with the eigenvalue {float(torch.linalg.eigvalsh(matrix)[0]):g}")
+
+
+def numbers_told(numbers: Tensor) -> str:
+    """A tensor in a line: its number, or its shape and its extremes."""
+    if numbers.ndim == 0:
+        return f"{float(numbers):g}"
+    if numbers.numel() == 0:
+        return f"shape {list(numbers.shape)}"
+    return f"shape {list(numbers.shape)} with numbers from {float(numbers.min()):g} to {float(numbers.max()):g}"

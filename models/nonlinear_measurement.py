@@ -10,9 +10,11 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from backdrift.models.measurement import require_value
+from backdrift.models.measurement import noise_numbers, numbers_told, require_samples, require_value
+from backdrift.models.operator_checks import probe_dtype, require_differentiable, require_linear, require_operator
 from backdrift.models.operators import LinearOperator
 from backdrift.sde.checks import require_positive
+from backdrift.sde.jacobian import graph_kept, start_of_graph
 
 Self = TypeVar("Self", bound="DifferentiableMeasurement")  # typing.Self needs Python 3.11
 
@@ -20,7 +22,8 @@ Self = TypeVar("Self", bound="DifferentiableMeasurement")  # typing.Self needs P
 class DifferentiableMeasurement(ABC):
     """y with independent components, whose mean given x_0 is a differentiable function f(x_0).
 
-    A subclass gives the variance of y and its log-density.
+    A subclass gives the variance of y and its log-density. The function is tried on two random samples: whether it has
+    a derivative, and sees each sample by itself.
 
     Args:
         function: f, from samples `[batch, *shape]` to means `[batch, ...]`. A sample's mean depends on it alone.
@@ -28,15 +31,18 @@ class DifferentiableMeasurement(ABC):
         value: y, one for all samples, or one for each along a first axis. Without that axis it is shaped like one mean.
 
     Raises:
-        TypeError: if `value` is not a tensor.
-        ValueError: if `value` is not finite, or not shaped like a mean.
+        TypeError: if `value` is not a tensor of real numbers, or `function` gives other values.
+        ValueError: if `value` is not finite, or not shaped like a mean, or the derivative of `function` is not known or
+            is 0.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], shape: Sequence[int], value: Tensor) -> None:
         require_value(value)
         self.function, self.sample_shape, self.value = function, tuple(int(n) for n in shape), value
+        require_differentiable(function, self.sample_shape, value)
         with torch.no_grad():
-            self.shape = tuple(function(torch.zeros(1, *self.sample_shape, dtype=value.dtype)).shape[1:])
+            zero = torch.zeros(1, *self.sample_shape, dtype=probe_dtype(value), device=value.device)
+            self.shape = tuple(function(zero).shape[1:])
         if tuple(value.shape) != self.shape and tuple(value.shape[1:]) != self.shape:
             raise ValueError(
                 f"value: expected shape {list(self.shape)}, or one more axis with one measurement for each sample, got "
@@ -55,7 +61,7 @@ class DifferentiableMeasurement(ABC):
 
     def select(self: Self, indices: Tensor) -> Self:
         """The measurements of the samples at `indices` `[n]`."""
-        if not self.each:
+        if not self.each or len(self.value) == 1:
             return self
         other = object.__new__(type(self))
         other.__dict__.update({**vars(self), "value": self.value[indices]})
@@ -66,7 +72,13 @@ class DifferentiableMeasurement(ABC):
         return self.function(x).flatten(1)
 
     def residual(self, x: Tensor) -> Tensor:
-        """y - f(x) for samples x, flattened, `[batch, m]`."""
+        """y - f(x) for samples x, flattened, `[batch, m]`.
+
+        Raises:
+            ValueError: if x does not have the shape of a sample, or there is one y for each of other than `batch`
+                samples.
+        """
+        require_samples(x, self.sample_shape, len(self.value) if self.each else None)
         return (self.value.to(x, non_blocking=True) - self.function(x)).flatten(1)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -79,10 +91,11 @@ class DifferentiableMeasurement(ABC):
         return cast(Tensor, torch.func.jvp(self.mean, (x,), (u,))[1])
 
     def pull(self, x: Tensor, v: Tensor) -> Tensor:
-        """J_f(x)^T v, shaped like x, for v `[batch, m]`."""
-        with torch.enable_grad():
-            point = x.detach().requires_grad_()
-            return torch.autograd.grad(self.mean(point), point, v)[0]
+        """J_f(x)^T v, shaped like x, for v `[batch, m]`. It has derivatives where x asks for them."""
+        kept = torch.is_grad_enabled() and x.requires_grad
+        with graph_kept():
+            point = x if kept else start_of_graph(x)
+            return torch.autograd.grad(self.mean(point), point, v, create_graph=kept)[0]
 
     @abstractmethod
     def variance(self, mean: Tensor) -> Tensor:
@@ -113,9 +126,11 @@ class NonlinearMeasurement(DifferentiableMeasurement):
         self, function: Callable[[Tensor], Tensor], shape: Sequence[int], value: Tensor, std: float | Tensor
     ) -> None:
         super().__init__(function, shape, value)
-        self.std = torch.as_tensor(std)
-        if self.std.shape not in ((), self.shape) or not bool((self.std > 0).all()):
-            raise ValueError(f"std: expected a positive number, or {list(self.shape)} of them, got {std}")
+        self.std = noise_numbers("std", std)
+        if self.std.shape not in ((), self.shape) or not bool(((self.std > 0) & self.std.isfinite()).all()):
+            raise ValueError(
+                f"std: expected a positive number, or {list(self.shape)} of them, got {numbers_told(self.std)}"
+            )
 
     def variance(self, mean: Tensor) -> Tensor:
         return self.std.to(mean).expand(self.shape).reshape(1, -1).square().expand_as(mean)
@@ -151,10 +166,14 @@ class PoissonMeasurement(DifferentiableMeasurement):
         self, operator: LinearOperator, value: Tensor, gain: float = 1.0, background: float | Tensor = 0.0
     ) -> None:
         require_positive(gain=gain)
-        dark = torch.as_tensor(background)
+        require_operator(operator)
+        require_value(value)
+        require_linear(operator, value)
+        dark = noise_numbers("background", background)
         super().__init__(lambda x: operator(x) + dark.to(x, non_blocking=True), operator.shape, value)
         if dark.shape not in ((), self.shape) or not bool(dark.isfinite().all()):
-            raise ValueError(f"background: expected a finite number, or {list(self.shape)} of them, got {background}")
+            got = numbers_told(dark)
+            raise ValueError(f"background: expected a finite number, or {list(self.shape)} of them, got {got}")
         self.gain = float(gain)
         counts = value.double() / self.gain
         if not bool(((counts >= 0) & ((counts - counts.round()).abs() < 1e-3)).all()):

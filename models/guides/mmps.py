@@ -78,6 +78,7 @@ class MMPS(Guide):
     def twist(self, x: Tensor, t: Time) -> Twist:
         """D, the guided D, and log p(y | x_t) = log N(y; A D, R + A V A^T), by m products with the Jacobian."""
         point, denoised = self._point(x, t)
+        r = self.measurement.residual(denoised.detach())
         m, batch = self.measurement.size, len(x)
         unit = torch.eye(m, dtype=x.dtype, device=x.device)
         operator = self.measurement.operator
@@ -89,7 +90,6 @@ class MMPS(Guide):
         spread, directions = torch.linalg.eigh(0.5 * (seen + seen.mT))
         kept = directions * (spread > 0).unsqueeze(1)
         total = self.measurement.noise_covariance(x) + (kept * spread.unsqueeze(1)) @ kept.mT
-        r = self.measurement.residual(denoised.detach())
         values, axes = torch.linalg.eigh(total)
         least = values.amax(1, keepdim=True) * torch.finfo(x.dtype).eps * m
         values = values.clamp(min=least.clamp(min=torch.finfo(x.dtype).tiny))

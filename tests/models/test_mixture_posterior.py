@@ -152,7 +152,7 @@ def test_what_is_wrong_is_named() -> None:
         Measurement(Projection(draws(2, 4)), [1.0, 2.0], std=0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^std: expected either std or covariance"):
         Measurement(Projection(draws(2, 4)), draws(2))
-    with pytest.raises(ValueError, match=r"^covariance: expected a symmetric positive matrix"):
+    with pytest.raises(ValueError, match=r"^covariance: expected a symmetric positive definite matrix"):
         Measurement(Projection(draws(2, 4)), draws(2), covariance=-torch.eye(2))
     with pytest.raises(ValueError, match=r"^std: expected positive noise"):
         Measurement(Projection(draws(2, 4)), draws(2), std=0.0).log_prob(draws(1, 4))
