@@ -221,7 +221,7 @@ def test_random_probes_state_the_solver_s_error_as_exact_divergences_do(
     assert float(random.solver_error.min()) > 1e-6
 
 
-@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("count", [0, 1, 3])
 def test_the_adaptive_error_is_the_difference_from_other_tolerances(count: int) -> None:
     """At tolerances that limit every step, the second solve has a tenth of the tolerances or ten times as much.
 
@@ -246,6 +246,8 @@ def test_the_adaptive_error_is_the_difference_from_other_tolerances(count: int) 
     assert float(found.check_gain.abs().max()) > 1e-10
     assert torch.equal(found.nfe, alone.nfe + other.nfe)
     assert found.factor == (1 if count else 2)
+    assert found.degrees.tolist() == [count - 1 if count else math.inf] * 2
+    assert bool((found.variance > 0).all() if count > 1 else found.variance.isnan().all() if count else True)
     if count:
         assert bool((found.margin > 0).all()) and bool((found.margin <= 3e-9 * alone.nfe / 6).all())
     else:
