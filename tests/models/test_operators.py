@@ -112,6 +112,13 @@ def test_masks_hide_what_they_are_asked_to() -> None:
         Mask.half(shape, "middle")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="shape: expected pictures"):
         Mask.box((5,))
+    assert len(Mask.random((7,), 1).indices) == 7
+    for share in (0, 1.01):
+        with pytest.raises(ValueError, match="share: expected a number above 0 and of at most 1"):
+            Mask.random((7,), share)
+    for share in (0, 1):
+        with pytest.raises(ValueError, match="share: expected a number between 0 and 1"):
+            Mask.box(shape, share)
 
 
 def test_rows_of_coefficients_hold_the_mean_and_no_row_twice() -> None:
