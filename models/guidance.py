@@ -12,6 +12,7 @@ from torch import Tensor
 from backdrift.models.model_of_model import ModelOfModel, require_denoiser, selected
 from backdrift.sde import DataMoments, GaussianSDE, Time, as_time
 from backdrift.sde.checks import require_number
+from backdrift.sde.jacobian import graph_kept, start_of_graph
 
 
 class Guided(ModelOfModel):
@@ -168,13 +169,16 @@ class Tilted(ModelOfModel):
         """D(x, t) with the gradient of the log-weight, shaped like x.
 
         Raises:
-            ValueError: if `log_weight` does not return one number for each sample.
+            ValueError: if `log_weight` does not return one number for each sample, or it has no derivative in x.
         """
         kept = torch.is_grad_enabled() and x.requires_grad
-        with torch.enable_grad():
-            point = x if kept else x.detach().requires_grad_()
+        with graph_kept():
+            point = x if kept else start_of_graph(x)
             weight = self.log_weight(point, t)
-            if weight.shape != x.shape[:1]:
-                raise ValueError(f"log_weight: expected a value [{len(x)}], got shape {list(weight.shape)}")
-            (slope,) = torch.autograd.grad(weight.sum(), point, create_graph=kept)
+            if not isinstance(weight, Tensor) or weight.shape != x.shape[:1]:
+                got = f"shape {list(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
+                raise ValueError(f"log_weight: expected a value [{len(x)}], got {got}")
+            if not weight.requires_grad:
+                raise ValueError("log_weight: expected a value with a derivative in x, got one without")
+            (slope,) = torch.autograd.grad(weight.sum(), point, create_graph=kept, materialize_grads=True)
         return self.model.denoise(x, t) + self.scale * self.gain(x, t) * slope

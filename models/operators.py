@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backdrift.sde.jacobian import graph_kept
 from backdrift.sde.value_types import Count, Positive, Range, Seed, is_integer, require
 
 
@@ -32,7 +33,7 @@ class LinearOperator(ABC):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y, `[batch, *shape]`, for measurements y `[batch, ...]`."""
-        with torch.enable_grad():
+        with graph_kept():
             x = torch.zeros(len(y), *self.shape, dtype=y.dtype, device=y.device, requires_grad=True)
             return torch.autograd.grad(self(x), x, y, create_graph=y.requires_grad)[0]
 

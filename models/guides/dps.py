@@ -12,6 +12,7 @@ from backdrift.models.measurement import Measurement
 from backdrift.models.nonlinear_measurement import DifferentiableMeasurement
 from backdrift.sde import Time
 from backdrift.sde.checks import require_positive
+from backdrift.sde.jacobian import graph_kept
 from backdrift.sde.value_types import Positive
 
 
@@ -54,18 +55,15 @@ class DPS(Guide):
         self.scale = float(scale)
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
-        with torch.enable_grad():
-            point = x.detach().requires_grad_()
-            denoised = self.model.denoise(point, t)
-            r = self.measurement.residual(denoised)
+        point, graph, kept = self.graph(x, t)
+        denoised = graph if kept else graph.detach()
+        with graph_kept():
+            r = self.measurement.residual(graph)
             if isinstance(self.measurement, DifferentiableMeasurement):
-                r = r / self.measurement.variance(self.measurement.mean(denoised.detach())).sqrt()
-            square = r.square().sum(1)
-            (slope,) = torch.autograd.grad(square.sum(), point)
-        each = (0.5 * self.scale / self._variance(r.detach(), denoised.detach(), x, t)).reshape(
-            -1, *(1,) * (x.ndim - 1)
-        )
-        return denoised.detach() - each * self.gain(x, t) * slope
+                r = r / self.measurement.variance(self.measurement.mean(graph.detach())).sqrt()
+            (slope,) = torch.autograd.grad(r.square().sum(), point, create_graph=kept)
+        each = 0.5 * self.scale / self._variance(r if kept else r.detach(), denoised, x, t)
+        return denoised - each.reshape(-1, *(1,) * (x.ndim - 1)) * self.gain(x, t) * slope
 
     def _variance(self, r: Tensor, denoised: Tensor, x: Tensor, t: Time) -> Tensor:
         """c, `[batch]`."""

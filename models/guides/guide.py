@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from backdrift.models.measurement import Measurement
 from backdrift.models.model_of_model import ModelOfModel
 from backdrift.models.nonlinear_measurement import DifferentiableMeasurement
 from backdrift.sde import GaussianSDE, Time, as_time
+from backdrift.sde.jacobian import with_graph
 
 Self = TypeVar("Self", bound="Guide")  # typing.Self needs Python 3.11
 
@@ -18,8 +20,9 @@ Self = TypeVar("Self", bound="Guide")  # typing.Self needs Python 3.11
 class Guide(ModelOfModel):
     """The posterior p(x_0 | y) as a model, approximately. A subclass gives `denoise`, the mean of x_0 given x_t and y.
 
-    Solvers, likelihoods and the rest take it as they take any model. Each sample is guided by its own residual: nothing
-    is averaged over the batch.
+    Solvers, likelihoods and the rest take it as they take any model, also a second guide, for a second measurement: the
+    result has derivatives in x where x asks for them. Each sample is guided by its own residual: nothing is averaged
+    over the batch.
 
     Args:
         model: the model of p(x_0), with a Gaussian `sde` and `denoise(x, t)`.
@@ -55,6 +58,12 @@ class Guide(ModelOfModel):
         other = copy.copy(self)
         other.model = self.model.under(sde)
         return other
+
+    def graph(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, bool]:
+        """The points of a graph, D there, and whether the graph goes on to x, since derivatives in x are asked for."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return x, self.model.denoise(x, t), True
+        return *with_graph(lambda z: self.model.denoise(z, t), x), False
 
     def prior_variance(self, x: Tensor, t: Time) -> Tensor:
         """d^2 sigma^2/(sigma^2 + alpha^2 d^2), broadcasting against x: the variance of x_0 given x_t if the data were

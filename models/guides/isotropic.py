@@ -12,7 +12,7 @@ from backdrift.models.guides.guide import Guide
 from backdrift.models.measurement import Measurement
 from backdrift.sde import Time, as_time
 from backdrift.sde.checks import require_positive
-from backdrift.sde.jacobian import pulled_back, with_graph
+from backdrift.sde.jacobian import pulled_back
 from backdrift.sde.value_types import Positive
 
 TOLERANCE = 1e-6
@@ -113,7 +113,8 @@ class PiGDM(JFPS):
         self.scale = float(scale)
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
-        point, denoised = with_graph(lambda z: self.model.denoise(z, t), x)
-        step = self.solved(denoised.detach(), x, t)
-        shift = self.gain(x, t) * pulled_back(denoised, point, step.unsqueeze(0))[0]
-        return denoised.detach() + self.scale * shift
+        point, graph, kept = self.graph(x, t)
+        denoised = graph if kept else graph.detach()
+        step = self.solved(denoised, x, t)
+        shift = self.gain(x, t) * pulled_back(graph, point, step.unsqueeze(0), create_graph=kept)[0]
+        return denoised + self.scale * shift

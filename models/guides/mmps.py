@@ -55,10 +55,10 @@ class MMPS(Guide):
         self.iterations, self.tolerance = iterations, float(tolerance)
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
-        if self.iterations is None:
-            return self.twist(x, t).guided
         with_gradients = torch.is_grad_enabled() and x.requires_grad
-        point, denoised = (x, self.model.denoise(x, t)) if with_gradients else self._point(x, t)
+        if self.iterations is None:
+            return self._with_derivatives(x, t) if with_gradients else self.twist(x, t).guided
+        point, denoised, _ = self.graph(x, t)
         pull = _Pull(self, point, denoised, self.gain(x, t), with_gradients)
         r = self.measurement.residual(denoised if with_gradients else denoised.detach())
         scale = self.measurement.noise_product(torch.ones_like(r)) + self.prior_variance(x, t).reshape(-1, 1)
@@ -74,6 +74,22 @@ class MMPS(Guide):
         """
         along, own = (u * r).sum(1, keepdim=True), (u * self.measurement.noise_product(u)).sum(1, keepdim=True)
         return torch.where(own > along, along.clamp(min=0) / own, 1.0)
+
+    def _with_derivatives(self, x: Tensor, t: Time) -> Tensor:
+        """The guided D with all m products, with derivatives in x.
+
+        The eigenvectors that `twist` takes have none where eigenvalues are equal. Values are the same where V is a
+        covariance; else they are those of the iterations.
+        """
+        point, denoised, _ = self.graph(x, t)
+        m, seen = self.measurement.size, self.measurement
+        r = seen.residual(denoised)
+        rows = seen.adjoint(torch.eye(m, dtype=x.dtype, device=x.device)).unsqueeze(1).expand(m, *x.shape)
+        back = self.gain(x, t) * pulled_back(denoised, point, rows, create_graph=True)  # V A^T, [m, batch, ...]
+        total = seen.noise_covariance(x) + seen.operator(back.flatten(0, 1)).reshape(m, -1, m).permute(1, 2, 0)
+        least = torch.finfo(x.dtype).eps * m * total.detach().abs().amax((1, 2), keepdim=True)
+        u = torch.linalg.solve(total + least * torch.eye(m).to(total), r)
+        return denoised + torch.einsum("bm,mb...->b...", self._share(u, r) * u, back)
 
     def twist(self, x: Tensor, t: Time) -> Twist:
         """D, the guided D, and log p(y | x_t) = log N(y; A D, R + A V A^T), by m products with the Jacobian."""

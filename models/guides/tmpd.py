@@ -9,7 +9,7 @@ from backdrift.models.guides.guide import Guide
 from backdrift.models.measurement import Measurement
 from backdrift.models.nonlinear_measurement import DifferentiableMeasurement
 from backdrift.sde import Time
-from backdrift.sde.jacobian import pulled_back, with_graph
+from backdrift.sde.jacobian import pulled_back
 from backdrift.sde.twist import Twist
 
 
@@ -21,7 +21,7 @@ class TMPD(Guide):
 
     The sums over the rows of A V A^T stand for that matrix, and the diagonal of R for R. This is exact where A V A^T
     and R are diagonal, as for masks and independent components. Elsewhere it is wrong at any number of steps; where a
-    sum is negative, as with strong negative correlations, it is taken as 0.
+    sum is negative, as with strong negative correlations, it is taken as 0. An exact value (R = 0) is then left out.
 
     Of a `DifferentiableMeasurement` A is the Jacobian of f at D, y - A D is y - f(D), and R the variance of y at D.
     That leaves out the curvature of f over the spread of x_0 given x_t.
@@ -63,17 +63,18 @@ class TMPD(Guide):
     def _moments(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
         """D, the guided D, and the sums of the rows of A V A^T, `[batch, m]`."""
         seen, gain = self.measurement, self.gain(x, t)
-        point, graph = with_graph(lambda z: self.model.denoise(z, t), x)
-        denoised = graph.detach()
+        point, graph, kept = self.graph(x, t)
+        denoised = graph if kept else graph.detach()
         linear = isinstance(seen, Measurement)
 
         def covariance(u: Tensor) -> Tensor:
             back = seen.adjoint(u) if linear else seen.pull(denoised, u)
-            return gain * pulled_back(graph, point, back.unsqueeze(0))[0]
+            return gain * pulled_back(graph, point, back.unsqueeze(0), create_graph=kept)[0]
 
         r = seen.residual(denoised)
         across = covariance(torch.ones_like(r))
         sums = (seen.operator(across).flatten(1) if linear else seen.push(denoised, across)).clamp(min=0)
         noise = seen.noise_covariance(r).diagonal() if linear else seen.variance(seen.mean(denoised))
-        guided = denoised + covariance(r / (noise + sums).clamp(min=torch.finfo(x.dtype).tiny))
-        return denoised, guided, sums
+        total = noise + sums
+        told = total > 0  # an exact value whose sum is not positive says nothing of x_0
+        return denoised, denoised + covariance(torch.where(told, r, 0.0) / torch.where(told, total, 1.0)), sums
