@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,8 @@ class Guided(ModelOfModel):
             (Lin et al. 2023, section 3.4). 0 leaves it as it is.
 
     Raises:
-        ValueError: if `scale` is not a finite number, `interval` not two rising numbers, or `rescale` outside [0, 1].
+        ValueError: if `scale` is not a finite number, `interval` not two rising numbers, `rescale` outside [0, 1], or
+            the models are not of one process.
         TypeError: if a model does not denoise.
     """
 
@@ -57,9 +59,12 @@ class Guided(ModelOfModel):
         require_number("scale", scale)
         require_number("rescale", rescale, least=0, most=1)
         if interval is not None:
+            if not isinstance(interval, (tuple, list)) or len(interval) != 2:
+                raise ValueError(f"interval: expected two rising numbers (low, high), got {interval!r}")
             low, high = interval
             require_number("interval", low, least=0)
             require_number("interval", high, above=float(low))
+        _require_one_process(model.sde, base.sde)
         self.base, self.scale = base, float(scale)
         self.interval, self.rescale = interval, float(rescale)
 
@@ -90,6 +95,13 @@ class Guided(ModelOfModel):
         return other
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
+        """D(x, t), shaped like x.
+
+        Raises:
+            ValueError: if `rescale` is asked for of samples with one component, which have no standard deviation.
+        """
+        if self.rescale and math.prod(x.shape[1:]) < 2:
+            raise ValueError(f"rescale: expected 0 for samples of one component, got {self.rescale:g}")
         scale = self._scale(x, t)
         if isinstance(scale, float) and scale in (0.0, 1.0):
             return (self.model if scale else self.base).denoise(x, t)
@@ -112,6 +124,22 @@ class Guided(ModelOfModel):
         if time.ndim == 0 and time.device.type == "cpu" and not torch.compiler.is_compiling():
             return self.scale if bool(inside) else 1.0
         return torch.where(inside, self.scale, 1.0).to(x)
+
+
+def _require_one_process(sde: GaussianSDE, base: GaussianSDE) -> None:
+    """Raise `ValueError` unless two processes have the same alpha and sigma at each of a few times.
+
+    Two processes of one schedule need not be the same object.
+    """
+    if sde is base:
+        return
+    same = sde.T == base.T and getattr(base, "has_denoiser", False) == getattr(sde, "has_denoiser", False)
+    if same and getattr(sde, "has_denoiser", False):
+        t = torch.linspace(0, 1, 9, dtype=torch.float64, device="cpu") * sde.T
+        with torch.no_grad():
+            same = torch.allclose(sde.alpha(t), base.alpha(t)) and torch.allclose(sde.sigma(t), base.sigma(t))
+    if not same:
+        raise ValueError(f"base: expected a model of the same process, {sde!r}, got one of {base!r}; see `under`")
 
 
 def guided(

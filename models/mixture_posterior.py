@@ -56,14 +56,22 @@ def conditional(mixture: GaussianMixture, indices: Tensor, values: Tensor) -> Ga
 
 
 def _of_class(mixture: GaussianMixture, label: Label) -> GaussianMixture:
-    """The components of a class, or those of another class for each sample."""
+    """The components of a class, or those of another class for each sample. A class of weight 0 has no density."""
     of_class = label.value.to(mixture.classes.device).unsqueeze(-1) == mixture.classes
-    if not bool(of_class.any(-1).all()):
-        present = mixture.classes.unique().tolist()
+    _require_as_many("label", label.each, len(of_class), mixture)
+    weighted = (mixture.log_weights > -math.inf).to(of_class.device)
+    if not bool((of_class & weighted).any(-1).all()):
+        present = mixture.classes[weighted.reshape(-1, weighted.shape[-1]).all(0)].unique().tolist()
         raise ValueError(f"label: expected classes of {present}, got {label.value.unique().tolist()}")
     log_weights = mixture.log_weights.masked_fill(~of_class.to(mixture.means.device), -math.inf).log_softmax(-1)
     means = mixture.means.expand(len(log_weights), -1, -1) if label.each else mixture.means
     return mixture._copy(means=means, log_weights=log_weights)
+
+
+def _require_as_many(name: str, each: bool, count: int, mixture: GaussianMixture) -> None:
+    """Raise `ValueError` if there is one condition for each sample, and a mixture for each of other than so many."""
+    if each and mixture.each and count != 1 and len(mixture.means) not in (1, count):
+        raise ValueError(f"{name}: expected one, or one for each of {len(mixture.means)} samples, got {count}")
 
 
 def _update(mixture: GaussianMixture, measurement: Measurement) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -74,6 +82,7 @@ def _update(mixture: GaussianMixture, measurement: Measurement) -> tuple[Tensor,
     if tuple(measurement.operator.shape) != tuple(mixture.shape):
         got = list(measurement.operator.shape)
         raise ValueError(f"measurement: expected an operator on samples {list(mixture.shape)}, got {got}")
+    _require_as_many("measurement", measurement.each, len(measurement.value), mixture)
     a = measurement.operator.matrix(mixture.means.dtype, mixture.means.device)
     covariance = _covariances(mixture)
     total = a @ covariance @ a.mT + measurement.noise_covariance(a)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Annotated, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backdrift.models.operator_checks import require_operator
 from backdrift.sde.jacobian import graph_kept
+from backdrift.sde.tensor_checks import require_finite
 from backdrift.sde.value_types import Count, Positive, Range, Seed, is_integer, require
 
 
@@ -22,9 +25,15 @@ class LinearOperator(ABC):
 
     Args:
         shape: of one sample.
+
+    Raises:
+        ValueError: if `shape` is not a list of positive integers.
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
+        whole = isinstance(shape, Sequence) and all(isinstance(one, Integral) and one is not True for one in shape)
+        if not whole or not len(shape) or min(shape) < 1:
+            raise ValueError(f"shape: expected the sizes of one sample, such as (3, 32, 32), got {shape!r}")
         self.shape = tuple(int(length) for length in shape)
 
     @abstractmethod
@@ -57,6 +66,7 @@ class Mask(LinearOperator):
     def __init__(self, seen: Tensor) -> None:
         if not isinstance(seen, Tensor) or seen.dtype != torch.bool or not bool(seen.any()):
             got = f"a tensor of {seen.dtype}" if isinstance(seen, Tensor) else type(seen).__name__
+            got = "one without" if got == "a tensor of torch.bool" else got
             raise ValueError(f"seen: expected a boolean tensor with a True value, shaped like a sample, got {got}")
         super().__init__(seen.shape)
         self.indices = seen.flatten().nonzero().squeeze(1)
@@ -147,9 +157,18 @@ class Projection(LinearOperator):
 
     Args:
         rows: A, `[m, *shape of a sample]`.
+
+    Raises:
+        TypeError: if `rows` is not a tensor of real numbers.
+        ValueError: if a number is not finite, or there are no rows.
     """
 
     def __init__(self, rows: Tensor) -> None:
+        _require_numbers("rows", rows)
+        if rows.ndim < 2 or not len(rows):
+            raise ValueError(
+                f"rows: expected shape [m, ...] with a row like a sample for each of m, got {list(rows.shape)}"
+            )
         super().__init__(rows.shape[1:])
         self.rows = rows.flatten(1)
 
@@ -204,16 +223,22 @@ class Blur(LinearOperator):
         kernel: `[rows, columns]`, both odd.
 
     Raises:
-        ValueError: if `shape` does not have three lengths, or a length of the kernel is even.
+        TypeError: if `kernel` is not a tensor of real numbers.
+        ValueError: if `shape` does not have three lengths, or the kernel has an even length, a number that is not
+            finite, or reaches farther than the height or the width of the picture.
     """
 
     def __init__(self, shape: Sequence[int], kernel: Tensor) -> None:
         super().__init__(shape)
+        _require_numbers("kernel", kernel)
         if len(self.shape) != 3 or kernel.ndim != 2 or not all(length % 2 for length in kernel.shape):
             raise ValueError(
                 f"kernel: expected odd numbers of rows and columns, and pictures [channels, height, width]; got a "
                 f"kernel {list(kernel.shape)} and a sample {list(self.shape)}"
             )
+        if any(length // 2 > room for length, room in zip(kernel.shape, self.shape[1:], strict=True)):
+            most = [2 * room + 1 for room in self.shape[1:]]
+            raise ValueError(f"kernel: expected at most {most} rows and columns, got {list(kernel.shape)}")
         self.kernel = kernel
 
     @classmethod
@@ -255,10 +280,11 @@ class FourierSampling(LinearOperator):
 
     def __init__(self, shape: Sequence[int], seen: Tensor) -> None:
         super().__init__(shape)
-        if len(self.shape) != 3 or seen.dtype != torch.bool or tuple(seen.shape) != self.shape[1:]:
-            raise ValueError(
-                f"seen: expected a boolean tensor {list(self.shape[1:])}, got {list(seen.shape)} of {seen.dtype}"
-            )
+        boolean = isinstance(seen, Tensor) and seen.dtype == torch.bool
+        if len(self.shape) != 3 or not boolean or tuple(seen.shape) != self.shape[1:] or not bool(seen.any()):
+            got = f"{list(seen.shape)} of {seen.dtype}" if isinstance(seen, Tensor) else type(seen).__name__
+            got = f"{got} without one" if boolean and not bool(seen.any()) else got
+            raise ValueError(f"seen: expected a boolean tensor {list(self.shape[1:])} with a True value, got {got}")
         self.seen = seen
         self.places = seen.nonzero(as_tuple=True)  # of a mask on a device the host would wait to know its length
 
@@ -312,6 +338,9 @@ class FunctionOperator(LinearOperator):
         function: a linear function of samples `[batch, *shape]`, differentiable where no adjoint is given.
         shape: of one sample.
         adjoint: its adjoint, or None for the one by automatic differentiation.
+
+    Raises:
+        TypeError: if one of them cannot be called.
     """
 
     def __init__(
@@ -321,6 +350,9 @@ class FunctionOperator(LinearOperator):
         adjoint: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(shape)
+        for name, given in (("function", function), ("adjoint", adjoint)):
+            if not callable(given) and not (given is None and name == "adjoint"):
+                raise TypeError(f"{name}: expected a function of tensors, got {type(given).__name__}")
         self.function, self._adjoint = function, adjoint
 
     @classmethod
@@ -351,9 +383,13 @@ class Scaled(LinearOperator):
         operator: A.
         scale: a number, or one for each component of a sample.
         weight: a number, or one for each component of a measurement.
+
+    Raises:
+        TypeError: if `operator` is not one.
     """
 
     def __init__(self, operator: LinearOperator, scale: float | Tensor, weight: float | Tensor = 1.0) -> None:
+        require_operator(operator)
         super().__init__(operator.shape)
         self.operator, self.scale, self.weight = operator, torch.as_tensor(scale), torch.as_tensor(weight)
 
@@ -362,6 +398,14 @@ class Scaled(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.scale.to(y) * self.operator.adjoint(self.weight.to(y) * y)
+
+
+def _require_numbers(name: str, given: Tensor) -> None:
+    """Raise `TypeError` unless `given` is a tensor of real numbers, and `ValueError` if one is not finite."""
+    if not isinstance(given, Tensor) or given.is_complex():
+        got = f"a tensor of {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
+        raise TypeError(f"{name}: expected a tensor of real numbers, got {got}")
+    require_finite(name, given)
 
 
 def _picture(shape: Sequence[int], least: int) -> tuple[int, int, int]:

@@ -24,6 +24,10 @@ Share = Annotated[float, Range(least=0, most=1)]
 class LinearSight(Protocol):
     """A. Operators of `models` are such."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+
     def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """A between flattened samples and measurements, `[m, d]`."""
 
@@ -95,6 +99,9 @@ class DDRM(Solver):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not hasattr(self.measurement, "operator") or not hasattr(self.measurement, "std"):
+            got = type(self.measurement).__name__
+            raise ValueError(f"measurement: expected a linear one with normal noise, such as a Measurement, got {got}")
         std = self.measurement.std
         if std is None or torch.as_tensor(std).ndim:
             raise ValueError("measurement: expected one standard deviation of the noise (std), as DDRM has no other")
@@ -111,7 +118,7 @@ class DDRM(Solver):
         """Solve from the state `x` at T to the data.
 
         Raises:
-            ValueError: if no `noise` is given, or y is not for as many samples as x.
+            ValueError: if no `noise` is given, or y is not for samples shaped like those of x, or for as many.
         """
         self.require_process(model.sde)
         sde, denoise, noise = cast(GaussianSDE, model.sde), denoiser_of(model), require_noise(self, noise)
@@ -144,7 +151,10 @@ class DDRM(Solver):
 
     def _spectrum(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """V `[d, d]`, yb `[batch or 1, d]` and r `[d]`, which is inf where nothing is seen."""
-        if self.measurement.each and len(self.measurement.value) != len(x):
+        if tuple(x.shape[1:]) != tuple(self.measurement.operator.shape):
+            expected, other = list(x.shape[1:]), list(self.measurement.operator.shape)
+            raise ValueError(f"measurement: expected an operator on samples {expected}, got one on {other}")
+        if self.measurement.each and len(self.measurement.value) not in (1, len(x)):
             got = len(self.measurement.value)
             raise ValueError(f"measurement: expected one value, or one for each of {len(x)} samples, got {got}")
         matrix = self.measurement.operator.matrix(torch.float64).cpu()

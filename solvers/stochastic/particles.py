@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from backdrift.sde.checks import require_integer, require_number
-from backdrift.sde.value_types import Count, NonNegativeCount, OneOf, Range
+from backdrift.sde.value_types import Count, NonNegativeCount, OneOf, Range, is_integer
 from backdrift.solvers.confidence import student
 from backdrift.solvers.model import data_std_of, place_of, prior_of, select
 from backdrift.solvers.noise import ACCEPT, PRIOR, STEPS, Noise
@@ -123,7 +123,7 @@ def particles(
         guide: a model conditioned on a measurement, with `twist(x, t)`. Its measurement may hold one value for all, or
             one for each observation.
         shape: of one sample.
-        observations: how many measurements the guide holds, or 1.
+        observations: how many measurements the guide holds; if it holds one for all, how many times it is answered.
         particles: in each run.
         runs: independent runs, at least 2; with 8 or more their spread is a fair error.
         steps: of the chain.
@@ -148,7 +148,8 @@ def particles(
         Samples of x_0, their weights, and the evidence with its error.
 
     Raises:
-        ValueError: if an argument is out of range; with kernel="low_rank", if the noise is 0 along some direction.
+        ValueError: if an argument is out of range, the guide holds other than so many measurements, or they are of
+            samples with another shape; with kernel="low_rank", if the noise is 0 along some direction.
         TypeError: if the guide has no `twist`, or not what the kernel needs.
     """
     if not hasattr(guide, "twist"):
@@ -166,11 +167,14 @@ def particles(
     if not hasattr(guide, asked):
         raise TypeError(f"guide: kernel={kernel!r} expects a model with {asked}, got {type(guide).__name__}")
     require_integer("rank", rank, 1)
+    if not isinstance(shape, (tuple, list)) or not all(is_integer(size) and size > 0 for size in shape):
+        raise ValueError(f"shape: expected the sizes of one sample, such as (3, 32, 32), got {shape!r}")
     if kernel == "low_rank" and rank >= math.prod(shape):
         raise ValueError(
             f"rank: expected fewer than the {math.prod(shape)} components of a sample, got {rank}; kernel='full' takes "
             "all axes"
         )
+    _require_fit(guide, shape, observations)
     sde = guide.sde
     times = time_grid(grid, sde, steps, sde.eps if eps is None else eps, data_std_of(guide))
     chain = _Chain(
@@ -196,6 +200,20 @@ def particles(
         runs=runs,
         seed=seed,
     )
+
+
+def _require_fit(guide: Twists, shape: tuple[int, ...], observations: int) -> None:
+    """Raise `ValueError` unless a guide's measurement, where it has one, is for these observations and samples.
+
+    Otherwise all measurements but the first ones would be left out without a word.
+    """
+    seen: Any = getattr(guide, "measurement", None)
+    of = getattr(getattr(seen, "operator", seen), "shape" if hasattr(seen, "operator") else "sample_shape", None)
+    if of is not None and tuple(of) != tuple(shape):
+        raise ValueError(f"shape: expected {tuple(of)}, as the guide's measurement has it, got {tuple(shape)}")
+    if getattr(seen, "each", False) and len(seen.value) not in (1, observations):
+        held = len(seen.value)
+        raise ValueError(f"observations: expected {held}, as many as the guide has measurements, got {observations}")
 
 
 class _Chain:

@@ -11,7 +11,7 @@ from solver_list import SOLVERS
 from torch import Tensor
 
 from backdrift.models import GaussianMixture, Guided, Label, Tilted, guided
-from backdrift.sde import VE, VP, Time
+from backdrift.sde import VE, VP, Rectified, Time
 from backdrift.solvers import DDIM, sample
 
 
@@ -137,8 +137,32 @@ def test_guided_samples_lean_towards_the_class() -> None:
         ({"scale": 2.0, "rescale": 1.5}, "rescale"),
         ({"scale": 2.0, "interval": (2.0, 1.0)}, "interval"),
         ({"scale": 2.0, "interval": (-1.0, 1.0)}, "interval"),
+        ({"scale": 2.0, "interval": 1.0}, "interval"),
+        ({"scale": 2.0, "interval": (1.0,)}, "interval"),
+        ({"scale": 2.0, "interval": (0.0, 1.0, 2.0)}, "interval"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name}: expected"):
         guided(mixture(), LABELS, **settings)
+
+
+def test_two_processes_are_refused_and_two_objects_of_one_are_not() -> None:
+    model, t = mixture(), torch.tensor(0.4).double()
+    for other in (VE(), VP(beta_max=5.0), Rectified()):
+        with pytest.raises(ValueError, match=r"^base: expected a model of the same process"):
+            Guided(model.given(LABELS), model.under(other), 2.0)
+    found = Guided(model.given(LABELS), model.under(VP()), 2.0).denoise(states(3), t)
+    torch.testing.assert_close(found, guided(model, LABELS, 2.0).denoise(states(3), t))
+
+
+def test_one_component_has_no_deviation_to_rescale() -> None:
+    model = GaussianMixture(torch.tensor([[-1.0], [1.0]]).double(), 0.1, sde=VP())
+    with pytest.raises(ValueError, match=r"^rescale: expected 0 for samples of one component, got 0.5"):
+        guided(model, torch.tensor(1), 2.0, rescale=0.5).denoise(states(3)[:, :1], torch.tensor(0.4).double())
+
+
+@pytest.mark.parametrize("log_weight", [lambda x, t: (x > 0).sum(1), lambda x, t: x.sum(), lambda x, t: 3.0])
+def test_log_weights_without_a_gradient_are_refused(log_weight: Any) -> None:
+    with pytest.raises(ValueError, match=r"^log_weight: expected a value"):
+        Tilted(mixture(), log_weight).denoise(states(3), torch.tensor(0.4).double())

@@ -102,6 +102,41 @@ def test_a_class_is_its_components() -> None:
         whole.given(torch.tensor(3))
 
 
+def test_conditions_may_be_given_in_any_order() -> None:
+    """A class and two measurements, for all samples or for each, against one measurement that holds both."""
+    prior = GaussianMixture(
+        2 * draws(4, 3), 0.3, torch.tensor([1.0, 2, 3, 4]).double(), VP(), torch.tensor([0, 1, 0, 1])
+    )
+    rows, x, t = draws(3, 3, seed=3), draws(2, 3, seed=8), torch.tensor(0.4).double()
+    for y in (draws(3, seed=5), draws(2, 3, seed=5)):
+        first, second, both = (
+            Measurement(Projection(rows[part]), y[..., part], std=0.5) for part in (slice(2), slice(2, 3), slice(3))
+        )
+        for label in (torch.tensor(1), torch.tensor([1, 0])):
+            expected = prior.given(label).given(both).denoise(x, t)
+            for order in ((label, first, second), (second, label, first), (first, second, label), (both, label)):
+                found = prior
+                for condition in order:
+                    found = found.given(condition)
+                torch.testing.assert_close(found.denoise(x, t), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_conditions_of_other_numbers_of_samples_are_refused() -> None:
+    prior, three = mixture(), Measurement(Projection(draws(2, 4, seed=3)), draws(3, 2, seed=5), std=0.5)
+    labels = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"^label: expected one, or one for each of 3 samples, got 2$"):
+        prior.given(three).given(labels)
+    with pytest.raises(ValueError, match=r"^measurement: expected one, or one for each of 2 samples, got 3$"):
+        prior.given(labels).given(three)
+
+
+def test_a_class_without_weight_is_refused() -> None:
+    prior = GaussianMixture(draws(3, 2), 0.3, torch.tensor([0.0, 1.0, 2.0]), VP())
+    for label in (torch.tensor(0), torch.tensor([1, 0])):
+        with pytest.raises(ValueError, match=r"^label: expected classes of \[1, 2\], got"):
+            prior.given(label)
+
+
 def test_draws_have_the_moments_of_the_posterior() -> None:
     """For each of two measurements, within 4.5 standard errors of 40,000 draws."""
     prior = mixture()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -142,3 +143,35 @@ def test_an_operator_in_other_units() -> None:
 def test_a_physics_without_an_adjoint_is_refused() -> None:
     with pytest.raises(TypeError, match=r"physics: expected an object with A\(x\) and A_adjoint\(y\)"):
         FunctionOperator.of_physics(SimpleNamespace(A=lambda x: x), (4,))
+
+
+def test_what_makes_no_operator_is_named() -> None:
+    """Kernels, rows, masks, shapes and functions that people bring."""
+    shape, nan = (1, 4, 4), float("nan")
+    lists: Any = [[1.0, 2.0]]
+    masks: Any = [[True] * 4] * 4
+    three: Any = 3
+    function: Any = torch.neg
+    wrong: list[tuple[str, Any]] = [
+        ("kernel", lambda: Blur(shape, torch.ones(11, 3))), ("kernel", lambda: Blur(shape, torch.ones(3, 3) * nan)),
+        ("kernel", lambda: Blur(shape, lists)), ("kernel", lambda: Blur(shape, torch.ones(3, 3) * 1j)),
+        ("rows", lambda: Projection(lists)), ("rows", lambda: Projection(torch.ones(4))),
+        ("rows", lambda: Projection(torch.ones(0, 4))), ("rows", lambda: Projection(torch.ones(2, 4) / 0)),
+        ("rows", lambda: Projection(torch.ones(2, 4) * 1j)), ("seen", lambda: Mask(torch.zeros(4, dtype=torch.bool))),
+        ("seen", lambda: FourierSampling(shape, torch.zeros(4, 4, dtype=torch.bool))),
+        ("seen", lambda: FourierSampling(shape, masks)), ("shape", lambda: Mask(torch.tensor(True))),
+        ("function", lambda: FunctionOperator(three, (4,))), ("operator", lambda: Scaled(function, 2.0)),
+        ("adjoint", lambda: FunctionOperator(function, (4,), three)),
+    ]  # fmt: skip
+    sizes: list[Any] = [4, (4.5,), (), (4, 0), (4, -1), None, (True,), "4"]
+    wrong += [("shape", lambda size=size: FunctionOperator(function, size)) for size in sizes]
+    for name, call in wrong:
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}: expected .* got"):
+            call()
+
+
+def test_a_kernel_as_wide_as_the_picture_goes_round() -> None:
+    """A row of 1 over twice the width and one pixel more sees each pixel twice, and the one below it once more."""
+    x = torch.arange(12.0).double().reshape(1, 1, 3, 4)
+    found = Blur((1, 3, 4), torch.ones(1, 9))(x)
+    torch.testing.assert_close(found, 2 * x.sum(-1, keepdim=True) + x)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from backdrift.models import GaussianMixture, Mask, Measurement, Projection
+from backdrift.models import GaussianMixture, Mask, Measurement, NonlinearMeasurement, Projection
 from backdrift.sde import VE, VP, GaussianSDE
 from backdrift.solvers import DDRM, sample
 from backdrift.solvers.tables.grid import time_grid
@@ -109,3 +110,9 @@ def test_one_value_for_each_sample_and_what_is_refused() -> None:
         DDRM(measurement=Measurement(mask, torch.zeros(1).double(), covariance=torch.eye(1).double()))
     with pytest.raises(ValueError, match="eta: expected"):
         DDRM(measurement=seen, eta=1.5)
+    flat = Measurement(Mask(torch.tensor([[True, False, False]])), torch.zeros(1).double(), std=0.1)
+    with pytest.raises(ValueError, match=r"measurement: expected an operator on samples \[3\], got one on \[1, 3\]"):
+        sample(model, DDRM(measurement=flat), (2, 3))
+    cubes: Any = NonlinearMeasurement(lambda x: x**3, (3,), torch.zeros(3).double(), 0.1)
+    with pytest.raises(ValueError, match="measurement: expected a linear one with normal noise"):
+        DDRM(measurement=cubes)

@@ -291,6 +291,22 @@ def test_what_is_wrong_is_named() -> None:
         particles(guide, (2,), threshold=2.0)
 
 
+def test_no_measurement_is_left_out() -> None:
+    """A guide of three measurements beside another number of observations. One measurement answers any number."""
+    mixture, measurement = mixture_problem(3)
+    guide = MMPS(mixture, measurement, iterations=None)
+    settings: dict[str, Any] = {"particles": 4, "runs": 2, "steps": 2}
+    for observations in (1, 2, 4):
+        with pytest.raises(ValueError, match=rf"^observations: expected 3, as many as .* got {observations}$"):
+            particles(guide, (2,), observations=observations, **settings)
+    one = guide.select(torch.tensor([1]))
+    assert len(particles(one, (2,), observations=2, **settings).log_evidence) == 2
+    shape: Any
+    for shape in ((3,), (1, 2), 2, (2.0,)):
+        with pytest.raises(ValueError, match=r"^shape: expected"):
+            particles(one, shape, **settings)
+
+
 @pytest.mark.parametrize("kernel", ["isotropic", "low_rank", "full"])
 def test_chunks_change_nothing_and_bound_what_the_guide_is_asked_at_once(
     kernel: str, monkeypatch: pytest.MonkeyPatch
