@@ -137,7 +137,7 @@ class Mask(LinearOperator):
 
         Args:
             shape: `[d]`, of one vector.
-            columns: which components, from 0.
+            columns: which components, from 0, in the order in which they are measured.
 
         Raises:
             ValueError: if samples are not vectors, or `columns` is empty, has a number twice or one that is too large.
@@ -149,7 +149,9 @@ class Mask(LinearOperator):
             raise ValueError(f"columns: expected different numbers from 0 to {shape[0] - 1}, got {list(columns)}")
         seen = torch.zeros(shape[0], dtype=torch.bool, device="cpu")
         seen[list(columns)] = True
-        return cls(seen)
+        made = cls(seen)
+        made.indices = torch.tensor(list(columns), device="cpu")
+        return made
 
 
 class Projection(LinearOperator):

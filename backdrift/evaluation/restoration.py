@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ def known_columns(shape: Sequence[int], columns: list[Text], names: Sequence[str
 
     Args:
         shape: `[d]`, of one row.
-        columns: their names, or their numbers from 0.
+        columns: their names, or their numbers from 0, in the order of the noise and of given measurements.
         names: of all columns, or None if they have none.
 
     Raises:
@@ -169,7 +170,8 @@ def problem(
     """A problem with given measurements.
 
     Args:
-        observation: y, `[n, *measurement]` or flattened, `[n, m]`, in the units of A v.
+        observation: y, `[n, *measurement]` or flattened, `[n, m]`, in the units of A v. Where A is a mask it may be
+            shaped like the samples, `[n, ...]`, with NaN for all that is not seen.
         card: of the data set.
         operator: A, on samples in the data's own units.
         noise: standard deviation of the noise in the units of y, or one for each component; or the law of counts.
@@ -182,16 +184,36 @@ def problem(
     units = card.units
     with torch.no_grad():
         shape = tuple(operator(torch.zeros(1, *units.shape, dtype=torch.float64)).shape[1:])
+    observation = _seen(observation, operator)
     if tuple(observation.shape[1:]) not in (shape, (torch.Size(shape).numel(),)) or not len(observation):
         raise ValueError(
             f"observation: expected shape [n, {', '.join(map(str, shape))}], got {list(observation.shape)}"
         )
-    if not bool(observation.isfinite().all()):
-        raise ValueError("observation: expected finite numbers, got NaN or inf")
+    if not bool(observation.float().isfinite().all()):  # the model works in float32
+        largest = float(observation.abs().nan_to_num(0.0).max())
+        got = "NaN or inf" if not bool(observation.isfinite().all()) else f"{largest:g}"
+        raise ValueError(f"observation: expected finite numbers of what `measurement` sees, below 3e38, got {got}")
     _require_affine(card, operator)
     law = _law(noise, shape)
     law.require(observation)
     return Problem(units, operator, law, observation.double().reshape(-1, *shape), truth)
+
+
+def _seen(observation: Tensor, operator: LinearOperator) -> Tensor:
+    """What a mask sees of measurements that are shaped like samples, `[n, m]`; other measurements as they are.
+
+    Raises:
+        ValueError: if a number is given for what the mask does not see.
+    """
+    whole = tuple(observation.shape[1:]) == operator.shape
+    if not isinstance(operator, Mask) or not whole or len(operator.indices) == math.prod(operator.shape):
+        return observation
+    flat = observation.flatten(1)
+    hidden = torch.ones(flat.shape[1], dtype=torch.bool).index_fill(0, operator.indices, False)
+    if not bool(flat[:, hidden].isnan().all()):
+        expected = f"the {len(operator.indices)} components that are seen, or NaN for the {int(hidden.sum())} others"
+        raise ValueError(f"observation: expected {expected}, got numbers for all {flat.shape[1]}")
+    return operator(observation)
 
 
 def _law(noise: float | list[float] | PoissonNoise, shape: tuple[int, ...]) -> MeasurementNoise:

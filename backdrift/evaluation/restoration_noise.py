@@ -20,6 +20,10 @@ LEAST_VARIANCE = 1.0
 """In squared counts. Residuals of a smaller mean are divided by this: one count in the dark would outweigh the rest."""
 
 
+MOST_COUNTS = 1e15
+"""A mean count above this cannot be drawn: float64 does not hold all whole numbers there."""
+
+
 class MeasurementNoise(Protocol):
     """The law of y given its mean A w, for samples w in the data's own units."""
 
@@ -131,6 +135,9 @@ class PoissonNoise:
         require_positive(gain=self.gain)
 
     def drawn(self, mean: Tensor, seed: int) -> Tensor:
+        largest = float(self._means(mean).max())
+        if largest > MOST_COUNTS:
+            raise ValueError(f"gain: expected at least {self.gain * largest / MOST_COUNTS:.1g}, got {self.gain:g}")
         normals = Noise(seed, tuple(mean.shape), stream=FORWARD, dtype=torch.float64)()
         counts = scipy.stats.poisson.ppf(torch.special.ndtr(normals).numpy(), self._means(mean).numpy())
         return self.gain * torch.from_numpy(counts).reshape(mean.shape)

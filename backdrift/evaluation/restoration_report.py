@@ -139,7 +139,7 @@ class Restoration:
             "samples": self.draws.shape[1],
             "strays": self.strays,
             "components_seen": self.problem.size,
-            "chi_squared": asdict(self.chi_squared),
+            "chi_squared": {name: _finite(value) for name, value in asdict(self.chi_squared).items()},
             "coverage": [_with_p(one) for one in self.coverage],
             "coverage_of_hidden_components": [_with_p(one) for one in self.coverage_hidden],
             "root_mean_square_error_of_mean": self.error,

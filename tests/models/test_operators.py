@@ -102,7 +102,8 @@ def test_masks_hide_what_they_are_asked_to() -> None:
         assert mask.indices.tolist() == expected.expand(5, 4).flatten().nonzero().flatten().tolist()
     missing = sorted({*range(20)} - {*Mask.box(shape, 0.5).indices.tolist()})
     assert missing == [5, 6, 9, 10]
-    assert Mask.of_columns((5,), [3, 1]).indices.tolist() == [1, 3]
+    columns, row = Mask.of_columns((5,), [3, 1]), torch.arange(5.0).unsqueeze(0)
+    assert columns(row).tolist() == [[3, 1]] and columns.adjoint(columns(row)).tolist() == [[0, 1, 0, 3, 0]]
     some = Mask.random((3, 10, 10), 0.3, seed=2).indices
     assert len(some) == 90 and len(Mask.random((7,), 1e-9).indices) == 1
     assert not torch.equal(some, Mask.random((3, 10, 10), 0.3, seed=3).indices)

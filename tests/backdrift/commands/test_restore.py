@@ -115,6 +115,25 @@ def test_given_measurements_are_read_and_give_the_same(run: Run) -> None:
     np.testing.assert_allclose(first["samples"], third["samples"], rtol=1e-6)
 
 
+def test_columns_are_measured_in_the_order_that_is_asked_for(run: Run) -> None:
+    """Noise and measurements of c and a against the closed form, also as rows with NaN for what is hidden."""
+    y = np.array([[1.5, 10150.0], [-2.0, 9900.0]])
+    rows, noise = np.eye(3)[[2, 0]], np.array([0.5, 60.0])
+    np.savetxt("y.csv", y, delimiter=",")
+    np.savetxt("rows.csv", np.c_[y[:, 1], np.full(2, np.nan), y[:, 0]], delimiter=",")
+    c = SCALE[:, None] * C * SCALE
+    gain = np.linalg.solve(rows @ c @ rows.T + np.diag(noise**2), rows @ c).T
+    mean, covariance = SHIFT + (y - SHIFT @ rows.T) @ gain.T, c - gain @ rows @ c
+    line = ["restore", f"run={run.path}", "measurement=columns", "guide.iterations=null", "samples=400"]
+    for file, end in (("y", ""), ("rows", "-2")):
+        words = ["measurement.columns=[c,a]", "noise=[0.5,60]", f"observation={file}.csv"]
+        assert main([*line, *words]) == 0
+        found, _ = results(run, f"restore-known_columns-mmps-seed0{end}")
+        np.testing.assert_array_equal(found["observation"], y)
+        assert np.abs((found["mean"] - mean) / np.sqrt(covariance.diagonal() / 400)).max() < 4.5
+        assert np.abs(found["std"] / np.sqrt(covariance.diagonal()) - 1).max() < 4.5 / 800**0.5 + 0.02
+
+
 def test_ddrm_keeps_what_is_seen_well_and_draws_the_rest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Independent columns, of which a is seen with a thousandth of its deviation as noise. The posterior of the others
     is their prior, whose deviation the 200 steps of DDIM that eta = 0 leaves of the chain change by a factor in closed
@@ -181,9 +200,24 @@ def test_a_class_is_the_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (("noise=1", "measurement=pixels", "guide.iterations=0"), "guide.iterations: expected a positive integer"),
         (("noise=1", "measurement=pixels", "observation=none.npy"), "observation=none.npy: there is no such file"),
         (("noise=1", "measurement=pixels", "observation=table.npz"), "observation=table.npz: expected numbers"),
+        (
+            ("noise=1", "measurement=columns", "measurement.columns=[a]", "observation=whole.csv"),
+            "observation: expected the 1 components that are seen, or NaN for the 2 others, got numbers for all 3",
+        ),
+        (
+            ("noise=1", "measurement=columns", "measurement.columns=[b]", "observation=missing.csv"),
+            "observation: expected finite numbers of what `measurement` sees, below 3e38, got NaN or inf",
+        ),
+        (
+            ("noise=1", "measurement=columns", "measurement.columns=[a]", "observation=huge.csv"),
+            "observation: expected finite numbers of what `measurement` sees, below 3e38, got 1e+300",
+        ),
     ],
 )
 def test_what_is_refused(run: Run, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("whole.csv").write_text("1,2,3\n")
+    Path("missing.csv").write_text("nan,nan,nan\n")
+    Path("huge.csv").write_text("1e300\n")
     assert main(["restore", f"run={run.path}", *words]) == 1
     assert f"error: {message}" in capsys.readouterr().err
     assert not list(run.path.glob("restore-*"))
