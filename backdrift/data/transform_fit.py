@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -130,13 +131,16 @@ def _fitted(column: Tensor, family: Family, spread: float) -> Choice:
     middle = float(column.median())
     low, high = np.quantile(column.numpy(), (0.1, 0.9))
     sign = math.copysign(1.0, middle)
+    # Far from zero the numerical derivatives of the fit would see the rounding of the values. Only logarithms need it.
+    origin = 0.0 if family.from_zero else middle
+    centred = column - origin
 
     def map_of(numbers: np.ndarray) -> ColumnMap:
         centre, log_scale, *others = numbers.tolist()
         if family.from_zero:  # the middle goes to 0, and zero to minus infinity, or to infinity if the values are below
             growth, middle_now = math.exp(others[0]), middle * math.exp(centre)
             return ColumnMap("skewed", middle_now, abs(middle_now) * growth, skew=sign * LOGARITHM, growth=growth)
-        place = middle + centre * spread, spread * math.exp(log_scale)
+        place = centre * spread, spread * math.exp(log_scale)
         if family.kind == "heavy":
             return ColumnMap("heavy", *place, left=math.exp(others[0]), right=math.exp(others[-1]))
         if family.kind == "skewed":
@@ -144,7 +148,7 @@ def _fitted(column: Tensor, family: Family, spread: float) -> Choice:
         return ColumnMap(family.kind, *place)
 
     def negative_log_likelihood(numbers: np.ndarray) -> float:
-        h, log_slope = map_of(numbers).forward(column)
+        h, log_slope = map_of(numbers).forward(centred)
         return float((0.5 * h.square() - log_slope).mean())
 
     start = np.array([0.0, 0.0, *family.start])
@@ -154,7 +158,8 @@ def _fitted(column: Tensor, family: Family, spread: float) -> Choice:
         negative_log_likelihood, start, method="L-BFGS-B", bounds=[(-3.0, 3.0), (-2.0, 2.0), *family.limits]
     )
     # Rounded, so that the rounding errors of another machine do not make other units.
-    return _standardised(map_of(found.x.round(3)), column, family.numbers)
+    best = map_of(found.x.round(3))
+    return _standardised(replace(best, centre=best.centre + origin), column, family.numbers)
 
 
 def _standardised(chosen: ColumnMap | None, column: Tensor, numbers: int) -> Choice:

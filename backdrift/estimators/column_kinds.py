@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backdrift.estimators.table_checks import check_times, missing_values, pandas_frame
+from backdrift.estimators.table_checks import check_times, missing_values, plain_table
 from backdrift.sde.value_types import require
 
 KINDS = ("number", "positive", "share", "angle", "category", "constant")
@@ -103,7 +103,7 @@ def suggest(X: Any, kinds: Mapping[Any, str] | None = None, verbose: bool = True
     Raises:
         ValueError: if a kind is not known, a column that is named is not there, or values do not fit the kind.
     """
-    X = pandas_frame(X)
+    X = plain_table(X)
     table = X if hasattr(X, "columns") else None
     width = X.shape[1] if table is not None else np.shape(X)[1]
     names = [str(n) for n in table.columns] if table is not None else [f"column {k}" for k in range(width)]
@@ -118,7 +118,7 @@ def suggest(X: Any, kinds: Mapping[Any, str] | None = None, verbose: bool = True
         if kind not in KINDS:
             raise ValueError(f"kinds: expected one of {', '.join(KINDS)} for {key}, got {kind!r}")
     found = [
-        _decided(name, _values(X, k), kinds.get(name), str(table.dtypes.iloc[k]) if table is not None else "")
+        _decided(name, column_values(X, k), kinds.get(name), str(table.dtypes.iloc[k]) if table is not None else "")
         for k, name in enumerate(names)
     ]
     found = _within_combinations(found)
@@ -141,9 +141,21 @@ def _within_combinations(columns: list[Column]) -> list[Column]:
         columns[k] = Column(columns[k].name, "number", why)
 
 
-def _values(X: Any, k: int) -> np.ndarray:
-    column = X.iloc[:, k].to_numpy(dtype=object) if hasattr(X, "iloc") else np.asarray(X)[:, k]
-    return np.asarray(column)
+def column_values(X: Any, k: int) -> np.ndarray:
+    """The values of a column of a table, as objects if it is a frame.
+
+    Numbers of single and half precision become those with the fewest digits that are rounded to them: 0.1 is then the
+    same level in a table of float32 as in one of float64.
+    """
+    column: Any = X.iloc[:, k] if hasattr(X, "iloc") else np.asarray(X)[:, k]
+    values: np.ndarray = column.to_numpy(dtype=object) if hasattr(X, "iloc") else column
+    dtype = str(column.dtype).lower()
+    if dtype not in ("float32", "float16"):
+        return values
+    known = ~missing_values(values)
+    short = np.full(len(values), np.nan)
+    short[known] = values[known].astype(dtype).astype(str).astype(np.float64)
+    return short
 
 
 def _decided(name: str, values: np.ndarray, asked: str | None, dtype: str) -> Column:
@@ -173,18 +185,33 @@ def _decided(name: str, values: np.ndarray, asked: str | None, dtype: str) -> Co
         numbers = None
     if asked is None and dtype and any(isinstance(v, str) for v in levels):
         numbers = None  # a DataFrame says that these are texts, such as "1" and "2"
+    if numbers is not None and np.isinf(numbers).any():
+        row = int(np.flatnonzero(~absent)[np.isinf(numbers).argmax()])
+        raise ValueError(f"X: {name} holds {float(values[row]):g} in row {row}, expected finite numbers")
     if asked is None and len(levels) == 1:
         return Column(name, "constant", f"all known values are {levels[0]!r}", levels)
     if asked in ("category", "constant"):
         return Column(name, asked, "it was asked for", levels)
-    if numbers is None or dtype in ("category", "bool") or isinstance(known[0], (bool, np.bool_)):
+    booleans = [v for v in known if isinstance(v, (bool, np.bool_))]
+    if numbers is None or dtype in ("category", "bool") or booleans:
         if asked is not None:
-            raise ValueError(f"kinds: {name} holds {known[0]!r}, which is no number, so that it cannot be {asked!r}")
+            first = next(iter(booleans), known[0]) if numbers is not None else _first_word(known)
+            raise ValueError(f"kinds: {name} holds {first!r}, which is no number, so that it cannot be {asked!r}")
         return Column(name, "category", f"its values are {dtype or 'not numbers'}", levels)
     whole = bool((numbers == np.round(numbers)).all())
     if asked is None and whole and len(levels) < FEW and len(known) >= ROWS_OF_LEVEL * len(levels):
         return Column(name, "category", f"it has {len(levels)} distinct values in {len(known)} rows, {WHOLE}", levels)
     return _number(name, numbers, asked)
+
+
+def _first_word(known: np.ndarray) -> Any:
+    """The first value that is no number."""
+    for value in known:
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return value
+    return known[0]
 
 
 def _number(name: str, numbers: np.ndarray, asked: str | None) -> Column:

@@ -21,7 +21,7 @@ from backdrift.estimators.conditional_mixture import ConditionalMixture
 from backdrift.estimators.flow_density import FlowDensity
 from backdrift.estimators.quantile_rule import quantile_rule, rank_probability_score
 from backdrift.estimators.stacking import Rows, Stacking, stacked
-from backdrift.estimators.table_checks import check_targets, numbers_of, require_order
+from backdrift.estimators.table_checks import check_pairing, check_targets, numbers_of, on_cpu, require_order
 from backdrift.estimators.whitening import LEAST_SPREAD, whitening
 from backdrift.sde.checks import require_number
 
@@ -116,9 +116,16 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         names = list(map(str, y.columns)) if hasattr(y, "columns") else None
         self._target_names = names
         check_targets(y)
+        check_pairing("X", X, "y", y)
         numbers_of(self, X, features=True)
         X, y = validate_data(
-            self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=3, multi_output=True
+            self,
+            on_cpu(X),
+            on_cpu(y),
+            dtype=np.float64,
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=3,
+            multi_output=True,
         )
         self._one_target = y.ndim == 1
         X, y = np.ascontiguousarray(X), np.ascontiguousarray(_numbers(y).reshape(len(y), -1))
@@ -190,7 +197,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         check_targets(y)
         names = list(map(str, getattr(y, "columns", ())))
         require_order("y", names or None, self._target_names, "targets")
-        y = np.ascontiguousarray(check_array(y, dtype=np.float64, ensure_2d=False, input_name="y"))
+        y = np.ascontiguousarray(check_array(on_cpu(y), dtype=np.float64, ensure_2d=False, input_name="y"))
         if len(y) != len(X):
             raise ValueError(f"y: expected targets for each of the {len(X)} rows of X, got {len(y)}")
         y = y.reshape(len(y), -1)
@@ -213,6 +220,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         Raises:
             ValueError: if the tables do not fit the fitted ones, or y holds NaN.
         """
+        check_pairing("X", X, "y", y)
         X = self._checked(X)
         y = torch.tensor(self._targets(y, X))
         z = (self.units_.standardised(y) - torch.from_numpy(self._linear(X))) @ torch.from_numpy(self.whitening_.T)
@@ -305,6 +313,7 @@ class ConditionalScoreDensity(RegressorMixin, FlowDensity):
         Returns:
             The score of each row, `[n]`.
         """
+        check_pairing("X", X, "y", y)
         X = self._checked(X)
         y = self._targets(y, X)[:, None]
         if self.n_targets_ == 1:

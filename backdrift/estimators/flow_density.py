@@ -148,9 +148,15 @@ class FlowDensity(BaseEstimator):
         with np.errstate(over="ignore"):
             constant = np.ptp(values, axis=0) <= 1e-12 * np.abs(values).max(0)
         if constant.any():
+            k = int(constant.argmax())
+            least, most = values[:, k].min(), values[:, k].max()
+            if least == most:
+                raise ValueError(
+                    f"{name}: feature {k} has the same value in all {len(values)} rows and so no density; leave it out"
+                )
             raise ValueError(
-                f"{name}: feature {int(constant.argmax())} has the same value in all {len(values)} rows and so no "
-                "density; leave it out"
+                f"{name}: feature {k} varies by {most - least:g} around {least:g}, which float64 rounds too much; "
+                "subtract a constant from it"
             )
         table = torch.tensor(values)  # a copy: the table may not be writable
         outliers = find_outliers(table)

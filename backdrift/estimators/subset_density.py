@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from backdrift.estimators.column_kinds import COMBINATIONS
 from backdrift.estimators.flow_density import FlowDensity
 from backdrift.estimators.normal_with_missing import Split, covariance_with_missing, split
 from backdrift.estimators.subset_network import SubsetNetwork
+from backdrift.estimators.table_checks import dependent_column
 from backdrift.sde import DataMoments
 
 COPIES = 20_000
@@ -30,13 +32,14 @@ SPLITS_LEVEL = 0.995
 class SubsetDensity(FlowDensity):
     """log p(u_A | u_B, c) of numbers u, of which A are targets and B are given, and combinations c of categories.
 
-    `TableDensity` says how it is modelled. It maps tables to u and c, sets `levels_`, `log_prior_` and what the network
-    sees of a combination, and sums over c.
+    `TableDensity` says how it is modelled. It maps tables to u and c, sets `levels_`, `log_prior_`, the names of the
+    numbers and what the network sees of a combination, and sums over c.
     """
 
     levels_: np.ndarray
     log_prior_: np.ndarray
     _classes: Tensor
+    _number_names: list[str]
 
     def _fit_numbers(self, h: np.ndarray, codes: np.ndarray) -> None:
         """Set `units_`, the normal density and the network, from mapped numbers `[n, d]`."""
@@ -48,6 +51,7 @@ class SubsetDensity(FlowDensity):
         weight = self._consistent(codes).double() * torch.from_numpy(np.exp(self.log_prior_))
         weight = weight / weight.sum(1, keepdim=True)
         known = ~u.isnan()
+        self._warn_of_follower(u[known.all(1)].numpy())
         total = weight.mT @ u.nan_to_num()
         # They are shrunk towards 0 by one row; many combinations, towards the sum of what each of their levels adds.
         start = self._of_levels(u, weight) if len(self.levels_) > COMBINATIONS else 0.0
@@ -59,6 +63,20 @@ class SubsetDensity(FlowDensity):
         u, likely = u[usable], likely[usable]
         self._train(u, seed, likely[:, None].double())
         self._calibrate_splits(u, likely, seed)
+
+    def _warn_of_follower(self, rows: np.ndarray) -> None:
+        """Warn if a column of complete rows `[n, d]` is a linear function of the others."""
+        different = np.unique(rows, axis=0)
+        if len(different) <= rows.shape[1] + 1 or (np.ptp(different, axis=0) == 0).any():
+            return
+        number = dependent_column((different - different.mean(0)) / different.std(0))
+        if number is not None:
+            warnings.warn(
+                f"X: {self._number_names[number]} is a linear function of the other numbers in all complete rows, so "
+                "that their density is infinite; the one that is stated has the width of a shrunk covariance. Leave it "
+                "out",
+                stacklevel=4,
+            )
 
     def _of_levels(self, u: Tensor, weight: Tensor) -> Tensor:
         """A sum over the categories of what each of their levels adds to the mean, `[combinations, d]`."""

@@ -123,14 +123,19 @@ def check_pairing(name: str, one: Any, other_name: str, other: Any) -> None:
         )
 
 
-def pandas_frame(X: Any) -> Any:
-    """A frame of polars as one of pandas, with the same names and values. Anything else stays as it is.
+def plain_table(X: Any) -> Any:
+    """A frame of polars as one of pandas, a tensor as one that NumPy takes, and lists with texts as an array of
+    objects. Anything else stays as it is.
+
+    Of lists NumPy would write the numbers beside texts as texts, so that 1 and 1.0 were two levels.
 
     Raises:
-        ValueError: if pandas is not installed.
+        ValueError: if there is a frame of polars and pandas is not installed.
     """
+    if isinstance(X, (list, tuple)) and _array("X", X).dtype.kind in "US":
+        return np.array(X, dtype=object)
     if not hasattr(X, "get_column"):
-        return X
+        return on_cpu(X)
     try:
         import pandas
     except ImportError:
@@ -183,9 +188,10 @@ def check_columns(name: str, X: Any) -> list[np.ndarray]:
         columns = [X.get_column(label) for label in X.columns]
     else:
         array = _array(name, X)
-        if array.ndim == 0 or (array.dtype.kind == "O" and array.ndim == 1 and isinstance(array[0], dict)):
-            raise ValueError(f"{name}: expected a table [n, columns], got {type(X).__name__}; pandas.DataFrame(...) "
-                             "makes a table of dictionaries")  # fmt: skip
+        first = X if array.ndim == 0 else array[0] if array.ndim == 1 and len(array) else None
+        if array.ndim == 0 or isinstance(first, dict):
+            advice = "; pandas.DataFrame makes one of dictionaries" if isinstance(first, dict) else ""
+            raise ValueError(f"{name}: expected a table [n, columns], got {type(X).__name__}{advice}")
         if np.iscomplexobj(array):
             raise ValueError(f"{name}: expected real numbers, got complex ones. Complex data not supported")
         if array.ndim == 1 and array.dtype.kind != "O":
@@ -310,10 +316,10 @@ def check_targets(y: Any) -> None:
     Raises:
         ValueError: which says what there is.
     """
-    refuse_masked("y", y)
     y = on_cpu(y)
     dtypes = getattr(y, "dtypes", None)
     kinds = [] if dtypes is None else [str(kind) for kind in (dtypes if hasattr(y, "columns") else [dtypes])]
+    refuse_masked("y", y)
     array = _array("y", y)
     if "category" in kinds or "bool" in kinds or "boolean" in kinds or array.dtype.kind == "b":
         raise ValueError("y: expected numbers, got categories or booleans; classes are for a classifier, and have no "
@@ -321,16 +327,27 @@ def check_targets(y: Any) -> None:
     if array.ndim == 0:
         # scikit-learn's check of estimators looks for the words after the comma.
         none = ", so that it requires y to be passed, but the target y is None" if y is None else ""
-        raise ValueError(f"y: expected targets [n] or [n, targets], got {got(array.item())}{none}")
-    for k, column in enumerate(array.T if array.ndim == 2 else [array] if array.ndim == 1 else []):
-        check_times(called("y", k), column)
-        check_quantity(called("y", k), column, booleans=False)
-        absent = missing_values(column) if column.dtype.kind == "O" else np.isnan(column)
-        if absent.any():
-            raise ValueError(
-                f"{called('y', k)} holds NaN in {int(absent.sum())} of its {len(column)} rows, the first is row "
-                f"{int(absent.argmax())}; leave these rows out"
-            )
+        shown = type(y).__name__ if isinstance(y, dict) else got(array.item())
+        raise ValueError(f"y: expected targets [n] or [n, targets], got {shown}{none}")
+    columns = check_columns("y", y) if array.ndim == 2 else [y if hasattr(y, "iloc") else array]
+    for k, column in enumerate(columns if array.ndim < 3 else []):
+        _check_target(called("y", k), column)
+
+
+def _check_target(what: str, column: Any) -> None:
+    """Refuse a target that holds something else than finite numbers."""
+    values = np.asarray(column)
+    if np.iscomplexobj(values):
+        raise ValueError("y: expected real numbers, got complex ones. Complex data not supported")
+    check_times(what, values)
+    check_quantity(what, column, booleans=False)
+    absent = missing_values(values) if values.dtype.kind == "O" else np.isnan(values)
+    if absent.any():
+        raise ValueError(
+            f"{what} holds NaN in {int(absent.sum())} of its {len(values)} rows, the first is row "
+            f"{int(absent.argmax())}; leave these rows out"
+        )
+    check_numbers(what, values)
 
 
 def check_levels(name: str, k: int, column: Any) -> None:

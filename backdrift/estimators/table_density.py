@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backdrift.estimators.argument_checks import seed_of, whole_number
 from backdrift.estimators.category_shares import krichevsky_trofimov, shrunk_to_independence
 from backdrift.estimators.category_sums import TAIL, Terms, chosen_terms, log_sum
-from backdrift.estimators.column_kinds import COMBINATIONS, MOST_COMBINATIONS, suggest
+from backdrift.estimators.column_kinds import COMBINATIONS, MOST_COMBINATIONS, Column, column_values, suggest
 from backdrift.estimators.normal_with_missing import split
 from backdrift.estimators.subset_density import SubsetDensity
 from backdrift.estimators.table_checks import (
@@ -25,7 +25,7 @@ from backdrift.estimators.table_checks import (
     check_levels,
     check_numbers,
     missing_values,
-    pandas_frame,
+    plain_table,
 )
 from backdrift.sde.value_types import is_integer
 
@@ -108,6 +108,7 @@ class TableDensity(DensityMixin, SubsetDensity):
         kinds = [column.kind for column in self.columns_]
         self._category = [k for k, kind in enumerate(kinds) if kind == "category"]
         self._number = [k for k, kind in enumerate(kinds) if kind not in ("category", "constant")]
+        self._number_names = [self.columns_[k].name for k in self._number]
         if not self._number and not self._category:
             raise ValueError("X: expected a column that varies; feature 0 has the same value in all rows")
         count = math.prod(len(self.columns_[k].levels) for k in self._category)
@@ -131,7 +132,7 @@ class TableDensity(DensityMixin, SubsetDensity):
         return self
 
     def _table(self, X: Any, reset: bool) -> Any:
-        X = pandas_frame(X)
+        X = plain_table(X)
         for k, column in enumerate(check_columns("X", X)):
             check_levels("X", k, column)
         check_labels(self, X, reset)
@@ -154,13 +155,10 @@ class TableDensity(DensityMixin, SubsetDensity):
             values[~absent] = table[~absent, k].astype(np.float64)
             h[:, place], slope[:, place] = self.columns_[k].forward(values)
         for place, k in enumerate(self._category):
-            number = {level: i for i, level in enumerate(self.columns_[k].levels)}
-            absent = missing_values(table[:, k])
-            codes[~absent, place] = [number.get(v, -2) for v in table[~absent, k].tolist()]
+            codes[:, place] = _codes(self.columns_[k], column_values(X, k))
         for k, column in enumerate(self.columns_):
             if column.kind == "constant":
-                differs = ~missing_values(table[:, k]) & (table[:, k] != column.levels[0])
-                slope[differs, -1] = -np.inf
+                slope[_codes(column, column_values(X, k)) == -2, -1] = -np.inf
         return h, slope, codes
 
     def _chosen(self, name: str, columns: Sequence[Any] | None) -> set[int]:
@@ -191,7 +189,7 @@ class TableDensity(DensityMixin, SubsetDensity):
         wrong |= {k: np.isneginf(slope[:, place]) for place, k in enumerate(self._number)}
         for k, column in enumerate(self.columns_):
             if column.kind == "constant":
-                wrong[k] = ~missing_values(table[:, k]) & (table[:, k] != column.levels[0])
+                wrong[k] = _codes(column, column_values(X, k)) == -2
         for k in sorted(known):
             if wrong[k].any():
                 row, column = int(wrong[k].argmax()), self.columns_[k]
@@ -433,6 +431,27 @@ class TableDensity(DensityMixin, SubsetDensity):
 
             return self.impute(pandas.DataFrame(empty, columns=self.feature_names_in_), random_state)
         return self.impute(empty, random_state)
+
+
+def _codes(column: Column, values: np.ndarray) -> np.ndarray:
+    """The numbers of the levels of a column, -1 for a missing one, -2 for one that the fit has not seen, `[n]`.
+
+    Raises:
+        ValueError: if the fit saw texts alone and there is a number, or the other way round.
+    """
+    number = {level: i for i, level in enumerate(column.levels)}
+    absent = missing_values(values)
+    codes = np.full(len(values), -1)
+    codes[~absent] = [number.get(value, -2) for value in values[~absent].tolist()]
+    texts = {isinstance(level, str) for level in column.levels}
+    for row in np.flatnonzero(codes == -2):
+        if texts == {not isinstance(values[row], str)}:
+            expected = "texts" if True in texts else "numbers"
+            raise ValueError(
+                f"X: {column.name} holds {values[row]!r} in row {row}, expected {expected} as in the fit, such as "
+                f"{column.levels[0]!r}"
+            )
+    return codes
 
 
 def _drawn_places(log_weight: Tensor, generator: np.random.Generator) -> Tensor:

@@ -38,13 +38,14 @@ class LinearGaussian:
             z: parameters, `[n, d]`, float64.
             x: observations, `[n, k]`, float64.
         """
-        n, k = x.shape
+        n = len(x)
         ridge = RidgeCV(alphas=PENALTIES * n).fit(x.numpy(), z.numpy())
         slope = torch.from_numpy(np.atleast_2d(ridge.coef_))
         offset = torch.from_numpy(np.atleast_1d(np.asarray(ridge.intercept_)))
         residual = z - x @ slope.T - offset
         # The residuals of the rows that were fitted are too small by the share of the degrees of freedom that it took.
-        residual = residual * (n / max(n - k - 1, n / 2)) ** 0.5
+        taken = 1 + int((x != x[0]).any(0).sum())  # a number that never varies takes none
+        residual = residual * (n / max(n - taken, n / 2)) ** 0.5
         variances, axes = torch.linalg.eigh(torch.from_numpy(ledoit_wolf(residual.numpy(), assume_centered=True)[0]))
         return cls(slope, offset, (axes / variances.clamp(min=1e-12).sqrt()).T)
 

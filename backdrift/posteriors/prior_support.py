@@ -85,7 +85,7 @@ def _mean_and_covariance(prior: Any, d: int) -> tuple[Tensor, Tensor] | None:
     if isinstance(prior, newer):
         return _numbers(prior.mean(), d), _numbers(prior.standard_deviation(), d).square().diag()
     if hasattr(prior, "cov_object"):  # scipy.stats.multivariate_normal
-        return _numbers(prior.mean, d), torch.as_tensor(np.atleast_2d(prior.cov), dtype=torch.float64)
+        return _numbers(prior.mean, d), torch.from_numpy(np.array(prior.cov, dtype=np.float64, ndmin=2, order="C"))
     return None
 
 
