@@ -12,6 +12,7 @@ import numpy as np
 from backdrift.data.arrays import DAMAGED, load_npy, told
 from backdrift.data.files import TABLES, read
 from backdrift.data.reading_advice import advice_in
+from backdrift.data.samples import Samples
 from backdrift.data.tables import read_table
 from backdrift.posteriors.arguments import finite, numbers
 
@@ -58,7 +59,8 @@ def read_simulations(
 
     Args:
         path: an archive (.npz) with the arrays `theta` `[n, d]` and `x` `[n, *shape]`, or a table in text with named
-            columns. In the array `x` NaN and infinite numbers are of simulations that failed.
+            columns. NaN and infinite numbers in the array `x`, and empty cells or NaN in the columns of observations,
+            are of simulations that failed.
         parameters: of a table the names of the columns that are parameters, and the others are observations; of an
             archive names for the parameters, by default theta0, theta1, and so on.
         header, index: of a table, see `read_table`.
@@ -125,7 +127,7 @@ def _rows(name: str, array: np.ndarray) -> np.ndarray:
 
 def _of_table(path: Path, parameters: Sequence[str] | None, header: bool | None, index: bool | None) -> Simulations:
     with _naming("data"):
-        table = read_table(path, header, index)
+        table = read_table(path, header, index, missing=True)
     if table.columns is None:
         raise ValueError(f"data.path={path}: expected names of columns in the first row of the table, got none")
     if not parameters:
@@ -139,10 +141,28 @@ def _of_table(path: Path, parameters: Sequence[str] | None, header: bool | None,
     others = tuple(name for name in table.columns if name not in parameters)
     if not others:
         raise ValueError(f"data.parameters: expected that some columns are observations, got all {len(table.columns)}")
-    values = table.values.double().numpy()
+    values, places, notes = _with_values(table)
     at = table.columns.index
     theta, x = values[:, [at(name) for name in parameters]], values[:, [at(name) for name in others]]
-    return Simulations(theta, x, parameters, others, table.notes)
+    missing = np.argwhere(np.isnan(theta))
+    if len(missing):
+        row, column = missing[0]
+        raise ValueError(
+            f"data.path={path}: expected a number of each parameter, got none of {parameters[column]} in row "
+            f"{places[row]}; remove this row"
+        )
+    return Simulations(theta, x, parameters, others, notes)
+
+
+def _with_values(table: Samples) -> tuple[np.ndarray, Sequence[int | str], tuple[str, ...]]:
+    """The rows of a table that hold a value, `[n, columns]` in float64 with NaN where one is missing; their places; and
+    the notes of the table."""
+    values = table.values.double().numpy()
+    kept = np.flatnonzero(~np.isnan(values).all(1))
+    places = range(len(values)) if table.places is None else table.places
+    left_out = "rows all of whose values are missing"
+    notes = tuple(f"{note}; they are left out" if note.startswith(left_out) else note for note in table.notes)
+    return values[kept], [places[row] for row in kept], notes
 
 
 def read_observations(
@@ -170,12 +190,14 @@ def read_observations(
         found = finite(f"observation.path={path}", _array(path)).numpy()
         if found.shape == shape or (found.ndim == 0 and shape in ((), (1,))):
             return Observations(found.reshape(1, *shape))
-        if found.ndim == 1 and shape in ((), (1,)):
+        if shape in ((), (1,)) and (found.ndim == 1 or found.shape[1:] == (1,)):
             return Observations(found.reshape(-1, *shape))
         return Observations(_of_shape(found, shape, path))
     with _naming("observation"):
-        table = read(path, header=header, index=index)
-    values, notes = table.values.double().numpy(), [advice_in("observation", note) for note in table.notes]
+        table = read(path, header=header, index=index, missing=True)
+        values, _, found_notes = _with_values(table)
+        finite(f"path={path}", values)
+    notes = [advice_in("observation", note) for note in found_notes]
     if table.columns is not None and simulations.columns is not None:
         if sorted(table.columns) != sorted(simulations.columns):
             raise ValueError(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from backdrift.cli import main
+from backdrift.posteriors.simulation_files import read_observations, read_simulations
 
 SMALL = ["members=1", "hidden=8", "depth=1", "steps=2", "draws=200", "data.test=0.05"]
 N = 400
@@ -166,3 +167,31 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(
     status, _, error = run(capsys, tmp_path, *(f"{key}={value}" for key, value in given.items()))
     assert status == 1 and said.format(files) in error and error.count("\n") == 1, error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_cells_of_a_table_are_simulations_that_failed(tmp_path: Path) -> None:
+    """They were refused with the advice to fill them. As an archive the same simulations were taken."""
+    (tmp_path / "sim.csv").write_text("a,u,v\n1,2,\n2,nan,3\n,,\n3,4,5\n")
+    found = read_simulations(tmp_path / "sim.csv", ["a"])
+    assert np.array_equal(found.theta, [[1.0], [2.0], [3.0]])
+    assert np.array_equal(found.x, [[2.0, np.nan], [np.nan, 3.0], [4.0, 5.0]], equal_nan=True)
+    assert found.notes == ("rows all of whose values are missing: 1, the first is row 4; they are left out",)
+    (tmp_path / "holed.csv").write_text("a,u\n1,2\n,3\n2,4\n")
+    with pytest.raises(ValueError, match="expected a number of each parameter, got none of a in row 3; remove this"):
+        read_simulations(tmp_path / "holed.csv", ["a"])
+    (tmp_path / "seen.csv").write_text("u,v\n1,\n")
+    with pytest.raises(
+        ValueError, match=r"observation.path=.*: expected finite numbers, got NaN or infinite ones in 1"
+    ):
+        read_observations(tmp_path / "seen.csv", found)
+
+
+@pytest.mark.parametrize(("seen", "k"), [(0.5, 1), ([0.5], 1), ([[0.5]], 1), ([0.5, 0.4], 2), ([[0.5], [0.4]], 2)])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_an_observation_of_one_number_may_have_an_axis(
+    seen: list[float], k: int, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "sim.npz", theta=np.arange(4.0), x=np.arange(4.0).reshape(4, *shape))
+    np.save(tmp_path / "seen.npy", np.array(seen))
+    found = read_observations(tmp_path / "seen.npy", read_simulations(tmp_path / "sim.npz"))
+    assert found.x.shape == (k, *shape) and found.x.flat[0] == 0.5
