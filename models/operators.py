@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from backdrift.models.operator_checks import require_operator
+from backdrift.sde.arguments import checked
 from backdrift.sde.jacobian import graph_kept
 from backdrift.sde.tensor_checks import require_finite
-from backdrift.sde.value_types import Count, Positive, Range, Seed, is_integer, require
+from backdrift.sde.value_types import Count, Positive, Range, Seed, is_integer
 
 
 class LinearOperator(ABC):
@@ -79,13 +80,13 @@ class Mask(LinearOperator):
         return full.index_copy(1, self.indices.to(y.device, non_blocking=True), y).reshape(len(y), *self.shape)
 
     @classmethod
+    @checked
     def half(cls, shape: Sequence[int], hidden: Literal["lower", "upper", "left", "right"] = "lower") -> Mask:
         """A picture `[channels, height, width]` of which a half is hidden. Of an odd length the hidden part is smaller.
 
         Raises:
             ValueError: if samples are not pictures of at least 2x2 pixels, or `hidden` is another word.
         """
-        require("hidden", hidden, Literal["lower", "upper", "left", "right"])
         _, height, width = _picture(shape, least=2)
         seen = torch.ones(tuple(shape), dtype=torch.bool, device="cpu")
         part = {
@@ -98,6 +99,7 @@ class Mask(LinearOperator):
         return cls(seen)
 
     @classmethod
+    @checked
     def box(cls, shape: Sequence[int], share: Annotated[float, Range(above=0, below=1)] = 0.5) -> Mask:
         """A picture `[channels, height, width]` in which a box in the middle is hidden.
 
@@ -108,13 +110,13 @@ class Mask(LinearOperator):
         Raises:
             ValueError: if samples are not pictures of at least 2x2 pixels, or `share` is not between 0 and 1.
         """
-        require("share", share, Annotated[float, Range(above=0, below=1)])
         seen = torch.ones(tuple(shape), dtype=torch.bool, device="cpu")
         rows, columns = (_middle(length, share) for length in _picture(shape, least=2)[1:])
         seen[..., rows, columns] = False
         return cls(seen)
 
     @classmethod
+    @checked
     def random(
         cls, shape: Sequence[int], share: Annotated[float, Range(above=0, most=1)] = 0.5, seed: Seed = 0
     ) -> Mask:
@@ -123,8 +125,6 @@ class Mask(LinearOperator):
         Raises:
             ValueError: if `share` is not above 0 and at most 1, or `seed` is not an integer of at least 0.
         """
-        require("share", share, Annotated[float, Range(above=0, most=1)])
-        require("seed", seed, Seed)
         size = math.prod(shape)
         order = torch.randperm(size, generator=torch.Generator().manual_seed(seed), device="cpu")
         seen = torch.zeros(size, dtype=torch.bool, device="cpu")
@@ -181,14 +181,13 @@ class Projection(LinearOperator):
         return (y @ self.rows.to(y)).reshape(len(y), *self.shape)
 
     @classmethod
+    @checked
     def random(cls, number: Count, shape: Sequence[int], seed: Seed = 0) -> Projection:
         """So many random projections, with independent entries N(0, 1/d).
 
         Raises:
             ValueError: if `number` is not a positive integer, or `seed` not an integer of at least 0.
         """
-        require("number", number, Count)
-        require("seed", seed, Seed)
         generator = torch.Generator().manual_seed(seed)
         return cls(torch.randn(number, *shape, generator=generator, device="cpu") / math.sqrt(math.prod(shape)))
 
@@ -204,8 +203,8 @@ class DownSampling(LinearOperator):
         ValueError: if `factor` is not a positive integer, or the shape is not such a multiple.
     """
 
+    @checked
     def __init__(self, shape: Sequence[int], factor: Count) -> None:
-        require("factor", factor, Count)
         super().__init__(shape)
         if len(self.shape) != 3 or self.shape[1] % factor or self.shape[2] % factor:
             raise ValueError(
@@ -244,13 +243,13 @@ class Blur(LinearOperator):
         self.kernel = kernel
 
     @classmethod
+    @checked
     def gaussian(cls, shape: Sequence[int], std: Positive) -> Blur:
         """A normal kernel of standard deviation `std` in pixels, cut off at three of them.
 
         Raises:
             ValueError: if `std` is not positive, or the kernel is wider than the picture.
         """
-        require("std", std, Positive)
         _, height, width = _picture(shape, least=1)
         if math.ceil(3 * std) > min(height, width):
             raise ValueError(f"std: expected at most a third of the picture's {min(height, width)} pixels, got {std:g}")
@@ -296,6 +295,7 @@ class FourierSampling(LinearOperator):
         return torch.stack([coefficients.real, coefficients.imag], 1)
 
     @classmethod
+    @checked
     def random(
         cls, shape: Sequence[int], share: Annotated[float, Range(above=0, most=1)] = 0.3, seed: Seed = 0
     ) -> FourierSampling:
@@ -312,8 +312,6 @@ class FourierSampling(LinearOperator):
         Raises:
             ValueError: if `share` is not above 0 and at most 1, or `seed` is not an integer of at least 0.
         """
-        require("share", share, Annotated[float, Range(above=0, most=1)])
-        require("seed", seed, Seed)
         _, height, width = _picture(shape, least=1)
         half = height // 2 + 1
         order = 1 + torch.randperm(half - 1, generator=torch.Generator().manual_seed(seed), device="cpu")

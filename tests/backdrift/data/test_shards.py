@@ -228,7 +228,7 @@ def test_parquet_and_arrow_files_are_their_columns(
     features = datasets.Features({"pixels": datasets.Array3D((3, 6, 5), "uint8"), "ragged": [datasets.Value("int64")]})
     ragged = [[0] * (1 + number % 2) for number in range(N)]
     datasets.Dataset.from_dict({"pixels": list(PICTURES), "ragged": ragged}, features=features).save_to_disk("pixels")
-    bits = VECTORS > np.median(VECTORS, axis=0)  # Arrow packs them, so that their array is a copy
+    bits = np.median(VECTORS, axis=0) < VECTORS  # Arrow packs them, so that their array is a copy
     datasets.Dataset.from_dict({"bits": bits.tolist()}).save_to_disk("bits")
     require_rows(HuggingFace("bits", columns=["bits"], test=TEST), bits.astype(float), labels=False)
     pictures = HuggingFace("pixels", columns=["pixels"], test=TEST)
