@@ -20,14 +20,15 @@ class TMPD(Guide):
             \qquad V = (\sigma^2/\alpha) J
 
     The sums over the rows of A V A^T stand for that matrix, and the diagonal of R for R. This is exact where A V A^T
-    and R are diagonal, as for masks and independent components. Elsewhere it is wrong at any number of steps; where a
-    sum is negative, as with strong negative correlations, it is taken as 0. An exact value (R = 0) is then left out.
+    and R are diagonal, as for masks and independent components. Elsewhere it is wrong at any number of steps. Where a
+    sum is not positive, as with strong negative correlations, that component of y is left out of the shift: no variance
+    stands for what it says, and to divide by R alone would send samples far away where R is small.
 
     Of a `DifferentiableMeasurement` A is the Jacobian of f at D, y - A D is y - f(D), and R the variance of y at D.
     That leaves out the curvature of f over the spread of x_0 given x_t.
 
-    As a twist of particles it gives log p(y) with f(x_0) of these sums as variances. Near t = 0 the sums vanish, and
-    the twist is log p(y | x_0), so that particles are right for every such measurement.
+    As a twist of particles it gives log p(y) with f(x_0) of these sums as variances, or 0 where they are negative. Near
+    t = 0 the sums vanish, and the twist is log p(y | x_0), so that particles are right for every such measurement.
 
     Cost: one evaluation of the model, and two products with its Jacobian.
 
@@ -73,8 +74,8 @@ class TMPD(Guide):
 
         r = seen.residual(denoised)
         across = covariance(torch.ones_like(r))
-        sums = (seen.operator(across).flatten(1) if linear else seen.push(denoised, across)).clamp(min=0)
+        rows = seen.operator(across).flatten(1) if linear else seen.push(denoised, across)
+        told, sums = rows > 0, rows.clamp(min=0)
         noise = seen.noise_covariance(r).diagonal() if linear else seen.variance(seen.mean(denoised))
-        total = noise + sums
-        told = total > 0  # an exact value whose sum is not positive says nothing of x_0
-        return denoised, denoised + covariance(torch.where(told, r, 0.0) / torch.where(told, total, 1.0)), sums
+        total = torch.where(told, noise + sums, 1.0)
+        return denoised, denoised + covariance(torch.where(told, r, 0.0) / total), sums

@@ -13,7 +13,7 @@ from torch import Tensor
 from backdrift.sde.checks import require_integer, require_number
 from backdrift.sde.value_types import Count, NonNegativeCount, OneOf, Range, is_integer
 from backdrift.solvers.confidence import student
-from backdrift.solvers.model import data_std_of, place_of, prior_of, select
+from backdrift.solvers.model import data_std_of, place_of, prior_of, require_model, select
 from backdrift.solvers.noise import ACCEPT, PRIOR, STEPS, Noise
 from backdrift.solvers.stochastic.low_rank_step import LowRankStep
 from backdrift.solvers.stochastic.particle_steps import FullStep, IsotropicStep, Step, Twists, kept
@@ -150,10 +150,12 @@ def particles(
     Raises:
         ValueError: if an argument is out of range, the guide holds other than so many measurements, or they are of
             samples with another shape; with kernel="low_rank", if the noise is 0 along some direction.
+            A network in training mode with dropout is refused as well, since its values are random.
         TypeError: if the guide has no `twist`, or not what the kernel needs.
     """
     if not hasattr(guide, "twist"):
         raise TypeError(f"guide: expected a model with twist(x, t), such as models.MMPS, got {type(guide).__name__}")
+    require_model(guide)
     for name, value, least in (("observations", observations, 1), ("particles", particles, 2), ("runs", runs, 2)):
         require_integer(name, value, least)
     require_integer("steps", steps, 2 if measure_discretisation else 1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backdrift.models import Blur, GaussianMixture, Mask, Measurement, NonlinearMeasurement, Projection, Tilted
+from backdrift.models import Blur, GaussianMixture, Measurement, NonlinearMeasurement, Projection, Tilted
 from backdrift.models.guides import DPS, JFPS, MMPS, TMPD, DiffPIR, PiGDM
 from backdrift.sde import VP
 from backdrift.solvers import Heun, log_likelihood, particles, sample
@@ -130,21 +130,3 @@ def test_particles_and_nonlinear_guides_run_in_inference_mode() -> None:
         found = evidence()
     for one, expected in zip(found, evidence(), strict=True):
         torch.testing.assert_close(one, expected, rtol=0, atol=0)
-
-
-def test_an_exact_value_of_which_tmpd_knows_nothing_is_left_out() -> None:
-    """N(0, C) with C = [[1, -2], [-2, 5]] given both components: the first row of A V A^T has a negative sum.
-
-    V is C - C (C + s^2)^-1 C at noise s = sigma/alpha, whose off-diagonal element is negative and larger than the first
-    diagonal one. The second component is shifted by its own residual alone.
-    """
-    c = torch.tensor([[1.0, -2.0], [-2.0, 5.0]]).double()
-    model = GaussianMixture(torch.zeros(1, 2).double(), c.unsqueeze(0), sde=VP())
-    seen, x = Measurement(Mask(torch.tensor([True, True])), torch.tensor([1.0, 2.0]).double(), std=0.0), draws(3, 2)
-    t = torch.tensor(0.6, dtype=torch.float64)
-    s2 = (model.sde.sigma(t) / model.sde.alpha(t)) ** 2
-    v = torch.linalg.inv(torch.linalg.inv(c) + torch.eye(2).double() / s2)
-    assert float(v[0].sum()) < 0 < float(v[1].sum())
-    denoised = model.denoise(x, t)
-    expected = denoised + torch.outer((seen.value - denoised)[:, 1] / v[1].sum(), v[:, 1])
-    torch.testing.assert_close(TMPD(model, seen).denoise(x, t), expected, rtol=1e-6, atol=1e-6)

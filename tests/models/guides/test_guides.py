@@ -159,3 +159,21 @@ def test_operators_do_what_they_are_called() -> None:
     torch.testing.assert_close(Blur(SHAPE, shift)(x), x.roll(1, -1))  # a convolution, not a correlation
     whole = FourierSampling(SHAPE, torch.ones(4, 6, dtype=torch.bool))
     torch.testing.assert_close(whole(x).square().flatten(1).sum(1), x.square().flatten(1).sum(1))  # unitary
+
+
+@pytest.mark.parametrize("std", [0.0, 1e-6, 0.3])
+def test_a_component_of_which_tmpd_knows_no_variance_is_left_out(std: float) -> None:
+    """N(0, C) with C = [[1, -2], [-2, 5]] given both components: the first row of A V A^T has a negative sum.
+
+    At noise s = sigma/alpha, V is the inverse of C^-1 + 1/s^2. The shift is that of the second component alone.
+    """
+    c = torch.tensor([[1.0, -2.0], [-2.0, 5.0]]).double()
+    model = GaussianMixture(torch.zeros(1, 2).double(), c.unsqueeze(0), sde=VP())
+    seen = Measurement(Mask(torch.tensor([True, True])), torch.tensor([1.0, 2.0]).double(), std=std)
+    x, t = draws(3, 2), torch.tensor(0.6, dtype=torch.float64)
+    s2 = (model.sde.sigma(t) / model.sde.alpha(t)) ** 2
+    v = torch.linalg.inv(torch.linalg.inv(c) + torch.eye(2).double() / s2)
+    assert float(v[0].sum()) < 0 < float(v[1].sum())
+    denoised = model.denoise(x, t)
+    expected = denoised + torch.outer((seen.value - denoised)[:, 1] / (v[1].sum() + std**2), v[:, 1])
+    torch.testing.assert_close(TMPD(model, seen).denoise(x, t), expected, rtol=1e-6, atol=1e-6)

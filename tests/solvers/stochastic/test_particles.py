@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backdrift.models import MMPS, GaussianMixture, Measurement, Projection
+from backdrift.models import MLP, MMPS, Denoiser, GaussianMixture, Measurement, Projection
 from backdrift.sde import VP
 from backdrift.sde.twist import Joint, Twist
 from backdrift.solvers.confidence import student
@@ -289,6 +289,9 @@ def test_what_is_wrong_is_named() -> None:
         particles(guide, (2,), moves=-1)
     with pytest.raises(ValueError, match=r"^threshold: expected"):
         particles(guide, (2,), threshold=2.0)
+    training = Denoiser(MLP(2, 8, 1, dropout=0.5), VP()).train()
+    with pytest.raises(ValueError, match=r"^model: expected evaluation mode"):
+        particles(MMPS(training, measurement, iterations=None), (2,))
 
 
 def test_no_measurement_is_left_out() -> None:
