@@ -16,6 +16,9 @@ from backdrift.models.operators import LinearOperator
 from backdrift.models.whitened import Whitened, whitened
 from backdrift.sde.tensor_checks import require_finite
 
+LARGEST = 1e9
+"""Of the values A x for normal x in float32, and its inverse is the least. Linear solvers take their fourth powers."""
+
 
 def require_value(value: Tensor) -> None:
     """Raise unless what was measured is a tensor of finite numbers.
@@ -40,8 +43,11 @@ def require_samples(x: Tensor, shape: Sequence[int], values: int | None) -> None
         values: how many measurements there are, one for each sample; None or 1 if all samples share one.
 
     Raises:
+        TypeError: if x is not of float32 or float64. Half precision is too coarse for the linear systems of guides.
         ValueError: if x has another shape, or not as many samples as there are measurements.
     """
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"x: expected samples of float32 or float64, got {x.dtype}; only the network may be in half")
     if tuple(x.shape[1:]) != tuple(shape):
         expected = ", ".join(map(str, ("batch", *shape)))
         raise ValueError(f"x: expected samples [{expected}], as the measurement has it, got {list(x.shape)}")
@@ -95,7 +101,7 @@ class Measurement:
     def __post_init__(self) -> None:
         require_operator(self.operator)
         require_value(self.value)
-        require_linear(self.operator, self.value)
+        object.__setattr__(self, "_size_of_values", require_linear(self.operator, self.value))
         shape = self.shape
         if tuple(self.value.shape) != shape and tuple(self.value.shape[1:]) != shape:
             raise ValueError(
@@ -147,10 +153,17 @@ class Measurement:
         """y - A x for samples x, flattened, `[batch, m]`.
 
         Raises:
-            ValueError: if x does not have the shape of the operator's samples, or there is one y for each of other than
-                `batch` samples.
+            TypeError: if x is not of float32 or float64.
+            ValueError: if x does not have the shape of the operator's samples, there is one y for each of other than
+                `batch` samples, or A x is too large or small for float32, see `LARGEST`.
         """
         require_samples(x, self.operator.shape, len(self.value) if self.each else None)
+        typical: float = self.__dict__["_size_of_values"]
+        if x.dtype == torch.float32 and typical and not 1 / LARGEST <= typical <= LARGEST:
+            raise ValueError(
+                f"measurement: expected A x from {1 / LARGEST:g} to {LARGEST:g} for normal x in float32, got "
+                f"{typical:.1g}; divide y, A and the noise by one unit, or take samples of float64"
+            )
         seen = self.operator(x)
         return (self.value.to(x, non_blocking=True) - seen).flatten(1)
 

@@ -68,10 +68,11 @@ class DPS(Guide):
     def _variance(self, r: Tensor, denoised: Tensor, x: Tensor, t: Time) -> Tensor:
         """c, `[batch]`."""
         seen, square = self.measurement, r.square().sum(1).clamp(min=torch.finfo(r.dtype).tiny)
+        along = r / square.sqrt().unsqueeze(1)  # fourth powers of r would not fit in float32
         if isinstance(seen, Measurement):
-            back, noise = seen.adjoint(r), (r * seen.noise_product(r)).sum(1) / square
+            back, noise = seen.adjoint(along), (along * seen.noise_product(along)).sum(1)
         else:
             deviation = seen.variance(seen.mean(denoised)).sqrt()
-            back, noise = seen.pull(denoised, r / deviation), torch.ones_like(square)
-        spread = (self.prior_variance(x, t) * back.square()).flatten(1).sum(1) / square
+            back, noise = seen.pull(denoised, along / deviation), torch.ones_like(square)
+        spread = (self.prior_variance(x, t) * back.square()).flatten(1).sum(1)
         return torch.maximum(square / seen.size, noise + spread).clamp(min=torch.finfo(r.dtype).tiny)

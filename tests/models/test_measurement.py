@@ -170,3 +170,25 @@ def test_samples_that_do_not_fit_a_nonlinear_measurement_are_refused(guide: Any)
     shorter = guide(PRIOR, NonlinearMeasurement(lambda x: x[:, :2] ** 3, (3,), Y, 0.3))
     refused("x", lambda: three.denoise(draws(1, 4), T))
     refused("x", lambda: shorter.denoise(draws(3, 4), T))
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e8])
+@pytest.mark.parametrize("guide", [*GUIDES, GaussianMixture.given])
+def test_the_unit_of_a_measurement_does_not_matter_in_float32(guide: Any, unit: float) -> None:
+    """y, A and the noise in a small or large unit, such as fluxes or counts. The rounding is that of float32."""
+    prior, x = PRIOR.to(torch.float32), draws(3, 4, seed=5).float()
+    found = guide(prior, Measurement(Projection(unit * ROWS), unit * Y, std=0.3 * unit)).denoise(x, T.float())
+    expected = guide(PRIOR, given(0.3)).denoise(x.double(), T)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_units_whose_powers_do_not_fit_are_refused(guide: Any) -> None:
+    """In float64 they are right."""
+    for unit in (1e-12, 1e12):
+        seen, x = Measurement(Projection(unit * ROWS), unit * Y, std=0.3 * unit), draws(3, 4, seed=5)
+        refused("measurement", lambda: guide(PRIOR.to(torch.float32), seen).denoise(x.float(), T))  # noqa: B023
+        expected = guide(PRIOR, given(0.3)).denoise(x, T)
+        torch.testing.assert_close(guide(PRIOR, seen).denoise(x, T), expected, rtol=1e-6, atol=1e-6)
+    for dtype in (torch.float16, torch.bfloat16):
+        refused("x", lambda: guide(PRIOR, given(0.3)).denoise(x.to(dtype), T))  # noqa: B023
