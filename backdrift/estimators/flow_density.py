@@ -193,6 +193,7 @@ class FlowDensity(BaseEstimator):
 
     def _flow_log_prob(self, z: Tensor, condition: Tensor | None, return_std: bool) -> tuple[Tensor, Tensor]:
         """log p(z | x) of rows `[n, d]` and its error, each `[n]`, in nats."""
+        self._check_arguments()  # `set_params` may have changed them after the fit
         eps, alpha = self._end()
         # In float32 it takes half as long. Given conditions the check of the derivative would take the rounding of a
         # float32 network for a fault, where there are one or two components.
@@ -221,6 +222,7 @@ class FlowDensity(BaseEstimator):
 
     def _flow_of(self, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """z to which the flow takes standard normal noise `[n, d]`, given conditions `[n, k]`, in the noise's dtype."""
+        self._check_arguments()
         eps, alpha = self._end()
         rows = BATCH if condition is None else CARRIED
         model = self.model_ if noise.dtype == torch.float64 else copy.deepcopy(self.model_).float()

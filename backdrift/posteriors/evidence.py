@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from backdrift.estimators.argument_checks import whole_number
+from backdrift.estimators.table_checks import require_order
 from backdrift.posteriors.arguments import check_bound_labels, finite
 from backdrift.posteriors.parameter_maps import ParameterMap, of_prior
 from backdrift.posteriors.prior_support import support_of
@@ -105,6 +106,8 @@ def log_evidence(
             f"likelihood: expected one fitted to observations of {seen.shape[1]} numbers given {d} parameters, got one "
             f"of {size} given {list(likelihood.observation_shape_)}"
         )
+    require_order("likelihood", likelihood.observation_names_, posterior.parameter_names_, "parameters")
+    require_order("likelihood", likelihood.parameter_names_, posterior.observation_names_, "observations")
     check_bound_labels(prior, posterior.parameter_names_)
     theta = posterior.sample(x_o, n, random_state=random_state)
     _warn_of_bounds(posterior.parameters_, prior, theta)

@@ -12,11 +12,11 @@ import torch
 from sklearn.base import clone
 from torch import Tensor
 
-from backdrift.estimators.argument_checks import generator_of
+from backdrift.estimators.argument_checks import generator_of, whole_number
 from backdrift.posteriors.arguments import check_labels, finite, labels_of, number_rows, observations
 from backdrift.posteriors.prior_support import bounds_of
 from backdrift.posteriors.simulation_posterior import SimulationPosterior
-from backdrift.sde.checks import require_choice, require_integer
+from backdrift.sde.checks import require_choice
 from backdrift.sde.value_types import got, require
 
 DRAWS = 2000
@@ -92,8 +92,7 @@ def truncated_rounds(
         ValueError: if the prior is not uniform between finite bounds, the simulator's answer has another length, or a
             region takes up less than 1/200 of its box.
     """
-    require_integer("rounds", rounds, 1)
-    require_integer("simulations", simulations, 20)
+    rounds, simulations = whole_number("rounds", rounds), whole_number("simulations", simulations, 20)
     require_choice("region", region, REGIONS)
     low, high, uniform = bounds_of(prior)
     if not uniform or not bool((low.isfinite() & high.isfinite()).all()):

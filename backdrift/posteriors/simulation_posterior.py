@@ -261,6 +261,7 @@ class SimulationPosterior(PosteriorFlow):
             UserWarning: if an observation is far from every simulation.
         """
         check_is_fitted(self, "model_")
+        self._check_arguments()  # `set_params` may have changed them after the fit
         n = whole_number("n", n)
         x = self._observed(x_o, repeated, each)
         seed = seed_of(self.random_state if random_state is None else random_state)
@@ -287,6 +288,7 @@ class SimulationPosterior(PosteriorFlow):
             ValueError: if a shape does not fit or a value is not a finite number.
         """
         check_is_fitted(self, "model_")
+        self._check_arguments()
         d = len(self.parameters_.shift)
         check_labels("theta", theta, self.parameter_names_)
         given = finite("theta", theta)

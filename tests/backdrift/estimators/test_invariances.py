@@ -203,3 +203,10 @@ def test_scores_of_pipelines_and_searches_in_one_another() -> None:
         assert neg_energy_score(one, X, y) == pytest.approx(-alone.energy_score(X, y).mean(), abs=1e-5)
     changed = TransformedTargetRegressor(alone, func=np.exp, inverse_func=np.log).fit(X, y)
     refused(lambda: log_score(changed, X, y), "estimator: expected a ConditionalScoreDensity, or a pipeline or search")
+
+
+def test_arguments_that_were_changed_after_the_fit_are_checked() -> None:
+    """They ended in "math domain error", or in a message on another argument."""
+    fitted = density().fit(ROWS)
+    refused(lambda: fitted.set_params(noise=-1.0).score(ROWS), "noise: expected a number between 0 and 1, got -1.0")
+    refused(lambda: fitted.set_params(noise=0.02, ode_steps="x").sample(2), "ode_steps: expected a positive integer")

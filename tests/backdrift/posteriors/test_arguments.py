@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -272,3 +274,31 @@ def test_tensors_of_torch_in_lists_and_of_half_precision() -> None:
 def test_what_several_observations_are_is_true_or_false(framed: SimulationPosterior) -> None:
     says: Any = "no"
     refused(lambda: framed.sample(X[:2], each=says), "each: expected True or False, got 'no'")
+
+
+def test_a_likelihood_of_the_same_names_in_another_order_is_refused(framed: SimulationPosterior) -> None:
+    """The evidence was computed with the parameters of one for those of the other."""
+    theta, x = FRAMES
+    for frames, said in (
+        ((x, theta[["b", "a"]]), "likelihood: expected the parameters of the fit in their order, a, b, got b, a"),
+        ((x[["v", "u"]], theta), "likelihood: expected the observations of the fit in their order, u, v, got v, u"),
+    ):
+        likelihood = SimulationPosterior(**SMALL).fit(*frames)
+        refused(partial(log_evidence, framed, likelihood, X[0], prior=UNIFORM, n=2), said)
+
+
+def test_arguments_that_were_changed_after_the_fit_are_checked() -> None:
+    """They ended in "math domain error", or in a message on another argument."""
+    posterior = SimulationPosterior(**SMALL).fit(THETA, X)
+    for wrong, said in (({"noise": -1.0}, "noise: expected a number between"), ({"ode_steps": "x"}, "ode_steps: exp")):
+        changed = copy.copy(posterior).set_params(**wrong)
+        refused(partial(changed.sample, X[0]), said)
+        refused(partial(changed.log_prob, THETA[:2], X[0]), said)
+
+
+def test_counts_of_numpy_are_counts() -> None:
+    one: Any = np.int64(1)
+    many: Any = np.int64(60)
+    estimator = SimulationPosterior(**SMALL)
+    rounds = truncated_rounds(np.copy, ([-1], [1]), 0.1, rounds=one, simulations=many, estimator=estimator)
+    assert rounds.theta.shape == (60, 1)
