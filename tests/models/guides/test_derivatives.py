@@ -130,3 +130,22 @@ def test_particles_and_nonlinear_guides_run_in_inference_mode() -> None:
         found = evidence()
     for one, expected in zip(found, evidence(), strict=True):
         torch.testing.assert_close(one, expected, rtol=0, atol=0)
+
+
+class Turned:
+    """A denoiser whose Jacobian is not symmetric, as that of a network."""
+
+    data_std = 1.0
+
+    def __init__(self) -> None:
+        self.sde = VP()
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        return x @ torch.tensor([[0.5, 0.2], [-0.1, 0.4]], dtype=x.dtype)
+
+
+def test_a_jacobian_that_is_not_symmetric_is_solved_as_by_iterations() -> None:
+    """With derivatives, all m products give what the iterations give."""
+    seen, x = Measurement(Projection(torch.eye(2).double()), draws(2), std=0.5), draws(3, 2, seed=5)
+    found = exactly(Turned(), seen).denoise(x.clone().requires_grad_(), T)
+    torch.testing.assert_close(found.detach(), solved(Turned(), seen).denoise(x, T), rtol=1e-9, atol=1e-9)
