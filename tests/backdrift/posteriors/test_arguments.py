@@ -302,3 +302,9 @@ def test_counts_of_numpy_are_counts() -> None:
     estimator = SimulationPosterior(**SMALL)
     rounds = truncated_rounds(np.copy, ([-1], [1]), 0.1, rounds=one, simulations=many, estimator=estimator)
     assert rounds.theta.shape == (60, 1)
+
+
+def test_no_rows_and_one_number_are_no_simulations() -> None:
+    for wrong, shape in ((np.empty((0, 2)), "[0, 2]"), (0.5, "[]")):
+        for name, pair in (("theta", (wrong, X)), ("x", (THETA, wrong))):
+            refused(partial(SimulationPosterior().fit, *pair), f"{name}: expected rows [n, ...], got shape {shape}")
