@@ -61,15 +61,16 @@ def ours() -> Iterator[Sampler]:
         for solver_name, solver in SOLVERS.items():
             yield Sampler(name, ", ".join(filter(None, (setting, solver_name))), solved(model, solver))
 
-    def restored(eta: float) -> Run:
+    def restored(eta: float, grid: str) -> Run:
         def run(problem: Problem, steps: int, n: int, seed: int) -> Tensor:
-            solver = DDRM(measurement=problem.measurement, steps=steps - 1, eta=eta)
+            solver = DDRM(measurement=problem.measurement, steps=steps - 1, eta=eta, grid=grid)
             return sample(problem.prior, solver, x_T=start(problem, n, seed), seed=seed)
 
         return run
 
     for eta in (0.85, 1.0):
-        yield Sampler("DDRM", f"eta {eta:g}", restored(eta))
+        yield Sampler("DDRM", f"eta {eta:g}", restored(eta, "karras"))
+        yield Sampler("DDRM", f"eta {eta:g}, log-SNR", restored(eta, "log_snr"))
 
     for number in (1000, 4000):
         for kernel in LARGEST:
@@ -101,7 +102,7 @@ def _guides() -> Iterator[tuple[str, str, Callable[[Problem], Any]]]:
     for strength in (1.0, 10.0):
         make = lambda p, strength=strength: DiffPIR(p.prior, p.measurement, strength)  # noqa: E731
         yield "DiffPIR", f"strength {strength:g}", make
-    for scale in (1.0, 3.0, 10.0):
+    for scale in (1.0, 3.0, 10.0, 30.0):
         yield "PiGDM", f"scale {scale:g}", lambda p, scale=scale: PiGDM(p.prior, p.measurement, scale)
         yield "DPS", f"scale {scale:g}", lambda p, scale=scale: DPS(p.prior, p.measurement, scale)
 

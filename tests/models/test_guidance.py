@@ -166,3 +166,24 @@ def test_one_component_has_no_deviation_to_rescale() -> None:
 def test_log_weights_without_a_gradient_are_refused(log_weight: Any) -> None:
     with pytest.raises(ValueError, match=r"^log_weight: expected a value"):
         Tilted(mixture(), log_weight).denoise(states(3), torch.tensor(0.4).double())
+
+
+def test_the_width_of_the_data_is_that_of_the_model_that_counts() -> None:
+    """With w = 0 it is the base's. A model without one has data of width 1, as everywhere."""
+
+    class Bare:
+        def __init__(self, sde: Any) -> None:
+            self.sde = sde
+
+        def denoise(self, x: Tensor, t: Any) -> Tensor:
+            return 0 * x
+
+    model, bare = mixture(), Bare(mixture().sde)
+    assert model.data_std != 1
+    for first, second, scale, expected in (
+        (model, bare, 2.0, model.data_std),
+        (model, bare, 0.0, 1.0),
+        (bare, model, 2.0, 1.0),
+        (bare, model, 0.0, model.data_std),
+    ):
+        assert Guided(first, second, scale).data_std == expected
