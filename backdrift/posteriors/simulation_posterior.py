@@ -327,8 +327,8 @@ class SimulationPosterior(PosteriorFlow):
             random_state: of the draws and the tests.
 
         Raises:
-            ValueError: if a shape does not fit, a value is not a finite number, or parameters lie outside the support
-                of the prior or do not vary.
+            ValueError: if a shape does not fit, a value is not a finite number, parameters lie outside the support of
+                the prior or do not vary, or the simulator fails for all parameters.
         """
         check_is_fitted(self, "model_")
         check_labels("theta_test", theta_test, self.parameter_names_)
@@ -344,6 +344,8 @@ class SimulationPosterior(PosteriorFlow):
             predicted = np.stack(
                 [simulated(simulator, found[:, k], tuple(x.shape[1:])) for k in range(min(draws, 50))], axis=1
             )
+            if np.isnan(predicted).all():
+                raise ValueError("simulator: expected finite observations, got none for any parameters")
         seen = self.observations_.standardised(x.flatten(1)).numpy()
         return diagnose_draws(found, theta.numpy(), seen, x.numpy(), predicted, random_state=random_state)
 

@@ -308,3 +308,9 @@ def test_no_rows_and_one_number_are_no_simulations() -> None:
     for wrong, shape in ((np.empty((0, 2)), "[0, 2]"), (0.5, "[]")):
         for name, pair in (("theta", (wrong, X)), ("x", (THETA, wrong))):
             refused(partial(SimulationPosterior().fit, *pair), f"{name}: expected rows [n, ...], got shape {shape}")
+
+
+@pytest.mark.filterwarnings("ignore:x_test")
+def test_a_simulator_that_always_fails_is_refused(framed: SimulationPosterior) -> None:
+    call = partial(framed.diagnose, *FRAMES, draws=2, simulator=lambda theta: theta * np.nan)
+    refused(call, "simulator: expected finite observations, got none for any parameters")
