@@ -22,8 +22,8 @@ Self = TypeVar("Self", bound="DifferentiableMeasurement")  # typing.Self needs P
 class DifferentiableMeasurement(ABC):
     """y with independent components, whose mean given x_0 is a differentiable function f(x_0).
 
-    A subclass gives the variance of y and its log-density. The function is tried on two random samples: whether it has
-    a derivative, and sees each sample by itself.
+    A subclass gives the variance of y and its log-density. The function is tried on random samples of many sizes:
+    whether it has a derivative, and sees each sample by itself.
 
     Args:
         function: f, from samples `[batch, *shape]` to means `[batch, ...]`. A sample's mean depends on it alone.
